@@ -1,0 +1,1 @@
+"""Kernels for NumPy arrays, compiled by Numba for the CPU."""

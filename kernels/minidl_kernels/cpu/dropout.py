@@ -1,0 +1,209 @@
+"""Dropout on NumPy arrays."""
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy import uint32
+
+from minidl_kernels import mask_contract, philox
+from minidl_kernels.cpu import jit
+
+# From this size on two threads pay for waking them up.
+PARALLEL_SIZE = 2**19
+
+# A thread's piece of a long row; a multiple of a tile, so that each piece starts a tile.
+PIECE = 2**14
+
+_philox = jit.inline(philox.philox4x32_10)
+
+
+def dropout(
+    x: np.ndarray,
+    rate: float,
+    *,
+    seed: int,
+    stream: int,
+    step: int,
+    row_offset: int = 0,
+    rescale: bool = True,
+) -> np.ndarray:
+    """Return a copy of `x` in which each element is dropped with probability `rate`.
+
+    A dropped element is +0.0, whatever it was; a kept one is multiplied by 1 / (1 - rate). Which ones
+    are dropped is the mask contract's decision (`mask_contract`), the same for any number of threads.
+
+    Parameters
+    ----------
+    x : numpy.ndarray
+        float32 or float64, of any shape and strides; it is not modified.
+    rate : float
+        In [0, 1]. At 0 the result is a copy, at 1 it is all zeros.
+    seed, stream, step, row_offset : int
+        The address of the mask; see `mask_contract.mask_address`.
+    rescale : bool
+        Whether to multiply what is kept; without, training needs `x * (1 - rate)` at inference.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape and dtype of `x`, new and C-contiguous.
+
+    Raises
+    ------
+    TypeError
+        If the dtype is another one, or an integer of the address is none.
+    ValueError
+        If the rate or the address is out of range.
+
+    Examples
+    --------
+    >>> dropout(np.ones((2, 4), np.float32), 0.5, seed=3, stream=0, step=0)
+    array([[2., 0., 0., 2.],
+           [0., 0., 2., 0.]], dtype=float32)
+    """
+    if x.dtype not in (np.float32, np.float64):
+        raise TypeError(f"dropout: dtype must be float32 or float64, received {x.dtype}")
+    rate = mask_contract.check_rate(rate)
+    address = mask_contract.mask_address(
+        x.shape, seed=seed, stream=stream, step=step, row_offset=row_offset
+    )
+    if rate == 0:
+        return np.array(x, order="C", subok=False)
+    if rate == 1:
+        return np.zeros(x.shape, x.dtype)
+    scale = mask_contract.scale(rate, x.dtype) if rescale else x.dtype.type(1)
+    out = np.empty(x.shape, x.dtype)
+    # Numba compiles anew for a read-only or unaligned array: a copy is the smaller cost.
+    source = x if x.flags.carray else np.array(x, order="C", subok=False)
+    drop = _drop_serial if x.size < PARALLEL_SIZE else _drop_parallel
+    drop(
+        source.reshape(-1),
+        out.reshape(-1),
+        address.rows,
+        address.columns,
+        uint32(address.row_offset),
+        uint32(address.stream),
+        uint32(address.step),
+        uint32(address.key0),
+        uint32(address.key1),
+        uint32(mask_contract.threshold(rate)),
+        scale,
+    )
+    return out
+
+
+@jit.kernel(announce="dropout for the CPU")
+def _drop_serial(
+    x: Any,
+    out: Any,
+    rows: int,
+    columns: int,
+    row_offset: Any,
+    stream: Any,
+    step: Any,
+    key0: Any,
+    key1: Any,
+    threshold: Any,
+    scale: Any,
+) -> None:
+    """Drop from all rows on one thread."""
+    for row in range(rows):
+        start = row * columns
+        end = start + columns
+        counter1 = uint32(row_offset + uint32(row))
+        _drop_piece(
+            x[start:end],
+            out[start:end],
+            uint32(0),
+            counter1,
+            stream,
+            step,
+            key0,
+            key1,
+            threshold,
+            scale,
+        )
+
+
+@jit.kernel(announce="dropout for the CPU on several threads", parallel=True)
+def _drop_parallel(
+    x: Any,
+    out: Any,
+    rows: int,
+    columns: int,
+    row_offset: Any,
+    stream: Any,
+    step: Any,
+    key0: Any,
+    key1: Any,
+    threshold: Any,
+    scale: Any,
+) -> None:
+    """Drop from all rows on several threads, which share long rows piece by piece."""
+    pieces = (columns + PIECE - 1) // PIECE
+    for i in numba.prange(rows * pieces):
+        row = i // pieces
+        column = (i - row * pieces) * PIECE
+        start = row * columns + column
+        end = row * columns + min(column + PIECE, columns)
+        counter0 = uint32(column // mask_contract.TILE * mask_contract.LANES)
+        counter1 = uint32(row_offset + uint32(row))
+        # The loop over elements is a function of its own: written out here, it would not vectorise.
+        _drop_piece(
+            x[start:end],
+            out[start:end],
+            counter0,
+            counter1,
+            stream,
+            step,
+            key0,
+            key1,
+            threshold,
+            scale,
+        )
+
+
+@jit.kernel()
+def _drop_piece(
+    x: Any,
+    out: Any,
+    counter0: Any,
+    counter1: Any,
+    stream: Any,
+    step: Any,
+    key0: Any,
+    key1: Any,
+    threshold: Any,
+    scale: Any,
+) -> None:
+    """Drop from a piece of one row; `counter0` is that of its first column, which starts a tile."""
+    zero = np.float32(0)
+    whole_tiles = x.size // 64
+    for tile in range(whole_tiles):
+        first = tile * 64
+        counter = uint32(counter0 + uint32(tile * 16))
+        for lane in range(16):
+            w0, w1, w2, w3 = _philox(
+                uint32(counter + uint32(lane)), counter1, stream, step, key0, key1
+            )
+            i = first + lane
+            out[i] = x[i] * scale if w0 >= threshold else zero
+            out[i + 16] = x[i + 16] * scale if w1 >= threshold else zero
+            out[i + 32] = x[i + 32] * scale if w2 >= threshold else zero
+            out[i + 48] = x[i + 48] * scale if w3 >= threshold else zero
+    first = whole_tiles * 64
+    rest = x.size - first
+    counter = uint32(counter0 + uint32(whole_tiles * 16))
+    for lane in range(min(rest, 16)):
+        w0, w1, w2, w3 = _philox(
+            uint32(counter + uint32(lane)), counter1, stream, step, key0, key1
+        )
+        i = first + lane
+        out[i] = x[i] * scale if w0 >= threshold else zero
+        if lane + 16 < rest:
+            out[i + 16] = x[i + 16] * scale if w1 >= threshold else zero
+        if lane + 32 < rest:
+            out[i + 32] = x[i + 32] * scale if w2 >= threshold else zero
+        if lane + 48 < rest:
+            out[i + 48] = x[i + 48] * scale if w3 >= threshold else zero

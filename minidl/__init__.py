@@ -1,0 +1,53 @@
+"""minidl: a small deep-learning framework whose dropout gives the same bits on every device.
+
+======================  ====================================================================
+`models`                `Sequential` and `Model`: compile, fit, evaluate, predict, summary
+`layers`                `Dense`, `Dropout`, ...; `Layer` to write your own
+`losses`, `metrics`     what training makes small, and what it reports
+`optimizers`            `SGD`, `RMSprop`, `Adam`, `AdamW`, and learning-rate schedules
+`initializers`          where weights start
+`constraints`           what they must satisfy
+`callbacks`             what happens around training
+`datasets`              MNIST and its kin
+`Tensor`, `no_grad`     the autograd underneath, which can be used alone
+`training`              training mode and the address of its random draws
+`rng`                   the mask contract: every dropout decision has an address
+======================  ====================================================================
+"""
+
+from minidl import (
+    callbacks,
+    constraints,
+    datasets,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    rng,
+)
+from minidl.autograd import Tensor, from_dlpack, no_grad
+from minidl.backend import DeviceError, get_backend
+from minidl.rng import training
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DeviceError",
+    "Tensor",
+    "callbacks",
+    "constraints",
+    "datasets",
+    "from_dlpack",
+    "get_backend",
+    "initializers",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "no_grad",
+    "optimizers",
+    "rng",
+    "training",
+]

@@ -1,0 +1,57 @@
+"""Devices: `get_backend` turns a device's name into the object that computes there."""
+
+import functools
+import re
+
+from minidl.backend.base import Array, Backend, DeviceError
+from minidl.backend.numpy_backend import NumpyBackend
+
+__all__ = ["Array", "Backend", "DeviceError", "get_backend"]
+
+
+@functools.cache
+def get_backend(device: str) -> Backend:
+    """Return the backend of a device; each device has one.
+
+    Parameters
+    ----------
+    device : str
+        ``"cpu"``; ``"cuda"`` for the first GPU; ``"cuda:N"``; ``"auto"`` for the first GPU if it
+        can be used and the CPU if not.
+
+    Raises
+    ------
+    ValueError
+        If `device` is none of these.
+    DeviceError
+        If the GPU that was asked for cannot be used: with the driver's reason and a remedy.
+
+    Examples
+    --------
+    >>> get_backend("cpu")
+    <backend cpu>
+    """
+    if device == "cpu":
+        return NumpyBackend()
+    if device == "auto":
+        try:
+            return get_backend("cuda")
+        except DeviceError:
+            return get_backend("cpu")
+    number = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if number is None:
+        raise ValueError(f'device: expected "cpu", "cuda", "cuda:N" or "auto", received {device!r}')
+    return _cuda_backend(int(number[1] or 0))
+
+
+@functools.cache
+def _cuda_backend(index: int) -> Backend:
+    try:
+        from minidl.backend.cupy_backend import CupyBackend
+    except ImportError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DeviceError(
+            f"cuda: {reason}; for a GPU install minidl with the extra that matches your driver: "
+            "pip install 'minidl[cuda13]' or 'minidl[cuda12]'"
+        ) from error
+    return CupyBackend(index)

@@ -1,0 +1,165 @@
+"""The contract between minidl and a device.
+
+A backend owns the arrays of one device and is the only object that knows which device that is. The
+base class is a full implementation in terms of ``xp``, the device's array library with NumPy's
+functions; a subclass says what ``xp`` is and how a kernel is reached.
+"""
+
+import contextlib
+from types import EllipsisType, ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any
+"""An array of the backend's device: ``numpy.ndarray`` or its twin on a GPU."""
+
+FLOAT_TYPES = ("float16", "float32", "float64")
+
+
+class DeviceError(RuntimeError):
+    """Report that a device was asked for and cannot be used, with the reason and the remedy."""
+
+
+class Backend:
+    """Hold the arrays of one device and compute on them.
+
+    Attributes
+    ----------
+    name : str
+        The device as the user writes it: ``"cpu"``, ``"cuda:0"``.
+    xp : module
+        The array library; everything above writes ``backend.xp.exp(x)``.
+    active : context manager
+        Reusable; makes the device the current one while entered.
+    """
+
+    name: str
+    xp: ModuleType
+    active: contextlib.AbstractContextManager = contextlib.nullcontext()
+
+    def __repr__(self) -> str:
+        return f"<backend {self.name}>"
+
+    def is_array(self, value: object) -> bool:
+        """Tell whether `value` is an array of this library."""
+        return isinstance(value, self.xp.ndarray)
+
+    def asarray(self, values: Any, dtype: Any = None) -> Array:
+        """Return `values` (array, list or number of the host) as an array of the device."""
+        with self.active:
+            return self.xp.asarray(values, dtype=dtype)
+
+    def from_dlpack(self, source: Any) -> Array:
+        """Return an array that shares the memory of `source`, any object with ``__dlpack__``."""
+        with self.active:
+            return self.xp.from_dlpack(source)
+
+    def to_numpy(self, array: Array) -> np.ndarray:
+        """Return a copy of `array` on the host, which the caller owns."""
+        raise NotImplementedError
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished all work it was given."""
+        raise NotImplementedError
+
+    def dropout(
+        self,
+        x: Array,
+        rate: float,
+        *,
+        seed: int,
+        stream: int,
+        step: int,
+        row_offset: int = 0,
+        rescale: bool = True,
+    ) -> Array:
+        """Drop elements of `x` with probability `rate`, each decided by its address.
+
+        Parameters
+        ----------
+        x : array
+            float16, float32 or float64, any shape, axis 0 is the batch. Fewer than two axes are
+            one row. It is not modified.
+        rate : float
+            Probability of being dropped, in [0, 1].
+        seed, stream, step, row_offset : int
+            The address: who draws, in which training step, and the place of ``x[0]`` in the
+            global batch. Ranges: seed below 2**64, stream and step below 2**32.
+        rescale : bool
+            Multiply what is kept by 1 / (1 - rate), so that the expectation stays.
+
+        Returns
+        -------
+        array
+            C-contiguous, of the shape and dtype of `x`. Dropped elements are +0.0, whatever they
+            held. The gradient is the same call on the gradient.
+
+        Raises
+        ------
+        TypeError
+            If `x` is not of a floating dtype.
+        ValueError
+            If the rate or a part of the address is out of range.
+        """
+        if x.dtype.name not in FLOAT_TYPES:
+            raise TypeError(
+                f"dropout: x must be one of {', '.join(FLOAT_TYPES)}, received {x.dtype}; "
+                "cast it first"
+            )
+        # The compilers have no float16: it is computed in float32 and rounded once.
+        wide = x.astype("float32") if x.dtype == "float16" else x
+        address = {"seed": seed, "stream": stream, "step": step, "row_offset": row_offset}
+        kept = self._dropout_kernel(wide, rate, address, rescale)
+        return kept.astype(x.dtype, copy=False)
+
+    def _dropout_kernel(
+        self, x: Array, rate: float, address: dict[str, int], rescale: bool
+    ) -> Array:
+        """Run the device's kernel; `x` is float32 or float64."""
+        raise NotImplementedError
+
+    def keep_mask(
+        self,
+        shape: tuple[int, ...],
+        rate: float,
+        *,
+        seed: int,
+        stream: int,
+        step: int,
+        row_offset: int = 0,
+    ) -> Array:
+        """Return the mask that `dropout` applies at this address: True is kept."""
+        with self.active:
+            ones = self.xp.ones(shape, dtype="float32")
+        kept = self.dropout(
+            ones, rate, seed=seed, stream=stream, step=step, row_offset=row_offset, rescale=False
+        )
+        return kept != 0
+
+    def index_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
+        """Return zeros of `shape` to which `values` are added at ``[index]``.
+
+        Places that `index` names several times sum up one after the other in the order of
+        `values`: the same bits in every run, which atomic additions would not give.
+        """
+        parts = index if isinstance(index, tuple) else (index,)
+        if all(part is None or isinstance(part, int | slice | EllipsisType) for part in parts):
+            total = self.xp.zeros(shape, dtype=values.dtype)
+            total[index] = values  # no place is named twice
+            return total
+        return self._add_repeated(shape, index, values)
+
+    def _add_repeated(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
+        xp = self.xp
+        size = int(np.prod(shape))
+        places = xp.arange(size).reshape(shape)[index].ravel()
+        values = values.ravel()
+        order = xp.argsort(places, kind="stable")
+        places, values = places[order], values[order]
+        turn = xp.arange(places.size) - xp.searchsorted(places, places, side="left")
+        total = xp.zeros(size, dtype=values.dtype)
+        for now in range(int(turn.max()) + 1 if turn.size else 0):
+            chosen = turn == now
+            total[places[chosen]] += values[chosen]
+        return total.reshape(shape)

@@ -1,0 +1,43 @@
+"""What a weight must satisfy after each update."""
+
+from minidl.backend import Array, Backend
+
+
+class MaxNorm:
+    """Keep the weights into each unit within a ball.
+
+    Srivastava et al. (JMLR 15, 2014, section 5.1) found it to help dropout most, with `max_value`
+    between 3 and 4.
+
+    Parameters
+    ----------
+    max_value : float
+        The largest Euclidean norm, above 0.
+    axis : int
+        The axis over which the norm is taken; 0 is the inputs of a `Dense` layer's unit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from minidl.backend import get_backend
+    >>> weight = np.array([[3.0, 0.1], [4.0, 0.1]])
+    >>> MaxNorm(1.0).apply(weight, get_backend("cpu"))
+    >>> weight
+    array([[0.6, 0.1],
+           [0.8, 0.1]])
+    """
+
+    def __init__(self, max_value: float = 2.0, axis: int = 0):
+        if not max_value > 0:
+            raise ValueError(f"MaxNorm: max_value must be above 0, received {max_value}")
+        self.max_value = max_value
+        self.axis = axis
+
+    def __repr__(self) -> str:
+        return f"MaxNorm(max_value={self.max_value}, axis={self.axis})"
+
+    def apply(self, weight: Array, backend: Backend) -> None:
+        """Scale down, in place, what is too long; leave the rest bit for bit."""
+        xp = backend.xp
+        norm = xp.sqrt((weight * weight).sum(axis=self.axis, keepdims=True))
+        weight *= self.max_value / xp.maximum(norm, self.max_value)

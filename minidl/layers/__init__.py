@@ -1,0 +1,27 @@
+"""The layers: `Dense`, `Dropout` and their companions, and `Layer` to write your own."""
+
+from minidl.keras_gaps import NEAREST
+from minidl.layers.activations import Activation, ReLU, Softmax
+from minidl.layers.base import Layer, Parameter
+from minidl.layers.dense import Dense
+from minidl.layers.dropout import Dropout
+from minidl.layers.reshaping import Flatten, Input, Rescaling
+
+__all__ = [
+    "Activation",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "Input",
+    "Layer",
+    "Parameter",
+    "ReLU",
+    "Rescaling",
+    "Softmax",
+]
+
+
+def __getattr__(name: str) -> type[Layer]:
+    nearest = NEAREST["layers"].get(name)
+    hint = f"is not in minidl: {nearest}" if nearest else f"is none of {', '.join(__all__)}"
+    raise AttributeError(f"layers: {name} {hint}")

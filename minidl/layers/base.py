@@ -1,0 +1,197 @@
+"""What a layer is: weights, a name, and the model it belongs to."""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from minidl import initializers, rng
+from minidl.autograd import Tensor
+from minidl.backend import Backend, get_backend
+from minidl.constraints import MaxNorm
+from minidl.keras_gaps import refuse
+
+
+class Parameter(Tensor):
+    """A weight: a leaf tensor with a name, which the optimizer updates in place."""
+
+    __slots__ = ("constraint", "name", "stream")
+
+    def __init__(self, values: np.ndarray, backend: Backend, name: str, stream: int):
+        self._fill(backend.asarray(values), backend)
+        self.requires_grad = True
+        self.name = name
+        self.stream = stream
+        self.constraint: MaxNorm | None = None
+
+
+@dataclass
+class Placement:
+    """Where a model's layers live: its device, dtype and seed, and the weight streams in use."""
+
+    backend: Backend
+    dtype: np.dtype
+    seed: int | None
+    weight_streams: set[int] = field(default_factory=set)
+
+    def next_weight_stream(self) -> int:
+        """Take the next free stream for a weight."""
+        stream = rng.WEIGHT_STREAMS
+        while stream in self.weight_streams:
+            stream += 1
+        self.weight_streams.add(stream)
+        return stream
+
+
+class Layer:
+    """A function with weights; subclass it and give `call`, and `build` where it has weights.
+
+    Layers that are held in attributes, or in lists, tuples and dictionaries in attributes, are
+    found by themselves, and their weights are this layer's too.
+
+    Parameters
+    ----------
+    name : str, optional
+        The name in summaries and messages; a model names its unnamed layers ``dense``,
+        ``dense_1`` and so on.
+    input_shape : tuple of int, optional
+        The shape of one sample; the first layer of a `Sequential` may give it, so that the
+        model is built at once.
+
+    Examples
+    --------
+    >>> class Scale(Layer):
+    ...     def build(self, input_shape):
+    ...         self.factor = self.add_weight("factor", (input_shape[-1],), "ones")
+    ...
+    ...     def call(self, x):
+    ...         return x * self.factor
+    >>> Scale()(Tensor([1.0, 2.0]))
+    Tensor([1., 2.], dtype=float32, requires_grad=True)
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        input_shape: tuple[int, ...] | None = None,
+        **not_taken: Any,
+    ):
+        refuse("layer", not_taken, who=type(self).__name__)
+        if input_shape is not None and not all(
+            isinstance(length, int) and length > 0 for length in input_shape
+        ):
+            raise ValueError(
+                f"{type(self).__name__}: input_shape must be positive integers, without the "
+                f"batch, received {input_shape}"
+            )
+        self.name = name
+        self.input_shape = None if input_shape is None else tuple(input_shape)
+        self.output_shape: tuple[int | None, ...] | None = None
+        self.built = False
+        self.placement: Placement | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.label}>"
+
+    @property
+    def label(self) -> str:
+        """The name, or what a model would derive it from."""
+        return self.name or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    # -------------------------------------------------------------------- for subclasses
+
+    def build(self, input_shape: tuple[int, ...]) -> None:
+        """Create the weights for inputs of `input_shape`, the batch included."""
+
+    def call(self, x: Any) -> Any:
+        """Return the layer's output; `build` has run."""
+        raise NotImplementedError(f"{type(self).__name__}: a Layer must define call(self, x)")
+
+    def add_weight(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        initializer: str | initializers.Initializer,
+        constraint: MaxNorm | None = None,
+    ) -> Parameter:
+        """Create a weight; call it in `build` and keep the result in an attribute.
+
+        Raises
+        ------
+        RuntimeError
+            If the values are random and neither a model nor the initializer gives a seed.
+        """
+        placement = self.placement or Placement(get_backend("cpu"), np.dtype("float32"), None)
+        initializer = initializers.get(initializer)
+        seed = placement.seed if initializer.seed is None else initializer.seed
+        if seed is None:
+            if isinstance(initializer, initializers.VarianceScaling):
+                raise RuntimeError(
+                    f"{self.label}: its weights need a seed; put the layer in a model, or give "
+                    f"the initializer one: {type(initializer).__name__}(seed=0)"
+                )
+            seed = 0
+        stream = placement.next_weight_stream()
+        values = initializer.draw(shape, seed=seed, stream=stream)
+        parameter = Parameter(
+            values.astype(placement.dtype), placement.backend, f"{self.label}/{name}", stream
+        )
+        parameter.constraint = constraint
+        return parameter
+
+    # -------------------------------------------------------------------- for users
+
+    def __call__(self, x: Any) -> Any:
+        """Apply the layer, building it at the first call."""
+        first = not self.built
+        if first:
+            self.build(x.shape)
+            self.built = True
+        y = self.call(x)
+        if first and isinstance(y, Tensor):
+            self.output_shape = (None, *y.shape[1:])
+        return y
+
+    def sublayers(self) -> "Iterator[Layer]":
+        """Give the layers that this one holds directly, in the order they were set."""
+        for value in vars(self).values():
+            yield from _layers_in(value)
+
+    def walk(self) -> "Iterator[Layer]":
+        """Give this layer and all below it, depth first, each once."""
+        seen: set[Layer] = set()
+        stack: list[Layer] = [self]
+        while stack:
+            layer = stack.pop()
+            if layer not in seen:
+                seen.add(layer)
+                yield layer
+                stack.extend(reversed(list(layer.sublayers())))
+
+    def parameters(self) -> list[Parameter]:
+        """Return the weights of this layer and of all below it, depth first."""
+        found: dict[Parameter, None] = {}
+        for layer in self.walk():
+            for value in vars(layer).values():
+                if isinstance(value, Parameter):
+                    found[value] = None
+        return list(found)
+
+    def count_params(self) -> int:
+        """Return the number of trained numbers."""
+        return sum(math.prod(parameter.shape) for parameter in self.parameters())
+
+
+def _layers_in(value: object) -> Iterator[Layer]:
+    if isinstance(value, Layer):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _layers_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _layers_in(item)

@@ -1,0 +1,86 @@
+"""The fully connected layer."""
+
+from collections.abc import Callable
+from typing import Any
+
+from minidl.autograd import Tensor
+from minidl.constraints import MaxNorm
+from minidl.initializers import Initializer
+from minidl.layers import activations
+from minidl.layers.base import Layer, Parameter
+
+
+class Dense(Layer):
+    """Compute ``activation(x @ weight + bias)``.
+
+    Parameters
+    ----------
+    units : int
+        The size of the output's last axis, at least 1.
+    activation : str or callable, optional
+        ``"relu"``, ``"sigmoid"``, ``"tanh"``, ``"softmax"``, ``"linear"``, or a function of a
+        tensor. None is linear.
+    use_bias : bool
+        Whether a bias is added.
+    kernel_initializer, bias_initializer : str or Initializer
+        Where weight and bias start.
+    kernel_constraint : MaxNorm, optional
+        What the weight must satisfy after each update.
+
+    Attributes
+    ----------
+    weight : Parameter
+        Shape (inputs, units).
+    bias : Parameter or None
+        Shape (units,).
+
+    Examples
+    --------
+    >>> layer = Dense(2, kernel_initializer="ones")
+    >>> layer(Tensor([[1.0, 2.0, 3.0]])).numpy()
+    array([[6., 6.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: str | Callable[[Tensor], Tensor] | None = None,
+        use_bias: bool = True,
+        kernel_initializer: str | Initializer = "glorot_uniform",
+        bias_initializer: str | Initializer = "zeros",
+        kernel_constraint: MaxNorm | None = None,
+        **layer_arguments: Any,
+    ):
+        super().__init__(**layer_arguments)
+        if not isinstance(units, int) or units < 1:
+            raise ValueError(f"Dense: units must be a positive integer, received {units!r}")
+        self.units = units
+        self.activation = activations.get(activation)
+        self.use_bias = use_bias
+        self.kernel_initializer = kernel_initializer
+        self.bias_initializer = bias_initializer
+        self.kernel_constraint = kernel_constraint
+        self.bias: Parameter | None = None
+
+    def build(self, input_shape: tuple[int, ...]) -> None:
+        """Create weight and bias."""
+        self.weight = self.add_weight(
+            "weight",
+            (input_shape[-1], self.units),
+            self.kernel_initializer,
+            self.kernel_constraint,
+        )
+        if self.use_bias:
+            self.bias = self.add_weight("bias", (self.units,), self.bias_initializer)
+
+    def call(self, x: Tensor) -> Tensor:
+        """Return the layer's output, of shape (batch, units)."""
+        if x.shape[-1] != self.weight.shape[0]:
+            raise ValueError(
+                f"{self.label}: expected inputs with {self.weight.shape[0]} features in the last "
+                f"axis, received shape {x.shape}"
+            )
+        y = x @ self.weight
+        if self.bias is not None:
+            y = y + self.bias
+        return self.activation(y)

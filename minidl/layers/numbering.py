@@ -1,0 +1,57 @@
+"""How a model tells its layers apart: names for people, numbers for random draws."""
+
+from collections.abc import Sequence
+
+from minidl import rng
+from minidl.layers.base import Layer
+from minidl.layers.dropout import Dropout
+
+
+def name_layers(layers: Sequence[Layer]) -> None:
+    """Name the unnamed ``dense``, ``dense_1``, ...
+
+    Raises
+    ------
+    ValueError
+        If two layers bear one name.
+    """
+    taken: set[str] = set()
+    for layer in layers:
+        if layer.name is not None:
+            if layer.name in taken:
+                raise ValueError(f"two layers are named {layer.name!r}; give each its own name")
+            taken.add(layer.name)
+    for layer in layers:
+        if layer.name is None:
+            names = (f"{layer.label}_{n}" if n else layer.label for n in range(len(layers)))
+            layer.name = next(name for name in names if name not in taken)
+            taken.add(layer.name)
+
+
+def number_random_layers(layers: Sequence[Layer]) -> None:
+    """Give the random layers streams 0, 1, 2, ... in order.
+
+    A number that a layer was given, or has drawn from, is never changed. A number that a nested
+    model gave, and that an earlier layer has now, gives way to the next free one.
+
+    Raises
+    ------
+    ValueError
+        If two layers with numbers that cannot change would make the same draws.
+    """
+    random_layers = [layer for layer in layers if isinstance(layer, Dropout)]
+    fixed: dict[tuple[int | None, int], Dropout] = {}
+    for layer in random_layers:
+        if layer.stream is not None and layer.stream_is_fixed:
+            twin = fixed.setdefault((layer.seed, layer.stream), layer)
+            if twin is not layer:
+                raise ValueError(
+                    f"{twin.label} and {layer.label} both draw from stream {layer.stream}; give "
+                    "one another number before its first use: Dropout(rate, stream=...)"
+                )
+    taken = {stream for _, stream in fixed}
+    for layer in random_layers:
+        if not layer.stream_is_fixed:
+            if layer.stream is None or layer.stream in taken:
+                layer.stream = next(n for n in range(rng.LAYER_STREAMS) if n not in taken)
+            taken.add(layer.stream)

@@ -1,0 +1,102 @@
+"""What is reported beside the loss: running means that stay on the device until they are read."""
+
+from minidl.autograd import Tensor
+from minidl.backend import Array
+from minidl.losses import Loss, SparseCategoricalCrossentropy
+
+
+class Metric:
+    """Average a number over the samples seen since `reset_state`.
+
+    Subclass it and give `per_sample`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> accuracy = SparseCategoricalAccuracy()
+    >>> accuracy.update_state(Tensor([0, 1]), Tensor([[0.9, 0.1], [0.8, 0.2]]))
+    >>> accuracy.result()
+    0.5
+    """
+
+    name = "metric"
+
+    def __init__(self, name: str | None = None):
+        self.name = name or self.name
+        self.reset_state()
+
+    def reset_state(self) -> None:
+        """Forget the samples seen."""
+        self._total: Array = None
+        self._count = 0
+
+    def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Return the number of each sample, shape (batch,) or (batch, ...)."""
+        raise NotImplementedError
+
+    def update_state(self, y_true: Tensor, y_pred: Tensor) -> None:
+        """Add a batch."""
+        values = self.per_sample(y_true, y_pred).data
+        self.add(values.sum(dtype="float64"), values.size)
+
+    def add(self, total: Array, count: int) -> None:
+        """Add `count` samples whose numbers sum up to `total`, an array of the device."""
+        self._total = total if self._total is None else self._total + total
+        self._count += count
+
+    def result(self) -> float:
+        """Return the mean; this waits for the device. Without samples it is NaN."""
+        return float(self._total) / self._count if self._count else float("nan")
+
+
+class Mean(Metric):
+    """Average numbers given to `add`, such as the loss."""
+
+
+class SparseCategoricalAccuracy(Metric):
+    """Count how often the largest output is that of the right class, given by its number."""
+
+    name = "sparse_categorical_accuracy"
+
+    def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Return True for each sample that was right."""
+        guess = y_pred.data.argmax(axis=-1)
+        return Tensor.of(guess == y_true.data.reshape(guess.shape), y_pred.backend)
+
+
+class CategoricalAccuracy(Metric):
+    """Count how often the largest output is where the largest target is."""
+
+    name = "categorical_accuracy"
+
+    def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Return True for each sample that was right."""
+        right = y_pred.data.argmax(axis=-1) == y_true.data.argmax(axis=-1)
+        return Tensor.of(right, y_pred.backend)
+
+
+_BY_NAME: dict[str, type[Metric]] = {
+    metric.name: metric for metric in (SparseCategoricalAccuracy, CategoricalAccuracy)
+}
+
+
+def get(metric: str | Metric, loss: Loss) -> Metric:
+    """Return the metric of that name, or the one given.
+
+    ``"accuracy"`` is the accuracy that fits the loss, as in Keras.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name; the message lists them.
+    """
+    if isinstance(metric, Metric):
+        return metric
+    if metric in ("accuracy", "acc"):
+        sparse = isinstance(loss, SparseCategoricalCrossentropy)
+        return (SparseCategoricalAccuracy if sparse else CategoricalAccuracy)(metric)
+    if metric in _BY_NAME:
+        return _BY_NAME[metric]()
+    raise ValueError(
+        f"metric: expected a Metric, accuracy or one of {', '.join(_BY_NAME)}; received {metric!r}"
+    )

@@ -1,0 +1,279 @@
+"""Every operation: its value and, beside it, how gradients go back through it.
+
+An op takes a backend and arrays and returns ``(value, vjps)``. ``vjps`` holds one function for each
+input, its vector-Jacobian product: given the gradient of the loss with respect to the value it
+returns the gradient with respect to that input. An op knows no `Tensor`, and it never undoes
+broadcasting: the engine in `autograd` does that once for all.
+
+To add an op, write one function here; the completeness test asks for its gradient check.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl.backend import Array, Backend
+from minidl.rng import Address
+
+Vjp = Callable[[Array], Array]
+Op = Callable[..., tuple[Array, tuple[Vjp, ...]]]
+Axis = int | tuple[int, ...] | None
+
+OPS: dict[str, Op] = {}
+
+
+def differentiable(op: Op) -> Op:
+    """Record `op` by its name, so that a test can ask for its checks."""
+    OPS[op.__name__] = op
+    return op
+
+
+# ------------------------------------------------------------------------------ arithmetic
+
+
+@differentiable
+def add(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return ``a + b``."""
+    return a + b, (lambda g: g, lambda g: g)
+
+
+@differentiable
+def subtract(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return ``a - b``."""
+    return a - b, (lambda g: g, lambda g: -g)
+
+
+@differentiable
+def multiply(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return ``a * b``."""
+    return a * b, (lambda g: g * b, lambda g: g * a)
+
+
+@differentiable
+def divide(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return ``a / b``."""
+    y = a / b
+    return y, (lambda g: g / b, lambda g: -g * y / b)
+
+
+@differentiable
+def power(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return ``a ** b``."""
+    xp = backend.xp
+    y = a**b
+
+    def vjp_base(g: Array) -> Array:
+        # At b = 0 the slope is 0 also where a is 0, not 0 * infinity.
+        return g * b * a ** xp.where(xp.asarray(b) == 0, 1, b - 1).astype(a.dtype)
+
+    def vjp_exponent(g: Array) -> Array:
+        positive = a > 0
+        return g * y * xp.where(positive, xp.log(xp.where(positive, a, 1)), 0)
+
+    return y, (vjp_base, vjp_exponent)
+
+
+@differentiable
+def negative(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return ``-x``."""
+    return -x, (lambda g: -g,)
+
+
+@differentiable
+def matmul(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return ``a @ b``: the product of matrices, of stacks of matrices, or of vectors."""
+    # As in NumPy, a vector on the left is one row and a vector on the right one column.
+    rows = a[None, :] if a.ndim == 1 else a
+    columns = b[:, None] if b.ndim == 1 else b
+    y = a @ b
+
+    def as_matrix(g: Array) -> Array:
+        if a.ndim == 1:
+            g = g[..., None, :] if b.ndim > 1 else g[None]
+        return g[..., None] if b.ndim == 1 else g
+
+    def vjp_a(g: Array) -> Array:
+        return as_matrix(g) @ columns.swapaxes(-1, -2)
+
+    def vjp_b(g: Array) -> Array:
+        product = rows.swapaxes(-1, -2) @ as_matrix(g)
+        return product[..., 0] if b.ndim == 1 else product
+
+    return y, (vjp_a, vjp_b)
+
+
+# ------------------------------------------------------------------------------ shape
+
+
+@differentiable
+def getitem(backend: Backend, x: Array, *, index: Any) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return ``x[index]`` for every index that the array library takes."""
+    return x[index], (lambda g: backend.index_add(x.shape, index, g),)
+
+
+@differentiable
+def reshape(backend: Backend, x: Array, *, shape: tuple[int, ...]) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return `x` in another shape, in C order."""
+    return x.reshape(shape), (lambda g: g.reshape(x.shape),)
+
+
+@differentiable
+def transpose(
+    backend: Backend, x: Array, *, axes: Sequence[int] | None = None
+) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return `x` with its axes in another order, reversed where none is given."""
+    back = None if axes is None else tuple(int(axis) for axis in np.argsort(axes))
+    return x.transpose(axes), (lambda g: g.transpose(back),)
+
+
+@differentiable
+def cast(backend: Backend, x: Array, *, dtype: Any) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return `x` in another dtype."""
+    return x.astype(dtype), (lambda g: g.astype(x.dtype),)
+
+
+@differentiable
+def transfer(backend: Backend, x: Array, *, target: Backend) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return `x` on another device."""
+    return (
+        target.asarray(backend.to_numpy(x)),
+        (lambda g: backend.asarray(target.to_numpy(g)),),
+    )
+
+
+# ------------------------------------------------------------------------------ reductions
+
+
+def _keep_axes(g: Array, x: Array, axis: Axis, keepdims: bool) -> Array:
+    """Give `g` back the axes of length 1 that a reduction of `x` took away."""
+    if keepdims:
+        return g
+    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    gone = {place % x.ndim for place in axes}
+    return g.reshape([1 if place in gone else size for place, size in enumerate(x.shape)])
+
+
+@differentiable
+def sum(
+    backend: Backend, x: Array, *, axis: Axis = None, keepdims: bool = False
+) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return the sum over `axis`, over all axes where it is None."""
+
+    def vjp(g: Array) -> Array:
+        return backend.xp.broadcast_to(_keep_axes(g, x, axis, keepdims), x.shape)
+
+    return x.sum(axis=axis, keepdims=keepdims), (vjp,)
+
+
+@differentiable
+def max(
+    backend: Backend, x: Array, *, axis: Axis = None, keepdims: bool = False
+) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return the maximum over `axis`; elements that share it share its gradient equally."""
+    y = x.max(axis=axis, keepdims=keepdims)
+
+    def vjp(g: Array) -> Array:
+        largest = x == _keep_axes(y, x, axis, keepdims)
+        count = largest.sum(axis=axis, keepdims=True).astype(x.dtype)
+        return backend.xp.where(largest, _keep_axes(g, x, axis, keepdims) / count, 0)
+
+    return y, (vjp,)
+
+
+# ------------------------------------------------------------------------------ functions
+
+
+@differentiable
+def exp(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return e to the power of `x`."""
+    y = backend.xp.exp(x)
+    return y, (lambda g: g * y,)
+
+
+@differentiable
+def log(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return the natural logarithm."""
+    return backend.xp.log(x), (lambda g: g / x,)
+
+
+@differentiable
+def clip(backend: Backend, x: Array, *, low: float, high: float) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return `x` held within [low, high]; outside, the gradient is 0."""
+    xp = backend.xp
+    return xp.clip(x, low, high), (lambda g: xp.where((x >= low) & (x <= high), g, 0),)
+
+
+@differentiable
+def relu(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return the positive part of `x`; the gradient at 0 is 0."""
+    y = backend.xp.maximum(x, 0)
+    return y, (lambda g: backend.xp.where(y > 0, g, 0),)
+
+
+@differentiable
+def sigmoid(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return 1 / (1 + exp(-x)), by a form in which nothing overflows."""
+    y = backend.xp.exp(-backend.xp.logaddexp(0, -x))
+    return y, (lambda g: g * y * (1 - y),)
+
+
+@differentiable
+def tanh(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return the hyperbolic tangent."""
+    y = backend.xp.tanh(x)
+    return y, (lambda g: g * (1 - y * y),)
+
+
+@differentiable
+def softmax(backend: Backend, x: Array, *, axis: int = -1) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return exp(x) divided by its sum over `axis`."""
+    e = backend.xp.exp(x - x.max(axis=axis, keepdims=True))
+    y = e / e.sum(axis=axis, keepdims=True)
+    return y, (lambda g: y * (g - (g * y).sum(axis=axis, keepdims=True)),)
+
+
+@differentiable
+def log_softmax(backend: Backend, x: Array, *, axis: int = -1) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return the logarithm of `softmax`, by a form in which nothing under- or overflows."""
+    xp = backend.xp
+    shifted = x - x.max(axis=axis, keepdims=True)
+    y = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
+    return y, (lambda g: g - xp.exp(y) * g.sum(axis=axis, keepdims=True),)
+
+
+# ------------------------------------------------------------------------------ networks
+
+
+@differentiable
+def dropout(
+    backend: Backend, x: Array, *, rate: float, address: Address, rescale: bool = True
+) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return `x` with elements dropped, as ``backend.dropout`` says.
+
+    Dropout is linear and its matrix is diagonal, so the way back is the same call: nothing but the
+    address is kept.
+    """
+
+    def apply(array: Array) -> Array:
+        return backend.dropout(array, rate, **address._asdict(), rescale=rescale)
+
+    return apply(x), (apply,)
+
+
+@differentiable
+def sparse_cross_entropy(
+    backend: Backend, logits: Array, *, labels: Array
+) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return -log softmax(logits) at the labels: shape ``logits.shape[:-1]``, the classes last."""
+    xp = backend.xp
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    log_sum = xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
+    chosen = xp.take_along_axis(shifted, labels[..., None], axis=-1)
+
+    def vjp(g: Array) -> Array:
+        probabilities = xp.exp(shifted - log_sum)
+        one_hot = xp.arange(logits.shape[-1]) == labels[..., None]
+        return xp.where(one_hot, probabilities - 1, probabilities) * g[..., None]
+
+    return (log_sum - chosen)[..., 0], (vjp,)

@@ -1,0 +1,271 @@
+"""How gradients change weights: one pass over all weights, in place, on the device.
+
+An optimizer lays the weights it updates into one flat buffer, of which each weight becomes a view;
+gradients and state are flat buffers of the same layout. So each rule below is written once, for
+one array.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from minidl import schedules
+from minidl.backend import Array
+from minidl.layers import Parameter
+from minidl.schedules import LearningRateSchedule
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "get", "schedules"]
+
+
+class Optimizer:
+    """Update weights from their gradients; subclass it and give `rule` and `state_names`.
+
+    Parameters
+    ----------
+    learning_rate : float or LearningRateSchedule
+        Above 0.
+    weight_decay : float, optional
+        Before each update weights shrink by this times the learning rate (decoupled, as in
+        Loshchilov & Hutter, ICLR 2019, algorithm 2).
+
+    Attributes
+    ----------
+    iterations : int
+        The number of updates made.
+
+    Examples
+    --------
+    A training loop written by hand:
+
+    >>> import minidl
+    >>> from minidl import Tensor, layers, losses, models
+    >>> model = models.Sequential([layers.Dense(1, input_shape=(2,))], seed=1)
+    >>> optimizer, loss = SGD(0.1), losses.MeanSquaredError()
+    >>> x, y = Tensor([[1.0, 2.0]]), Tensor([[3.0]])
+    >>> for step in range(20):
+    ...     with minidl.training(step=step):
+    ...         error = loss(y, model(x))
+    ...     error.backward()
+    ...     optimizer.update(model.parameters())
+    >>> error.item() < 1e-3
+    True
+    """
+
+    state_names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule,
+        *,
+        weight_decay: float | None = None,
+    ):
+        if not isinstance(learning_rate, LearningRateSchedule) and not learning_rate > 0:
+            raise ValueError(
+                f"{type(self).__name__}: learning_rate must be above 0, received {learning_rate}"
+            )
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.iterations = 0
+        self.state: dict[str, Array] = {}
+        self._views: list[Array] = []
+
+    def rule(self, weights: Array, gradients: Array, rate: float) -> None:
+        """Update the flat `weights` in place; `gradients` may be overwritten."""
+        raise NotImplementedError
+
+    def update(self, parameters: Sequence[Parameter]) -> None:
+        """Update `parameters` from their ``grad``, and clear it.
+
+        Raises
+        ------
+        ValueError
+            If a parameter has no gradient, or they are not those of the first update.
+        """
+        missing = [parameter.name for parameter in parameters if parameter.grad is None]
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__}: no gradient for {', '.join(missing)}; "
+                "call backward() on a loss that depends on it"
+            )
+        if not parameters:
+            return
+        backend = parameters[0].backend
+        schedule = self.learning_rate
+        rate = schedule(self.iterations) if callable(schedule) else schedule
+        with backend.active:
+            self._lay_out(parameters)
+            for parameter, view in zip(parameters, self._gradient_views, strict=True):
+                assert parameter.grad is not None
+                view[...] = parameter.grad.data
+                parameter.grad = None
+            if self.weight_decay:
+                self._weights *= 1 - rate * self.weight_decay
+            self.rule(self._weights, self._gradients, rate)
+            for parameter in parameters:
+                if parameter.constraint is not None:
+                    parameter.constraint.apply(parameter.data, backend)
+        self.iterations += 1
+
+    def _lay_out(self, parameters: Sequence[Parameter]) -> None:
+        """Make each weight a view of one flat buffer, where it is not one already."""
+        placed = zip(parameters, self._views, strict=False)
+        if len(parameters) == len(self._views) and all(p.data is view for p, view in placed):
+            return
+        xp = parameters[0].backend.xp
+        shapes = [parameter.shape for parameter in parameters]
+        if self._views and shapes != [view.shape for view in self._views]:
+            raise ValueError(
+                f"{type(self).__name__}: expected the {len(self._views)} parameters of the first "
+                f"update, received {len(parameters)}; use one optimizer for each model"
+            )
+        self._weights = xp.concatenate([parameter.data.ravel() for parameter in parameters])
+        self._gradients = xp.empty_like(self._weights)
+        self._views = _views(self._weights, shapes)
+        self._gradient_views = _views(self._gradients, shapes)
+        for name in self.state_names:
+            self.state.setdefault(name, xp.zeros_like(self._weights))
+        for parameter, view in zip(parameters, self._views, strict=True):
+            parameter.data = view
+
+
+def _views(flat: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """Cut a flat buffer into arrays of `shapes`."""
+    views, start = [], 0
+    for shape in shapes:
+        size = 1
+        for length in shape:
+            size *= length
+        views.append(flat[start : start + size].reshape(shape))
+        start += size
+    return views
+
+
+class SGD(Optimizer):
+    """Go down the gradient, with momentum where it is given.
+
+    With momentum m and gradient g: v = m v - rate g; w = w + v; with `nesterov` (Sutskever et al.,
+    ICML 2013) w = w + m v - rate g.
+    """
+
+    state_names = ("velocity",)
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule = 0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        *,
+        weight_decay: float | None = None,
+    ):
+        super().__init__(learning_rate, weight_decay=weight_decay)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"SGD: momentum must be in [0, 1), received {momentum}")
+        self.momentum = momentum
+        self.nesterov = nesterov
+
+    def rule(self, weights: Array, gradients: Array, rate: float) -> None:
+        """Update `weights`."""
+        gradients *= rate
+        if not self.momentum:
+            weights -= gradients
+            return
+        velocity = self.state["velocity"]
+        velocity *= self.momentum
+        velocity -= gradients
+        if self.nesterov:
+            weights += self.momentum * velocity
+            weights -= gradients
+        else:
+            weights += velocity
+
+
+class RMSprop(Optimizer):
+    """Divide the gradient by a running root mean square of itself (Hinton, lecture 6e, 2012)."""
+
+    state_names = ("square",)
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule = 0.001,
+        rho: float = 0.9,
+        epsilon: float = 1e-7,
+        *,
+        weight_decay: float | None = None,
+    ):
+        super().__init__(learning_rate, weight_decay=weight_decay)
+        self.rho = rho
+        self.epsilon = epsilon
+
+    def rule(self, weights: Array, gradients: Array, rate: float) -> None:
+        """Update `weights`."""
+        square = self.state["square"]
+        square *= self.rho
+        square += (1 - self.rho) * gradients * gradients
+        weights -= rate * gradients / (square + self.epsilon) ** 0.5
+
+
+class Adam(Optimizer):
+    """Follow running means of the gradient and of its square.
+
+    Kingma & Ba, ICLR 2015, algorithm 1 in the form of the end of section 2, with Keras' epsilon.
+    """
+
+    state_names = ("mean", "square")
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        *,
+        weight_decay: float | None = None,
+    ):
+        super().__init__(learning_rate, weight_decay=weight_decay)
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+
+    def rule(self, weights: Array, gradients: Array, rate: float) -> None:
+        """Update `weights`."""
+        mean, square = self.state["mean"], self.state["square"]
+        updates = self.iterations + 1
+        rate *= (1 - self.beta_2**updates) ** 0.5 / (1 - self.beta_1**updates)
+        mean += (1 - self.beta_1) * (gradients - mean)
+        gradients *= gradients
+        square += (1 - self.beta_2) * (gradients - square)
+        weights -= rate * mean / (square**0.5 + self.epsilon)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019)."""
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        *,
+        weight_decay: float = 0.004,
+    ):
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, weight_decay=weight_decay)
+
+
+_BY_NAME: dict[str, type[Any]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}
+
+
+def get(optimizer: str | Optimizer) -> Optimizer:
+    """Return the optimizer of that name with its defaults, or the one given.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name; the message lists them.
+    """
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if str(optimizer).lower() in _BY_NAME:
+        return _BY_NAME[str(optimizer).lower()]()
+    raise ValueError(
+        f"optimizer: expected an Optimizer or one of {', '.join(_BY_NAME)}; received {optimizer!r}"
+    )

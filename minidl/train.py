@@ -1,0 +1,349 @@
+"""Train a multilayer network with dropout on images of digits: ``python -m minidl.train``."""
+
+import argparse
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import IO, Any, NoReturn
+
+import psutil
+
+import minidl
+from minidl import callbacks, constraints, datasets, layers, models, optimizers
+from minidl.datasets.idx_dataset import Split
+
+HIDDEN, DROPOUT = [512, 256], [0.5, 0.3]
+CLASSES = 10
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+LOADERS: dict[str, Callable[[str | None], tuple[Split, Split]]] = {
+    "mnist": datasets.mnist.load_data,
+    "fashion-mnist": datasets.fashion_mnist.load_data,
+    "kmnist": datasets.kmnist.load_data,
+    "mnist-5k": lambda _: datasets.mnist_5k.load_data(),
+}
+
+
+class InputError(Exception):
+    """Report, in one line, what the user gave and what can be done."""
+
+
+# ------------------------------------------------------------------------------ arguments
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line long."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print `message` and exit."""
+        self.exit(EXIT_BAD_INPUT, f"minidl.train: {message}\n")
+
+
+def number(
+    kind: type, low: float, high: float = math.inf, *, above: bool = False
+) -> Callable[[str], Any]:
+    """Return a parser of numbers in [low, high], in (low, high] where `above` is true."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value if above else low <= value) or not value <= high or value == math.inf:
+            edge = f"above {low}" if above else f"at least {low}"
+            bound = f"{edge} and at most {high}" if high < math.inf else edge
+            noun = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"expected {noun} {bound}, received {text!r}")
+        return value
+
+    return parse
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command's arguments; exit with one line where they make no sense."""
+    rate = number(float, 0, 1)
+    parser = Parser(prog="python -m minidl.train", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
+    add("--epochs", type=number(int, 1), default=10, help="default: 10")
+    add("--batch-size", type=number(int, 1), default=128, help="default: 128")
+    add(
+        "--hidden",
+        type=number(int, 1),
+        nargs="*",
+        default=HIDDEN,
+        metavar="UNITS",
+        help="the units of each hidden layer (default: 512 256)",
+    )
+    add(
+        "--dropout",
+        type=rate,
+        nargs="+",
+        metavar="RATE",
+        help="the probability of being dropped, one for all hidden layers or one for each "
+        "(default: 0.5 0.3, with another number of hidden layers 0.5)",
+    )
+    add("--input-dropout", type=rate, default=0.0, metavar="RATE", help="default: 0")
+    add("--scaling", choices=("train", "inference"), default="train", help="where dropout scales")
+    add("--optimizer", choices=("sgd", "rmsprop", "adam", "adamw"), default="adam")
+    add("--lr", type=number(float, 0, above=True), help="learning rate (default: the optimizer's)")
+    add("--max-norm", type=number(float, 0, above=True), help="bound on the weights into a unit")
+    add("--seed", type=number(int, 0, 2**64 - 1), default=0, help="default: 0")
+    add("--data", choices=tuple(LOADERS), help="default: mnist, else its 5,000 digits shipped here")
+    add("--data-dir", metavar="DIR", help="a folder with a sub-folder for each data set")
+    add("--quiet", action="store_true", help="print the final table only")
+    add("--log-json", metavar="FILE", help="write one JSON object for each event")
+    arguments = parser.parse_args(argv)
+    count = len(arguments.hidden)
+    if arguments.dropout is None:
+        arguments.dropout = DROPOUT if count == len(DROPOUT) else [0.5]
+    if len(arguments.dropout) == 1:
+        arguments.dropout *= count
+    if len(arguments.dropout) != count:
+        parser.error(
+            f"argument --dropout: expected 1 rate or {count}, one for each hidden layer, "
+            f"received {len(arguments.dropout)}"
+        )
+    return arguments
+
+
+# ------------------------------------------------------------------------------ what is trained
+
+
+def load_data(name: str | None, data_dir: str | None) -> tuple[str, str, tuple[Split, Split]]:
+    """Return the data set's name, a notice where it is not the one by default, and its images."""
+    if name is not None:
+        return name, "", LOADERS[name](data_dir)
+    try:
+        return "mnist", "", LOADERS["mnist"](data_dir)
+    except OSError as error:
+        if data_dir or os.environ.get("MINIDL_DATA"):
+            raise
+        reason = str(error).splitlines()[0].rstrip(":")
+        notice = f"MNIST could not be had ({reason}); training on the 5,000 digits shipped here"
+        return "mnist-5k", notice, LOADERS["mnist-5k"](None)
+
+
+def build_model(arguments: argparse.Namespace, image_shape: tuple[int, ...]) -> models.Sequential:
+    """Return the compiled network that the arguments describe."""
+
+    def dense(units: int, activation: str) -> layers.Dense:
+        bound = constraints.MaxNorm(arguments.max_norm) if arguments.max_norm else None
+        return layers.Dense(units, activation=activation, kernel_constraint=bound)
+
+    def dropout(rate: float) -> layers.Dropout:
+        return layers.Dropout(rate, scaling=arguments.scaling)
+
+    stack: list[layers.Layer] = [
+        layers.Rescaling(1 / 255, input_shape=image_shape),
+        layers.Flatten(),
+    ]
+    if arguments.input_dropout:
+        stack.append(dropout(arguments.input_dropout))
+    for units, rate in zip(arguments.hidden, arguments.dropout, strict=True):
+        stack += [dense(units, "relu"), dropout(rate)]
+    stack.append(dense(CLASSES, "softmax"))
+
+    model = models.Sequential(stack, device=arguments.device, seed=arguments.seed)
+    optimizer = optimizers.get(arguments.optimizer)
+    if arguments.lr is not None:
+        optimizer = type(optimizer)(arguments.lr)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def describe(model: models.Sequential) -> str:
+    """Return the network in one line."""
+    words = []
+    for layer in model.layers:
+        if isinstance(layer, layers.Dense):
+            words.append(f"dense {layer.units}")
+        elif isinstance(layer, layers.Dropout):
+            words.append(f"dropout {layer.rate:g}")
+    return f"{' > '.join(words)} ({model.count_params():,} weights)"
+
+
+# ------------------------------------------------------------------------------ watching it
+
+
+class EventLog:
+    """Write events to a file, one JSON object a line; without a file, nowhere."""
+
+    def __init__(self, path: str | None):
+        self._file: IO[str] | None = None
+        if path is not None:
+            self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115  closed by close()
+
+    def write(self, event: str, **values: Any) -> None:
+        """Write one event at once; numbers that JSON has not become null."""
+        if self._file is not None:
+            finite = {
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in values.items()
+            }
+            print(json.dumps({"event": event, **finite}), file=self._file, flush=True)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+class Watch(callbacks.Callback):
+    """Time the training alone, log its epochs, and end it after the current step at Ctrl-C."""
+
+    def __init__(self, log: EventLog, samples: int, batch_size: int):
+        self.log = log
+        self.samples = samples
+        self.batch_size = batch_size
+        self.first_step_seconds: float | None = None
+        self.seconds = 0.0
+        self.images = 0
+        self.epochs = 0
+        self.interrupted = False
+
+    def on_train_begin(self, logs: callbacks.Logs) -> None:
+        """Take over Ctrl-C."""
+        self._handler = signal.signal(signal.SIGINT, self._stop)
+
+    def on_train_end(self, logs: callbacks.Logs) -> None:
+        """Give Ctrl-C back."""
+        signal.signal(signal.SIGINT, self._handler)
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        self.interrupted = self.model.stop_training = True
+        signal.signal(signal.SIGINT, self._handler)  # a second Ctrl-C does not wait
+
+    def on_epoch_begin(self, epoch: int, logs: callbacks.Logs) -> None:
+        """Start the clock."""
+        self._epoch_began_at = self.seconds
+        self._clock = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: callbacks.Logs) -> None:
+        """Read the clock; the device is waited for after the first step and after the last."""
+        if self.first_step_seconds is None:
+            self.model.backend.synchronize()
+            self.first_step_seconds = process_seconds()
+        if batch + 1 == self.params["steps"]:
+            self.model.backend.synchronize()
+        before, self._clock = self._clock, time.perf_counter()
+        self.seconds += self._clock - before
+        self.images += min(self.batch_size, self.samples - batch * self.batch_size)
+
+    def on_epoch_end(self, epoch: int, logs: callbacks.Logs) -> None:
+        """Log the epoch, counted from 1."""
+        self.epochs += 1
+        seconds = self.seconds - self._epoch_began_at
+        self.log.write("epoch", epoch=epoch + 1, seconds=seconds, **logs)
+
+
+def process_seconds() -> float:
+    """Return the seconds since the process started."""
+    return time.time() - psutil.Process().create_time()
+
+
+# ------------------------------------------------------------------------------ the command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 2 for bad input, 130 after Ctrl-C."""
+    arguments = parse_arguments(argv)
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr, force=True)
+    try:
+        log = EventLog(arguments.log_json)
+    except OSError as error:
+        return complain(error)
+    try:
+        return train(arguments, log)
+    except (InputError, OSError, MemoryError) as error:
+        return complain(error)
+    except KeyboardInterrupt:
+        log.write("end", seed=arguments.seed, seconds=process_seconds(), interrupted=True)
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    finally:
+        log.close()
+
+
+def complain(error: Exception) -> int:
+    """Print an error in one line and return the exit status."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    print(f"minidl.train: {text}", file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+def train(arguments: argparse.Namespace, log: EventLog) -> int:
+    """Train, evaluate and report."""
+    say = (lambda *_: None) if arguments.quiet else print
+    try:
+        device = minidl.get_backend(arguments.device).name
+        data, notice, ((x, y), (x_test, y_test)) = load_data(arguments.data, arguments.data_dir)
+        model = build_model(arguments, x.shape[1:])
+    except (ValueError, minidl.DeviceError) as error:
+        raise InputError(error) from error
+    if notice:
+        print(notice)
+    say(f"device   {device}")
+    say(f"data     {data}: {len(x):,} images to train on, {len(x_test):,} to test on")
+    say(f"network  {describe(model)}")
+    about = {"device": device, "data": data, "seed": arguments.seed}
+    log.write(
+        "start",
+        **about,
+        hidden=arguments.hidden,
+        dropout=arguments.dropout,
+        input_dropout=arguments.input_dropout,
+        scaling=arguments.scaling,
+        optimizer=arguments.optimizer,
+        max_norm=arguments.max_norm,
+        batch_size=arguments.batch_size,
+        epochs=arguments.epochs,
+        parameters=model.count_params(),
+        version=minidl.__version__,
+    )
+
+    watch = Watch(log, len(x), arguments.batch_size)
+    model.fit(
+        x,
+        y,
+        batch_size=arguments.batch_size,
+        epochs=arguments.epochs,
+        verbose=0 if arguments.quiet else 1,
+        callbacks=[watch],
+        validation_data=(x_test, y_test),
+    )
+    test_loss, test_accuracy = model.evaluate(x_test, y_test, arguments.batch_size)
+    speed = watch.images / watch.seconds
+    seconds = process_seconds()
+    log.write(
+        "end",
+        **about,
+        test_accuracy=test_accuracy,
+        test_loss=test_loss,
+        epochs=watch.epochs,
+        images_per_second=speed,
+        first_step_seconds=watch.first_step_seconds,
+        seconds=seconds,
+        interrupted=watch.interrupted,
+    )
+    rows = {
+        "device": device,
+        "data": f"{data} ({notice})" if notice else data,
+        "epochs": f"{watch.epochs} of {arguments.epochs}" + " (interrupted)" * watch.interrupted,
+        "test accuracy": f"{test_accuracy:.2%}",
+        "test loss": f"{test_loss:.4f}",
+        "images a second": f"{speed:,.0f} in training",
+        "time": f"{seconds:.1f} s in all, {watch.seconds:.1f} s in training",
+    }
+    for title, text in rows.items():
+        print(f"{title:<16} {text}")
+    return EXIT_INTERRUPTED if watch.interrupted else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
