@@ -183,6 +183,8 @@ class Model(Layer):
         for layer in below:
             self._check_place(layer)
             layer.placement = self.placement
+            if isinstance(layer, Model):
+                layer.backend, layer.dtype, layer.seed = self.backend, self.dtype, self.seed
         self.placement.weight_streams.update(p.stream for p in self.parameters())
         number_random_layers(below)
 
@@ -282,6 +284,11 @@ class Model(Layer):
         samples = self._check_data("fit", x, y, sample_weight)
         held_out = None
         if validation_data is not None:
+            if len(validation_data) not in (2, 3):
+                raise ValueError(
+                    "fit: validation_data must be (x, y) or (x, y, sample_weight), received "
+                    f"{len(validation_data)} elements"
+                )
             held_out = self._check_data("fit: validation_data", *validation_data)
         elif validation_split:
             samples, held_out = samples.split(validation_split)
@@ -323,6 +330,9 @@ class Model(Layer):
         """Train on each sample once; return whether the epoch came to its end, and its logs."""
         order = rng.permutation(len(samples), seed=self.seed, epoch=self.epoch) if shuffle else None
         self.epoch += 1
+        self._trained = [p for p in self.parameters() if p.requires_grad]
+        for parameter in self._trained:
+            parameter.grad = None  # an interrupted step may have left one
         seen = self._fresh_metrics()
         logs = LazyLogs({metric.name: metric.result for metric in seen})
         trained = 0
@@ -343,7 +353,7 @@ class Model(Layer):
             outputs = self(batch.x)
             loss = self.loss(targets, outputs, batch.weight)
         loss.backward()
-        self.optimizer.update([p for p in self.parameters() if p.requires_grad])
+        self.optimizer.update(self._trained)
         self.step += 1
         _record(seen, targets, outputs, loss)
 
@@ -466,6 +476,7 @@ class Sequential(Model):
     def _append(self, layer: Layer) -> None:
         if not isinstance(layer, Layer):
             raise TypeError(f"{self.label}: expected layers, received {layer!r}")
+        self.built = False  # the new layer's shapes are not known
         if not self._layers and self.input_shape is None:
             self.input_shape = layer.input_shape
         if not isinstance(layer, Input):

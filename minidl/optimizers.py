@@ -10,7 +10,7 @@ from typing import Any
 
 from minidl import schedules
 from minidl.backend import Array
-from minidl.layers import Parameter
+from minidl.parameter import Parameter
 from minidl.schedules import LearningRateSchedule
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "get", "schedules"]
@@ -66,6 +66,7 @@ class Optimizer:
         self.weight_decay = weight_decay
         self.iterations = 0
         self.state: dict[str, Array] = {}
+        self._parameters: list[Parameter] = []
         self._views: list[Array] = []
 
     def rule(self, weights: Array, gradients: Array, rate: float) -> None:
@@ -107,16 +108,18 @@ class Optimizer:
 
     def _lay_out(self, parameters: Sequence[Parameter]) -> None:
         """Make each weight a view of one flat buffer, where it is not one already."""
+        self._parameters = self._parameters or list(parameters)
+        if [id(p) for p in parameters] != [id(p) for p in self._parameters]:
+            raise ValueError(
+                f"{type(self).__name__}: expected the {len(self._parameters)} parameters of the "
+                f"first update, received {len(parameters)} that are not the same; use one "
+                "optimizer for each model"
+            )
         placed = zip(parameters, self._views, strict=False)
-        if len(parameters) == len(self._views) and all(p.data is view for p, view in placed):
+        if self._views and all(parameter.data is view for parameter, view in placed):
             return
         xp = parameters[0].backend.xp
         shapes = [parameter.shape for parameter in parameters]
-        if self._views and shapes != [view.shape for view in self._views]:
-            raise ValueError(
-                f"{type(self).__name__}: expected the {len(self._views)} parameters of the first "
-                f"update, received {len(parameters)}; use one optimizer for each model"
-            )
         self._weights = xp.concatenate([parameter.data.ravel() for parameter in parameters])
         self._gradients = xp.empty_like(self._weights)
         self._views = _views(self._weights, shapes)

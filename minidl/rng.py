@@ -113,8 +113,11 @@ def training(*, step: int | None = None, row_offset: int | None = None) -> Itera
     >>> bool((whole[2:] == second_half).all())
     True
     """
+    step, row_offset = (
+        number if number is None else operator.index(number) for number in (step, row_offset)
+    )
     for name, value in (("step", step), ("row_offset", row_offset)):
-        if value is not None and not 0 <= operator.index(value) < 2**32:
+        if value is not None and not 0 <= value < 2**32:
             raise ValueError(f"training: {name} must be in [0, 2**32), received {value}")
     token = _block.set(TrainingBlock(step, row_offset))
     try:

@@ -253,7 +253,7 @@ def process_seconds() -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 2 for bad input, 130 after Ctrl-C."""
     arguments = parse_arguments(argv)
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr, force=True)
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
         log = EventLog(arguments.log_json)
     except OSError as error:

@@ -2,10 +2,11 @@
 
 from minidl.keras_gaps import NEAREST
 from minidl.layers.activations import Activation, ReLU, Softmax
-from minidl.layers.base import Layer, Parameter
+from minidl.layers.base import Layer
 from minidl.layers.dense import Dense
 from minidl.layers.dropout import Dropout
 from minidl.layers.reshaping import Flatten, Input, Rescaling
+from minidl.parameter import Parameter
 
 __all__ = [
     "Activation",

@@ -13,19 +13,7 @@ from minidl.autograd import Tensor
 from minidl.backend import Backend, get_backend
 from minidl.constraints import MaxNorm
 from minidl.keras_gaps import refuse
-
-
-class Parameter(Tensor):
-    """A weight: a leaf tensor with a name, which the optimizer updates in place."""
-
-    __slots__ = ("constraint", "name", "stream")
-
-    def __init__(self, values: np.ndarray, backend: Backend, name: str, stream: int):
-        self._fill(backend.asarray(values), backend)
-        self.requires_grad = True
-        self.name = name
-        self.stream = stream
-        self.constraint: MaxNorm | None = None
+from minidl.parameter import Parameter
 
 
 @dataclass
@@ -89,6 +77,7 @@ class Layer:
                 f"batch, received {input_shape}"
             )
         self.name = name
+        self.name_is_given = name is not None
         self.input_shape = None if input_shape is None else tuple(input_shape)
         self.output_shape: tuple[int | None, ...] | None = None
         self.built = False

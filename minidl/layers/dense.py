@@ -7,7 +7,8 @@ from minidl.autograd import Tensor
 from minidl.constraints import MaxNorm
 from minidl.initializers import Initializer
 from minidl.layers import activations
-from minidl.layers.base import Layer, Parameter
+from minidl.layers.base import Layer
+from minidl.parameter import Parameter
 
 
 class Dense(Layer):

@@ -1,5 +1,6 @@
 """Dropout: in training each element is dropped with a probability, decided by its address."""
 
+import operator
 from typing import Any
 
 from minidl import ops, rng
@@ -43,7 +44,7 @@ class Dropout(Layer):
     array([[1., 1., 1., 1., 1., 1.]], dtype=float32)
     >>> with minidl.training(step=0):
     ...     layer(x).numpy()
-    array([[2., 0., 2., 2., 2., 2.]], dtype=float32)
+    array([[0., 2., 0., 2., 2., 0.]], dtype=float32)
     >>> layer
     Dropout(rate=0.5, seed=0, stream=None, step=1, scaling='train')
     """
@@ -62,6 +63,9 @@ class Dropout(Layer):
             raise ValueError(
                 f"Dropout: rate is the probability of being dropped, in [0, 1]; received {rate}"
             )
+        seed, stream = (
+            number if number is None else operator.index(number) for number in (seed, stream)
+        )
         if seed is not None and not 0 <= seed < 2**64:
             raise ValueError(f"Dropout: seed must be in [0, 2**64), received {seed}")
         if stream is not None and not 0 <= stream < rng.LAYER_STREAMS:

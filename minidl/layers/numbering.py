@@ -5,27 +5,41 @@ from collections.abc import Sequence
 from minidl import rng
 from minidl.layers.base import Layer
 from minidl.layers.dropout import Dropout
+from minidl.parameter import Parameter
 
 
 def name_layers(layers: Sequence[Layer]) -> None:
     """Name the unnamed ``dense``, ``dense_1``, ...
 
+    A name that a nested model gave, and that an earlier layer has, gives way to the next free one.
+
     Raises
     ------
     ValueError
-        If two layers bear one name.
+        If two layers were given one name.
     """
     taken: set[str] = set()
     for layer in layers:
-        if layer.name is not None:
+        if layer.name is not None and layer.name_is_given:
             if layer.name in taken:
                 raise ValueError(f"two layers are named {layer.name!r}; give each its own name")
             taken.add(layer.name)
     for layer in layers:
-        if layer.name is None:
-            names = (f"{layer.label}_{n}" if n else layer.label for n in range(len(layers)))
-            layer.name = next(name for name in names if name not in taken)
-            taken.add(layer.name)
+        if not layer.name_is_given:
+            if layer.name is None or layer.name in taken:
+                _rename(layer, taken)
+            taken.add(layer.label)
+
+
+def _rename(layer: Layer, taken: set[str]) -> None:
+    """Give `layer`, and the weights it has, the first name that is not taken."""
+    layer.name = None
+    stem = layer.label
+    names = (f"{stem}_{n}" if n else stem for n in range(len(taken) + 1))
+    layer.name = next(name for name in names if name not in taken)
+    for value in vars(layer).values():
+        if isinstance(value, Parameter):
+            value.name = f"{layer.name}/{value.name.rpartition('/')[2]}"
 
 
 def number_random_layers(layers: Sequence[Layer]) -> None:

@@ -68,7 +68,7 @@ def dropout(
     address = mask_contract.mask_address(
         x.shape, seed=seed, stream=stream, step=step, row_offset=row_offset
     )
-    if rate == 0:
+    if rate == 0 or x.size == 0:
         return np.array(x, order="C", subok=False)
     if rate == 1:
         return np.zeros(x.shape, x.dtype)
@@ -76,12 +76,12 @@ def dropout(
     out = np.empty(x.shape, x.dtype)
     # Numba compiles anew for a read-only or unaligned array: a copy is the smaller cost.
     source = x if x.flags.carray else np.array(x, order="C", subok=False)
-    drop = _drop_serial if x.size < PARALLEL_SIZE else _drop_parallel
+    drop = _drop if x.size < PARALLEL_SIZE else _drop_parallel
     drop(
         source.reshape(-1),
         out.reshape(-1),
-        address.rows,
         address.columns,
+        uint32(0),
         uint32(address.row_offset),
         uint32(address.stream),
         uint32(address.step),
@@ -94,80 +94,10 @@ def dropout(
 
 
 @jit.kernel(announce="dropout for the CPU")
-def _drop_serial(
+def _drop(
     x: Any,
     out: Any,
-    rows: int,
     columns: int,
-    row_offset: Any,
-    stream: Any,
-    step: Any,
-    key0: Any,
-    key1: Any,
-    threshold: Any,
-    scale: Any,
-) -> None:
-    """Drop from all rows on one thread."""
-    for row in range(rows):
-        start = row * columns
-        end = start + columns
-        counter1 = uint32(row_offset + uint32(row))
-        _drop_piece(
-            x[start:end],
-            out[start:end],
-            uint32(0),
-            counter1,
-            stream,
-            step,
-            key0,
-            key1,
-            threshold,
-            scale,
-        )
-
-
-@jit.kernel(announce="dropout for the CPU on several threads", parallel=True)
-def _drop_parallel(
-    x: Any,
-    out: Any,
-    rows: int,
-    columns: int,
-    row_offset: Any,
-    stream: Any,
-    step: Any,
-    key0: Any,
-    key1: Any,
-    threshold: Any,
-    scale: Any,
-) -> None:
-    """Drop from all rows on several threads, which share long rows piece by piece."""
-    pieces = (columns + PIECE - 1) // PIECE
-    for i in numba.prange(rows * pieces):
-        row = i // pieces
-        column = (i - row * pieces) * PIECE
-        start = row * columns + column
-        end = row * columns + min(column + PIECE, columns)
-        counter0 = uint32(column // mask_contract.TILE * mask_contract.LANES)
-        counter1 = uint32(row_offset + uint32(row))
-        # The loop over elements is a function of its own: written out here, it would not vectorise.
-        _drop_piece(
-            x[start:end],
-            out[start:end],
-            counter0,
-            counter1,
-            stream,
-            step,
-            key0,
-            key1,
-            threshold,
-            scale,
-        )
-
-
-@jit.kernel()
-def _drop_piece(
-    x: Any,
-    out: Any,
     counter0: Any,
     counter1: Any,
     stream: Any,
@@ -177,33 +107,71 @@ def _drop_piece(
     threshold: Any,
     scale: Any,
 ) -> None:
-    """Drop from a piece of one row; `counter0` is that of its first column, which starts a tile."""
+    """Drop from whole rows, or from a piece of one that starts a tile.
+
+    `counter0` and `counter1` are the first two words of the counter of the first element.
+    """
     zero = np.float32(0)
-    whole_tiles = x.size // 64
-    for tile in range(whole_tiles):
-        first = tile * 64
-        counter = uint32(counter0 + uint32(tile * 16))
-        for lane in range(16):
-            w0, w1, w2, w3 = _philox(
-                uint32(counter + uint32(lane)), counter1, stream, step, key0, key1
-            )
-            i = first + lane
-            out[i] = x[i] * scale if w0 >= threshold else zero
-            out[i + 16] = x[i + 16] * scale if w1 >= threshold else zero
-            out[i + 32] = x[i + 32] * scale if w2 >= threshold else zero
-            out[i + 48] = x[i + 48] * scale if w3 >= threshold else zero
-    first = whole_tiles * 64
-    rest = x.size - first
-    counter = uint32(counter0 + uint32(whole_tiles * 16))
-    for lane in range(min(rest, 16)):
-        w0, w1, w2, w3 = _philox(
-            uint32(counter + uint32(lane)), counter1, stream, step, key0, key1
+    whole_tiles = columns // 64
+    for row in range(x.size // columns):
+        c1 = uint32(counter1 + uint32(row))
+        # In slices that start at 0 no index can be negative, or the lanes would not vectorise.
+        row_x = x[row * columns : (row + 1) * columns]
+        row_out = out[row * columns : (row + 1) * columns]
+        for tile in range(whole_tiles):
+            c0 = uint32(counter0 + uint32(tile * 16))
+            for lane in range(16):
+                w0, w1, w2, w3 = _philox(uint32(c0 + uint32(lane)), c1, stream, step, key0, key1)
+                i = tile * 64 + lane
+                row_out[i] = row_x[i] * scale if w0 >= threshold else zero
+                row_out[i + 16] = row_x[i + 16] * scale if w1 >= threshold else zero
+                row_out[i + 32] = row_x[i + 32] * scale if w2 >= threshold else zero
+                row_out[i + 48] = row_x[i + 48] * scale if w3 >= threshold else zero
+        c0 = uint32(counter0 + uint32(whole_tiles * 16))
+        for lane in range(min(columns - whole_tiles * 64, 16)):
+            w0, w1, w2, w3 = _philox(uint32(c0 + uint32(lane)), c1, stream, step, key0, key1)
+            i = whole_tiles * 64 + lane
+            row_out[i] = row_x[i] * scale if w0 >= threshold else zero
+            if i + 16 < columns:
+                row_out[i + 16] = row_x[i + 16] * scale if w1 >= threshold else zero
+            if i + 32 < columns:
+                row_out[i + 32] = row_x[i + 32] * scale if w2 >= threshold else zero
+            if i + 48 < columns:
+                row_out[i + 48] = row_x[i + 48] * scale if w3 >= threshold else zero
+
+
+@jit.kernel(announce="dropout for the CPU on several threads", parallel=True)
+def _drop_parallel(
+    x: Any,
+    out: Any,
+    columns: int,
+    counter0: Any,
+    counter1: Any,
+    stream: Any,
+    step: Any,
+    key0: Any,
+    key1: Any,
+    threshold: Any,
+    scale: Any,
+) -> None:
+    """Drop from whole rows on several threads, which share long rows piece by piece."""
+    pieces = (columns + PIECE - 1) // PIECE
+    for i in numba.prange(x.size // columns * pieces):
+        row = i // pieces
+        column = (i - row * pieces) * PIECE
+        width = min(PIECE, columns - column)
+        start = row * columns + column
+        # A call on slices: written out here, the loop over elements would not vectorise.
+        _drop(
+            x[start : start + width],
+            out[start : start + width],
+            width,
+            uint32(counter0 + uint32(column // 4)),
+            uint32(counter1 + uint32(row)),
+            stream,
+            step,
+            key0,
+            key1,
+            threshold,
+            scale,
         )
-        i = first + lane
-        out[i] = x[i] * scale if w0 >= threshold else zero
-        if lane + 16 < rest:
-            out[i + 16] = x[i + 16] * scale if w1 >= threshold else zero
-        if lane + 32 < rest:
-            out[i + 32] = x[i + 32] * scale if w2 >= threshold else zero
-        if lane + 48 < rest:
-            out[i + 48] = x[i + 48] * scale if w3 >= threshold else zero

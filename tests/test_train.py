@@ -1,0 +1,334 @@
+"""The command: what it prints, writes and refuses, run as a user runs it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minidl import models, train
+
+ROOT = Path(__file__).parent.parent
+SMALL = ("--data", "mnist-5k", "--hidden", "16", "--epochs", "2")
+START_KEYS = {"device", "data", "hidden", "dropout", "batch_size", "epochs", "seed", "parameters"}
+EPOCH_KEYS = {"event", "epoch", "seconds", "loss", "accuracy", "val_loss", "val_accuracy"}
+END_KEYS = {
+    "event",
+    "device",
+    "data",
+    "test_accuracy",
+    "test_loss",
+    "seconds",
+    "images_per_second",
+    "first_step_seconds",
+    "epochs",
+    "seed",
+    "interrupted",
+}
+
+
+def environment(**changes):
+    """Return the environment of a command that imports the checkout and finds no data folder."""
+    kept = {name: value for name, value in os.environ.items() if name != "MINIDL_DATA"}
+    path = os.pathsep.join((str(ROOT), str(ROOT / "kernels")))
+    return kept | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | changes
+
+
+def command(*arguments, **changes):
+    """Run the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "minidl.train", *arguments],
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def events(path):
+    """Return what was logged."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(tmp_path, *arguments):
+    """Run the command in this process and return its events."""
+    log = tmp_path / "log.jsonl"
+    assert train.main([*arguments, "--log-json", str(log)]) == 0
+    return events(log)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Run the command once, with everything it writes."""
+    log = tmp_path_factory.mktemp("train") / "log.jsonl"
+    return command(*SMALL, "--seed", "3", "--log-json", str(log)), events(log)
+
+
+def test_it_says_what_it_uses_and_ends_with_a_table(finished):
+    result, _ = finished
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["device", "cpu"]
+    assert lines[1] == "data     mnist-5k: 4,000 images to train on, 1,000 to test on"
+    assert lines[2] == "network  dense 16 > dropout 0.5 > dense 10 (12,730 weights)"
+    epochs = [line for line in lines if line.startswith("Epoch")]
+    assert [line.split(" - ")[0] for line in epochs] == ["Epoch 1/2", "Epoch 2/2"]
+    table = {line[:16].strip() for line in lines[-7:]}
+    assert {"device", "data", "test accuracy", "test loss", "images a second", "time"} <= table
+
+
+def test_the_log_holds_one_event_a_line(finished):
+    start, *epochs, end = finished[1]
+    assert start["event"] == "start"
+    assert set(start) > START_KEYS
+    assert (start["hidden"], start["dropout"], start["parameters"]) == ([16], [0.5], 12_730)
+    assert [set(epoch) for epoch in epochs] == [EPOCH_KEYS] * 2
+    assert [(epoch["event"], epoch["epoch"]) for epoch in epochs] == [("epoch", 1), ("epoch", 2)]
+    assert set(end) == END_KEYS
+    assert (end["event"], end["epochs"], end["seed"], end["interrupted"]) == ("end", 2, 3, False)
+    assert end["test_accuracy"] == epochs[-1]["val_accuracy"]
+    assert 0 < end["first_step_seconds"] < end["seconds"]
+    trained = 2 * 4000 / sum(epoch["seconds"] for epoch in epochs)
+    assert end["images_per_second"] == pytest.approx(trained)
+
+
+def test_quiet_prints_the_table_only(tmp_path, capsys):
+    run(tmp_path, *SMALL, "--quiet")
+    assert [line[:16].strip() for line in capsys.readouterr().out.splitlines()] == [
+        "device",
+        "data",
+        "epochs",
+        "test accuracy",
+        "test loss",
+        "images a second",
+        "time",
+    ]
+
+
+def test_it_learns(tmp_path):
+    arguments = ("--data", "mnist-5k", "--hidden", "64", "--dropout", "0.2", "--epochs", "8")
+    assert run(tmp_path, *arguments)[-1]["test_accuracy"] > 0.9  # by chance: 0.1
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
+    def losses(seed):
+        return [event.get("loss") for event in run(tmp_path, *SMALL, "--seed", seed)]
+
+    assert losses("1") == losses("1") != losses("2")
+
+
+def parsed(*arguments):
+    return train.parse_arguments(arguments)
+
+
+def test_the_defaults_are_the_notes_network():
+    arguments = parsed()
+    model = train.build_model(arguments, (28, 28))
+    assert train.describe(model) == (
+        "dense 512 > dropout 0.5 > dense 256 > dropout 0.3 > dense 10 (535,818 weights)"
+    )
+    assert (arguments.device, arguments.epochs, arguments.batch_size) == ("cpu", 10, 128)
+    assert type(model.optimizer).__name__ == "Adam"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rates"),
+    [
+        (("--dropout", "0.2"), [0.2, 0.2]),
+        (("--hidden", "8", "--dropout", "0.2"), [0.2]),
+        (("--hidden", "8", "8", "8", "--dropout", "0.1", "0.2", "0.3"), [0.1, 0.2, 0.3]),
+        (("--hidden", "8", "8", "8"), [0.5, 0.5, 0.5]),
+        (("--hidden",), []),
+    ],
+)
+def test_dropout_takes_one_rate_for_all_or_one_for_each(arguments, rates):
+    assert parsed(*arguments).dropout == rates
+
+
+def test_the_options_reach_the_network():
+    options = "--hidden 8 --input-dropout 0.2 --scaling inference --max-norm 2 --seed 5"
+    arguments = parsed(*options.split(), "--optimizer", "sgd", "--lr", "0.3")
+    model = train.build_model(arguments, (28, 28))
+    assert train.describe(model).startswith("dropout 0.2 > dense 8 > dropout 0.5 > dense 10")
+    assert [layer.scaling for layer in model.layers if hasattr(layer, "scaling")] == 2 * [
+        "inference"
+    ]
+    assert model.seed == 5
+    assert type(model.optimizer).__name__ == "SGD"
+    assert model.optimizer.learning_rate == 0.3
+    norms = [p.constraint.max_value for p in model.parameters() if p.constraint]
+    assert norms == [2.0, 2.0]
+
+
+# ------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--colour", "red"), "unrecognized arguments: --colour red"),
+        (("--dev", "cpu"), "unrecognized arguments"),
+        (("--epochs", "0"), "argument --epochs: expected a whole number at least 1"),
+        (("--epochs", "2.5"), "argument --epochs: expected a whole number"),
+        (("--batch-size", "-1"), "argument --batch-size: expected a whole number at least 1"),
+        (("--hidden", "0"), "argument --hidden: expected a whole number at least 1"),
+        (("--dropout", "1.5"), "argument --dropout: expected a number at least 0 and at most 1"),
+        (("--dropout", "nan"), "argument --dropout: expected a number at least 0 and at most 1"),
+        (("--dropout", "0.1", "0.2", "0.3"), "expected 1 rate or 2, one for each hidden layer"),
+        (("--lr", "0"), "argument --lr: expected a number above 0"),
+        (("--lr", "inf"), "argument --lr: expected a number above 0"),
+        (("--max-norm", "-2"), "argument --max-norm: expected a number above 0"),
+        (("--seed", "-1"), "argument --seed: expected a whole number at least 0"),
+        (("--seed", str(2**64)), "argument --seed: expected a whole number at least 0"),
+        (("--optimizer", "magic"), "argument --optimizer: invalid choice"),
+        (("--data", "cifar"), "argument --data: invalid choice"),
+    ],
+)
+def test_bad_arguments_end_in_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as error:
+        train.main(arguments)
+    assert error.value.code == 2
+    written = capsys.readouterr().err
+    assert message in written
+    assert written.count("\n") == 1
+    assert written.startswith("minidl.train: ")
+
+
+def refusal(capsys, *arguments):
+    """Return the one line with which the command ends."""
+    assert train.main(arguments) == 2
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert written.err.count("\n") == 1
+    return written.err
+
+
+def test_an_unknown_device_ends_in_one_line(capsys):
+    assert 'expected "cpu", "cuda", "cuda:N" or "auto"' in refusal(capsys, "--device", "tpu")
+
+
+def test_a_missing_data_set_ends_in_one_line(capsys, tmp_path, monkeypatch):
+    for arguments in (("--data-dir", str(tmp_path)), ("--data", "kmnist", "--data-dir", "nowhere")):
+        assert "train-images-idx3-ubyte" in refusal(capsys, *arguments)
+    monkeypatch.setenv("MINIDL_DATA", str(tmp_path))
+    assert "train-images-idx3-ubyte" in refusal(capsys)
+
+
+def test_a_damaged_file_ends_in_one_line(capsys, tmp_path):
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    for file in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (folder / f"{file}-ubyte").write_bytes(b"not an IDX file")
+    assert "train-images-idx3-ubyte" in refusal(capsys, "--data-dir", str(tmp_path))
+
+
+def test_a_log_that_cannot_be_written_ends_in_one_line(capsys, tmp_path):
+    path = tmp_path / "missing" / "log.jsonl"
+    assert str(path) in refusal(capsys, *SMALL, "--log-json", str(path))
+
+
+def test_a_network_too_large_for_memory_ends_in_one_line(capsys, monkeypatch):
+    def too_large(*_):
+        raise MemoryError("unable to allocate 1 PiB")
+
+    monkeypatch.setattr(train, "build_model", too_large)
+    assert "unable to allocate 1 PiB" in refusal(capsys, *SMALL)
+
+
+def test_cuda_on_a_machine_without_it_ends_with_the_reason():
+    blocked = "import sys; sys.modules['cupy'] = None; from minidl.train import main; "
+    code = blocked + "sys.exit(main(['--device', 'cuda', '--data', 'mnist-5k']))"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert re.fullmatch(r"minidl.train: cuda: .*pip install 'minidl\[cuda13\]'.*\n", result.stderr)
+
+
+# ------------------------------------------------------------------------------ which data
+
+
+def no_mirror(_):
+    raise OSError("mnist: no mirror delivered train-images-idx3-ubyte.gz:\n  details")
+
+
+def test_without_mnist_the_default_is_announced_and_named_in_the_table(monkeypatch, capsys):
+    monkeypatch.delenv("MINIDL_DATA", raising=False)
+    monkeypatch.setitem(train.LOADERS, "mnist", no_mirror)
+    assert train.main(["--hidden", "8", "--epochs", "1", "--quiet"]) == 0
+    first, *table = capsys.readouterr().out.splitlines()
+    notice = (
+        "MNIST could not be had (mnist: no mirror delivered train-images-idx3-ubyte.gz); "
+        "training on the 5,000 digits shipped here"
+    )
+    assert first == notice
+    assert f"{'data':<16} mnist-5k ({notice})" in table
+
+
+def test_mnist_asked_for_by_name_is_never_replaced(monkeypatch, capsys):
+    monkeypatch.delenv("MINIDL_DATA", raising=False)
+    monkeypatch.setitem(train.LOADERS, "mnist", no_mirror)
+    assert "no mirror delivered" in refusal(capsys, "--data", "mnist")
+
+
+# ------------------------------------------------------------------------------ Ctrl-C
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+def test_ctrl_c_ends_it_after_the_step_with_what_was_reached(tmp_path):
+    log = tmp_path / "log.jsonl"
+    arguments = ["--data", "mnist-5k", "--epochs", "100000", "--log-json", str(log)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minidl.train", *arguments],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while not process.stdout.readline().startswith("Epoch 2/"):
+            pass
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "(interrupted)" in out
+    *_, end = events(log)
+    assert (end["event"], end["interrupted"]) == ("end", True)
+    assert end["epochs"] >= 2
+    assert end["test_accuracy"] > 0.5
+
+
+def test_ctrl_c_before_training_is_logged_too(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "load_data", interrupt)
+    log = tmp_path / "log.jsonl"
+    assert train.main(["--log-json", str(log)]) == 130
+    assert [(e["event"], e["interrupted"]) for e in events(log)] == [("end", True)]
+
+
+def test_training_gives_ctrl_c_back():
+    before = signal.getsignal(signal.SIGINT)
+    model = train.build_model(parsed("--hidden", "4"), (28, 28))
+    watch = train.Watch(train.EventLog(None), 8, 4)
+    x, y = np.zeros((8, 28, 28), "uint8"), np.zeros(8, "uint8")
+    assert isinstance(model, models.Sequential)
+    model.fit(x, y, batch_size=4, verbose=0, callbacks=[watch])
+    assert signal.getsignal(signal.SIGINT) is before
+    assert watch.images == 8
