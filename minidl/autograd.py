@@ -280,9 +280,10 @@ class Tensor:
 
     def __getitem__(self, index: Any) -> "Tensor":
         parts = index if isinstance(index, tuple) else (index,)
-        _, arrays = _operands("getitem", (self, *parts))
-        plain = arrays[1:]
-        return apply(ops.getitem, self, index=plain if isinstance(index, tuple) else plain[0])
+        _, (_, *plain) = _operands("getitem", (self, *parts))
+        return apply(
+            ops.getitem, self, index=tuple(plain) if isinstance(index, tuple) else plain[0]
+        )
 
     # -------------------------------------------------------------------------- methods
 
@@ -375,7 +376,7 @@ class Tensor:
             g = xp.ones(self.shape, self.dtype)
             if gradient is not None:
                 _, (_, g) = _operands("backward", (self, gradient))
-                g = xp.asarray(g, dtype=self.dtype)
+                g = xp.array(g, dtype=self.dtype)  # a copy: it may become the grad of a leaf
             if g.shape != self.shape:
                 raise ValueError(
                     f"backward: expected a gradient of shape {self.shape}, received {g.shape}"
@@ -432,7 +433,7 @@ def _operands(name: str, operands: Sequence[Any]) -> tuple[Backend, list[Any]]:
                 f"{name}: operands are on {backend.name} and cpu (a NumPy array); "
                 f'move it with Tensor(array, device="{backend.name}")'
             )
-        return backend.xp.asarray(operand) if isinstance(operand, list) else operand
+        return operand
 
     return backend, [plain(operand) for operand in operands]
 
@@ -445,13 +446,16 @@ def apply(op: ops.Op, *inputs: Any, **static: Any) -> Tensor:
     ValueError
         If the tensors are on different devices.
     """
+    if any(isinstance(operand, list | tuple) for operand in inputs):
+        raise TypeError(f"{op.__name__}: expected tensors or numbers, received a list; use Tensor")
     backend, arrays = _operands(op.__name__, inputs)
     with backend.active:
         value, vjps = op(backend, *arrays, **static)
         # NumPy returns scalars where other libraries return arrays without axes.
         target = static.get("target", backend)
         out = Tensor.of(value if target.is_array(value) else target.asarray(value), target)
-    if _recording.get() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
+    wanted = any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+    if wanted and _recording.get() and out.dtype.kind == "f":  # integers have no slope
         out.requires_grad = True
         out._node = Node(op.__name__, inputs, vjps)
     return out

@@ -28,18 +28,36 @@ class Loss:
         """Raise ValueError where `y_true` cannot be the targets of outputs of that shape."""
 
     def __call__(self, y_true: Any, y_pred: Tensor, sample_weight: Any = None) -> Tensor:
-        """Return the mean over the samples, each times its weight where weights are given."""
-        y_true, sample_weight = (
-            value
-            if value is None or isinstance(value, Tensor)
-            else Tensor(value, device=y_pred.device)
-            for value in (y_true, sample_weight)
-        )
-        losses = self.per_sample(y_true, y_pred)
+        """Return the mean over the samples, each times its weight where weights are given.
+
+        Targets of the host are checked; those that are on the device are taken as they are.
+
+        Raises
+        ------
+        ValueError
+            If `y_true` cannot be the targets, or the operands are on different devices.
+        """
+        if not isinstance(y_true, Tensor):
+            y_true = np.asarray(y_true)
+            self.check(y_true, y_pred.shape)
+        losses = self.per_sample(_beside(y_pred, y_true), y_pred)
         if sample_weight is not None:
-            spread = (*sample_weight.shape, *(1,) * (losses.ndim - sample_weight.ndim))
-            losses = losses * sample_weight.astype(losses.dtype).reshape(spread)
+            weight = _beside(y_pred, sample_weight).astype(losses.dtype)
+            spread = (*weight.shape, *(1,) * (losses.ndim - weight.ndim))
+            losses = losses * weight.reshape(spread)
         return losses.mean()
+
+
+def _beside(y_pred: Tensor, values: Any) -> Tensor:
+    """Return `values` as a tensor on the device of the outputs; a tensor must be there already."""
+    if not isinstance(values, Tensor):
+        return Tensor.of(y_pred.backend.asarray(values), y_pred.backend)
+    if values.backend is not y_pred.backend:
+        raise ValueError(
+            f"loss: the outputs are on {y_pred.device} and targets or weights on {values.device}; "
+            f'move these with .to("{y_pred.device}")'
+        )
+    return values
 
 
 class SparseCategoricalCrossentropy(Loss):

@@ -123,8 +123,10 @@ def transpose(
     backend: Backend, x: Array, *, axes: Sequence[int] | None = None
 ) -> tuple[Array, tuple[Vjp, ...]]:
     """Return `x` with its axes in another order, reversed where none is given."""
-    back = None if axes is None else tuple(int(axis) for axis in np.argsort(axes))
-    return x.transpose(axes), (lambda g: g.transpose(back),)
+    y = x.transpose(axes)
+    # The inverse of an order is its argsort, once no axis is counted from the end.
+    back = None if axes is None else [int(axis) for axis in np.argsort([a % x.ndim for a in axes])]
+    return y, (lambda g: g.transpose(back),)
 
 
 @differentiable

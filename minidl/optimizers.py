@@ -116,7 +116,10 @@ class Optimizer:
                 "optimizer for each model"
             )
         placed = zip(parameters, self._views, strict=False)
-        if self._views and all(parameter.data is view for parameter, view in placed):
+        # In a copied model the views are copies too, and no longer lie in the buffer.
+        if self._views and all(
+            parameter.data is view and view.base is self._weights for parameter, view in placed
+        ):
             return
         xp = parameters[0].backend.xp
         shapes = [parameter.shape for parameter in parameters]

@@ -1,6 +1,6 @@
 """The mask contract: every dropout decision has an address.
 
-One decision is one 32-bit word of Philox4x32-10, and its address is (seed, stream, step, row, column):
+One decision is one 32-bit word of Philox4x32-10; its address is (seed, stream, step, row, column):
 
 =================  ==================================================================
 key                the seed's low word, the seed's high word
@@ -12,9 +12,9 @@ word of the block  (column // 16) % 4
 =================  ==================================================================
 
 An element is dropped where `word < threshold(rate)`; what is kept is multiplied by `scale(rate)`.
-So a row is cut into tiles of 64 columns, and 16 Philox blocks side by side (the lanes) fill a tile with
-four runs of 16 neighbouring columns: a CPU computes the lanes in vector registers, a GPU in 16 threads.
-Neither the number of rows or columns nor the dtype has any part in it.
+So a row is cut into tiles of 64 columns, and 16 Philox blocks side by side (the lanes) fill a tile
+with four runs of 16 neighbouring columns: a CPU computes the lanes in vector registers, a GPU in 16
+threads. Neither the number of rows or columns nor the dtype has any part in it.
 
 This file is the specification, in NumPy; the kernels of `cpu` and `cuda` must give the same bits.
 """
@@ -166,8 +166,8 @@ def threshold(rate: float) -> int:
 def scale(rate: float, dtype: Any) -> Any:
     """Return 1 / (1 - rate), the factor of a kept element, for arrays of this dtype.
 
-    It is computed in float64 and rounded once: to float64 for float64 arrays, to float32 for float32
-    and for float16 (whose product is made in float32 and rounded to float16 once).
+    It is computed in float64 and rounded once: to float64 for float64 arrays, to float32 for
+    float32 and for float16 (whose product is made in float32 and rounded to float16 once).
 
     Raises
     ------
@@ -193,6 +193,7 @@ def factor(value: float, dtype: Any) -> Any:
     TypeError
         If the dtype is not float16, float32 or float64.
     """
+    dtype = np.dtype(dtype)
     if dtype == np.float64:
         return np.float64(value)
     if dtype in (np.float16, np.float32):
@@ -248,9 +249,9 @@ def keep_mask(
 
     Examples
     --------
-    >>> keep_mask((2, 4), 0.5, seed=1, stream=0, step=0)
+    >>> keep_mask((2, 4), 0.5, seed=3, stream=0, step=0)
     array([[ True, False,  True, False],
-           [ True,  True, False, False]])
+           [False,  True,  True,  True]])
     """
     dropped = threshold(rate)
     address = mask_address(shape, seed=seed, stream=stream, step=step, row_offset=row_offset)

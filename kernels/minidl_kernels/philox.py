@@ -1,19 +1,19 @@
 """Philox4x32-10, the counter-based random generator behind every mask.
 
 J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw: "Parallel random numbers: as easy as 1, 2, 3",
-SC '11, section 3.3 and table 2. A 128-bit counter and a 64-bit key give 128 random bits; there is no state.
+SC '11. A 128-bit counter and a 64-bit key give 128 random bits; there is no state.
 
-The one function here is plain Python on typed NumPy constants. It runs as it stands on NumPy scalars
-and arrays; `cpu.dropout` compiles the same source for the CPU and `cuda.dropout` for CUDA.
+The one function here is plain Python on typed NumPy constants. It runs as it stands on NumPy
+scalars and arrays; `cpu.dropout` compiles the same source for the CPU, `cuda.dropout` for CUDA.
 
 Its spelling serves three masters, and each cast has a reason:
 
 - Compiled by Numba, `uint32 op uint32` has 64 bits and does not wrap; in NumPy it has 32 bits and
   warns when a scalar wraps. Here all arithmetic is done in 64 bits, where nothing overflows, and is
   cut to 32 bits where the algorithm wants it. Both then agree.
-- On a CPU the words that are not multiplied next stay in 64 bits. LLVM then keeps them in vector lanes
-  of 64 bits, as `vpmuludq` needs them; held in 32 bits, they would be packed and unpacked in each round,
-  and the loop would run at half the speed.
+- On a CPU the words that are not multiplied next stay in 64 bits. LLVM then keeps them in vector
+  lanes of 64 bits, as `vpmuludq` needs them; held in 32 bits, they would be packed and unpacked in
+  each round, and the loop would run at half the speed.
 - On a GPU the words that are multiplied next are cut to 32 bits, which gives `mul.wide.u32`.
 """
 

@@ -38,7 +38,7 @@ def get_backend(device: str) -> Backend:
             return get_backend("cuda")
         except DeviceError:
             return get_backend("cpu")
-    number = re.fullmatch(r"cuda(?::(\d+))?", device)
+    number = re.fullmatch(r"cuda(?::(\d+))?", device) if isinstance(device, str) else None
     if number is None:
         raise ValueError(f'device: expected "cpu", "cuda", "cuda:N" or "auto", received {device!r}')
     return _cuda_backend(int(number[1] or 0))
@@ -49,7 +49,8 @@ def _cuda_backend(index: int) -> Backend:
     try:
         from minidl.backend.cupy_backend import CupyBackend
     except ImportError as error:
-        reason = str(error).strip().splitlines()[0]
+        # An array library that is there and fails to load puts a banner around its cause.
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise DeviceError(
             f"cuda: {reason}; for a GPU install minidl with the extra that matches your driver: "
             "pip install 'minidl[cuda13]' or 'minidl[cuda12]'"

@@ -41,6 +41,12 @@ class Backend:
     def __repr__(self) -> str:
         return f"<backend {self.name}>"
 
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        """Copy by name: a copied model shares the backend of the original."""
+        from minidl.backend import get_backend
+
+        return get_backend, (self.name,)
+
     def is_array(self, value: object) -> bool:
         """Tell whether `value` is an array of this library."""
         return isinstance(value, self.xp.ndarray)
@@ -135,7 +141,7 @@ class Backend:
         kept = self.dropout(
             ones, rate, seed=seed, stream=stream, step=step, row_offset=row_offset, rescale=False
         )
-        return kept != 0
+        return self.asarray(kept != 0)  # NumPy makes a scalar of an array without axes
 
     def index_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
         """Return zeros of `shape` to which `values` are added at ``[index]``.

@@ -61,7 +61,6 @@ class Dense(Layer):
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
         self.kernel_constraint = kernel_constraint
-        self.bias: Parameter | None = None
 
     def build(self, input_shape: tuple[int, ...]) -> None:
         """Create weight and bias."""
@@ -71,6 +70,7 @@ class Dense(Layer):
             self.kernel_initializer,
             self.kernel_constraint,
         )
+        self.bias: Parameter | None = None
         if self.use_bias:
             self.bias = self.add_weight("bias", (self.units,), self.bias_initializer)
 

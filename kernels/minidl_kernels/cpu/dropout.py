@@ -30,8 +30,8 @@ def dropout(
 ) -> np.ndarray:
     """Return a copy of `x` in which each element is dropped with probability `rate`.
 
-    A dropped element is +0.0, whatever it was; a kept one is multiplied by 1 / (1 - rate). Which ones
-    are dropped is the mask contract's decision (`mask_contract`), the same for any number of threads.
+    A dropped element is +0.0, whatever it was; a kept one is multiplied by 1 / (1 - rate). Which
+    ones are dropped is the mask contract's decision, the same for any number of threads.
 
     Parameters
     ----------
@@ -59,8 +59,8 @@ def dropout(
     Examples
     --------
     >>> dropout(np.ones((2, 4), np.float32), 0.5, seed=3, stream=0, step=0)
-    array([[2., 0., 0., 2.],
-           [0., 0., 2., 0.]], dtype=float32)
+    array([[2., 0., 2., 0.],
+           [0., 2., 2., 2.]], dtype=float32)
     """
     if x.dtype not in (np.float32, np.float64):
         raise TypeError(f"dropout: dtype must be float32 or float64, received {x.dtype}")

@@ -33,15 +33,14 @@ def kernel(*, announce: str | None = None, parallel: bool = False) -> Callable[.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        # error_model="numpy": a division checks for no zero, which would stop vectorisation.
-        options = {"error_model": "numpy", "parallel": parallel}
+        # error_model="numpy": no division checks for zero, which would stop vectorisation.
         try:
-            dispatcher = numba.njit(cache=True, **options)(function)
+            dispatcher = numba.njit(cache=True, parallel=parallel, error_model="numpy")(function)
             kept = "once; kept in the compiler's cache"
         except RuntimeError as error:
             if "no locator available" not in str(error):
                 raise
-            dispatcher = numba.njit(**options)(function)
+            dispatcher = numba.njit(parallel=parallel, error_model="numpy")(function)
             kept = "once in each process; no folder for the compiler's cache is writable"
         if announce is not None:
             _announcements[function] = f"compiling {announce} ({kept})"
@@ -53,7 +52,8 @@ def kernel(*, announce: str | None = None, parallel: bool = False) -> Callable[.
 class _Announcer(event.Listener):
     """Logs that one of our kernels is about to be compiled, for it takes a second.
 
-    Numba sends this event to all listeners just before it compiles, and not when its cache has the code.
+    Numba sends this event to all listeners just before it compiles, and sends none when its cache
+    has the code.
     """
 
     def on_start(self, event: Any) -> None:

@@ -1,0 +1,190 @@
+"""Dropout on CUDA, as far as a machine without a GPU can tell: the compiled code is read.
+
+What is executed is tested elsewhere; `launch.launch` is the seam for that.
+"""
+
+import contextlib
+import importlib.util
+import re
+from types import SimpleNamespace
+
+import kernel_table
+import numpy as np
+import pytest
+from minidl_kernels import philox
+
+if importlib.util.find_spec("numba_cuda") is None:
+    pytest.skip("numba-cuda is not installed: no CUDA kernel is compiled", allow_module_level=True)
+
+from minidl_kernels.cuda import dropout as module
+from minidl_kernels.cuda import launch
+from numba import cuda
+
+CAPABILITIES = [(7, 5), (8, 0), (9, 0), (12, 0)]
+ADDRESS = {"seed": 2**40 + 17, "stream": 3, "step": 4}
+
+
+@pytest.fixture(scope="module")
+def ptx_of():
+    """Compile a kernel to PTX, once for each of its types and compute capabilities."""
+    known = {}
+
+    def compiled(kernel, signature, capability):
+        key = kernel, signature, capability
+        if key not in known:
+            known[key] = _ptx(kernel, signature, capability)
+        return known[key]
+
+    return compiled
+
+
+def _ptx(kernel, signature, capability):
+    with _device(capability):
+        text, _ = cuda.compile_ptx(kernel.py_func, signature, cc=capability)
+    return text
+
+
+@contextlib.contextmanager
+def _device(capability):
+    """Stand in for the GPU that Numba asks for when a kernel calls a device function."""
+    from numba.cuda import dispatcher
+
+    original = dispatcher.get_current_device
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
+    try:
+        yield
+    finally:
+        dispatcher.get_current_device = original
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
+@pytest.mark.parametrize("dtype", kernel_table.DROP_DTYPES)
+def test_ptx_holds_what_it_should(dtype, capability, ptx_of):
+    ptx = ptx_of(module.drop, kernel_table.drop_signature(dtype), capability)
+    assert not re.search(r"\bfma\.|\bmad\.\S*f(16|32|64)", ptx), "a product is fused with a sum"
+    assert "call" not in ptx
+    assert not re.search(r"\b(ld|st)\.local|\.local ", ptx)
+    assert (".f64" in ptx) == (dtype == "float64")
+    assert not re.search(r"\b(div|rem)\.", ptx)
+    # Four loads and four stores, all of them before the generator or after it.
+    width = {"float16": r"[ub]16", "float32": "[fb]32", "float64": "[fb]64"}[dtype]
+    loads = [m.start() for m in re.finditer(rf"ld\.global\.{width}", ptx)]
+    stores = [m.start() for m in re.finditer(rf"st\.global\.{width}", ptx)]
+    products = [m.start() for m in re.finditer(r"mul\.wide\.u32", ptx)]
+    assert (len(loads), len(stores)) == (4, 4)
+    assert max(loads) < min(stores)
+    assert sum(product > max(loads) for product in products) >= 8
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
+def test_philox_is_inlined_with_narrow_products(capability, ptx_of):
+    ptx = ptx_of(module.drop, kernel_table.drop_signature("float32"), capability)
+    multipliers = [philox.MULTIPLIER_0, philox.MULTIPLIER_1]
+    # PTX writes a 32-bit constant with a sign.
+    constants = {str(int(m)) for m in multipliers} | {str(int(m) - 2**32) for m in multipliers}
+    products = re.findall(r"\b(mul\.\S+)\s+\S+ \S+ (-?\d+);", ptx)
+    philox_products = [name for name, constant in products if constant in constants]
+    narrow = [name for name in philox_products if name in ("mul.wide.u32", "mul.lo.s32")]
+    if capability < (10, 0):
+        assert narrow == philox_products
+    # Newer compilers write some as 64-bit products of 32-bit values.
+    assert narrow.count("mul.wide.u32") >= 10
+    assert len(philox_products) >= 18
+
+
+def test_a_careless_kernel_is_found_out(ptx_of):
+    """The negative control: a bare 0.1 brings float64 into a float32 kernel."""
+
+    @cuda.jit
+    def careless(x, out):
+        i = cuda.grid(1)
+        out[i] = x[i] * 0.1
+
+    array = kernel_table.cuda_type("float32")[::1]
+    assert ".f64" in ptx_of(careless, (array, array), (8, 0))
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    recorded = []
+    monkeypatch.setattr(launch, "launch", lambda *arguments: recorded.append(arguments))
+    return recorded
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor"), [("f2", np.float32), ("f4", np.float32), ("f8", np.float64)]
+)
+def test_what_is_launched(dtype, factor, launches):
+    x = np.ones((3, 4, 5), dtype)
+    module.dropout(x, np.empty_like(x), 0.2, **ADDRESS, row_offset=7, cuda_stream=99)
+    kernel, grid, block, stream, flat, flat_out, *scalars = launches[0]
+    assert kernel is module.drop
+    assert (grid, block) == module.grid_and_block(3, 20)
+    assert stream == 99
+    assert flat.shape == flat_out.shape == (60,)
+    assert scalars == [3, 20, 7, 3, 4, 17, 2**8, int(0.2 * 2**32), factor(1.25)]
+    assert [type(s) for s in scalars] == [np.uint64] * 2 + [np.uint32] * 6 + [factor]
+
+
+def test_nothing_is_launched_for_an_empty_array_or_at_rate_1(launches):
+    module.dropout(np.ones((0, 5), "f4"), np.ones((0, 5), "f4"), 0.5, **ADDRESS)
+    out = np.full((2, 5), np.nan, "f4")
+    module.dropout(np.full((2, 5), np.nan, "f4"), out, 1, **ADDRESS)
+    assert out.tobytes() == bytes(out.nbytes)
+    assert launches == []
+
+
+def test_without_rescaling_the_factor_is_one(launches):
+    x = np.ones((2, 5), np.float32)
+    module.dropout(x, np.empty_like(x), 0.5, **ADDRESS, rescale=False)
+    assert launches[0][-1] == 1
+    assert type(launches[0][-1]) is np.float32
+
+
+@pytest.mark.parametrize(
+    ("x", "out", "error", "message"),
+    [
+        (
+            np.ones(3, "f4"),
+            np.ones(4, "f4"),
+            ValueError,
+            r"of one shape, received .*\(3,\) and \(4,\)",
+        ),
+        (np.ones((3, 3), "f4").T, np.ones((3, 3), "f4"), ValueError, "must be C-contiguous"),
+        (np.ones(3, "f4"), np.ones(3, "f8"), TypeError, "received float32 and float64"),
+        (np.ones(3, "i4"), np.ones(3, "i4"), TypeError, "float32 or float64, received int32"),
+    ],
+)
+def test_bad_arrays(x, out, error, message, launches):
+    with pytest.raises(error, match=message):
+        module.dropout(x, out, 0.5, **ADDRESS)
+    assert launches == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [(1, 1), (1, 10**8), (60000, 10), (128, 512), (2**32, 1), (1, 2**34), (1000, 65), (3, 10**6)],
+)
+def test_grid_and_block(rows, columns):
+    grid, block = module.grid_and_block(rows, columns)
+    assert block[0] * block[1] == module.THREADS
+    assert block[0] % 16 == 0
+    assert module.MIN_BLOCKS <= grid[0] * grid[1] <= module.MAX_BLOCKS
+    assert all(n & (n - 1) == 0 for n in (*grid, *block))
+    # No thread is without work in a large array, but for the rounding up to powers of two.
+    lanes = 16 * -(-columns // 64)
+    assert grid[0] * block[0] < 2 * max(lanes, block[0])
+
+
+def test_launch_uses_the_given_stream(monkeypatch):
+    monkeypatch.setattr(cuda, "external_stream", lambda pointer: ("stream", pointer))
+    launch._numba_stream.cache_clear()
+    calls = []
+
+    class Kernel:
+        def __getitem__(self, configuration):
+            return lambda *arguments: calls.append((configuration, arguments))
+
+    launch.launch(Kernel(), (2, 1), (32, 8), 4711, "x", 5)
+    launch._numba_stream.cache_clear()
+    assert calls == [(((2, 1), (32, 8), ("stream", 4711)), ("x", 5))]

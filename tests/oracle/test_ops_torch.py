@@ -1,0 +1,189 @@
+"""Every op's value and gradients against PyTorch, an implementation that shares nothing with it."""
+
+import numpy as np
+import pytest
+
+from minidl import ops
+from minidl.autograd import Tensor, apply
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra `oracle`)")
+
+RNG = np.random.default_rng(20160818)  # the inputs of the table below, drawn in its order
+
+# What PyTorch cannot judge.
+EXCLUDED = {
+    "dropout": "its mask is minidl's own: PyTorch draws from another generator",
+    "transfer": "it moves between minidl's devices",
+}
+
+
+def draw(*shape, low=-2.0, high=2.0):
+    return RNG.uniform(low, high, shape).astype("float32")
+
+
+def positive(*shape):
+    return draw(*shape, low=0.5)
+
+
+def distinct(*shape):
+    """Numbers without ties, off the kinks."""
+    size = int(np.prod(shape))
+    return (((RNG.permutation(size) - size // 2) * 0.2 + 0.1).reshape(shape)).astype("float32")
+
+
+def for_torch(index):
+    """The index as PyTorch takes it."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return tuple(torch.from_numpy(p) if isinstance(p, np.ndarray) else p for p in parts)
+
+
+def cross_entropy(x, labels):
+    classes_second = x.movedim(-1, 1) if x.ndim > 1 else x
+    return torch.nn.functional.cross_entropy(
+        classes_second, torch.from_numpy(labels), reduction="none"
+    )
+
+
+def over_axes(reduce):
+    def reduction(x, axis, keepdims):
+        return reduce(x, tuple(range(x.ndim)) if axis is None else axis, keepdim=keepdims)
+
+    return reduction
+
+
+SHAPES = [
+    ((), ()),
+    ((3, 4), (3, 4)),
+    ((3, 4), (1, 4)),
+    ((3, 1), (1, 4)),
+    ((), (5,)),
+    ((0, 4), (4,)),
+]
+MATMUL_SHAPES = [
+    ((4,), (4,)),
+    ((4,), (4, 3)),
+    ((3, 4), (4,)),
+    ((65, 130), (130, 33)),
+    ((4,), (2, 4, 3)),
+    ((2, 3, 4), (4,)),
+    ((2, 3, 4), (2, 4, 5)),
+    ((2, 3, 4), (4, 5)),
+    ((2, 1, 3, 4), (3, 4, 2)),
+    ((2, 0), (0, 3)),
+]
+INDICES = [
+    2,
+    -1,
+    (slice(None), slice(1, 3)),
+    (Ellipsis, None, 0),
+    np.array([1, 1, 0, -1]),
+    np.array([True, False, True]),
+    (np.array([0, 0, 2]), np.array([3, 3, 1])),
+    (slice(None), np.array([3, 3, 1])),
+    (np.array([[0], [2]]), np.array([1, 1])),
+]
+REDUCED = [((5,), None), ((3, 4), None), ((3, 4), 0), ((3, 4), -1), ((2, 3, 4), (0, -1))]
+FAR = np.array([[50.0, -50.0, 0.0], [1e4, 0.0, -1e4], [3.0, 3.0, 3.0]], "float32")
+LABELLED = [
+    (draw(6), np.array(2)),
+    (draw(256, 10), RNG.integers(0, 10, 256)),
+    (draw(2, 5, 4), RNG.integers(0, 4, (2, 5))),
+    (FAR, np.array([1, 0, 2])),
+]
+
+# name -> (inputs, static arguments, the same in PyTorch)
+CASES = {
+    "add": [((draw(*a), draw(*b)), {}, torch.add) for a, b in SHAPES],
+    "subtract": [((draw(*a), draw(*b)), {}, torch.sub) for a, b in SHAPES],
+    "multiply": [((draw(*a), draw(*b)), {}, torch.mul) for a, b in SHAPES],
+    "divide": [((draw(*a), positive(*b)), {}, torch.div) for a, b in SHAPES],
+    "power": [
+        *(((positive(*a), draw(*b)), {}, torch.pow) for a, b in SHAPES),
+        ((np.zeros(3, "float32"), np.array([1, 2, 3], "float32")), {}, torch.pow),
+    ],
+    "negative": [((draw(3, 4),), {}, torch.neg)],
+    "matmul": [((draw(*a), draw(*b)), {}, torch.matmul) for a, b in MATMUL_SHAPES],
+    "getitem": [
+        ((draw(3, 4),), {"index": index}, lambda x, index: x[for_torch(index)]) for index in INDICES
+    ],
+    "reshape": [((draw(2, 6),), {"shape": (3, -1)}, lambda x, shape: x.reshape(shape))],
+    "transpose": [
+        ((draw(2, 3, 4),), {"axes": axes}, lambda x, axes: x.permute(axes))
+        for axes in [(1, 2, 0), (0, 2, 1), (-1, 0, 1)]
+    ],
+    "cast": [((draw(3),), {"dtype": "float16"}, lambda x, dtype: x.to(getattr(torch, dtype)))],
+    "sum": [
+        ((draw(*shape),), {"axis": axis, "keepdims": keepdims}, over_axes(torch.sum))
+        for shape, axis in REDUCED
+        for keepdims in (False, True)
+    ],
+    "max": [
+        ((distinct(*shape),), {"axis": axis, "keepdims": keepdims}, over_axes(torch.amax))
+        for shape, axis in REDUCED
+        for keepdims in (False, True)
+    ]
+    # Where several share a maximum, amax shares its gradient equally, as minidl does.
+    + [
+        (
+            (np.array([1, 3, 3], "float32"),),
+            {"axis": None, "keepdims": False},
+            over_axes(torch.amax),
+        )
+    ],
+    "exp": [((draw(3, 4),), {}, torch.exp)],
+    "log": [((positive(3, 4),), {}, torch.log)],
+    "clip": [((distinct(20),), {"low": -1, "high": 1.5}, lambda x, low, high: x.clamp(low, high))],
+    "relu": [((x,), {}, torch.relu) for x in (distinct(3, 4), np.zeros(2, "float32"))],
+    "sigmoid": [((x,), {}, torch.sigmoid) for x in (draw(3, 4), FAR)],
+    "tanh": [((x,), {}, torch.tanh) for x in (draw(3, 4), FAR)],
+    "softmax": [
+        ((x,), {"axis": axis}, torch.softmax)
+        for x, axis in [(draw(3, 4), -1), (draw(3, 4), 0), (draw(2, 3, 4), 1), (FAR, -1)]
+    ],
+    "log_softmax": [
+        ((x,), {"axis": axis}, torch.log_softmax)
+        for x, axis in [(draw(3, 4), -1), (draw(3, 4), 0), (draw(2, 3, 4), 1), (FAR, -1)]
+    ],
+    "sparse_cross_entropy": [((x,), {"labels": labels}, cross_entropy) for x, labels in LABELLED],
+}
+EVERY_CASE = [
+    pytest.param(name, *case, id=f"{name}-{number}")
+    for name, cases in CASES.items()
+    for number, case in enumerate(cases)
+]
+
+
+def on_device(backend, value):
+    if isinstance(value, tuple):
+        return tuple(on_device(backend, part) for part in value)
+    return backend.asarray(value) if isinstance(value, np.ndarray) else value
+
+
+def test_every_op_is_compared_or_excluded_with_a_reason():
+    assert set(CASES) | set(EXCLUDED) == set(ops.OPS)
+    assert not set(CASES) & set(EXCLUDED)
+
+
+@pytest.mark.parametrize(("name", "inputs", "static", "theirs"), EVERY_CASE)
+def test_value_and_gradients_agree_with_pytorch(name, inputs, static, theirs, backend, device):
+    mine = [Tensor(x, device, requires_grad=True) for x in inputs]
+    other = [torch.tensor(x, requires_grad=True) for x in inputs]
+    moved = {key: on_device(backend, value) for key, value in static.items()}
+    value = apply(ops.OPS[name], *mine, **moved)
+    expected = theirs(*other, *static.values())
+    close(value.numpy(), expected.detach())
+
+    cotangent = np.random.default_rng(1).standard_normal(value.shape).astype(value.dtype)
+    value.backward(backend.asarray(cotangent))
+    expected.backward(torch.from_numpy(np.asarray(cotangent)))
+    for x, y in zip(mine, other, strict=True):
+        close(x.grad.numpy(), y.grad)
+
+
+def close(mine, theirs):
+    theirs = theirs.numpy()
+    assert mine.dtype == theirs.dtype
+    assert mine.shape == theirs.shape
+    # Sums are added in another order: their rounding is relative to the largest terms.
+    largest = np.abs(theirs).max(initial=0)
+    np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6 * largest)

@@ -1,0 +1,273 @@
+"""PyTorch as the oracle: layers, losses, optimizers, and whole trainings.
+
+PyTorch's own dropout draws other bits; where dropout takes part, minidl's masks are multiplied in.
+"""
+
+import numpy as np
+import pytest
+
+import minidl
+from minidl import Tensor, initializers, layers, losses, models, optimizers, rng
+
+torch = pytest.importorskip("torch", reason="the oracle is PyTorch: pip install 'minidl[oracle]'")
+functional = torch.nn.functional
+
+SEED = 3
+
+
+def numbers(shape, dtype="float32", seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def mask_of(shape, rate, stream=0, step=0):
+    return torch.from_numpy(rng.keep_mask(shape, rate, seed=SEED, stream=stream, step=step))
+
+
+def dense(**arguments):
+    return layers.Dense(
+        7,
+        kernel_initializer=initializers.HeNormal(seed=1),
+        bias_initializer="ones",
+        **arguments,
+    )
+
+
+# ------------------------------------------------------------------------------ layers
+
+# A layer, the shape of its input, and PyTorch's function of input and weights.
+LAYERS = {
+    "Activation": [
+        (lambda: layers.Activation("linear"), (4, 5), lambda x: x * 1),
+        (lambda: layers.Activation("relu"), (4, 5), torch.relu),
+        (lambda: layers.Activation("sigmoid"), (4, 5), torch.sigmoid),
+        (lambda: layers.Activation("softmax"), (4, 5), lambda x: torch.softmax(x, -1)),
+        (lambda: layers.Activation("tanh"), (4, 5), torch.tanh),
+    ],
+    "Dense": [
+        (dense, (4, 5), lambda x, w, b: functional.linear(x, w.T, b)),
+        (dense, (4, 3, 5), lambda x, w, b: functional.linear(x, w.T, b)),
+        (lambda: dense(use_bias=False), (4, 5), lambda x, w: functional.linear(x, w.T)),
+        (
+            lambda: dense(activation="relu"),
+            (4, 5),
+            lambda x, w, b: torch.relu(functional.linear(x, w.T, b)),
+        ),
+        (
+            lambda: dense(activation="softmax"),
+            (4, 5),
+            lambda x, w, b: torch.softmax(functional.linear(x, w.T, b), -1),
+        ),
+    ],
+    "Dropout": [
+        (
+            lambda: layers.Dropout(0.3, seed=SEED),
+            (4, 70),
+            lambda x: x * mask_of((4, 70), 0.3) / 0.7,
+        ),
+        (
+            lambda: layers.Dropout(0.3, seed=SEED, scaling="inference"),
+            (4, 3, 7),
+            lambda x: x * mask_of((4, 3, 7), 0.3),
+        ),
+    ],
+    "Flatten": [(layers.Flatten, (4, 3, 5), torch.nn.Flatten())],
+    "ReLU": [(layers.ReLU, (4, 5), torch.relu)],
+    "Rescaling": [(lambda: layers.Rescaling(0.5, -1.0), (4, 5), lambda x: x * 0.5 - 1.0)],
+    "Softmax": [
+        (layers.Softmax, (4, 5), lambda x: torch.softmax(x, -1)),
+        (lambda: layers.Softmax(axis=1), (4, 3, 5), lambda x: torch.softmax(x, 1)),
+    ],
+}
+CASES = [
+    pytest.param(*row, id=f"{name}{number}")
+    for name, rows in LAYERS.items()
+    for number, row in enumerate(rows)
+]
+
+
+def test_every_layer_has_a_row():
+    assert set(LAYERS) == set(layers.__all__) - {"Layer", "Parameter", "Input"}
+
+
+@pytest.mark.parametrize(("make", "shape", "function"), CASES)
+def test_a_layer_agrees_in_value_and_gradients(make, shape, function, device):
+    model = models.Sequential([make()], device=device)
+    x = Tensor(numbers(shape), device=device, requires_grad=True)
+    with minidl.training(step=0):
+        y = model(x)
+    gradient = numbers(y.shape, seed=1)
+    y.backward(Tensor(gradient, device=device))
+
+    theirs = [torch.tensor(w, requires_grad=True) for w in (x.numpy(), *model.get_weights())]
+    expected = function(*theirs)
+    expected.backward(torch.from_numpy(gradient))
+    np.testing.assert_allclose(y.numpy(), expected.detach().numpy(), rtol=1e-5, atol=1e-6)
+    for ours, their in zip([x, *model.parameters()], theirs, strict=True):
+        np.testing.assert_allclose(ours.grad.numpy(), their.grad.numpy(), rtol=1e-5, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------ losses
+
+LABELS = np.array([0, 4, 2, 2])
+SOFT = np.random.default_rng(2).dirichlet(np.ones(5), 4).astype("float32")
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "function"),
+    [
+        (
+            losses.SparseCategoricalCrossentropy(from_logits=True),
+            LABELS,
+            lambda x: functional.cross_entropy(x, torch.from_numpy(LABELS)),
+        ),
+        (
+            losses.CategoricalCrossentropy(from_logits=True),
+            SOFT,
+            lambda x: functional.cross_entropy(x, torch.from_numpy(SOFT)),
+        ),
+        (
+            losses.MeanSquaredError(),
+            SOFT,
+            lambda x: functional.mse_loss(x, torch.from_numpy(SOFT)),
+        ),
+    ],
+    ids=["sparse", "dense", "mse"],
+)
+@pytest.mark.parametrize("size", [1.0, 100.0])
+def test_a_loss_agrees_in_value_and_gradient(loss, y, function, size, device):
+    values = numbers((4, 5)) * np.float32(size)
+    ours = Tensor(values, device=device, requires_grad=True)
+    value = loss(Tensor(y, device=device), ours)
+    value.backward()
+    theirs = torch.tensor(values, requires_grad=True)
+    expected = function(theirs)
+    expected.backward()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(ours.grad.numpy(), theirs.grad.numpy(), rtol=1e-5, atol=1e-7)
+
+
+# ------------------------------------------------------------------------------ optimizers
+
+
+def keras_epsilon(optimizer, step, epsilon=1e-7, beta_2=0.999):
+    """Give PyTorch's Adam the epsilon of this step that does what Keras' constant one does.
+
+    Keras adds it to the root of the uncorrected mean square, PyTorch to that of the corrected one.
+    """
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["eps"] = epsilon / (1 - beta_2 ** (step + 1)) ** 0.5
+
+
+# RMSprop is compared without epsilon: Keras adds it under the root, PyTorch outside of it.
+OPTIMIZERS = {
+    "sgd": (lambda: optimizers.SGD(0.05), lambda p: torch.optim.SGD(p, 0.05)),
+    "momentum": (
+        lambda: optimizers.SGD(0.05, momentum=0.9),
+        lambda p: torch.optim.SGD(p, 0.05, momentum=0.9),
+    ),
+    "nesterov": (
+        lambda: optimizers.SGD(0.05, momentum=0.9, nesterov=True),
+        lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True),
+    ),
+    "rmsprop": (
+        lambda: optimizers.RMSprop(0.01, epsilon=0.0),
+        lambda p: torch.optim.RMSprop(p, 0.01, alpha=0.9, eps=0.0),
+    ),
+    "adam": (lambda: optimizers.Adam(0.01), lambda p: torch.optim.Adam(p, 0.01)),
+    "adamw": (
+        lambda: optimizers.AdamW(0.01, weight_decay=0.1),
+        lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_agrees(name, device):
+    make, make_theirs = OPTIMIZERS[name]
+    model = models.Sequential(
+        [layers.Dense(3, input_shape=(4,))], device=device, dtype="float64", seed=SEED
+    )
+    theirs = [torch.tensor(w, requires_grad=True) for w in model.get_weights()]
+    ours, their_optimizer = make(), make_theirs(theirs)
+    for step in range(10):
+        for parameter, their in zip(model.parameters(), theirs, strict=True):
+            gradient = numbers(parameter.shape, "float64", seed=step)
+            parameter.grad = Tensor(gradient, device=device)
+            their.grad = torch.from_numpy(gradient)
+        ours.update(model.parameters())
+        keras_epsilon(their_optimizer, step)
+        their_optimizer.step()
+    for weight, their in zip(model.get_weights(), theirs, strict=True):
+        np.testing.assert_allclose(weight, their.detach().numpy(), rtol=1e-10, atol=1e-13)
+
+
+# ------------------------------------------------------------------------------ trainings
+
+X = numbers((40, 6), "float64", seed=8)
+CLASSES = np.random.default_rng(9).integers(0, 3, 40)
+RATES = (0.25, 0.5)
+
+
+def network(rates, device):
+    """Return minidl's model; its weights start where PyTorch's do below."""
+    return models.Sequential(
+        [
+            layers.Dense(16, activation="relu", input_shape=(6,)),
+            *([layers.Dropout(rates[0])] if rates else []),
+            layers.Dense(12, activation="tanh"),
+            *([layers.Dropout(rates[1])] if rates else []),
+            layers.Dense(3, activation="softmax"),
+        ],
+        seed=SEED,
+        dtype="float64",
+        device=device,
+    )
+
+
+def their_loss(weights, x, labels, rates, step):
+    """Return the loss of the same network in PyTorch, with minidl's masks multiplied in."""
+    w0, b0, w1, b1, w2, b2 = weights
+
+    def drop(x, layer):
+        if not rates:
+            return x
+        return x * mask_of(tuple(x.shape), rates[layer], layer, step) / (1 - rates[layer])
+
+    x = drop(torch.relu(torch.from_numpy(x) @ w0 + b0), 0)
+    x = drop(torch.tanh(x @ w1 + b1), 1)
+    return functional.cross_entropy(x @ w2 + b2, torch.from_numpy(labels))
+
+
+@pytest.mark.parametrize("rates", [(), RATES], ids=["plain", "dropout"])
+@pytest.mark.parametrize("name", ["sgd", "nesterov", "adam"])
+def test_twenty_steps_agree(name, rates, device):
+    make, make_theirs = OPTIMIZERS[name]
+    model = network(rates, device)
+    theirs = [torch.tensor(w, requires_grad=True) for w in model.get_weights()]
+    their_optimizer = make_theirs(theirs)
+    model.compile(make(), "sparse_categorical_crossentropy")
+    ours = model.fit(X, CLASSES, batch_size=40, epochs=20, shuffle=False, verbose=0)
+
+    expected = []
+    for step in range(20):
+        their_optimizer.zero_grad()
+        loss = their_loss(theirs, X, CLASSES, rates, step)
+        loss.backward()
+        keras_epsilon(their_optimizer, step)
+        their_optimizer.step()
+        expected.append(loss.item())
+    np.testing.assert_allclose(ours.history["loss"], expected, rtol=1e-9)
+    for weight, their in zip(model.get_weights(), theirs, strict=True):
+        np.testing.assert_allclose(weight, their.detach().numpy(), rtol=1e-9, atol=1e-9)
+    assert expected[-1] < expected[0]
+
+
+def test_without_the_masks_the_losses_differ():
+    model = network(RATES, "cpu")
+    theirs = [torch.tensor(w) for w in model.get_weights()]
+    with minidl.training(step=5):
+        ours = losses.SparseCategoricalCrossentropy()(CLASSES, model(X)).item()
+    assert ours == pytest.approx(their_loss(theirs, X, CLASSES, RATES, 5).item(), rel=1e-12)
+    assert ours != pytest.approx(their_loss(theirs, X, CLASSES, (), 5).item(), rel=1e-3)
+    assert ours != pytest.approx(their_loss(theirs, X, CLASSES, RATES, 6).item(), rel=1e-3)

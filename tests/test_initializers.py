@@ -1,0 +1,154 @@
+"""Where weights start: moments, limits, and known answers that never change."""
+
+import math
+
+import numpy as np
+import pytest
+
+from minidl import initializers, layers, models, rng
+from minidl.initializers import (
+    GlorotNormal,
+    GlorotUniform,
+    HeNormal,
+    HeUniform,
+    Initializer,
+    Ones,
+    VarianceScaling,
+    Zeros,
+)
+
+STREAM = rng.WEIGHT_STREAMS
+FAN_IN, FAN_OUT = 300, 200
+
+# The variance (Glorot & Bengio 2010, equation 12; He et al. 2015, equation 10), the distribution's
+# name, and the first four values of `draw((2, 3), seed=1, stream=STREAM)`, written down once.
+SPREAD = {
+    "GlorotUniform": (
+        2 / (FAN_IN + FAN_OUT),
+        "uniform",
+        [0.8195303410373491, 0.5147576265403164, 0.7566872981022055, -0.2516068433762264],
+    ),
+    "GlorotNormal": (
+        2 / (FAN_IN + FAN_OUT),
+        "normal",
+        [0.7672700098498729, 0.42820604647943133, 0.6850960624725477, -0.20011411292592537],
+    ),
+    "HeUniform": (
+        2 / FAN_IN,
+        "uniform",
+        [1.295791244646291, 0.81390327140487, 1.1964276692608875, -0.3978253499770625],
+    ),
+    "HeNormal": (
+        2 / FAN_IN,
+        "normal",
+        [1.2131604057327128, 0.6770532073654643, 1.083231986713129, -0.3164081943950331],
+    ),
+}
+CONSTANT = {"Zeros": 0.0, "Ones": 1.0}
+
+# A normal distribution cut at two sigma: what is inside, and its moments after the cut.
+INSIDE = math.erf(2 / math.sqrt(2))
+DENSITY_AT_2 = math.exp(-2) / math.sqrt(2 * math.pi)
+CUT_VARIANCE = 1 - 4 * DENSITY_AT_2 / INSIDE
+CUT_FOURTH_MOMENT = 3 * CUT_VARIANCE - 16 * DENSITY_AT_2 / INSIDE
+KURTOSIS = {"uniform": 9 / 5, "normal": CUT_FOURTH_MOMENT / CUT_VARIANCE**2}
+
+
+def test_every_initializer_has_a_row():
+    public = {
+        name
+        for name, value in vars(initializers).items()
+        if isinstance(value, type) and issubclass(value, Initializer) and not name.startswith("_")
+    }
+    assert set(SPREAD) | set(CONSTANT) == public - {"Initializer", "VarianceScaling"}
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_mean_variance_and_limits(name):
+    variance, distribution, _ = SPREAD[name]
+    values = getattr(initializers, name)().draw((FAN_IN, FAN_OUT), seed=4, stream=STREAM)
+    n = values.size
+    assert values.shape == (FAN_IN, FAN_OUT)
+    assert abs(values.mean()) < 5 * math.sqrt(variance / n)
+    error_of_variance = variance * math.sqrt((KURTOSIS[distribution] - 1) / n)
+    assert abs(values.var() - variance) < 5 * error_of_variance
+    # sqrt(3) sigma is the edge of a uniform distribution; a normal one is cut at two sigma of its
+    # uncut self, which is wider by 1 / sqrt(CUT_VARIANCE).
+    edges = {"uniform": math.sqrt(3), "normal": 2 / math.sqrt(CUT_VARIANCE)}
+    edge = edges[distribution] * math.sqrt(variance)
+    assert 0.99 * edge < np.abs(values).max() <= edge
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_known_answers(name):
+    values = getattr(initializers, name)().draw((2, 3), seed=1, stream=STREAM)
+    np.testing.assert_allclose(values.ravel()[:4], SPREAD[name][2], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_seed_stream_and_nothing_else_decide(name):
+    def draw(**address):
+        arguments = {"seed": 1, "stream": STREAM} | address
+        return getattr(initializers, name)().draw((3, 5), **arguments)
+
+    assert np.array_equal(draw(), draw())
+    assert not np.array_equal(draw(), draw(seed=2))
+    assert not np.array_equal(draw(), draw(stream=STREAM + 1))
+
+
+@pytest.mark.parametrize("name", CONSTANT)
+def test_constants(name):
+    values = getattr(initializers, name)().draw((2, 3), seed=1, stream=STREAM)
+    assert np.array_equal(values, np.full((2, 3), CONSTANT[name]))
+
+
+def test_all_axes_but_the_last_feed_a_unit():
+    values = HeUniform().draw((10, 30, 4), seed=0, stream=STREAM)
+    assert 0.95 < np.abs(values).max() / math.sqrt(6 / 300) <= 1
+
+
+def test_a_bias_has_no_fans():
+    message = r"GlorotUniform: expected a weight with at least two axes, received shape \(3,\)"
+    with pytest.raises(ValueError, match=message):
+        GlorotUniform().draw((3,), seed=0, stream=STREAM)
+
+
+def test_by_name():
+    by_name = {
+        "zeros": Zeros,
+        "ones": Ones,
+        "glorot_uniform": GlorotUniform,
+        "glorot_normal": GlorotNormal,
+        "he_uniform": HeUniform,
+        "he_normal": HeNormal,
+    }
+    for name, kind in by_name.items():
+        assert type(initializers.get(name)) is kind
+    mine = HeNormal(seed=3)
+    assert initializers.get(mine) is mine
+    with pytest.raises(ValueError, match="initializer: expected an Initializer or one of zeros, "):
+        initializers.get("orthogonal")
+
+
+def test_a_seed_of_its_own_goes_before_the_models():
+    def weight(initializer, seed):
+        model = models.Sequential(
+            [layers.Dense(4, kernel_initializer=initializer, input_shape=(3,))], seed=seed
+        )
+        return model.get_weights()[0]
+
+    own = [weight(GlorotUniform(seed=9), seed) for seed in (1, 2)]
+    assert np.array_equal(*own)
+    assert np.array_equal(own[0], weight("glorot_uniform", 9))
+    assert not np.array_equal(weight("glorot_uniform", 1), weight("glorot_uniform", 2))
+
+
+def test_an_initializer_of_ones_own():
+    class Diagonal(Initializer):
+        def draw(self, shape, *, seed, stream):
+            return np.eye(*shape)
+
+    layer = layers.Dense(3, kernel_initializer=Diagonal())
+    models.Sequential([layer])(np.zeros((1, 3)))
+    assert np.array_equal(layer.weight.numpy(), np.eye(3, dtype="float32"))
+    assert not issubclass(Diagonal, VarianceScaling)

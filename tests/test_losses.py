@@ -1,0 +1,320 @@
+"""The losses against plain NumPy formulas in float64, stable at the ends, and what they refuse."""
+
+import numpy as np
+import pytest
+
+import minidl
+from minidl import Tensor, layers, losses, metrics, models, no_grad
+from minidl.losses import (
+    CategoricalCrossentropy,
+    Loss,
+    MeanSquaredError,
+    SparseCategoricalCrossentropy,
+)
+from minidl.testing import check_gradient
+
+LABELS = np.array([0, 2, 1, 2])
+ONE_HOT = np.eye(3)[LABELS]
+SOFT = np.array([[0.2, 0.3, 0.5], [0, 1, 0], [0.1, 0.9, 0], [1 / 3, 1 / 3, 1 / 3]])
+LOGITS = np.random.default_rng(0).normal(0, 2, (4, 3))
+PROBABILITIES = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)
+TARGETS = np.random.default_rng(1).normal(size=(4, 3))
+
+
+def cross_entropy(targets, probabilities):
+    """Return -sum(t log p) of each sample."""
+    return -(targets * np.log(probabilities)).sum(axis=-1)
+
+
+# Each loss: a maker, targets, outputs, and what each sample's loss is. A new loss needs a row.
+LOSSES = {
+    "SparseCategoricalCrossentropy": [
+        (
+            lambda: SparseCategoricalCrossentropy(from_logits=True),
+            LABELS,
+            LOGITS,
+            cross_entropy(ONE_HOT, PROBABILITIES),
+        ),
+        (
+            SparseCategoricalCrossentropy,
+            LABELS,
+            PROBABILITIES,
+            cross_entropy(ONE_HOT, PROBABILITIES),
+        ),
+        (
+            SparseCategoricalCrossentropy,
+            LABELS[:, None],  # as Keras' data sets have them
+            PROBABILITIES,
+            cross_entropy(ONE_HOT, PROBABILITIES),
+        ),
+        (
+            SparseCategoricalCrossentropy,
+            LABELS.reshape(2, 2),  # one label for each place of a sample
+            PROBABILITIES.reshape(2, 2, 3),
+            cross_entropy(ONE_HOT, PROBABILITIES).reshape(2, 2),
+        ),
+    ],
+    "CategoricalCrossentropy": [
+        (
+            lambda: CategoricalCrossentropy(from_logits=True),
+            SOFT,
+            LOGITS,
+            cross_entropy(SOFT, PROBABILITIES),
+        ),
+        (CategoricalCrossentropy, SOFT, PROBABILITIES, cross_entropy(SOFT, PROBABILITIES)),
+        (CategoricalCrossentropy, ONE_HOT, PROBABILITIES, cross_entropy(ONE_HOT, PROBABILITIES)),
+    ],
+    "MeanSquaredError": [
+        (MeanSquaredError, TARGETS, LOGITS, ((TARGETS - LOGITS) ** 2).mean(axis=1)),
+        (
+            MeanSquaredError,
+            TARGETS[:, 0],
+            LOGITS[:, :1],
+            (TARGETS[:, 0] - LOGITS[:, 0]) ** 2,
+        ),
+        (MeanSquaredError, TARGETS[:, :1], LOGITS[:, 0], (TARGETS[:, 0] - LOGITS[:, 0]) ** 2),
+    ],
+}
+CASES = [
+    pytest.param(*row, id=f"{name}{number}")
+    for name, rows in LOSSES.items()
+    for number, row in enumerate(rows)
+]
+
+
+def test_every_loss_has_a_row():
+    public = {
+        name
+        for name, value in vars(losses).items()
+        if isinstance(value, type) and issubclass(value, Loss) and not name.startswith("_")
+    }
+    assert set(LOSSES) == public - {"Loss"}
+
+
+@pytest.mark.parametrize(("make", "y", "outputs", "expected"), CASES)
+def test_value(make, y, outputs, expected, device):
+    loss = make()
+    loss.check(y, (None, *outputs.shape[1:]))
+    t, outputs = Tensor(y, device=device), Tensor(outputs, device=device)
+    np.testing.assert_allclose(loss.per_sample(t, outputs).numpy(), expected, rtol=1e-12)
+    assert loss(t, outputs).item() == pytest.approx(expected.mean(), rel=1e-12)
+    assert loss(t, outputs).dtype == "float64"
+
+
+@pytest.mark.parametrize(("make", "y", "outputs", "expected"), CASES)
+def test_value_in_float32(make, y, outputs, expected, device):
+    outputs = Tensor(outputs.astype("float32"), device=device)
+    value = make()(Tensor(y, device=device), outputs)
+    assert value.dtype == "float32"
+    assert value.item() == pytest.approx(expected.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("make", "y", "outputs", "expected"), CASES)
+def test_gradient(make, y, outputs, expected, device):
+    loss, targets = make(), Tensor(y, device=device)
+    weights = np.array([0.5, 2.0, 0.0, 1.0])[: len(y)]
+    x = Tensor(outputs, device=device, requires_grad=True)
+    check_gradient(lambda x: loss(targets, x), x)
+    check_gradient(lambda x: loss(targets, x, weights), x)
+
+
+@pytest.mark.parametrize(("make", "y", "outputs", "expected"), CASES)
+def test_sample_weights_multiply_and_the_divisor_stays(make, y, outputs, expected):
+    weights = np.array([0.5, 2.0, 0.0, 1.0])[: len(y)]
+    value = make()(y, Tensor(outputs), weights).item()
+    spread = weights.reshape(-1, *(1,) * (expected.ndim - 1))
+    assert value == pytest.approx((spread * expected).sum() / expected.size, rel=1e-12)
+
+
+@pytest.mark.parametrize(("make", "y", "outputs", "expected"), CASES)
+def test_host_arrays_and_tensors_of_targets_are_alike(make, y, outputs, expected):
+    assert make()(y, Tensor(outputs)).item() == make()(Tensor(y), Tensor(outputs)).item()
+
+
+# ------------------------------------------------------------------------------ stability
+
+
+CROSS_ENTROPIES = [
+    pytest.param(SparseCategoricalCrossentropy, LABELS[:2], id="sparse"),
+    pytest.param(CategoricalCrossentropy, ONE_HOT[:2], id="dense"),
+]
+EXTREME = np.array([[-1e4, 1e4, 0.0], [-1e4, 1e4, 1e4]])
+EXTREME_LOSSES = [2e4, np.log(2)]  # labels 0 and 2
+EXTREME_GRADIENT = np.array([[-1, 1, 0], [0, 0.5, -0.5]]) / 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("make", "y"), CROSS_ENTROPIES)
+@pytest.mark.parametrize("form", ["logits", "softmax"])
+def test_extreme_logits_have_a_finite_loss_and_the_right_gradient(form, make, y, dtype, device):
+    logits = Tensor(EXTREME.astype(dtype), device=device, requires_grad=True)
+    loss = make(from_logits=form == "logits")
+    value = loss(Tensor(y, device=device), logits if form == "logits" else logits.softmax())
+    value.backward()
+    assert value.item() == pytest.approx(np.mean(EXTREME_LOSSES), rel=1e-6)
+    np.testing.assert_allclose(logits.grad.numpy(), EXTREME_GRADIENT, atol=1e-7)
+
+
+@pytest.mark.parametrize(("make", "y"), CROSS_ENTROPIES)
+def test_without_a_graph_the_value_is_the_same(make, y):
+    logits = Tensor(EXTREME, requires_grad=True)
+    recorded = make()(y, logits.softmax()).item()
+    with no_grad():
+        assert make()(y, logits.softmax()).item() == recorded
+    assert recorded == pytest.approx(np.mean(EXTREME_LOSSES))
+
+
+@pytest.mark.parametrize(("make", "y"), CROSS_ENTROPIES)
+def test_evaluate_and_training_see_the_same_loss_of_a_softmax_model(make, y, device):
+    model = models.Sequential(
+        [layers.Dense(3, activation="softmax", use_bias=False, input_shape=(2,))], device=device
+    )
+    model.set_weights([np.array([[-1e4, 1e4, 0], [0, 0, 1e4]])])
+    model.compile("sgd", make())
+    x = np.array([[1.0, 0], [1, 1]])
+    with minidl.training(step=0):
+        trained = model.loss(Tensor(y, device=device), model(x)).item()
+    assert model.evaluate(x, y) == trained == pytest.approx(np.mean(EXTREME_LOSSES), rel=1e-6)
+
+
+@pytest.mark.parametrize(("make", "y"), CROSS_ENTROPIES)
+def test_probabilities_of_no_softmax_are_held_off_0(make, y):
+    outputs = Tensor(np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 1.0]]), requires_grad=True)
+    value = make()(y, outputs)
+    value.backward()
+    # The first label has probability 0, held at Keras' 1e-7.
+    expected = (-np.log(1e-7) + np.log(2)) / 2
+    assert value.item() == pytest.approx(expected, rel=1e-6)
+    assert np.isfinite(outputs.grad.numpy()).all()
+
+
+@pytest.mark.parametrize(("make", "y"), CROSS_ENTROPIES)
+def test_outputs_that_do_not_sum_to_1_are_scaled(make, y):
+    halves = make()(y, Tensor(PROBABILITIES[:2] / 2)).item()
+    assert halves == pytest.approx(make()(y, Tensor(PROBABILITIES[:2])).item(), rel=1e-12)
+
+
+def test_from_logits_takes_a_softmax_as_logits():
+    once = Tensor(LOGITS).softmax()
+    value = SparseCategoricalCrossentropy(from_logits=True)(LABELS, once).item()
+    e = np.exp(PROBABILITIES)
+    assert value == pytest.approx(cross_entropy(ONE_HOT, e / e.sum(1, keepdims=True)).mean())
+
+
+# ------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("make", "y", "shape", "message"),
+    [
+        (
+            SparseCategoricalCrossentropy,
+            np.array([0, 3]),
+            (None, 3),
+            r"class numbers must be in \[0, 3\), received 0 to 3",
+        ),
+        (
+            SparseCategoricalCrossentropy,
+            np.array([-1, 2]),
+            (None, 3),
+            r"class numbers must be in \[0, 3\), received -1 to 2",
+        ),
+        (
+            SparseCategoricalCrossentropy,
+            np.array([0.0, 1.0]),
+            (None, 3),
+            r"class numbers \(integers\), received float64; for one-hot targets use cat",
+        ),
+        (
+            SparseCategoricalCrossentropy,
+            np.array([True, False]),
+            (None, 3),
+            "received bool",
+        ),
+        (
+            SparseCategoricalCrossentropy,
+            ONE_HOT.astype(int),
+            (None, 3),
+            r"y has shape \(4, 3\).*one class number for each; for one-hot targets use categorical",
+        ),
+        (
+            SparseCategoricalCrossentropy,
+            LABELS,
+            (None, 2, 3),
+            r"y has shape \(4,\), and outputs of shape \(None, 2, 3\)",
+        ),
+        (
+            CategoricalCrossentropy,
+            LABELS,
+            (None, 3),
+            r"y has shape \(4,\) and the outputs \(None, 3\); for class numbers use sparse_",
+        ),
+        (CategoricalCrossentropy, ONE_HOT, (None, 4), r"y has shape \(4, 3\)"),
+        (MeanSquaredError, TARGETS, (None, 1), r"y has shape \(4, 3\) and the outputs \(None, 1\)"),
+        (MeanSquaredError, TARGETS[:, 0], (None, 3), "they must agree"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(make, y, shape, message):
+    with pytest.raises(ValueError, match=message):
+        make().check(y, shape)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64"])
+def test_class_numbers_of_any_integer_type(dtype):
+    loss = SparseCategoricalCrossentropy()
+    loss.check(LABELS.astype(dtype), (None, 3))
+    expected = cross_entropy(ONE_HOT, PROBABILITIES).mean()
+    assert loss(LABELS.astype(dtype), Tensor(PROBABILITIES)).item() == pytest.approx(expected)
+
+
+def test_losses_by_name():
+    assert isinstance(losses.get("sparse_categorical_crossentropy"), SparseCategoricalCrossentropy)
+    assert isinstance(losses.get("categorical_crossentropy"), CategoricalCrossentropy)
+    assert isinstance(losses.get("mse"), MeanSquaredError)
+    assert isinstance(losses.get("mean_squared_error"), MeanSquaredError)
+    mine = MeanSquaredError()
+    assert losses.get(mine) is mine
+    for unknown in ("hinge", None):
+        with pytest.raises(ValueError, match=f"loss: expected a Loss or one of .*{unknown}"):
+            losses.get(unknown)
+
+
+def test_a_loss_of_ones_own():
+    class MeanAbsoluteError(Loss):
+        def per_sample(self, y_true, y_pred):
+            difference = y_pred - y_true
+            return (difference * ((difference > 0).astype("float64") * 2 - 1)).mean(axis=1)
+
+    value = MeanAbsoluteError()(TARGETS, Tensor(LOGITS)).item()
+    assert value == pytest.approx(np.abs(TARGETS - LOGITS).mean())
+
+
+# ------------------------------------------------------------------------------ metrics
+
+
+@pytest.mark.parametrize("labels", [LABELS, LABELS[:, None]])
+def test_sparse_accuracy_counts_over_batches(labels, device):
+    accuracy = metrics.SparseCategoricalAccuracy()
+    outputs = np.eye(3)[[0, 2, 0, 1]]  # the first two are right
+    for rows in (slice(0, 3), slice(3, 4)):
+        accuracy.update_state(Tensor(labels[rows], device), Tensor(outputs[rows], device))
+    assert accuracy.result() == 0.5
+    accuracy.reset_state()
+    assert np.isnan(accuracy.result())
+
+
+def test_categorical_accuracy(device):
+    accuracy = metrics.CategoricalAccuracy("right")
+    accuracy.update_state(Tensor(ONE_HOT, device), Tensor(np.eye(3)[[0, 2, 1, 1]], device))
+    assert (accuracy.name, accuracy.result()) == ("right", 0.75)
+
+
+def test_accuracy_is_the_one_that_fits_the_loss():
+    sparse = metrics.get("accuracy", SparseCategoricalCrossentropy())
+    dense = metrics.get("acc", CategoricalCrossentropy())
+    assert (type(sparse), sparse.name) == (metrics.SparseCategoricalAccuracy, "accuracy")
+    assert (type(dense), dense.name) == (metrics.CategoricalAccuracy, "acc")
+    for name in ("sparse_categorical_accuracy", "categorical_accuracy"):
+        assert metrics.get(name, MeanSquaredError()).name == name
+    with pytest.raises(ValueError, match=r"metric: expected a Metric, accuracy or .*'precision'"):
+        metrics.get("precision", MeanSquaredError())
