@@ -51,13 +51,5 @@ def load_data(data_dir: str | os.PathLike[str] | None = None) -> tuple[Split, Sp
         A file is not MNIST's.
     OSError
         MNIST is not in the given folder, or can't be had from any mirror.
-
-    Examples
-    --------
-    Not run as a test, since it needs the files.
-
-    >>> (x_train, y_train), (x_test, y_test) = load_data()  # doctest: +SKIP
-    >>> x_train.shape, y_test.shape  # doctest: +SKIP
-    ((60000, 28, 28), (10000,))
     """
     return DATASET.load(data_dir)

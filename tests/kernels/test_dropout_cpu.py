@@ -68,6 +68,16 @@ def test_rates(rate, rescale, dtype):
     _assert_same_bits(y, _expected(x, rate, rescale, **ADDRESS))
 
 
+@pytest.mark.parametrize("column", [0, 20, 40, 60, 64, 100])
+def test_a_word_equal_to_the_threshold_keeps(column):
+    word = reference.word(1, 2, 3, 0, column)
+    x = np.ones(101, np.float32)
+    for limit, kept in ((word, True), (word + 1, False)):
+        y = dropout(x, limit / 2**32, seed=1, stream=2, step=3)
+        mask = mask_contract.keep_mask(x.shape, limit / 2**32, seed=1, stream=2, step=3)
+        assert (y[column] != 0) == mask[column] == kept
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rate_0_copies_and_rate_1_gives_zeros(dtype):
     x = _input((6, 70), dtype)
