@@ -333,7 +333,7 @@ def train(arguments: argparse.Namespace, log: EventLog) -> int:
     )
     rows = {
         "device": device,
-        "data": f"{data} ({notice})" if notice else data,
+        "data": data + ", since MNIST could not be had" * bool(notice),
         "epochs": f"{watch.epochs} of {arguments.epochs}" + " (interrupted)" * watch.interrupted,
         "test accuracy": f"{test_accuracy:.2%}",
         "test loss": f"{test_loss:.4f}",

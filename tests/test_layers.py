@@ -102,7 +102,7 @@ def test_the_dtype_of_the_input_is_the_dtype_of_the_output(make, shape, dtype, d
     model = model_of(make(), dtype, device)
     with minidl.training(step=0):
         y = model(numbers(shape, dtype))
-    assert y.dtype == dtype
+    assert y.dtype == model(numbers(shape, dtype)).dtype == dtype
     assert y.device == model.device
     assert {p.dtype for p in model.parameters()} <= {np.dtype(dtype)}
     if dtype != "float16":

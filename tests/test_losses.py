@@ -259,6 +259,12 @@ def test_targets_that_do_not_fit_are_refused(make, y, shape, message):
         make().check(y, shape)
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_targets_of_the_host_are_checked_in_a_loop_written_by_hand_too(label):
+    with pytest.raises(ValueError, match=rf"in \[0, 3\), received {label} to {label}"):
+        SparseCategoricalCrossentropy()(np.array([label]), Tensor(LOGITS[:1]))
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "int64"])
 def test_class_numbers_of_any_integer_type(dtype):
     loss = SparseCategoricalCrossentropy()

@@ -182,6 +182,16 @@ def test_compile_goes_on_counting_and_takes_the_weights_over():
     assert model.optimizer.iterations == 2
 
 
+def test_masks_go_on_with_the_models_step_after_a_second_compile():
+    watch = Watch()
+    model = models.Sequential([layers.Dropout(0.5), watch, layers.Dense(2)], seed=5)
+    for step in range(3):
+        model.compile("sgd", "mse")
+        model.fit(X, TARGETS, batch_size=50, verbose=0)
+        mask = rng.keep_mask((50, 6), 0.5, seed=5, stream=0, step=step)
+        assert np.array_equal(watch.seen[-1] != 0, mask)
+
+
 def test_evaluate_and_predict_take_no_step_and_leave_training_as_it_was():
     model, plain = classifier(), classifier()
     for _ in range(2):

@@ -274,7 +274,7 @@ def test_without_mnist_the_default_is_announced_and_named_in_the_table(monkeypat
         "training on the 5,000 digits shipped here"
     )
     assert first == notice
-    assert f"{'data':<16} mnist-5k ({notice})" in table
+    assert f"{'data':<16} mnist-5k, since MNIST could not be had" in table
 
 
 def test_mnist_asked_for_by_name_is_never_replaced(monkeypatch, capsys):
