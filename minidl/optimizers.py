@@ -67,6 +67,7 @@ class Optimizer:
         self.iterations = 0
         self.state: dict[str, Array] = {}
         self._parameters: list[Parameter] = []
+        self._weights: Array = None
         self._views: list[Array] = []
 
     def rule(self, weights: Array, gradients: Array, rate: float) -> None:
