@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from minidl.batches import Samples
+
 if TYPE_CHECKING:
     from minidl.models import Model
 
@@ -155,7 +157,7 @@ class EarlyStopping(Callback):
                 f"EarlyStopping: {self.monitor} is not logged; there are "
                 f"{', '.join(self.params['metrics'])}; give validation data for val_ names"
             )
-        self.best = -math.inf if self.baseline is None else self.sign * self.baseline
+        self.best = -math.inf
         self.best_epoch = 0
         self.stopped_epoch = 0
         self.wait = 0
@@ -164,13 +166,15 @@ class EarlyStopping(Callback):
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Compare with the best epoch so far."""
         value = self.sign * logs[self.monitor]
-        if value - self.min_delta > self.best:
-            self.best, self.best_epoch, self.wait = value, epoch, 0
-            if self.restore_best_weights:
-                self._best_weights = self.model.get_weights()
-            return
         self.wait += 1
-        if self.wait >= self.patience:
+        better = value - self.min_delta > self.best
+        if self.restore_best_weights and (better or self._best_weights is None):
+            self._best_weights = self.model.get_weights()
+        if better:
+            self.best, self.best_epoch = value, epoch
+            if self.baseline is None or value - self.min_delta > self.sign * self.baseline:
+                self.wait = 0
+        elif self.wait >= self.patience and epoch > 0:
             self.stopped_epoch = epoch
             self.model.stop_training = True
 
@@ -186,15 +190,7 @@ class ProgressBar(Callback):
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
         """Start the bar."""
         self._started = time.perf_counter()
-        self._bar = tqdm(
-            total=self.params["steps"],
-            desc=self._title(epoch),
-            unit="step",
-            file=sys.stdout,
-            disable=self.params["verbose"] != 1 or not sys.stdout.isatty(),
-            leave=False,
-            dynamic_ncols=True,
-        )
+        self._bar = _bar(self._title(epoch), self.params["steps"], self.params["verbose"])
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         """Move the bar; loss and metrics are read when it is drawn."""
@@ -204,9 +200,8 @@ class ProgressBar(Callback):
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Replace the bar by the epoch's line."""
         self._bar.close()
-        parts = [self._title(epoch), f"{time.perf_counter() - self._started:.1f} s"]
-        parts += [f"{name}: {value:.4f}" for name, value in logs.items()]
-        print(" - ".join(parts), flush=True)
+        seconds = time.perf_counter() - self._started
+        print(line(f"{self._title(epoch)} - {seconds:.1f} s", logs), flush=True)
 
     def on_train_end(self, logs: Logs) -> None:
         """Take away the bar of an epoch that was broken off."""
@@ -215,3 +210,42 @@ class ProgressBar(Callback):
 
     def _title(self, epoch: int) -> str:
         return f"Epoch {epoch + 1}/{self.params['epochs']}"
+
+
+def bar(title: str, samples: Samples, batch_size: int, verbose: int) -> Iterator[Samples]:
+    """Give the samples in batches, with a bar on a terminal where `verbose` is 1."""
+    steps = math.ceil(len(samples) / batch_size)
+    with _bar(title, steps, verbose) as shown:
+        for batch in samples.batches(batch_size):
+            yield batch
+            shown.update()
+
+
+def _bar(title: str, steps: int, verbose: int) -> tqdm:
+    return tqdm(
+        total=steps,
+        desc=title,
+        unit="step",
+        file=sys.stdout,
+        disable=verbose != 1 or not sys.stdout.isatty(),
+        leave=False,
+        dynamic_ncols=True,
+    )
+
+
+def line(title: str, logs: Logs) -> str:
+    """Return a line of results.
+
+    Examples
+    --------
+    >>> line("Epoch 1/2", {"loss": 0.25})
+    'Epoch 1/2 - loss: 0.2500'
+    """
+    return " - ".join([title, *(f"{name}: {value:.4f}" for name, value in logs.items())])
+
+
+def checked_verbose(who: str, verbose: str | int) -> int:
+    """Return how much is printed, or raise ValueError for what says nothing of it."""
+    if verbose not in ("auto", 0, 1, 2):
+        raise ValueError(f'{who}: verbose must be "auto", 0, 1 or 2, received {verbose!r}')
+    return 1 if verbose == "auto" else int(verbose)

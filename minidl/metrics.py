@@ -1,8 +1,9 @@
 """What is reported beside the loss: running means that stay on the device until they are read."""
 
+import numpy as np
+
 from minidl.autograd import Tensor
 from minidl.backend import Array
-from minidl.losses import Loss, SparseCategoricalCrossentropy
 
 
 class Metric:
@@ -33,6 +34,9 @@ class Metric:
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the number of each sample, shape (batch,) or (batch, ...)."""
         raise NotImplementedError
+
+    def check(self, y_true: np.ndarray, output_shape: tuple[int | None, ...]) -> None:
+        """Raise ValueError where `y_true` and outputs of that shape cannot be compared."""
 
     def update_state(self, y_true: Tensor, y_pred: Tensor) -> None:
         """Add a batch."""
@@ -75,15 +79,36 @@ class CategoricalAccuracy(Metric):
         return Tensor.of(right, y_pred.backend)
 
 
+class Accuracy(Metric):
+    """Count how often the largest output is that of the right class.
+
+    Targets may be class numbers or, of the outputs' shape, distributions over the classes.
+    """
+
+    name = "accuracy"
+
+    def check(self, y_true: np.ndarray, output_shape: tuple[int | None, ...]) -> None:
+        """Raise ValueError where the outputs are not one for each class."""
+        if len(output_shape) < 2 or output_shape[-1] == 1:
+            raise ValueError(
+                f"accuracy: expected one output for each class, received outputs of shape "
+                f"{output_shape}; leave the metric out, or give a Metric of your own"
+            )
+
+    def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Return True for each sample that was right."""
+        dense = y_true.shape == y_pred.shape
+        fitting = CategoricalAccuracy() if dense else SparseCategoricalAccuracy()
+        return fitting.per_sample(y_true, y_pred)
+
+
 _BY_NAME: dict[str, type[Metric]] = {
-    metric.name: metric for metric in (SparseCategoricalAccuracy, CategoricalAccuracy)
+    metric.name: metric for metric in (Accuracy, SparseCategoricalAccuracy, CategoricalAccuracy)
 }
 
 
-def get(metric: str | Metric, loss: Loss) -> Metric:
+def get(metric: str | Metric) -> Metric:
     """Return the metric of that name, or the one given.
-
-    ``"accuracy"`` is the accuracy that fits the loss, as in Keras.
 
     Raises
     ------
@@ -92,11 +117,10 @@ def get(metric: str | Metric, loss: Loss) -> Metric:
     """
     if isinstance(metric, Metric):
         return metric
-    if metric in ("accuracy", "acc"):
-        sparse = isinstance(loss, SparseCategoricalCrossentropy)
-        return (SparseCategoricalAccuracy if sparse else CategoricalAccuracy)(metric)
+    if metric == "acc":
+        return Accuracy("acc")
     if metric in _BY_NAME:
         return _BY_NAME[metric]()
     raise ValueError(
-        f"metric: expected a Metric, accuracy or one of {', '.join(_BY_NAME)}; received {metric!r}"
+        f"metric: expected a Metric or one of {', '.join(_BY_NAME)}; received {metric!r}"
     )

@@ -12,7 +12,16 @@ from minidl.autograd import Tensor, no_grad
 from minidl.backend import get_backend
 from minidl.backend.base import FLOAT_TYPES
 from minidl.batches import Samples, checked_size
-from minidl.callbacks import Callback, CallbackList, History, LazyLogs, ProgressBar
+from minidl.callbacks import (
+    Callback,
+    CallbackList,
+    History,
+    LazyLogs,
+    ProgressBar,
+    bar,
+    checked_verbose,
+    line,
+)
 from minidl.keras_gaps import refuse
 from minidl.layers import Input, Layer, Parameter
 from minidl.layers.base import Placement
@@ -177,7 +186,11 @@ class Model(Layer):
     def _adopt_layers(self) -> None:
         """Give every layer below a name, a place and, where it draws, a stream."""
         if self.placement is None:
-            self.placement = Placement(self.backend, self.dtype, self.seed)
+            self.placement = Placement(self.backend, self.dtype, self.seed, owner=self)
+        owner = self.placement.owner
+        if isinstance(owner, Model) and owner is not self:
+            owner._adopt_layers()
+            return
         below = [layer for layer in self.walk() if layer is not self]
         name_layers(below)
         for layer in below:
@@ -221,7 +234,7 @@ class Model(Layer):
         """
         refuse("compile", not_taken)
         self.loss = losses.get(loss)
-        self.metrics = [get_metric(metric, self.loss) for metric in metrics or ()]
+        self.metrics = [get_metric(metric) for metric in metrics or ()]
         self.optimizer = optimizers.get(optimizer)
 
     def fit(
@@ -279,8 +292,7 @@ class Model(Layer):
         """
         refuse("fit", not_taken)
         batch_size = checked_size("fit", batch_size)
-        if verbose not in ("auto", 0, 1, 2):
-            raise ValueError(f'fit: verbose must be "auto", 0, 1 or 2, received {verbose!r}')
+        verbose = checked_verbose("fit", verbose)
         samples = self._check_data("fit", x, y, sample_weight)
         held_out = None
         if validation_data is not None:
@@ -293,6 +305,10 @@ class Model(Layer):
         elif validation_split:
             samples, held_out = samples.split(validation_split)
 
+        self._trained = [p for p in self.parameters() if p.requires_grad]
+        if not self._trained:
+            raise ValueError(f"fit: {self.label} has no weights to train; add a Dense layer")
+
         names = ["loss", *(metric.name for metric in self.metrics)]
         self.history = History()
         told = CallbackList(
@@ -301,7 +317,7 @@ class Model(Layer):
             {
                 "epochs": epochs,
                 "steps": math.ceil(len(samples) / batch_size),
-                "verbose": 1 if verbose == "auto" else verbose,
+                "verbose": verbose,
                 "metrics": names + [f"val_{name}" for name in names if held_out is not None],
             },
         )
@@ -330,7 +346,6 @@ class Model(Layer):
         """Train on each sample once; return whether the epoch came to its end, and its logs."""
         order = rng.permutation(len(samples), seed=self.seed, epoch=self.epoch) if shuffle else None
         self.epoch += 1
-        self._trained = [p for p in self.parameters() if p.requires_grad]
         for parameter in self._trained:
             parameter.grad = None  # an interrupted step may have left one
         seen = self._fresh_metrics()
@@ -370,11 +385,21 @@ class Model(Layer):
         x: Any,
         y: Any,
         batch_size: int | None = None,
+        verbose: str | int = "auto",
         *,
         sample_weight: Any = None,
         return_dict: bool = False,
     ) -> Any:
         """Return the loss, and the metrics where there are any, in inference mode.
+
+        Parameters
+        ----------
+        x, y, batch_size, sample_weight
+            As in `fit`.
+        verbose : {"auto", 0, 1, 2}
+            0 prints nothing, 2 a line with the results; 1 (auto) shows a bar on a terminal too.
+        return_dict : bool
+            Whether the result is a dictionary.
 
         Returns
         -------
@@ -382,22 +407,35 @@ class Model(Layer):
             The loss alone; with metrics ``[loss, *metrics]``; with `return_dict` by name.
         """
         batch_size = checked_size("evaluate", batch_size)
-        values = self._evaluate(self._check_data("evaluate", x, y, sample_weight), batch_size)
+        verbose = checked_verbose("evaluate", verbose)
+        samples = self._check_data("evaluate", x, y, sample_weight)
+        values = self._evaluate(samples, batch_size, verbose)
+        if verbose:
+            print(line("Evaluation", values), flush=True)
         if return_dict:
             return values
         return list(values.values()) if self.metrics else values["loss"]
 
-    def _evaluate(self, samples: Samples, batch_size: int) -> dict[str, float]:
+    def _evaluate(self, samples: Samples, batch_size: int, verbose: int = 0) -> dict[str, float]:
         seen = self._fresh_metrics()
         with rng.inference(), no_grad():
-            for batch in samples.batches(batch_size):
+            for batch in bar("Evaluation", samples, batch_size, verbose):
                 targets = Tensor.of(self.backend.asarray(batch.y), self.backend)
                 outputs = self(batch.x)
                 _record(seen, targets, outputs, self.loss(targets, outputs, batch.weight))
         return {metric.name: metric.result() for metric in seen}
 
-    def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
+    def predict(
+        self, x: Any, batch_size: int | None = None, verbose: str | int = "auto"
+    ) -> np.ndarray:
         """Return the outputs for all samples on the host, in inference mode.
+
+        Parameters
+        ----------
+        x, batch_size
+            As in `fit`.
+        verbose : {"auto", 0, 1, 2}
+            1 (auto) shows a bar on a terminal; 0 and 2 print nothing.
 
         Examples
         --------
@@ -408,9 +446,11 @@ class Model(Layer):
                [7., 7.]], dtype=float32)
         """
         batch_size = checked_size("predict", batch_size)
+        verbose = checked_verbose("predict", verbose)
         samples = Samples.checked("predict", x)
         with rng.inference(), no_grad():
-            return np.concatenate([self(batch.x).numpy() for batch in samples.batches(batch_size)])
+            batches = bar("Prediction", samples, batch_size, verbose)
+            return np.concatenate([self(batch.x).numpy() for batch in batches])
 
     def _check_data(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
         """Return the samples, or raise for what cannot be trained on."""
@@ -421,7 +461,9 @@ class Model(Layer):
             )
         y = np.asarray(y)
         samples = Samples.checked(who, x, y, weight)
-        self.loss.check(y, self._trace(samples.x.shape[1:]))
+        output_shape = self._trace(samples.x.shape[1:])
+        for judge in (self.loss, *self.metrics):
+            judge.check(y, output_shape)
         return samples
 
 

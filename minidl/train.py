@@ -317,7 +317,7 @@ def train(arguments: argparse.Namespace, log: EventLog) -> int:
         callbacks=[watch],
         validation_data=(x_test, y_test),
     )
-    test_loss, test_accuracy = model.evaluate(x_test, y_test, arguments.batch_size)
+    test_loss, test_accuracy = model.evaluate(x_test, y_test, arguments.batch_size, verbose=0)
     speed = watch.images / watch.seconds
     seconds = process_seconds()
     log.write(

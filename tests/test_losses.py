@@ -315,12 +315,23 @@ def test_categorical_accuracy(device):
     assert (accuracy.name, accuracy.result()) == ("right", 0.75)
 
 
-def test_accuracy_is_the_one_that_fits_the_loss():
-    sparse = metrics.get("accuracy", SparseCategoricalCrossentropy())
-    dense = metrics.get("acc", CategoricalCrossentropy())
-    assert (type(sparse), sparse.name) == (metrics.SparseCategoricalAccuracy, "accuracy")
-    assert (type(dense), dense.name) == (metrics.CategoricalAccuracy, "acc")
-    for name in ("sparse_categorical_accuracy", "categorical_accuracy"):
-        assert metrics.get(name, MeanSquaredError()).name == name
-    with pytest.raises(ValueError, match=r"metric: expected a Metric, accuracy or .*'precision'"):
-        metrics.get("precision", MeanSquaredError())
+@pytest.mark.parametrize("labels", [[0, 2, 1, 1], [[0], [2], [1], [1]], np.eye(3)[[0, 2, 1, 1]]])
+def test_accuracy_takes_class_numbers_and_distributions(labels, device):
+    outputs = Tensor(np.eye(3)[[0, 2, 1, 0]], device)
+    accuracy = metrics.get("accuracy")
+    accuracy.check(np.asarray(labels), outputs.shape)
+    accuracy.update_state(Tensor(np.asarray(labels), device), outputs)
+    assert (accuracy.name, accuracy.result()) == ("accuracy", 0.75)
+
+
+@pytest.mark.parametrize("output_shape", [(None, 1), (None,)])
+def test_accuracy_refuses_outputs_that_are_no_classes(output_shape):
+    with pytest.raises(ValueError, match="accuracy: expected one output for each class"):
+        metrics.get("accuracy").check(np.zeros(4), output_shape)
+
+
+def test_metrics_by_name():
+    for name in ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy"):
+        assert metrics.get(name).name == name
+    with pytest.raises(ValueError, match=r"metric: expected a Metric or one of .*'precision'"):
+        metrics.get("precision")

@@ -18,11 +18,15 @@ from minidl.parameter import Parameter
 
 @dataclass
 class Placement:
-    """Where a model's layers live: its device, dtype and seed, and the weight streams in use."""
+    """Where a model's layers live: its device, dtype and seed, and the weight streams in use.
+
+    `owner` is the outermost model, which names and numbers the layers.
+    """
 
     backend: Backend
     dtype: np.dtype
-    seed: int | None
+    seed: int | None = None
+    owner: "Layer | None" = None
     weight_streams: set[int] = field(default_factory=set)
 
     def next_weight_stream(self) -> int:
@@ -114,7 +118,7 @@ class Layer:
         RuntimeError
             If the values are random and neither a model nor the initializer gives a seed.
         """
-        placement = self.placement or Placement(get_backend("cpu"), np.dtype("float32"), None)
+        placement = self.placement or Placement(get_backend("cpu"), np.dtype("float32"))
         initializer = initializers.get(initializer)
         seed = placement.seed if initializer.seed is None else initializer.seed
         if seed is None:
