@@ -462,8 +462,9 @@ class Model(Layer):
         y = np.asarray(y)
         samples = Samples.checked(who, x, y, weight)
         output_shape = self._trace(samples.x.shape[1:])
-        for judge in (self.loss, *self.metrics):
-            judge.check(y, output_shape)
+        self.loss.check(y, output_shape)
+        for metric in self.metrics:
+            metric.check(y, output_shape)
         return samples
 
 

@@ -1,5 +1,7 @@
 """Models: how layers become one, and what compile, fit, evaluate and predict promise."""
 
+import copy
+import pickle
 import tracemalloc
 
 import numpy as np
@@ -814,3 +816,64 @@ def test_a_schedule_counts_the_updates_of_its_optimizer():
     before = model.get_weights()
     model.fit(X, TARGETS, batch_size=50, verbose=0)
     assert same_weights(before, model.get_weights())
+
+
+@pytest.mark.parametrize("copied_by", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copied_model_goes_on_by_itself(copied_by):
+    model = classifier(optimizer=Adam())
+    model.fit(X, LABELS, verbose=0)
+    twin = copied_by(model)
+    assert twin.backend is model.backend
+    before = model.get_weights()
+    twin.fit(X, LABELS, verbose=0)
+    assert same_weights(model.get_weights(), before)
+    model.fit(X, LABELS, verbose=0)
+    assert same_weights(model.get_weights(), twin.get_weights())
+    assert not same_weights(model.get_weights(), before)
+
+
+def test_a_layer_added_to_a_nested_model_gets_a_number_that_is_free_in_the_whole():
+    inner = models.Sequential([layers.Dense(4), layers.Dropout(0.5)])
+    outer = models.Sequential([inner, layers.Dense(4), layers.Dropout(0.5)])
+    outer(X)
+    inner.add(layers.Dropout(0.5))
+    numbers = [layer.stream for layer in outer.walk() if isinstance(layer, layers.Dropout)]
+    assert sorted(numbers) == [0, 1, 2]
+
+
+def test_a_model_without_weights_is_not_trained():
+    model = models.Sequential([layers.Flatten(), layers.Softmax()], name="empty")
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="fit: empty has no weights to train; add a Dense layer"):
+        model.fit(X, X)
+
+
+def test_metrics_check_the_targets_before_anything_is_trained():
+    model = models.Sequential([layers.Dense(1, input_shape=(6,))])
+    model.compile("sgd", "mse", metrics=["accuracy"])
+    with pytest.raises(ValueError, match="accuracy: expected one output for each class"):
+        model.fit(X, TARGETS[:, :1])
+    assert model.step == 0
+
+
+@pytest.mark.parametrize("verbose", ["auto", 1, 2])
+def test_evaluate_prints_a_line(verbose, capsys):
+    model = classifier()
+    loss, accuracy = model.evaluate(X, LABELS, verbose=verbose)
+    expected = f"Evaluation - loss: {loss:.4f} - accuracy: {accuracy:.4f}\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_evaluate_and_predict_are_silent_where_that_is_asked(capsys):
+    model = classifier()
+    model.evaluate(X, LABELS, verbose=0)
+    model.predict(X, verbose=0)
+    model.predict(X)  # its bar is for terminals
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("method", ["evaluate", "predict"])
+def test_verbose_is_checked(method):
+    data = (X, LABELS) if method == "evaluate" else (X,)
+    with pytest.raises(ValueError, match=f'{method}: verbose must be "auto", 0, 1 or 2, received'):
+        getattr(classifier(), method)(*data, verbose=3)
