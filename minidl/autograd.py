@@ -301,8 +301,7 @@ class Tensor:
 
     def mean(self, axis: ops.Axis = None, keepdims: bool = False) -> "Tensor":
         """Return the mean over `axis`, over all axes where it is None."""
-        total = self.sum(axis, keepdims)
-        return total / (self.size / total.size) if total.size else total
+        return apply(ops.mean, self, axis=axis, keepdims=keepdims)
 
     def max(self, axis: ops.Axis = None, keepdims: bool = False) -> "Tensor":
         """Return the maximum over `axis`, over all axes where it is None."""
@@ -423,7 +422,8 @@ def _operands(name: str, operands: Sequence[Any]) -> tuple[Backend, list[Any]]:
                     f'move one with .to("{backend.name}")'
                 )
             backend = operand.backend
-    assert backend is not None, "the callers pass at least one Tensor"
+    if backend is None:
+        raise TypeError(f"{name}: expected at least one Tensor; use Tensor(values)")
 
     def plain(operand: Any) -> Any:
         if isinstance(operand, Tensor):
@@ -470,8 +470,10 @@ def _propagate(root: Tensor, gradient: Array) -> None:
         g = pending.pop(tensor)
         node = tensor._node
         if node is None:
-            total = g if tensor.grad is None else tensor.grad.data + g
-            tensor.grad = Tensor.of(tensor.backend.xp.asarray(total), tensor.backend)
+            # The first is copied: VJPs may hand on one array to several inputs, or a view.
+            xp, before = tensor.backend.xp, tensor.grad
+            total = xp.array(g, order="C") if before is None else xp.asarray(before.data + g)
+            tensor.grad = Tensor.of(total, tensor.backend)
             continue
         tensor._node = RELEASED
         for parent, vjp in zip(node.inputs, node.vjps, strict=True):

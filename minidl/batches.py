@@ -33,23 +33,21 @@ class Samples:
         Raises
         ------
         TypeError
-            If `x` does not hold numbers.
+            If one of them does not hold numbers.
         ValueError
             If there are no samples, or the three do not agree in their number.
         """
-        x = np.asarray(x)
-        if x.dtype.kind not in "fiub":
-            raise TypeError(f"{who}: x must hold numbers, received {x.dtype}")
+        x = _numbers(who, "x", x)
         if x.ndim == 0 or len(x) == 0:
             raise ValueError(f"{who}: x must hold at least one sample, received shape {x.shape}")
         if y is not None:
-            y = np.asarray(y)
+            y = _numbers(who, "y", y)
             if y.ndim == 0 or len(y) != len(x):
                 raise ValueError(
                     f"{who}: x has {len(x)} samples and y has shape {y.shape}; they must agree"
                 )
         if weight is not None:
-            weight = np.asarray(weight)
+            weight = _numbers(who, "sample_weight", weight)
             if weight.shape != (len(x),):
                 raise ValueError(
                     f"{who}: sample_weight must hold one number for each of {len(x)} samples, "
@@ -80,6 +78,13 @@ class Samples:
                 f"fit: validation_split {share} of {len(self)} samples leaves one part empty"
             )
         return self[:first], self[first:]
+
+
+def _numbers(who: str, name: str, values: Any) -> np.ndarray:
+    values = np.asarray(values)
+    if values.dtype.kind not in "fiub":
+        raise TypeError(f"{who}: {name} must hold numbers, received {values.dtype}")
+    return values
 
 
 def checked_size(who: str, batch_size: int | None) -> int:

@@ -33,6 +33,11 @@ class MaxNorm:
         self.max_value = max_value
         self.axis = axis
 
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError where a weight of that shape has no such axis."""
+        if not -len(shape) <= self.axis < len(shape):
+            raise ValueError(f"{self!r}: a weight of shape {shape} has no axis {self.axis}")
+
     def __repr__(self) -> str:
         return f"MaxNorm(max_value={self.max_value}, axis={self.axis})"
 
@@ -41,3 +46,18 @@ class MaxNorm:
         xp = backend.xp
         norm = xp.sqrt((weight * weight).sum(axis=self.axis, keepdims=True))
         weight *= self.max_value / xp.maximum(norm, self.max_value)
+
+
+def get(constraint: str | MaxNorm | None) -> MaxNorm | None:
+    """Return the constraint of that name with its defaults, or the one given.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+    """
+    if constraint is None or isinstance(constraint, MaxNorm):
+        return constraint
+    if constraint == "max_norm":
+        return MaxNorm()
+    raise ValueError(f"constraint: expected a MaxNorm or max_norm, received {constraint!r}")

@@ -24,6 +24,24 @@ NEAREST: dict[str, dict[str, str]] = {
         "trainable": "set requires_grad of the layer's parameters()",
         "weights": "use model.set_weights",
     },
+    "call": {
+        "training": "use `with minidl.training():` for training mode",
+        "mask": "leave it out",
+    },
+    "optimizer": {
+        "amsgrad": "leave it out",
+        "centered": "leave it out",
+        "clipnorm": "scale parameter.grad between backward() and update() in a loop of your own",
+        "clipvalue": "clip parameter.grad between backward() and update() in a loop of your own",
+        "ema_momentum": "average model.get_weights() in a callback",
+        "global_clipnorm": "scale parameter.grad in a loop of your own",
+        "gradient_accumulation_steps": "call backward() several times before update()",
+        "use_ema": "average model.get_weights() in a callback",
+    },
+    "EarlyStopping": {
+        "start_from_epoch": "use patience",
+        "verbose": "read stopped_epoch afterwards",
+    },
     "compile": {
         "jit_compile": "kernels are compiled as they are; leave it out",
         "loss_weights": "a model has one output; weigh in a loss of your own",
@@ -45,6 +63,8 @@ NEAREST: dict[str, dict[str, str]] = {
 def refuse(place: str, arguments: Mapping[str, object], who: str | None = None) -> None:
     """Raise TypeError for arguments that minidl does not take, with the nearest way.
 
+    None asks for nothing and is let through: it is the default of most of them.
+
     Examples
     --------
     >>> refuse("fit", {"class_weight": {0: 2.0}})
@@ -52,7 +72,9 @@ def refuse(place: str, arguments: Mapping[str, object], who: str | None = None) 
         ...
     TypeError: fit: class_weight is not in minidl: use sample_weight=weights[y]
     """
-    for name in arguments:
+    for name, value in arguments.items():
+        if value is None:
+            continue
         if name in NEAREST[place]:
             raise TypeError(f"{who or place}: {name} is not in minidl: {NEAREST[place][name]}")
         raise TypeError(f"{who or place}: got an unexpected argument {name!r}")

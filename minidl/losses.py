@@ -24,27 +24,31 @@ class Loss:
         """Return the loss of each sample, shape (batch,) or (batch, ...)."""
         raise NotImplementedError
 
-    def check(self, y_true: np.ndarray, output_shape: tuple[int | None, ...]) -> None:
+    def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError where `y_true` cannot be the targets of outputs of that shape."""
 
     def __call__(self, y_true: Any, y_pred: Tensor, sample_weight: Any = None) -> Tensor:
         """Return the mean over the samples, each times its weight where weights are given.
 
-        Targets of the host are checked; those that are on the device are taken as they are.
+        Shapes are checked, and the values of targets of the host; a tensor's values are not,
+        since looking at them would wait for the device.
 
         Raises
         ------
         ValueError
-            If `y_true` cannot be the targets, or the operands are on different devices.
+            If `y_true` or `sample_weight` do not fit `y_pred`, or are on another device.
         """
-        if not isinstance(y_true, Tensor):
-            y_true = np.asarray(y_true)
-            self.check(y_true, y_pred.shape)
+        y_true = y_true if isinstance(y_true, Tensor) else np.asarray(y_true)
+        self.check(y_true, y_pred.shape)
         losses = self.per_sample(_beside(y_pred, y_true), y_pred)
         if sample_weight is not None:
             weight = _beside(y_pred, sample_weight).astype(losses.dtype)
-            spread = (*weight.shape, *(1,) * (losses.ndim - weight.ndim))
-            losses = losses * weight.reshape(spread)
+            if weight.shape != losses.shape[: weight.ndim]:
+                raise ValueError(
+                    f"loss: sample_weight must have the shape {losses.shape[:1]} of the samples, "
+                    f"received {weight.shape}"
+                )
+            losses = losses * weight.reshape(*weight.shape, *(1,) * (losses.ndim - weight.ndim))
         return losses.mean()
 
 
@@ -80,32 +84,31 @@ class SparseCategoricalCrossentropy(Loss):
     def __init__(self, from_logits: bool = False):
         self.from_logits = from_logits
 
-    def check(self, y_true: np.ndarray, output_shape: tuple[int | None, ...]) -> None:
+    def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless `y_true` holds class numbers below the last axis of outputs."""
-        classes = output_shape[-1]
+        who, classes = "sparse_categorical_crossentropy", output_shape[-1]
         if y_true.dtype.kind not in "iu":
             raise ValueError(
-                f"sparse_categorical_crossentropy: y must hold class numbers (integers), received "
-                f"{y_true.dtype}; for one-hot targets use categorical_crossentropy"
+                f"{who}: y must hold class numbers (integers), received {y_true.dtype}; for "
+                "one-hot targets use categorical_crossentropy"
             )
-        if y_true.shape[1:] not in (tuple(output_shape[1:-1]), (*output_shape[1:-1], 1)):
+        one_each = output_shape[:-1]
+        if not (shapes_agree(y_true.shape, one_each) or shapes_agree(y_true.shape, (*one_each, 1))):
             raise ValueError(
-                f"sparse_categorical_crossentropy: y has shape {y_true.shape}, and outputs of "
-                f"shape {output_shape} need one class number for each; for one-hot targets use "
-                "categorical_crossentropy"
+                f"{who}: y has shape {y_true.shape}, and outputs of shape {output_shape} need one "
+                "class number for each; for one-hot targets use categorical_crossentropy"
             )
-        if y_true.size and not 0 <= y_true.min() <= y_true.max() < classes:
-            raise ValueError(
-                f"sparse_categorical_crossentropy: class numbers must be in [0, {classes}), "
-                f"received {y_true.min()} to {y_true.max()}"
-            )
+        if isinstance(y_true, np.ndarray) and y_true.size:
+            low, high = y_true.min(), y_true.max()
+            if not 0 <= low <= high < classes:
+                raise ValueError(
+                    f"{who}: class numbers must be in [0, {classes}), received {low} to {high}"
+                )
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each sample."""
         labels = y_true.data.reshape(y_pred.shape[:-1])
-        logits = y_pred if self.from_logits else y_pred.logits
-        if logits is None:
-            logits = _log_of_probabilities(y_pred)
+        logits = _logits(y_pred, self.from_logits)
         return apply(ops.sparse_cross_entropy, logits, labels=labels)
 
 
@@ -121,9 +124,9 @@ class CategoricalCrossentropy(Loss):
     def __init__(self, from_logits: bool = False):
         self.from_logits = from_logits
 
-    def check(self, y_true: np.ndarray, output_shape: tuple[int | None, ...]) -> None:
+    def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless `y_true` has the outputs' shape."""
-        if y_true.shape[1:] != tuple(output_shape[1:]):
+        if not shapes_agree(y_true.shape, output_shape):
             raise ValueError(
                 f"categorical_crossentropy: y has shape {y_true.shape} and the outputs "
                 f"{output_shape}; for class numbers use sparse_categorical_crossentropy"
@@ -131,14 +134,20 @@ class CategoricalCrossentropy(Loss):
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each sample."""
-        logits = y_pred if self.from_logits else y_pred.logits
-        if logits is None:
-            logits = _log_of_probabilities(y_pred)
+        logits = _logits(y_pred, self.from_logits)
         return -(y_true.astype(logits.dtype) * logits.log_softmax()).sum(axis=-1)
 
 
-def _log_of_probabilities(y_pred: Tensor) -> Tensor:
-    """Return logits whose softmax is `y_pred`, which is scaled to sum 1 and held off 0 and 1."""
+def _logits(y_pred: Tensor, from_logits: bool) -> Tensor:
+    """Return logits whose softmax is the prediction."""
+    if from_logits:
+        if y_pred.logits is not None:
+            raise ValueError(
+                "loss: from_logits=True, but the outputs went through a softmax; leave one out"
+            )
+        return y_pred
+    if y_pred.logits is not None:
+        return y_pred.logits
     probabilities = y_pred / y_pred.sum(axis=-1, keepdims=True)
     return probabilities.clip(EPSILON, 1 - EPSILON).log()
 
@@ -146,9 +155,9 @@ def _log_of_probabilities(y_pred: Tensor) -> Tensor:
 class MeanSquaredError(Loss):
     """Take the mean of the squared differences."""
 
-    def check(self, y_true: np.ndarray, output_shape: tuple[int | None, ...]) -> None:
+    def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless `y_true` has the outputs' shape, an axis of length 1 aside."""
-        if _squeezed(y_true.shape[1:]) != _squeezed(tuple(output_shape[1:])):
+        if not shapes_agree(_squeezed(y_true.shape), _squeezed(output_shape)):
             raise ValueError(
                 f"mean_squared_error: y has shape {y_true.shape} and the outputs {output_shape}; "
                 "they must agree"
@@ -162,7 +171,14 @@ class MeanSquaredError(Loss):
 
 
 def _squeezed(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    return shape[:-1] if shape and shape[-1] == 1 else shape
+    return shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape
+
+
+def shapes_agree(shape: tuple[int | None, ...], expected: tuple[int | None, ...]) -> bool:
+    """Tell whether shapes agree; None, the length of a batch that is not known, fits any."""
+    return len(shape) == len(expected) and all(
+        wanted is None or length == wanted for length, wanted in zip(shape, expected, strict=True)
+    )
 
 
 _BY_NAME: dict[str, type[Loss]] = {

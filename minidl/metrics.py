@@ -4,6 +4,7 @@ import numpy as np
 
 from minidl.autograd import Tensor
 from minidl.backend import Array
+from minidl.losses import shapes_agree
 
 
 class Metric:
@@ -35,11 +36,12 @@ class Metric:
         """Return the number of each sample, shape (batch,) or (batch, ...)."""
         raise NotImplementedError
 
-    def check(self, y_true: np.ndarray, output_shape: tuple[int | None, ...]) -> None:
+    def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError where `y_true` and outputs of that shape cannot be compared."""
 
     def update_state(self, y_true: Tensor, y_pred: Tensor) -> None:
         """Add a batch."""
+        self.check(y_true, y_pred.shape)
         values = self.per_sample(y_true, y_pred).data
         self.add(values.sum(dtype="float64"), values.size)
 
@@ -62,6 +64,15 @@ class SparseCategoricalAccuracy(Metric):
 
     name = "sparse_categorical_accuracy"
 
+    def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
+        """Raise ValueError unless there is one class number for each sample."""
+        one_each = output_shape[:-1]
+        if not (shapes_agree(y_true.shape, one_each) or shapes_agree(y_true.shape, (*one_each, 1))):
+            raise ValueError(
+                f"{self.name}: y has shape {y_true.shape}, and outputs of shape {output_shape} "
+                "need one class number for each; use accuracy, which takes one-hot targets too"
+            )
+
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return True for each sample that was right."""
         guess = y_pred.data.argmax(axis=-1)
@@ -72,6 +83,14 @@ class CategoricalAccuracy(Metric):
     """Count how often the largest output is where the largest target is."""
 
     name = "categorical_accuracy"
+
+    def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
+        """Raise ValueError unless `y_true` has the outputs' shape."""
+        if not shapes_agree(y_true.shape, output_shape):
+            raise ValueError(
+                f"{self.name}: y has shape {y_true.shape} and the outputs {output_shape}; use "
+                "accuracy, which takes class numbers too"
+            )
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return True for each sample that was right."""
@@ -87,19 +106,24 @@ class Accuracy(Metric):
 
     name = "accuracy"
 
-    def check(self, y_true: np.ndarray, output_shape: tuple[int | None, ...]) -> None:
-        """Raise ValueError where the outputs are not one for each class."""
+    def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
+        """Raise ValueError where outputs or targets are not about classes."""
         if len(output_shape) < 2 or output_shape[-1] == 1:
             raise ValueError(
                 f"accuracy: expected one output for each class, received outputs of shape "
                 f"{output_shape}; leave the metric out, or give a Metric of your own"
             )
+        self._fitting(y_true.shape, output_shape).check(y_true, output_shape)
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return True for each sample that was right."""
-        dense = y_true.shape == y_pred.shape
-        fitting = CategoricalAccuracy() if dense else SparseCategoricalAccuracy()
-        return fitting.per_sample(y_true, y_pred)
+        return self._fitting(y_true.shape, y_pred.shape).per_sample(y_true, y_pred)
+
+    def _fitting(
+        self, shape: tuple[int, ...], output_shape: tuple[int | None, ...]
+    ) -> SparseCategoricalAccuracy | CategoricalAccuracy:
+        dense = shapes_agree(shape, output_shape)
+        return CategoricalAccuracy(self.name) if dense else SparseCategoricalAccuracy(self.name)
 
 
 _BY_NAME: dict[str, type[Metric]] = {

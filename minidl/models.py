@@ -12,22 +12,14 @@ from minidl.autograd import Tensor, no_grad
 from minidl.backend import get_backend
 from minidl.backend.base import FLOAT_TYPES
 from minidl.batches import Samples, checked_size
-from minidl.callbacks import (
-    Callback,
-    CallbackList,
-    History,
-    LazyLogs,
-    ProgressBar,
-    bar,
-    checked_verbose,
-    line,
-)
+from minidl.callbacks import Callback, CallbackList, History, LazyLogs
 from minidl.keras_gaps import refuse
 from minidl.layers import Input, Layer, Parameter
 from minidl.layers.base import Placement
 from minidl.layers.numbering import name_layers, number_random_layers
 from minidl.metrics import Mean, Metric
 from minidl.metrics import get as get_metric
+from minidl.progress import ProgressBar, bar, checked_verbose, line
 from minidl.summary import summary_table
 
 
@@ -53,7 +45,8 @@ class Model(Layer):
     epoch : int
         The number of epochs it has begun, each with its own order of the samples.
     stop_training : bool
-        Set it to True to end `fit` after the current step.
+        Set it to True to end `fit` after the current step; an epoch that is broken off so is not
+        validated and not in the history.
 
     Examples
     --------
@@ -80,15 +73,13 @@ class Model(Layer):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        if np.dtype(dtype).name not in FLOAT_TYPES:
+        if str(dtype) not in FLOAT_TYPES:
             raise ValueError(
                 f"{self.label}: dtype must be one of {', '.join(FLOAT_TYPES)}, received {dtype}"
             )
-        if not 0 <= operator.index(seed) < 2**64:
-            raise ValueError(f"{self.label}: seed must be in [0, 2**64), received {seed}")
         self.backend = get_backend(device)
         self.dtype = np.dtype(dtype)
-        self.seed = operator.index(seed)
+        self.seed = rng.checked_integer(f"{self.label}: seed", seed, 2**64)
         self.step = 0
         self.epoch = 0
         self.stop_training = False
@@ -147,29 +138,27 @@ class Model(Layer):
 
     # -------------------------------------------------------------------- applying it
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Any, **not_taken: Any) -> Any:
         """Apply the model to a batch: a tensor of its device, or an array of the host."""
         if not self.built:
             self._adopt_layers()
         x = self._as_input(x)
         block = rng.current_block()
-        outermost = block is not None and block.batch_size is None
-        if block is None or not outermost:
-            return super().__call__(x)
-        block.batch_size = x.shape[0]
-        try:
-            return super().__call__(x)
-        finally:
-            block.batch_size = None
+        if block is None:
+            return super().__call__(x, **not_taken)
+        with block.batch_of(x.shape[0]):
+            return super().__call__(x, **not_taken)
 
     def _as_input(self, x: Any) -> Tensor:
         if not isinstance(x, Tensor):
-            return Tensor.of(self.backend.asarray(x), self.backend).astype(self.dtype)
+            x = Tensor.of(self.backend.asarray(x), self.backend)
         if x.backend is not self.backend:
             raise ValueError(
                 f"{self.label}: the model is on {self.device} and its input on {x.device}; "
                 f'move it with .to("{self.device}")'
             )
+        if x.ndim == 0:
+            raise ValueError(f"{self.label}: expected a batch of samples, received one number")
         return x.astype(self.dtype)
 
     def _trace(self, sample_shape: tuple[int, ...]) -> tuple[int | None, ...]:
@@ -177,8 +166,10 @@ class Model(Layer):
 
         The shapes that `summary` prints are observed here, not declared.
         """
-        with rng.inference(), no_grad():
-            y = self(np.zeros((1, *sample_shape), dtype=self.dtype))
+        zeros = np.zeros((1, *sample_shape), dtype=self.dtype)
+        # A layer of the user's may divide by them or take their logarithm.
+        with rng.inference(), no_grad(), np.errstate(all="ignore"):
+            y = self(zeros)
         return (None, *y.shape[1:])
 
     # -------------------------------------------------------------------- adopting layers
@@ -193,7 +184,10 @@ class Model(Layer):
             return
         below = [layer for layer in self.walk() if layer is not self]
         name_layers(below)
+        within = {self, *below}
         for layer in below:
+            if layer.placement is not None and layer.placement.owner not in within:
+                continue  # it belongs to another model, whose draws must not change
             self._check_place(layer)
             layer.placement = self.placement
             if isinstance(layer, Model):
@@ -217,6 +211,7 @@ class Model(Layer):
         self,
         optimizer: str | optimizers.Optimizer = "rmsprop",
         loss: str | losses.Loss | None = None,
+        *,
         metrics: Sequence[str | Metric] | None = None,
         **not_taken: Any,
     ) -> None:
@@ -233,9 +228,14 @@ class Model(Layer):
             ``"accuracy"``, or metrics.
         """
         refuse("compile", not_taken)
-        self.loss = losses.get(loss)
-        self.metrics = [get_metric(metric) for metric in metrics or ()]
-        self.optimizer = optimizers.get(optimizer)
+        chosen = losses.get(loss), [get_metric(m) for m in metrics or ()], optimizers.get(optimizer)
+        names = [metric.name for metric in chosen[1]]
+        if len({"loss", *names}) <= len(names):
+            raise ValueError(
+                f"compile: each metric needs a name of its own and not loss, received {names}; "
+                'name one: SparseCategoricalAccuracy("name")'
+            )
+        self.loss, self.metrics, self.optimizer = chosen
 
     def fit(
         self,
@@ -293,13 +293,17 @@ class Model(Layer):
         refuse("fit", not_taken)
         batch_size = checked_size("fit", batch_size)
         verbose = checked_verbose("fit", verbose)
+        epochs, initial_epoch = operator.index(epochs), operator.index(initial_epoch)
+        for callback in callbacks or ():
+            if not isinstance(callback, Callback):
+                raise TypeError(f"fit: expected a list of Callbacks, received {callback!r} in it")
         samples = self._check_data("fit", x, y, sample_weight)
         held_out = None
         if validation_data is not None:
-            if len(validation_data) not in (2, 3):
+            if not isinstance(validation_data, list | tuple) or len(validation_data) not in (2, 3):
                 raise ValueError(
                     "fit: validation_data must be (x, y) or (x, y, sample_weight), received "
-                    f"{len(validation_data)} elements"
+                    f"{type(validation_data).__name__}"
                 )
             held_out = self._check_data("fit: validation_data", *validation_data)
         elif validation_split:
@@ -312,7 +316,7 @@ class Model(Layer):
         names = ["loss", *(metric.name for metric in self.metrics)]
         self.history = History()
         told = CallbackList(
-            [self.history, *([ProgressBar()] if verbose else []), *(callbacks or ())],
+            [*([ProgressBar()] if verbose else []), *(callbacks or ()), self.history],
             self,
             {
                 "epochs": epochs,
@@ -459,12 +463,12 @@ class Model(Layer):
                 f"{who}: the model is not compiled; call "
                 'model.compile(optimizer="adam", loss=...) first'
             )
-        y = np.asarray(y)
-        samples = Samples.checked(who, x, y, weight)
+        samples = Samples.checked(who, x, np.asarray(y), weight)
+        assert samples.y is not None, "given above"
         output_shape = self._trace(samples.x.shape[1:])
-        self.loss.check(y, output_shape)
+        self.loss.check(samples.y, output_shape)
         for metric in self.metrics:
-            metric.check(y, output_shape)
+            metric.check(samples.y, output_shape)
         return samples
 
 
@@ -520,12 +524,13 @@ class Sequential(Model):
         if not isinstance(layer, Layer):
             raise TypeError(f"{self.label}: expected layers, received {layer!r}")
         self.built = False  # the new layer's shapes are not known
-        if not self._layers and self.input_shape is None:
+        first = not self._layers and self.input_shape is None
+        if isinstance(layer, Input) and not first:
+            raise ValueError(f"{self.label}: Input must be the first element, and the only one")
+        if first:
             self.input_shape = layer.input_shape
         if not isinstance(layer, Input):
             self._layers.append(layer)
-        elif self._layers:
-            raise ValueError(f"{self.label}: Input must be the first element")
 
     def _build_if_known(self) -> None:
         if self.input_shape is not None and self._layers:

@@ -68,7 +68,7 @@ def power(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]
         return g * b * a ** xp.where(xp.asarray(b) == 0, 1, b - 1).astype(a.dtype)
 
     def vjp_exponent(g: Array) -> Array:
-        positive = a > 0
+        positive = xp.asarray(a) > 0
         return g * y * xp.where(positive, xp.log(xp.where(positive, a, 1)), 0)
 
     return y, (vjp_base, vjp_exponent)
@@ -166,6 +166,20 @@ def sum(
         return backend.xp.broadcast_to(_keep_axes(g, x, axis, keepdims), x.shape)
 
     return x.sum(axis=axis, keepdims=keepdims), (vjp,)
+
+
+@differentiable
+def mean(
+    backend: Backend, x: Array, *, axis: Axis = None, keepdims: bool = False
+) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return the mean over `axis`, over all axes where it is None."""
+    y = x.mean(axis=axis, keepdims=keepdims)
+    count = x.size // y.size if y.size else 1
+
+    def vjp(g: Array) -> Array:
+        return backend.xp.broadcast_to(_keep_axes(g, x, axis, keepdims) / count, x.shape)
+
+    return y, (vjp,)
 
 
 @differentiable

@@ -5,11 +5,14 @@ gradients and state are flat buffers of the same layout. So each rule below is w
 one array.
 """
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from minidl import schedules
 from minidl.backend import Array
+from minidl.keras_gaps import refuse
 from minidl.parameter import Parameter
 from minidl.schedules import LearningRateSchedule
 
@@ -57,11 +60,18 @@ class Optimizer:
         learning_rate: float | LearningRateSchedule,
         *,
         weight_decay: float | None = None,
+        **not_taken: Any,
     ):
-        if not isinstance(learning_rate, LearningRateSchedule) and not learning_rate > 0:
-            raise ValueError(
-                f"{type(self).__name__}: learning_rate must be above 0, received {learning_rate}"
+        refuse("optimizer", not_taken, who=type(self).__name__)
+        if not isinstance(learning_rate, LearningRateSchedule | Real):
+            raise TypeError(
+                f"{type(self).__name__}: learning_rate must be a number or a LearningRateSchedule, "
+                f"received {learning_rate!r}"
             )
+        if not isinstance(learning_rate, LearningRateSchedule):
+            self.check("learning_rate", learning_rate, 0 < learning_rate < math.inf, "above 0")
+        if weight_decay is not None:
+            self.check("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or above")
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.iterations = 0
@@ -70,6 +80,11 @@ class Optimizer:
         self._weights: Array = None
         self._views: list[Array] = []
 
+    def check(self, name: str, value: float, holds: bool, expected: str) -> None:
+        """Raise ValueError where a hyperparameter is not what is expected."""
+        if not holds:
+            raise ValueError(f"{type(self).__name__}: {name} must be {expected}, received {value}")
+
     def rule(self, weights: Array, gradients: Array, rate: float) -> None:
         """Update the flat `weights` in place; `gradients` may be overwritten."""
         raise NotImplementedError
@@ -77,11 +92,14 @@ class Optimizer:
     def update(self, parameters: Sequence[Parameter]) -> None:
         """Update `parameters` from their ``grad``, and clear it.
 
+        Those that require no gradient are frozen and stay as they are.
+
         Raises
         ------
         ValueError
             If a parameter has no gradient, or they are not those of the first update.
         """
+        parameters = [parameter for parameter in parameters if parameter.requires_grad]
         missing = [parameter.name for parameter in parameters if parameter.grad is None]
         if missing:
             raise ValueError(
@@ -112,9 +130,9 @@ class Optimizer:
         self._parameters = self._parameters or list(parameters)
         if [id(p) for p in parameters] != [id(p) for p in self._parameters]:
             raise ValueError(
-                f"{type(self).__name__}: expected the {len(self._parameters)} parameters of the "
-                f"first update, received {len(parameters)} that are not the same; use one "
-                "optimizer for each model"
+                f"{type(self).__name__}: expected the {len(self._parameters)} weights of the first "
+                f"update, received {len(parameters)} that are not the same; use one optimizer for "
+                "each model, and a new one (or compile again) after freezing or adding weights"
             )
         placed = zip(parameters, self._views, strict=False)
         # In a copied model the views are copies too, and no longer lie in the buffer.
@@ -138,9 +156,7 @@ def _views(flat: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
     """Cut a flat buffer into arrays of `shapes`."""
     views, start = [], 0
     for shape in shapes:
-        size = 1
-        for length in shape:
-            size *= length
+        size = math.prod(shape)
         views.append(flat[start : start + size].reshape(shape))
         start += size
     return views
@@ -162,10 +178,10 @@ class SGD(Optimizer):
         nesterov: bool = False,
         *,
         weight_decay: float | None = None,
+        **not_taken: Any,
     ):
-        super().__init__(learning_rate, weight_decay=weight_decay)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"SGD: momentum must be in [0, 1), received {momentum}")
+        super().__init__(learning_rate, weight_decay=weight_decay, **not_taken)
+        self.check("momentum", momentum, 0 <= momentum < 1, "in [0, 1)")
         self.momentum = momentum
         self.nesterov = nesterov
 
@@ -194,11 +210,14 @@ class RMSprop(Optimizer):
         self,
         learning_rate: float | LearningRateSchedule = 0.001,
         rho: float = 0.9,
-        epsilon: float = 1e-7,
         *,
+        epsilon: float = 1e-7,
         weight_decay: float | None = None,
+        **not_taken: Any,
     ):
-        super().__init__(learning_rate, weight_decay=weight_decay)
+        super().__init__(learning_rate, weight_decay=weight_decay, **not_taken)
+        self.check("rho", rho, 0 <= rho < 1, "in [0, 1)")
+        self.check("epsilon", epsilon, epsilon >= 0, "0 or above")
         self.rho = rho
         self.epsilon = epsilon
 
@@ -226,8 +245,12 @@ class Adam(Optimizer):
         epsilon: float = 1e-7,
         *,
         weight_decay: float | None = None,
+        **not_taken: Any,
     ):
-        super().__init__(learning_rate, weight_decay=weight_decay)
+        super().__init__(learning_rate, weight_decay=weight_decay, **not_taken)
+        self.check("beta_1", beta_1, 0 <= beta_1 < 1, "in [0, 1)")
+        self.check("beta_2", beta_2, 0 <= beta_2 < 1, "in [0, 1)")
+        self.check("epsilon", epsilon, epsilon >= 0, "0 or above")
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon
@@ -249,13 +272,15 @@ class AdamW(Adam):
     def __init__(
         self,
         learning_rate: float | LearningRateSchedule = 0.001,
+        weight_decay: float = 0.004,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
-        *,
-        weight_decay: float = 0.004,
+        **not_taken: Any,
     ):
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, weight_decay=weight_decay)
+        super().__init__(
+            learning_rate, beta_1, beta_2, epsilon, weight_decay=weight_decay, **not_taken
+        )
 
 
 _BY_NAME: dict[str, type[Any]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}

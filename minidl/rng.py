@@ -16,7 +16,6 @@ from 2**31 + 1      the initial weights: parameter n of a model uses 2**31 + 1 +
 ==================  ================================================================
 """
 
-import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,11 +23,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from minidl_kernels.mask_contract import keep_mask, words
+from minidl_kernels.mask_contract import check_rate, checked_integer, keep_mask, words
 
 __all__ = [
     "Address",
     "TrainingBlock",
+    "check_rate",
+    "checked_integer",
     "current_block",
     "inference",
     "keep_mask",
@@ -61,6 +62,16 @@ class TrainingBlock:
     row_offset: int | None
     batch_size: int | None = None
     calls: dict[object, int] = field(default_factory=dict)
+
+    @contextmanager
+    def batch_of(self, size: int) -> Iterator[None]:
+        """Say, while a model is called, how many samples its batch has; the outermost says it."""
+        outer = self.batch_size
+        self.batch_size = size if outer is None else outer
+        try:
+            yield
+        finally:
+            self.batch_size = outer
 
     def count_call(self, layer: object) -> int:
         """Return how often `layer` was called in this block before, and count this call."""
@@ -113,12 +124,10 @@ def training(*, step: int | None = None, row_offset: int | None = None) -> Itera
     >>> bool((whole[2:] == second_half).all())
     True
     """
-    step, row_offset = (
-        number if number is None else operator.index(number) for number in (step, row_offset)
-    )
-    for name, value in (("step", step), ("row_offset", row_offset)):
-        if value is not None and not 0 <= value < 2**32:
-            raise ValueError(f"training: {name} must be in [0, 2**32), received {value}")
+    if step is not None:
+        step = checked_integer("training: step", step, 2**32)
+    if row_offset is not None:
+        row_offset = checked_integer("training: row_offset", row_offset, 2**32)
     token = _block.set(TrainingBlock(step, row_offset))
     try:
         yield

@@ -29,7 +29,7 @@ class ExponentialDecay(LearningRateSchedule):
         staircase: bool = False,
     ):
         self.initial_learning_rate = initial_learning_rate
-        self.decay_steps = decay_steps
+        self.decay_steps = _positive_steps(self, decay_steps)
         self.decay_rate = decay_rate
         self.staircase = staircase
 
@@ -56,7 +56,7 @@ class InverseTimeDecay(LearningRateSchedule):
         staircase: bool = False,
     ):
         self.initial_learning_rate = initial_learning_rate
-        self.decay_steps = decay_steps
+        self.decay_steps = _positive_steps(self, decay_steps)
         self.decay_rate = decay_rate
         self.staircase = staircase
 
@@ -102,10 +102,18 @@ class CosineDecay(LearningRateSchedule):
 
     def __init__(self, initial_learning_rate: float, decay_steps: int, alpha: float = 0.0):
         self.initial_learning_rate = initial_learning_rate
-        self.decay_steps = decay_steps
+        self.decay_steps = _positive_steps(self, decay_steps)
         self.alpha = alpha
 
     def __call__(self, step: int) -> float:
         """Return the learning rate; after `decay_steps` it stays."""
         cosine = (1 + math.cos(math.pi * min(step / self.decay_steps, 1.0))) / 2
         return self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha)
+
+
+def _positive_steps(schedule: LearningRateSchedule, decay_steps: int) -> int:
+    if not decay_steps > 0:
+        raise ValueError(
+            f"{type(schedule).__name__}: decay_steps must be above 0, received {decay_steps}"
+        )
+    return decay_steps

@@ -1,6 +1,7 @@
 """Train a multilayer network with dropout on images of digits: ``python -m minidl.train``."""
 
 import argparse
+import contextlib
 import json
 import logging
 import math
@@ -19,7 +20,7 @@ from minidl import callbacks, constraints, datasets, layers, models, optimizers
 from minidl.datasets.idx_dataset import Split
 
 HIDDEN, DROPOUT = [512, 256], [0.5, 0.3]
-CLASSES = 10
+CLASSES, MAX_UNITS = 10, 2**20
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 LOADERS: dict[str, Callable[[str | None], tuple[Split, Split]]] = {
     "mnist": datasets.mnist.load_data,
@@ -74,7 +75,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-size", type=number(int, 1), default=128, help="default: 128")
     add(
         "--hidden",
-        type=number(int, 1),
+        type=number(int, 1, MAX_UNITS),
         nargs="*",
         default=HIDDEN,
         metavar="UNITS",
@@ -99,9 +100,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--quiet", action="store_true", help="print the final table only")
     add("--log-json", metavar="FILE", help="write one JSON object for each event")
     arguments = parser.parse_args(argv)
+    if arguments.data == "mnist-5k" and arguments.data_dir is not None:
+        parser.error("argument --data-dir: mnist-5k comes with minidl; leave the folder out")
     count = len(arguments.hidden)
     if arguments.dropout is None:
         arguments.dropout = DROPOUT if count == len(DROPOUT) else [0.5]
+    elif count == 0:
+        parser.error("argument --dropout: there is no hidden layer to drop from")
     if len(arguments.dropout) == 1:
         arguments.dropout *= count
     if len(arguments.dropout) != count:
@@ -122,7 +127,7 @@ def load_data(name: str | None, data_dir: str | None) -> tuple[str, str, tuple[S
     try:
         return "mnist", "", LOADERS["mnist"](data_dir)
     except OSError as error:
-        if data_dir or os.environ.get("MINIDL_DATA"):
+        if data_dir is not None or os.environ.get("MINIDL_DATA"):
             raise
         reason = str(error).splitlines()[0].rstrip(":")
         notice = f"MNIST could not be had ({reason}); training on the 5,000 digits shipped here"
@@ -175,23 +180,29 @@ class EventLog:
     """Write events to a file, one JSON object a line; without a file, nowhere."""
 
     def __init__(self, path: str | None):
+        self._path = path
         self._file: IO[str] | None = None
         if path is not None:
-            self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115  closed by close()
+            # Only tried here: an older log is kept until there is something to write.
+            open(path, "a", encoding="utf-8").close()
 
     def write(self, event: str, **values: Any) -> None:
         """Write one event at once; numbers that JSON has not become null."""
-        if self._file is not None:
-            finite = {
-                name: None if isinstance(value, float) and not math.isfinite(value) else value
-                for name, value in values.items()
-            }
-            print(json.dumps({"event": event, **finite}), file=self._file, flush=True)
+        if self._path is None:
+            return
+        if self._file is None:
+            self._file = open(self._path, "w", encoding="utf-8")  # noqa: SIM115  see close()
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        print(json.dumps({"event": event, **finite}), file=self._file, flush=True)
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # write() has reported what cannot be written
+                self._file.close()
 
 
 class Watch(callbacks.Callback):
@@ -253,17 +264,19 @@ def process_seconds() -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 2 for bad input, 130 after Ctrl-C."""
     arguments = parse_arguments(argv)
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    level = logging.WARNING if arguments.quiet else logging.INFO
+    logging.basicConfig(format="%(message)s", level=level)
+    report: dict[str, Any] = {"seed": arguments.seed, "epochs": 0}
     try:
         log = EventLog(arguments.log_json)
     except OSError as error:
         return complain(error)
     try:
-        return train(arguments, log)
+        return train(arguments, log, report)
     except (InputError, OSError, MemoryError) as error:
         return complain(error)
     except KeyboardInterrupt:
-        log.write("end", seed=arguments.seed, seconds=process_seconds(), interrupted=True)
+        log.write("end", **report, seconds=process_seconds(), interrupted=True)
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     finally:
@@ -277,8 +290,8 @@ def complain(error: Exception) -> int:
     return EXIT_BAD_INPUT
 
 
-def train(arguments: argparse.Namespace, log: EventLog) -> int:
-    """Train, evaluate and report."""
+def train(arguments: argparse.Namespace, log: EventLog, report: dict[str, Any]) -> int:
+    """Train, evaluate, and keep in `report` what was reached."""
     say = (lambda *_: None) if arguments.quiet else print
     try:
         device = minidl.get_backend(arguments.device).name
@@ -291,15 +304,19 @@ def train(arguments: argparse.Namespace, log: EventLog) -> int:
     say(f"device   {device}")
     say(f"data     {data}: {len(x):,} images to train on, {len(x_test):,} to test on")
     say(f"network  {describe(model)}")
-    about = {"device": device, "data": data, "seed": arguments.seed}
+    report |= {"device": device, "data": data}
+    assert model.optimizer is not None, "build_model compiles"
     log.write(
         "start",
-        **about,
+        device=device,
+        data=data,
+        seed=arguments.seed,
         hidden=arguments.hidden,
         dropout=arguments.dropout,
         input_dropout=arguments.input_dropout,
         scaling=arguments.scaling,
         optimizer=arguments.optimizer,
+        learning_rate=model.optimizer.learning_rate,
         max_norm=arguments.max_norm,
         batch_size=arguments.batch_size,
         epochs=arguments.epochs,
@@ -317,20 +334,16 @@ def train(arguments: argparse.Namespace, log: EventLog) -> int:
         callbacks=[watch],
         validation_data=(x_test, y_test),
     )
-    test_loss, test_accuracy = model.evaluate(x_test, y_test, arguments.batch_size, verbose=0)
     speed = watch.images / watch.seconds
+    report |= {
+        "epochs": watch.epochs,
+        "images_per_second": speed,
+        "first_step_seconds": watch.first_step_seconds,
+    }
+    test_loss, test_accuracy = model.evaluate(x_test, y_test, arguments.batch_size, verbose=0)
+    report |= {"test_accuracy": test_accuracy, "test_loss": test_loss}
     seconds = process_seconds()
-    log.write(
-        "end",
-        **about,
-        test_accuracy=test_accuracy,
-        test_loss=test_loss,
-        epochs=watch.epochs,
-        images_per_second=speed,
-        first_step_seconds=watch.first_step_seconds,
-        seconds=seconds,
-        interrupted=watch.interrupted,
-    )
+    log.write("end", **report, seconds=seconds, interrupted=watch.interrupted)
     rows = {
         "device": device,
         "data": data + ", since MNIST could not be had" * bool(notice),

@@ -22,7 +22,7 @@ LEVELS = (
     (r"minidl/layers/", 4, {"numpy"}),
     (r"minidl/datasets/", 4, {"numpy", "pooch"}),
     (r"minidl/(losses|metrics|optimizers|schedules|batches|testing)\.py", 4, {"numpy"}),
-    (r"minidl/callbacks\.py", 5, {"numpy", "tqdm"}),
+    (r"minidl/(callbacks|progress)\.py", 5, {"numpy", "tqdm"}),
     (r"minidl/(models|summary)\.py", 5, {"numpy"}),
     (r"minidl/__init__\.py", 6, set()),
     (r"minidl/train\.py", 6, {"psutil"}),

@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 
-from minidl import DeviceError, Tensor, from_dlpack, get_backend, losses, no_grad
+from minidl import DeviceError, Tensor, from_dlpack, get_backend, losses, no_grad, ops
 from minidl import autograd as engine
 from minidl.autograd import apply
 from minidl.backend.numpy_backend import NumpyBackend
@@ -733,3 +733,26 @@ def test_a_device_that_does_not_exist():
     with pytest.raises(ValueError, match="device: expected"):
         Tensor([1.0], "gpu")
     assert issubclass(DeviceError, RuntimeError)
+
+
+def test_the_gradients_of_leaves_share_no_memory_and_can_be_written():
+    a, b = (Tensor([1.0, 2.0], requires_grad=True) for _ in range(2))
+    (a + b).sum().backward()
+    a.grad.data *= 2
+    assert a.grad.numpy().tolist() == [2, 2]
+    assert b.grad.numpy().tolist() == [1, 1]
+
+
+def test_a_mean_of_many_float16_does_not_overflow():
+    assert Tensor(np.ones(70_000, "float16")).mean().item() == 1
+
+
+@pytest.mark.parametrize("operand", [[1.0, 2.0], (1.0, 2.0)])
+def test_lists_are_not_operands(operand):
+    with pytest.raises(TypeError, match="add: expected tensors or numbers, received a list"):
+        Tensor([1.0, 2.0]) + operand
+
+
+def test_an_op_without_a_tensor_is_refused():
+    with pytest.raises(TypeError, match="relu: expected at least one Tensor"):
+        apply(ops.relu, np.ones(3))

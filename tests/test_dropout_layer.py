@@ -266,7 +266,7 @@ def test_repr_shows_the_integers():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.5, float("nan"), float("inf")])
 def test_a_rate_that_is_no_probability_is_refused(rate):
-    with pytest.raises(ValueError, match=rf"Dropout: rate .* in \[0, 1\]; received {rate}"):
+    with pytest.raises(ValueError, match=rf"rate must be in \[0, 1\], received {rate}"):
         layers.Dropout(rate, seed=1)
 
 
@@ -373,3 +373,28 @@ def test_micro_batches_without_their_offsets_meet_other_masks():
     with minidl.training(step=0):
         second_half = layer(x[2:]).numpy()
     assert not np.array_equal(second_half, whole[2:])
+
+
+def kept_by(model, step=0):
+    """Return which outputs of a model are kept in training."""
+    with minidl.training(step=step):
+        return model(np.ones((4, 6))).numpy() != 0
+
+
+def test_a_layer_keeps_the_draws_of_its_model_when_another_takes_it_in():
+    dropout = layers.Dropout(0.5)
+    first = models.Sequential([layers.Flatten(), dropout])
+    second = models.Sequential([layers.Flatten(), dropout], seed=9)
+    assert repr(first.layers[1]) == repr(second.layers[1])
+    kept = rng.keep_mask((4, 6), 0.5, seed=0, stream=0, step=0)
+    assert (kept_by(first) == kept).all()
+    assert (kept_by(second) == kept).all()
+
+
+def test_a_nested_model_that_has_drawn_keeps_its_draws_and_one_that_has_not_follows_the_outer():
+    for used, seed in ((True, 5), (False, 0)):
+        inner = models.Sequential([layers.Dropout(0.5)], seed=5)
+        if used:
+            kept_by(inner)
+        outer = models.Sequential([inner])
+        assert (kept_by(outer) == rng.keep_mask((4, 6), 0.5, seed=seed, stream=0, step=0)).all()

@@ -157,7 +157,8 @@ def test_dense_refuses_units(units):
 
 
 def test_dense_names_itself_and_both_sizes_where_features_do_not_agree():
-    model = models.Sequential([layers.Dense(2, input_shape=(3,))])
+    model = models.Sequential([layers.Dense(2)])
+    model(np.zeros((1, 3)))
     message = r"dense: expected inputs with 3 features in the last axis, received shape \(1, 4\)"
     with pytest.raises(ValueError, match=message):
         model(np.zeros((1, 4)))
@@ -404,3 +405,57 @@ def test_weights_of_an_unseeded_layer_outside_of_a_model_are_refused():
 def test_weights_that_are_not_random_need_no_seed():
     y = layers.Dense(2, kernel_initializer="ones")(Tensor(np.ones((1, 3), "float32")))
     assert y.numpy().tolist() == [[3, 3]]
+
+
+def test_a_layer_alone_wants_a_tensor():
+    with pytest.raises(TypeError, match="relu: expected a Tensor, received ndarray; use Tensor"):
+        layers.ReLU(name="relu")(np.ones(3))
+
+
+def test_training_is_no_argument_of_a_call():
+    with pytest.raises(TypeError, match="training is not in minidl: use `with minidl"):
+        models.Sequential([layers.ReLU()])(np.ones((1, 3)), training=True)
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        lambda: [layers.Input((28, 28)), layers.Flatten(), layers.Dense(3)],
+        lambda: [layers.Flatten(), layers.Dense(3, input_shape=(784,))],
+    ],
+)
+def test_a_shape_that_was_given_is_held(stack):
+    model = models.Sequential(stack())
+    model(np.zeros((2, 28, 28)))
+    with pytest.raises(ValueError, match=r"expected samples of shape .*, as its input_shape says"):
+        model(np.zeros((2, 14, 14)))
+
+
+def test_a_subclass_need_not_call_init():
+    class Double(layers.Layer):
+        def __init__(self):
+            self.factor = 2
+
+        def call(self, x):
+            return x * self.factor
+
+    model = models.Sequential([Double()])
+    assert model(np.ones((1, 2))).numpy().tolist() == [[2, 2]]
+    assert model.layers[0].name == "double"
+
+
+@pytest.mark.parametrize("constraint", ["norm", 3.0])
+def test_dense_refuses_what_is_no_constraint(constraint):
+    with pytest.raises(ValueError, match="constraint: expected a MaxNorm or max_norm"):
+        layers.Dense(2, kernel_constraint=constraint)
+
+
+def test_a_constraint_on_an_axis_that_is_not_there_is_refused_when_the_layer_is_built():
+    layer = layers.Dense(2, kernel_constraint=MaxNorm(1.0, axis=5))
+    with pytest.raises(ValueError, match=r"MaxNorm.*: a weight of shape \(3, 2\) has no axis 5"):
+        models.Sequential([layer])(np.zeros((1, 3)))
+
+
+def test_a_model_that_is_not_built_does_not_count_its_weights():
+    with pytest.raises(ValueError, match="not built, so its weights are not known"):
+        models.Sequential([layers.Dense(2)]).count_params()

@@ -194,11 +194,35 @@ def test_outputs_that_do_not_sum_to_1_are_scaled(make, y):
     assert halves == pytest.approx(make()(y, Tensor(PROBABILITIES[:2])).item(), rel=1e-12)
 
 
-def test_from_logits_takes_a_softmax_as_logits():
-    once = Tensor(LOGITS).softmax()
-    value = SparseCategoricalCrossentropy(from_logits=True)(LABELS, once).item()
-    e = np.exp(PROBABILITIES)
-    assert value == pytest.approx(cross_entropy(ONE_HOT, e / e.sum(1, keepdims=True)).mean())
+@pytest.mark.parametrize(
+    ("loss", "y"), [(SparseCategoricalCrossentropy, LABELS), (CategoricalCrossentropy, ONE_HOT)]
+)
+def test_from_logits_refuses_the_outputs_of_a_softmax(loss, y):
+    with pytest.raises(ValueError, match="from_logits=True, but the outputs went through a soft"):
+        loss(from_logits=True)(y, Tensor(LOGITS).softmax())
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (1,), (3,), (4, 4)])
+def test_weights_that_are_not_one_for_each_sample_are_refused(shape):
+    outputs = Tensor(np.zeros((4, 2)))
+    with pytest.raises(ValueError, match=r"loss: sample_weight must have the shape \(4,\)"):
+        MeanSquaredError()(np.zeros((4, 2)), outputs, np.ones(shape))
+
+
+@pytest.mark.parametrize(
+    ("loss", "shape"),
+    [
+        (MeanSquaredError(), (2, 4)),
+        (MeanSquaredError(), (3, 2)),
+        (CategoricalCrossentropy(), (1, 2)),
+        (SparseCategoricalCrossentropy(), (3,)),
+        (SparseCategoricalCrossentropy(), (1, 4)),
+    ],
+)
+@pytest.mark.parametrize("kind", [Tensor, np.asarray])
+def test_targets_of_another_shape_are_refused(loss, shape, kind):
+    with pytest.raises(ValueError, match="y has shape"):
+        loss(kind(np.zeros(shape, int)), Tensor(np.full((4, 2), 0.5)))
 
 
 # ------------------------------------------------------------------------------ what is refused

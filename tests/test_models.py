@@ -31,7 +31,9 @@ def classifier(seed=1, optimizer=None, metrics=("accuracy",), **arguments):
         seed=seed,
         **arguments,
     )
-    model.compile(optimizer or SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy", metrics)
+    model.compile(
+        optimizer or SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy", metrics=metrics
+    )
     return model
 
 
@@ -395,7 +397,7 @@ def test_a_model_that_is_not_compiled_says_so(method):
         ({"x": X[:0], "y": TARGETS[:0]}, ValueError, "fit: x must hold at least one sample"),
         ({"x": np.float64(3)}, ValueError, r"fit: x must hold at least one sample, .* \(\)"),
         ({"x": X.astype(str)}, TypeError, "fit: x must hold numbers, received <U"),
-        ({"x": X[:, :5]}, ValueError, r"dense: expected inputs with 6 features .* \(1, 5\)"),
+        ({"x": X[:, :5]}, ValueError, r"expected samples of shape \(6,\), .* received \(5,\)"),
         ({"batch_size": 0}, ValueError, "fit: batch_size must be at least 1, received 0"),
         ({"batch_size": 2.5}, TypeError, "float"),
         ({"verbose": 3}, ValueError, 'fit: verbose must be "auto", 0, 1 or 2, received 3'),
@@ -404,7 +406,11 @@ def test_a_model_that_is_not_compiled_says_so(method):
         ({"validation_split": 1.0}, ValueError, r"validation_split must be in \[0, 1\)"),
         ({"validation_split": -0.1}, ValueError, "received -0.1"),
         ({"validation_split": 0.999}, ValueError, "0.999 of 50 samples leaves one part empty"),
-        ({"validation_data": (X,)}, ValueError, r"validation_data must be \(x, y\) or .* 1 el"),
+        (
+            {"validation_data": (X,)},
+            ValueError,
+            r"validation_data must be \(x, y\) or .* received tuple",
+        ),
         (
             {"validation_data": (X, TARGETS[:7])},
             ValueError,
@@ -782,7 +788,7 @@ class Branches(models.Model):
 
 def test_a_subclass_trains_and_finds_its_layers(device, capsys):
     model = Branches(seed=3, device=device)
-    model.compile(Adam(0.01), "sparse_categorical_crossentropy", ["accuracy"])
+    model.compile(Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
     history = model.fit(X, LABELS, epochs=10, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
     assert [layer.name for layer in model.layers] == ["dense", "dense_1", "dropout", "dense_2"]
@@ -877,3 +883,60 @@ def test_verbose_is_checked(method):
     data = (X, LABELS) if method == "evaluate" else (X,)
     with pytest.raises(ValueError, match=f'{method}: verbose must be "auto", 0, 1 or 2, received'):
         getattr(classifier(), method)(*data, verbose=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"epochs": 1.5}, TypeError, "float"),
+        ({"callbacks": [print]}, TypeError, "fit: expected a list of Callbacks, received"),
+        ({"callbacks": [Callback]}, TypeError, "fit: expected a list of Callbacks, received"),
+        ({"validation_data": 5}, ValueError, "fit: validation_data must be .*, received int"),
+        ({"y": np.array(["a"] * 50)}, TypeError, "fit: y must hold numbers, received <U1"),
+        ({"sample_weight": ["a"] * 50}, TypeError, "fit: sample_weight must hold numbers"),
+    ],
+)
+def test_fit_refuses_what_is_of_the_wrong_kind_before_anything_is_trained(
+    arguments, error, message
+):
+    model = classifier()
+    with pytest.raises(error, match=message):
+        model.fit(**({"x": X, "y": LABELS, "verbose": 0} | arguments))
+    assert (model.step, model.epoch) == (0, 0)
+
+
+def test_what_callbacks_add_to_the_logs_is_in_the_history():
+    class Adds(Callback):
+        def on_epoch_end(self, epoch, logs):
+            logs["epoch_squared"] = epoch**2
+
+    history = classifier().fit(X, LABELS, epochs=3, verbose=0, callbacks=[Adds()])
+    assert history.history["epoch_squared"] == [0, 1, 4]
+
+
+def test_compile_refuses_two_metrics_of_one_name_and_changes_nothing():
+    model = classifier()
+    before = model.loss, model.metrics, model.optimizer
+    for names in (["accuracy", "accuracy"], [metrics.Mean("loss")]):
+        with pytest.raises(ValueError, match="compile: each metric needs a name of its own"):
+            model.compile("adam", "mse", metrics=names)
+    with pytest.raises(ValueError, match="optimizer: expected"):
+        model.compile("bad", "mse")
+    assert (model.loss, model.metrics, model.optimizer) == before
+
+
+@pytest.mark.parametrize(
+    ("metric", "y"),
+    [("categorical_accuracy", LABELS), ("sparse_categorical_accuracy", np.eye(3)[LABELS])],
+)
+def test_a_metric_refuses_targets_of_the_other_kind(metric, y):
+    model = models.Sequential([layers.Dense(3, input_shape=(6,), activation="softmax")])
+    loss = "categorical_crossentropy" if y.ndim == 2 else "sparse_categorical_crossentropy"
+    model.compile("sgd", loss, metrics=[metric])
+    with pytest.raises(ValueError, match=f"{metric}: y has shape .* use accuracy"):
+        model.fit(X, y, verbose=0)
+
+
+def test_fit_runs_where_there_is_no_stdout(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    assert classifier().fit(X, LABELS).epoch == [0]

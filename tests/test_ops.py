@@ -217,6 +217,7 @@ CASES: dict[str, list[Case]] = {
     "cast": one(lambda x, dtype: x, *ELEMENTWISE_INPUTS, dtype="float64"),
     "transfer": one(lambda x, target: x, *ELEMENTWISE_INPUTS, target="the same device"),
     "sum": reduction(np.add.reduce, [*AXES, ((0, 3), 0), ((0, 3), 1), ((0,), None)], draw),
+    "mean": reduction(np.mean, [*AXES, ((0, 3), 1)], draw),
     "max": reduction(np.maximum.reduce, [*AXES, ((0, 3), 1)], apart),
     "exp": one(lambda x: math.e**x, *ELEMENTWISE_INPUTS),
     "log": one(lambda x: np.log2(x) / math.log2(math.e), *POSITIVE_INPUTS),

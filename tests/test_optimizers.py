@@ -219,7 +219,7 @@ def test_other_parameters_than_the_first_are_refused(others):
     second = parameters[:1] if others == "fewer" else two_weights()
     before = [p.numpy() for p in second]
     give(second, 1)
-    with pytest.raises(ValueError, match="SGD: expected the 2 parameters of the first update"):
+    with pytest.raises(ValueError, match="SGD: expected the 2 weights of the first update"):
         optimizer.update(second)
     assert all(np.array_equal(p.numpy(), w) for p, w in zip(second, before, strict=True))
 
@@ -417,3 +417,41 @@ def test_a_schedule_of_ones_own_counts_updates():
         give(parameters, step)
         optimizer.update(parameters)
     assert seen == [0, 1, 2]
+
+
+def test_positions_are_those_of_keras():
+    adamw = optimizers.AdamW(0.1, 0.2, 0.3, 0.4)
+    assert (adamw.weight_decay, adamw.beta_1, adamw.beta_2) == (0.2, 0.3, 0.4)
+    with pytest.raises(TypeError, match="positional"):
+        optimizers.RMSprop(0.1, 0.9, 0.9)  # Keras' third is momentum
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: optimizers.Adam(beta_1=1.0), r"Adam: beta_1 must be in \[0, 1\), received 1.0"),
+        (lambda: optimizers.RMSprop(rho=5), r"RMSprop: rho must be in \[0, 1\), received 5"),
+        (lambda: optimizers.Adam(epsilon=-1), "Adam: epsilon must be 0 or above, received -1"),
+        (lambda: optimizers.SGD(float("inf")), "SGD: learning_rate must be above 0, received inf"),
+        (lambda: optimizers.SGD(weight_decay=-1), "SGD: weight_decay must be 0 or above"),
+        (
+            lambda: optimizers.schedules.CosineDecay(0.1, 0),
+            "CosineDecay: decay_steps must be above 0, received 0",
+        ),
+    ],
+)
+def test_numbers_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("rate", ["0.1", lambda step: 0.1, None])
+def test_a_learning_rate_is_a_number_or_a_schedule(rate):
+    with pytest.raises(TypeError, match="SGD: learning_rate must be a number or a Learning"):
+        optimizers.SGD(rate)
+
+
+def test_what_keras_has_and_minidl_not_is_refused_by_name():
+    with pytest.raises(TypeError, match="Adam: clipnorm is not in minidl: scale"):
+        optimizers.Adam(clipnorm=1.0)
+    optimizers.Adam(clipnorm=None)  # asks for nothing

@@ -87,6 +87,7 @@ def test_the_log_holds_one_event_a_line(finished):
     start, *epochs, end = finished[1]
     assert start["event"] == "start"
     assert set(start) > START_KEYS
+    assert (start["optimizer"], start["learning_rate"]) == ("adam", 0.001)
     assert (start["hidden"], start["dropout"], start["parameters"]) == ([16], [0.5], 12_730)
     assert [set(epoch) for epoch in epochs] == [EPOCH_KEYS] * 2
     assert [(epoch["event"], epoch["epoch"]) for epoch in epochs] == [("epoch", 1), ("epoch", 2)]
@@ -186,6 +187,9 @@ def test_the_options_reach_the_network():
         (("--max-norm", "-2"), "argument --max-norm: expected a number above 0"),
         (("--seed", "-1"), "argument --seed: expected a whole number at least 0"),
         (("--seed", str(2**64)), "argument --seed: expected a whole number at least 0"),
+        (("--hidden", "--dropout", "0.5"), "there is no hidden layer to drop from"),
+        (("--hidden", "99999999999"), "argument --hidden: expected a whole number at least 1"),
+        (("--data", "mnist-5k", "--data-dir", "x"), "argument --data-dir: mnist-5k comes with"),
         (("--optimizer", "magic"), "argument --optimizer: invalid choice"),
         (("--data", "cifar"), "argument --data: invalid choice"),
     ],
@@ -214,8 +218,10 @@ def test_an_unknown_device_ends_in_one_line(capsys):
 
 
 def test_a_missing_data_set_ends_in_one_line(capsys, tmp_path, monkeypatch):
-    for arguments in (("--data-dir", str(tmp_path)), ("--data", "kmnist", "--data-dir", "nowhere")):
-        assert "train-images-idx3-ubyte" in refusal(capsys, *arguments)
+    for folder in ("", str(tmp_path), "nowhere"):
+        for arguments in ((), ("--data", "kmnist")):
+            line = refusal(capsys, *arguments, "--data-dir", folder)
+            assert "train-images-idx3-ubyte" in line
     monkeypatch.setenv("MINIDL_DATA", str(tmp_path))
     assert "train-images-idx3-ubyte" in refusal(capsys)
 
@@ -226,6 +232,21 @@ def test_a_damaged_file_ends_in_one_line(capsys, tmp_path):
     for file in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (folder / f"{file}-ubyte").write_bytes(b"not an IDX file")
     assert "train-images-idx3-ubyte" in refusal(capsys, "--data-dir", str(tmp_path))
+
+
+def test_a_run_that_is_refused_leaves_an_older_log_alone(tmp_path, capsys):
+    log = tmp_path / "log.jsonl"
+    log.write_text("older\n")
+    refusal(capsys, "--device", "tpu", "--log-json", str(log))
+    assert log.read_text() == "older\n"
+    assert run(tmp_path, *SMALL)[0]["event"] == "start"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_ends_in_one_line():
+    result = command(*SMALL, "--quiet", "--log-json", "/dev/full")
+    assert result.returncode == 2
+    assert result.stderr == "minidl.train: [Errno 28] No space left on device\n"
 
 
 def test_a_log_that_cannot_be_written_ends_in_one_line(capsys, tmp_path):
@@ -298,8 +319,7 @@ def test_ctrl_c_ends_it_after_the_step_with_what_was_reached(tmp_path):
         text=True,
     )
     try:
-        while not process.stdout.readline().startswith("Epoch 2/"):
-            pass
+        assert any(line.startswith("Epoch 2/") for line in process.stdout), process.stderr.read()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     finally:

@@ -96,10 +96,10 @@ def mask_address(
     >>> mask_address((32, 784), seed=2**32 + 7, stream=1, step=5, row_offset=64)
     MaskAddress(rows=32, columns=784, row_offset=64, stream=1, step=5, key0=7, key1=1)
     """
-    seed = _integer("seed", seed, SEEDS)
-    stream = _integer("stream", stream, WORDS)
-    step = _integer("step", step, WORDS)
-    row_offset = _integer("row_offset", row_offset, WORDS)
+    seed = checked_integer("mask: seed", seed, SEEDS)
+    stream = checked_integer("mask: stream", stream, WORDS)
+    step = checked_integer("mask: step", step, WORDS)
+    row_offset = checked_integer("mask: row_offset", row_offset, WORDS)
     rows, columns = rows_and_columns(shape)
     if row_offset + rows > WORDS:
         raise ValueError(
@@ -110,16 +110,24 @@ def mask_address(
     return MaskAddress(rows, columns, row_offset, stream, step, seed % 2**32, seed >> 32)
 
 
-def _integer(name: str, value: Any, stop: int) -> int:
-    """Return `value` as a Python int in [0, stop)."""
+def checked_integer(name: str, value: Any, stop: int) -> int:
+    """Return `value` as a Python int.
+
+    Raises
+    ------
+    ValueError
+        If it is not in [0, stop).
+    TypeError
+        If it is not an integer; NumPy's integers are, a bool is not.
+    """
     if isinstance(value, (bool, np.bool)) or not hasattr(value, "__index__"):
         raise TypeError(
-            f"mask: {name} must be an integer, received {value!r} of type {type(value).__name__}"
+            f"{name} must be an integer, received {value!r} of type {type(value).__name__}"
         )
     integer = operator.index(value)
     if not 0 <= integer < stop:
         raise ValueError(
-            f"mask: {name} must be in [0, 2**{stop.bit_length() - 1}), received {integer}"
+            f"{name} must be in [0, 2**{stop.bit_length() - 1}), received {integer}"
         )
     return integer
 

@@ -51,6 +51,11 @@ class CupyBackend(Backend):
             out = cupy.empty(x.shape, dtype=x.dtype)
             stream = cupy.cuda.get_current_stream().ptr
             dropout.dropout(
-                cupy.ascontiguousarray(x), out, rate, **address, rescale=rescale, cuda_stream=stream
+                cupy.asarray(x, order="C"),  # ascontiguousarray adds an axis where there is none
+                out,
+                rate,
+                **address,
+                rescale=rescale,
+                cuda_stream=stream,
             )
             return out

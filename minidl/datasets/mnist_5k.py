@@ -1,12 +1,18 @@
 """5,000 of MNIST's digits, shipped with minidl; mnist_5k.md says where they come from."""
 
-import zipfile
-import zlib
 from importlib import resources
 
 import numpy as np
 
 from minidl.datasets.idx_dataset import Split
+
+UINT8 = np.dtype("uint8")
+EXPECTED = [
+    ((4000, 28, 28), UINT8),
+    ((4000,), UINT8),
+    ((1000, 28, 28), UINT8),
+    ((1000,), UINT8),
+]
 
 
 def load_data() -> tuple[Split, Split]:
@@ -38,6 +44,11 @@ def load_data() -> tuple[Split, Split]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             train = arrays["x_train"], arrays["y_train"]
             test = arrays["x_test"], arrays["y_test"]
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # what zipfile and NumPy raise of damaged files is not documented
         raise ValueError(f"{path}: expected mnist_5k's four arrays, found: {error}") from error
+    found = [(array.shape, array.dtype) for array in (*train, *test)]
+    if found != EXPECTED:
+        raise ValueError(f"{path}: expected arrays of {EXPECTED}, found {found}")
     return train, test

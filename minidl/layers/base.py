@@ -65,6 +65,14 @@ class Layer:
     Tensor([1., 2.], dtype=float32, requires_grad=True)
     """
 
+    # Here as well as in __init__, for subclasses that do not call it.
+    name: str | None = None
+    name_is_given = False
+    input_shape: tuple[int, ...] | None = None
+    output_shape: tuple[int | None, ...] | None = None
+    built = False
+    placement: Placement | None = None
+
     def __init__(
         self,
         *,
@@ -83,9 +91,6 @@ class Layer:
         self.name = name
         self.name_is_given = name is not None
         self.input_shape = None if input_shape is None else tuple(input_shape)
-        self.output_shape: tuple[int | None, ...] | None = None
-        self.built = False
-        self.placement: Placement | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.label}>"
@@ -128,6 +133,8 @@ class Layer:
                     f"the initializer one: {type(initializer).__name__}(seed=0)"
                 )
             seed = 0
+        if constraint is not None:
+            constraint.check(shape)
         stream = placement.next_weight_stream()
         values = initializer.draw(shape, seed=seed, stream=stream)
         parameter = Parameter(
@@ -138,14 +145,25 @@ class Layer:
 
     # -------------------------------------------------------------------- for users
 
-    def __call__(self, x: Any) -> Any:
-        """Apply the layer, building it at the first call."""
+    def __call__(self, x: Any, **not_taken: Any) -> Any:
+        """Apply the layer to a tensor, building it at the first call."""
+        refuse("call", not_taken, who=self.label)
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"{self.label}: expected a Tensor, received {type(x).__name__}; use Tensor(x), "
+                "or a model, which takes arrays"
+            )
+        if self.input_shape is not None and x.shape[1:] != self.input_shape:
+            raise ValueError(
+                f"{self.label}: expected samples of shape {self.input_shape}, as its input_shape "
+                f"says, received {x.shape[1:]}"
+            )
         first = not self.built
         if first:
             self.build(x.shape)
             self.built = True
         y = self.call(x)
-        if first and isinstance(y, Tensor):
+        if first:
             self.output_shape = (None, *y.shape[1:])
         return y
 
@@ -175,7 +193,18 @@ class Layer:
         return list(found)
 
     def count_params(self) -> int:
-        """Return the number of trained numbers."""
+        """Return the number of numbers in the weights.
+
+        Raises
+        ------
+        ValueError
+            If the layer is not built, so that it has no weights yet.
+        """
+        if not self.built:
+            raise ValueError(
+                f"{self.label}: not built, so its weights are not known; give the model's first "
+                "layer input_shape=, or call the model on data"
+            )
         return sum(math.prod(parameter.shape) for parameter in self.parameters())
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from minidl import constraints
 from minidl.autograd import Tensor
 from minidl.constraints import MaxNorm
 from minidl.initializers import Initializer
@@ -25,7 +26,7 @@ class Dense(Layer):
         Whether a bias is added.
     kernel_initializer, bias_initializer : str or Initializer
         Where weight and bias start.
-    kernel_constraint : MaxNorm, optional
+    kernel_constraint : str or MaxNorm, optional
         What the weight must satisfy after each update.
 
     Attributes
@@ -49,7 +50,8 @@ class Dense(Layer):
         use_bias: bool = True,
         kernel_initializer: str | Initializer = "glorot_uniform",
         bias_initializer: str | Initializer = "zeros",
-        kernel_constraint: MaxNorm | None = None,
+        *,
+        kernel_constraint: str | MaxNorm | None = None,
         **layer_arguments: Any,
     ):
         super().__init__(**layer_arguments)
@@ -60,7 +62,7 @@ class Dense(Layer):
         self.use_bias = use_bias
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
-        self.kernel_constraint = kernel_constraint
+        self.kernel_constraint = constraints.get(kernel_constraint)
 
     def build(self, input_shape: tuple[int, ...]) -> None:
         """Create weight and bias."""

@@ -1,6 +1,5 @@
 """Dropout: in training each element is dropped with a probability, decided by its address."""
 
-import operator
 from typing import Any
 
 from minidl import ops, rng
@@ -59,20 +58,13 @@ class Dropout(Layer):
         **layer_arguments: Any,
     ):
         super().__init__(**layer_arguments)
-        if not 0 <= rate <= 1:
-            raise ValueError(
-                f"Dropout: rate is the probability of being dropped, in [0, 1]; received {rate}"
-            )
-        seed, stream = (
-            number if number is None else operator.index(number) for number in (seed, stream)
-        )
-        if seed is not None and not 0 <= seed < 2**64:
-            raise ValueError(f"Dropout: seed must be in [0, 2**64), received {seed}")
-        if stream is not None and not 0 <= stream < rng.LAYER_STREAMS:
-            raise ValueError(f"Dropout: stream must be in [0, 2**20), received {stream}")
+        if seed is not None:
+            seed = rng.checked_integer("Dropout: seed", seed, 2**64)
+        if stream is not None:
+            stream = rng.checked_integer("Dropout: stream", stream, rng.LAYER_STREAMS)
         if scaling not in SCALINGS:
             raise ValueError(f"Dropout: scaling must be one of {SCALINGS}, received {scaling!r}")
-        self.rate = float(rate)
+        self.rate = rng.check_rate(rate)
         self.seed = seed
         self.stream = stream
         self.scaling = scaling
@@ -81,7 +73,7 @@ class Dropout(Layer):
 
     def __repr__(self) -> str:
         return (
-            f"Dropout(rate={self.rate}, seed={self._seed()}, stream={self.stream}, "
+            f"Dropout(rate={self.rate}, seed={self.effective_seed}, stream={self.stream}, "
             f"step={self.step}, scaling={self.scaling!r})"
         )
 
@@ -102,12 +94,14 @@ class Dropout(Layer):
             return apply(ops.dropout, x, rate=1.0, address=rng.Address(0, 0, 0))
         return x * (1 - self.rate)
 
-    def _seed(self) -> int | None:
+    @property
+    def effective_seed(self) -> int | None:
+        """The seed of the next draw: the layer's own, or the model's until the first draw."""
         return self.placement.seed if self.seed is None and self.placement else self.seed
 
     def _address(self, block: rng.TrainingBlock, x: Tensor) -> rng.Address:
         """Return the address of this call, and count it."""
-        seed = self._seed()
+        seed = self.effective_seed
         if seed is None:
             raise RuntimeError(
                 f"{self.label}: to draw in training it needs a seed; put the layer in a model, "
@@ -122,6 +116,7 @@ class Dropout(Layer):
             stream += rng.LAYER_STREAMS * block.count_call(self)
             step = block.step
         self.step = step + 1
+        self.seed = seed
         self.stream_is_fixed = True
         return rng.Address(seed, stream, step, block.row_offset or 0)
 

@@ -57,7 +57,7 @@ def number_random_layers(layers: Sequence[Layer]) -> None:
     fixed: dict[tuple[int | None, int], Dropout] = {}
     for layer in random_layers:
         if layer.stream is not None and layer.stream_is_fixed:
-            twin = fixed.setdefault((layer.seed, layer.stream), layer)
+            twin = fixed.setdefault((layer.effective_seed, layer.stream), layer)
             if twin is not layer:
                 raise ValueError(
                     f"{twin.label} and {layer.label} both draw from stream {layer.stream}; give "

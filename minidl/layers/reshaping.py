@@ -1,5 +1,6 @@
 """Layers that bring data into the form that the next layer reads."""
 
+import math
 from typing import Any
 
 from minidl.autograd import Tensor
@@ -34,10 +35,7 @@ class Flatten(Layer):
 
     def call(self, x: Tensor) -> Tensor:
         """Return shape (batch, features)."""
-        features = 1
-        for length in x.shape[1:]:
-            features *= length
-        return x.reshape(x.shape[0], features)
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 class Rescaling(Layer):

@@ -117,6 +117,11 @@ CASES = {
         for shape, axis in REDUCED
         for keepdims in (False, True)
     ],
+    "mean": [
+        ((draw(*shape),), {"axis": axis, "keepdims": keepdims}, over_axes(torch.mean))
+        for shape, axis in REDUCED
+        for keepdims in (False, True)
+    ],
     "max": [
         ((distinct(*shape),), {"axis": axis, "keepdims": keepdims}, over_axes(torch.amax))
         for shape, axis in REDUCED
