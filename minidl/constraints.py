@@ -1,6 +1,7 @@
 """What a weight must satisfy after each update."""
 
 from minidl.backend import Array, Backend
+from minidl.by_name import choose
 
 
 class MaxNorm:
@@ -48,16 +49,15 @@ class MaxNorm:
         weight *= self.max_value / xp.maximum(norm, self.max_value)
 
 
+_BY_NAME = {"max_norm": MaxNorm}
+
+
 def get(constraint: str | MaxNorm | None) -> MaxNorm | None:
-    """Return the constraint of that name with its defaults, or the one given.
+    """Return the constraint of that name with its defaults, or the one given; None is none.
 
     Raises
     ------
     ValueError
-        If there is none of that name.
+        If there is none of that name; the message lists them.
     """
-    if constraint is None or isinstance(constraint, MaxNorm):
-        return constraint
-    if constraint == "max_norm":
-        return MaxNorm()
-    raise ValueError(f"constraint: expected a MaxNorm or max_norm, received {constraint!r}")
+    return None if constraint is None else choose("constraint", constraint, MaxNorm, _BY_NAME)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from minidl import rng
+from minidl.by_name import choose
 
 
 class Initializer:
@@ -143,11 +144,4 @@ def get(initializer: str | Initializer) -> Initializer:
     ValueError
         If there is none of that name; the message lists them.
     """
-    if isinstance(initializer, Initializer):
-        return initializer
-    if initializer in _BY_NAME:
-        return _BY_NAME[initializer]()
-    raise ValueError(
-        f"initializer: expected an Initializer or one of {', '.join(_BY_NAME)}; "
-        f"received {initializer!r}"
-    )
+    return choose("initializer", initializer, Initializer, _BY_NAME)

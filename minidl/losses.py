@@ -6,6 +6,7 @@ import numpy as np
 
 from minidl import ops
 from minidl.autograd import Tensor, apply
+from minidl.by_name import choose
 
 EPSILON = 1e-7  # Keras' bound: probabilities are held this far from 0 and 1
 
@@ -197,8 +198,4 @@ def get(loss: str | Loss | None) -> Loss:
     ValueError
         If there is none of that name; the message lists them.
     """
-    if isinstance(loss, Loss):
-        return loss
-    if loss is not None and loss in _BY_NAME:
-        return _BY_NAME[loss]()
-    raise ValueError(f"loss: expected a Loss or one of {', '.join(_BY_NAME)}; received {loss!r}")
+    return choose("loss", loss, Loss, _BY_NAME)

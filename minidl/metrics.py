@@ -1,9 +1,12 @@
 """What is reported beside the loss: running means that stay on the device until they are read."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from minidl.autograd import Tensor
 from minidl.backend import Array
+from minidl.by_name import choose
 from minidl.losses import shapes_agree
 
 
@@ -126,8 +129,11 @@ class Accuracy(Metric):
         return CategoricalAccuracy(self.name) if dense else SparseCategoricalAccuracy(self.name)
 
 
-_BY_NAME: dict[str, type[Metric]] = {
-    metric.name: metric for metric in (Accuracy, SparseCategoricalAccuracy, CategoricalAccuracy)
+_BY_NAME: dict[str, Callable[[], Metric]] = {
+    "accuracy": Accuracy,
+    "acc": lambda: Accuracy("acc"),
+    "sparse_categorical_accuracy": SparseCategoricalAccuracy,
+    "categorical_accuracy": CategoricalAccuracy,
 }
 
 
@@ -139,12 +145,4 @@ def get(metric: str | Metric) -> Metric:
     ValueError
         If there is none of that name; the message lists them.
     """
-    if isinstance(metric, Metric):
-        return metric
-    if metric == "acc":
-        return Accuracy("acc")
-    if metric in _BY_NAME:
-        return _BY_NAME[metric]()
-    raise ValueError(
-        f"metric: expected a Metric or one of {', '.join(_BY_NAME)}; received {metric!r}"
-    )
+    return choose("metric", metric, Metric, _BY_NAME)

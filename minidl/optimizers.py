@@ -12,6 +12,7 @@ from typing import Any
 
 from minidl import schedules
 from minidl.backend import Array
+from minidl.by_name import choose
 from minidl.keras_gaps import refuse
 from minidl.parameter import Parameter
 from minidl.schedules import LearningRateSchedule
@@ -294,10 +295,4 @@ def get(optimizer: str | Optimizer) -> Optimizer:
     ValueError
         If there is none of that name; the message lists them.
     """
-    if isinstance(optimizer, Optimizer):
-        return optimizer
-    if str(optimizer).lower() in _BY_NAME:
-        return _BY_NAME[str(optimizer).lower()]()
-    raise ValueError(
-        f"optimizer: expected an Optimizer or one of {', '.join(_BY_NAME)}; received {optimizer!r}"
-    )
+    return choose("optimizer", optimizer, Optimizer, _BY_NAME)

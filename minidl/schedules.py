@@ -12,7 +12,25 @@ class LearningRateSchedule:
         raise NotImplementedError
 
 
-class ExponentialDecay(LearningRateSchedule):
+class _PeriodicDecay(LearningRateSchedule):
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: int,
+        decay_rate: float,
+        staircase: bool = False,
+    ):
+        self.initial_learning_rate = initial_learning_rate
+        self.decay_steps = _positive_steps(self, decay_steps)
+        self.decay_rate = decay_rate
+        self.staircase = staircase
+
+    def periods(self, step: int) -> float:
+        """Return how many times `decay_steps` have gone by, whole ones with `staircase`."""
+        return step // self.decay_steps if self.staircase else step / self.decay_steps
+
+
+class ExponentialDecay(_PeriodicDecay):
     """Multiply by `decay_rate` every `decay_steps` updates, in between too unless `staircase`.
 
     Examples
@@ -21,25 +39,12 @@ class ExponentialDecay(LearningRateSchedule):
     0.025
     """
 
-    def __init__(
-        self,
-        initial_learning_rate: float,
-        decay_steps: int,
-        decay_rate: float,
-        staircase: bool = False,
-    ):
-        self.initial_learning_rate = initial_learning_rate
-        self.decay_steps = _positive_steps(self, decay_steps)
-        self.decay_rate = decay_rate
-        self.staircase = staircase
-
     def __call__(self, step: int) -> float:
         """Return initial * decay_rate ** (step / decay_steps)."""
-        exponent = step // self.decay_steps if self.staircase else step / self.decay_steps
-        return self.initial_learning_rate * self.decay_rate**exponent
+        return self.initial_learning_rate * self.decay_rate ** self.periods(step)
 
 
-class InverseTimeDecay(LearningRateSchedule):
+class InverseTimeDecay(_PeriodicDecay):
     """Divide by 1 + `decay_rate` * step / `decay_steps`.
 
     Examples
@@ -48,22 +53,9 @@ class InverseTimeDecay(LearningRateSchedule):
     0.05
     """
 
-    def __init__(
-        self,
-        initial_learning_rate: float,
-        decay_steps: int,
-        decay_rate: float,
-        staircase: bool = False,
-    ):
-        self.initial_learning_rate = initial_learning_rate
-        self.decay_steps = _positive_steps(self, decay_steps)
-        self.decay_rate = decay_rate
-        self.staircase = staircase
-
     def __call__(self, step: int) -> float:
         """Return initial / (1 + decay_rate * step / decay_steps)."""
-        periods = step // self.decay_steps if self.staircase else step / self.decay_steps
-        return self.initial_learning_rate / (1 + self.decay_rate * periods)
+        return self.initial_learning_rate / (1 + self.decay_rate * self.periods(step))
 
 
 class PiecewiseConstantDecay(LearningRateSchedule):

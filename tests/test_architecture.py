@@ -17,7 +17,7 @@ LEVELS = (
     (r"kernels/minidl_kernels/", 0, {"numpy"}),
     (r"minidl/backend/cupy_backend\.py", 1, {"numpy", "cupy"}),
     (r"minidl/backend/", 1, {"numpy"}),
-    (r"minidl/(rng|ops|keras_gaps|constraints)\.py", 2, {"numpy"}),
+    (r"minidl/(rng|ops|keras_gaps|by_name|constraints)\.py", 2, {"numpy"}),
     (r"minidl/(autograd|parameter|initializers)\.py", 3, {"numpy"}),
     (r"minidl/layers/", 4, {"numpy"}),
     (r"minidl/datasets/", 4, {"numpy", "pooch"}),

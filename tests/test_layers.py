@@ -446,7 +446,7 @@ def test_a_subclass_need_not_call_init():
 
 @pytest.mark.parametrize("constraint", ["norm", 3.0])
 def test_dense_refuses_what_is_no_constraint(constraint):
-    with pytest.raises(ValueError, match="constraint: expected a MaxNorm or max_norm"):
+    with pytest.raises(ValueError, match="constraint: expected a MaxNorm or one of max_norm"):
         layers.Dense(2, kernel_constraint=constraint)
 
 

@@ -1,0 +1,35 @@
+"""Things that a user may give by name."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+Kind = TypeVar("Kind")
+
+
+def choose(
+    what: str, given: Any, kind: type[Kind], table: Mapping[str, Callable[[], Kind]]
+) -> Kind:
+    """Return `given` where it is of `kind`, or what the table makes for its name in any case.
+
+    Raises
+    ------
+    ValueError
+        If it is neither; the message lists the names.
+
+    Examples
+    --------
+    >>> choose("number", "one", float, {"one": lambda: 1.0})
+    1.0
+    """
+    if isinstance(given, kind):
+        return given
+    if isinstance(given, str) and given.lower() in table:
+        return table[given.lower()]()
+    raise ValueError(
+        f"{what}: expected {_article(kind.__name__)} or one of {', '.join(table)}; "
+        f"received {given!r}"
+    )
+
+
+def _article(name: str) -> str:
+    return f"an {name}" if name[0] in "AEIO" else f"a {name}"
