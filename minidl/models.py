@@ -2,6 +2,7 @@
 
 import math
 import operator
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from minidl.backend.base import FLOAT_TYPES
 from minidl.batches import Samples, checked_size
 from minidl.callbacks import Callback, CallbackList, History, LazyLogs
 from minidl.keras_gaps import refuse
-from minidl.layers import Input, Layer, Parameter
+from minidl.layers import Input, Layer, Parameter, fusion
 from minidl.layers.base import Placement
 from minidl.layers.numbering import name_layers, number_random_layers
 from minidl.metrics import Mean, Metric
@@ -538,8 +539,13 @@ class Sequential(Model):
 
     def call(self, x: Tensor) -> Tensor:
         """Return the last layer's output."""
-        for layer in self._layers:
-            x = layer(x)
+        remaining = deque(self._layers)
+        while remaining:
+            layer = remaining.popleft()
+            if remaining and fusion.can_fuse(layer, remaining[0], x):
+                x = fusion.dense_dropout(layer, remaining.popleft(), x)
+            else:
+                x = layer(x)
         return x
 
 

@@ -278,6 +278,39 @@ def dropout(
 
 
 @differentiable
+def dense(
+    backend: Backend,
+    x: Array,
+    weight: Array,
+    bias: Array,
+    *,
+    activation: str,
+    rate: float,
+    address: Address,
+    rescale: bool = True,
+) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return ``dropout(activation(x @ weight + bias))`` of a batch of vectors, as one op.
+
+    The same numbers as from `matmul`, `add`, `relu` and `dropout`, with less memory and time.
+    """
+    options = {"activation": activation, "rate": rate, "rescale": rescale, **address._asdict()}
+    y = backend.activate_and_drop(x @ weight, bias, **options)
+    found: list[Array] = []
+
+    def before_activation(g: Array) -> Array:
+        # All three products need it, and it is computed for the first that asks.
+        if not found:
+            found.append(backend.activate_and_drop_vjp(g, y, **options))
+        return found[0]
+
+    return y, (
+        lambda g: before_activation(g) @ weight.T,
+        lambda g: x.T @ before_activation(g),
+        lambda g: before_activation(g).sum(axis=0),
+    )
+
+
+@differentiable
 def sparse_cross_entropy(
     backend: Backend, logits: Array, *, labels: Array
 ) -> tuple[Array, tuple[Vjp, ...]]:

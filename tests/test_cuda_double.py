@@ -109,6 +109,18 @@ def test_loss_and_metrics_are_read_once_an_epoch(cuda_double):
     }
 
 
+@pytest.mark.xfail(
+    raises=ValueError, reason="metrics and accumulated gradients compute on the current device"
+)
+def test_a_model_on_a_second_device_computes_there(cuda_double):
+    from cuda_double.install import cuda_double as installed
+
+    with installed(device_count=2):
+        model = network("cuda:1")
+        model.fit(*samples(), batch_size=16, verbose=0)
+        assert all(weight.data.device.id == 1 for weight in model.parameters())
+
+
 # ------------------------------------------------------------------------------ masks
 
 

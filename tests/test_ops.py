@@ -45,6 +45,12 @@ def np_dropout(x, rate, address, rescale=True):
     return np.where(mask, x / (1 - rate) if rescale else x, 0)
 
 
+def np_dense(x, weight, bias, activation, rate, address, rescale=True):
+    z = np_matmul(x, weight) + bias
+    y = z * (z > 0) if activation == "relu" else z
+    return np_dropout(y, rate, address, rescale)
+
+
 def np_matmul(a, b):
     """Matrix products as sums of elementwise products."""
     rows, columns = np.atleast_2d(a), b[:, None] if b.ndim == 1 else b
@@ -241,6 +247,16 @@ CASES: dict[str, list[Case]] = {
             np_dropout,
         )
         for shape in [(), (5,), (3, 4), (2, 3, 50), (0, 3)]
+        for rate, rescale in [(0.5, True), (0.25, False), (0.0, True)]
+    ],
+    "dense": [
+        Case(
+            (draw(rows, 5), draw(5, units), draw(units)),
+            {"activation": activation, "rate": rate, "address": ADDRESS, "rescale": rescale},
+            np_dense,
+        )
+        for rows, units in [(3, 4), (2, 67), (0, 3)]
+        for activation in ("relu", "linear")
         for rate, rescale in [(0.5, True), (0.25, False), (0.0, True)]
     ],
     "sparse_cross_entropy": [

@@ -10,6 +10,7 @@ from types import EllipsisType, ModuleType
 from typing import Any
 
 import numpy as np
+from minidl_kernels.mask_contract import scale
 
 Array = Any
 """An array of the backend's device: ``numpy.ndarray`` or its twin on a GPU."""
@@ -124,6 +125,39 @@ class Backend:
     ) -> Array:
         """Run the device's kernel; `x` is float32 or float64."""
         raise NotImplementedError
+
+    def activate_and_drop(
+        self, z: Array, bias: Array, activation: str, rate: float, rescale: bool, **address: int
+    ) -> Array:
+        """Return ``dropout(activation(z + bias))``, the end of a dense layer; `z` may be reused.
+
+        Parameters
+        ----------
+        z, bias : array
+            Shapes (rows, units) and (units,), of one dtype.
+        activation : {"linear", "relu"}
+            What is applied before dropout.
+        rate, rescale, **address
+            As in `dropout`.
+        """
+        y = z + bias
+        if activation == "relu":
+            y = self.xp.maximum(y, 0)
+        return self.dropout(y, rate, rescale=rescale, **address)
+
+    def activate_and_drop_vjp(
+        self, g: Array, y: Array, activation: str, rate: float, rescale: bool, **address: int
+    ) -> Array:
+        """Return the gradient for ``z + bias``, given that for `y`, which `activate_and_drop` made.
+
+        After relu neither mask nor address is needed: the output is positive exactly where the
+        element was kept and the slope is 1.
+        """
+        if activation == "linear":
+            return self.dropout(g, rate, rescale=rescale, **address)
+        if rescale and rate < 1:
+            g = g * scale(rate, g.dtype)
+        return self.xp.where(y > 0, g, 0).astype(y.dtype, copy=False)
 
     def keep_mask(
         self,

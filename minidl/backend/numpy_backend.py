@@ -28,6 +28,15 @@ class NumpyBackend(Backend):
 
         return dropout(x, rate, **address, rescale=rescale)
 
+    def activate_and_drop(
+        self, z: Array, bias: Array, activation: str, rate: float, rescale: bool, **address: int
+    ) -> Array:
+        """Return ``dropout(activation(z + bias))``; `z` is overwritten."""
+        z += bias
+        if activation == "relu":
+            np.maximum(z, 0, out=z)
+        return self.dropout(z, rate, rescale=rescale, **address)
+
     def _add_repeated(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
         total = np.zeros(shape, dtype=values.dtype)
         np.add.at(total, index, values)

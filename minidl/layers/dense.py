@@ -78,12 +78,16 @@ class Dense(Layer):
 
     def call(self, x: Tensor) -> Tensor:
         """Return the layer's output, of shape (batch, units)."""
+        self.check_input(x)
+        y = x @ self.weight
+        if self.bias is not None:
+            y = y + self.bias
+        return self.activation(y)
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise ValueError where `x` has not the features that the weight was built for."""
         if x.shape[-1] != self.weight.shape[0]:
             raise ValueError(
                 f"{self.label}: expected inputs with {self.weight.shape[0]} features in the last "
                 f"axis, received shape {x.shape}"
             )
-        y = x @ self.weight
-        if self.bias is not None:
-            y = y + self.bias
-        return self.activation(y)

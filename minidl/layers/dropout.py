@@ -79,10 +79,9 @@ class Dropout(Layer):
 
     def call(self, x: Tensor) -> Tensor:
         """Return `x` with elements dropped in training, scaled as `scaling` says."""
-        block = rng.current_block()
-        if block is None:
+        if rng.current_block() is None:
             return x if self.scaling == "train" else self._weigh(x)
-        address = self._address(block, x)
+        address = self.next_address(x)
         if self.rate == 0:
             return x
         rescale = self.scaling == "train"
@@ -99,8 +98,11 @@ class Dropout(Layer):
         """The seed of the next draw: the layer's own, or the model's until the first draw."""
         return self.placement.seed if self.seed is None and self.placement else self.seed
 
-    def _address(self, block: rng.TrainingBlock, x: Tensor) -> rng.Address:
-        """Return the address of this call, and count it."""
+    def next_address(self, x: Tensor) -> rng.Address:
+        """Return the address of this call in training on a batch like `x`, and count the call."""
+        block = rng.current_block()
+        if block is None:
+            raise RuntimeError(f"{self.label}: draws in training only; use `with training():`")
         seed = self.effective_seed
         if seed is None:
             raise RuntimeError(
