@@ -1,13 +1,22 @@
 """What all tests share: the devices they run on, and a compiler cache that is never stale."""
 
+import argparse
 import hashlib
 import os
+import re
+import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-KERNELS = Path(__file__).parent / "kernels"
+ROOT = Path(__file__).parent
+KERNELS = ROOT / "kernels"
+
+sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "ptx")]  # cuda_double, ptxrun
+
+NEEDED_BY_THE_DOUBLE = ("cupy", "numba_cuda")
 
 
 def _cache_folder() -> str:
@@ -24,19 +33,40 @@ def _cache_folder() -> str:
 os.environ["NUMBA_CACHE_DIR"] = _cache_folder()  # before Numba is imported
 
 
+def _device_name(name: str) -> str:
+    if re.fullmatch(r"cpu|cuda-double|cuda(:\d+)?", name):
+        return name
+    raise argparse.ArgumentTypeError(
+        f"expected cpu, cuda-double, cuda or cuda:N, received {name!r}"
+    )
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the choice of devices."""
     parser.addoption(
         "--device",
         action="append",
-        help="run the cross-backend tests on this device (may be repeated; default: cpu)",
+        type=_device_name,
+        help="run the cross-backend tests on this device: cpu, cuda-double (the CUDA backend over "
+        "a double of its array library, its compiled kernels executed on the CPU), cuda or cuda:N; "
+        "may be repeated; default: cpu and cuda-double",
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes `device` once on each device that was chosen."""
     if "device" in metafunc.fixturenames:
-        metafunc.parametrize("device", metafunc.config.getoption("--device") or ["cpu"])
+        chosen = metafunc.config.getoption("--device") or ["cpu", "cuda-double"]
+        metafunc.parametrize("device", chosen, indirect=True)
+
+
+@pytest.fixture
+def device(request):
+    """Return a device by the name that minidl takes; for "cuda-double" the double is installed."""
+    if request.param == "cuda-double":
+        request.getfixturevalue("cuda_double")
+        return "cuda:0"
+    return request.param
 
 
 @pytest.fixture
@@ -45,3 +75,15 @@ def backend(device):
     from minidl import get_backend
 
     return get_backend(device)
+
+
+@pytest.fixture
+def cuda_double():
+    """Run "cuda" on the double for the length of a test; return its counts."""
+    missing = [name for name in NEEDED_BY_THE_DOUBLE if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} not installed (the extra cuda-double)")
+    from cuda_double.install import cuda_double
+
+    with cuda_double() as counts:
+        yield counts

@@ -467,20 +467,24 @@ def _propagate(root: Tensor, gradient: Array) -> None:
     pending = {root: gradient}
     while order:
         tensor = order.pop()
-        g = pending.pop(tensor)
-        node = tensor._node
-        if node is None:
-            # The first is copied: VJPs may hand on one array to several inputs, or a view.
-            xp, before = tensor.backend.xp, tensor.grad
-            total = xp.array(g, order="C") if before is None else xp.asarray(before.data + g)
-            tensor.grad = Tensor.of(total, tensor.backend)
-            continue
-        tensor._node = RELEASED
-        for parent, vjp in zip(node.inputs, node.vjps, strict=True):
-            if isinstance(parent, Tensor) and parent.requires_grad:
-                with tensor.backend.active:
+        g, node = pending.pop(tensor), tensor._node
+        with tensor.backend.active:
+            if node is None:
+                _accumulate(tensor, g)
+                continue
+            tensor._node = RELEASED
+            for parent, vjp in zip(node.inputs, node.vjps, strict=True):
+                if isinstance(parent, Tensor) and parent.requires_grad:
                     part = _undo_broadcast(vjp(g), parent)
                     pending[parent] = pending[parent] + part if parent in pending else part
+
+
+def _accumulate(leaf: Tensor, g: Array) -> None:
+    """Add `g` to the gradient of a leaf."""
+    xp = leaf.backend.xp
+    # The first is copied: VJPs may hand on one array to several inputs, or a view.
+    total = xp.array(g, order="C") if leaf.grad is None else xp.asarray(leaf.grad.data + g)
+    leaf.grad = Tensor.of(total, leaf.backend)
 
 
 def _undo_broadcast(g: Array, parent: Tensor) -> Array:

@@ -45,8 +45,9 @@ class Metric:
     def update_state(self, y_true: Tensor, y_pred: Tensor) -> None:
         """Add a batch."""
         self.check(y_true, y_pred.shape)
-        values = self.per_sample(y_true, y_pred).data
-        self.add(values.sum(dtype="float64"), values.size)
+        with y_pred.backend.active:
+            values = self.per_sample(y_true, y_pred).data
+            self.add(values.sum(dtype="float64"), values.size)
 
     def add(self, total: Array, count: int) -> None:
         """Add `count` samples whose numbers sum up to `total`, an array of the device."""

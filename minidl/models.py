@@ -552,6 +552,7 @@ class Sequential(Model):
 def _record(seen: Sequence[Metric], targets: Tensor, outputs: Tensor, loss: Tensor) -> None:
     """Add a batch to the mean of the loss, which comes first, and to the metrics."""
     count = len(targets)
-    seen[0].add(loss.data.astype("float64") * count, count)
-    for metric in seen[1:]:
-        metric.update_state(targets, outputs)
+    with loss.backend.active:
+        seen[0].add(loss.data.astype("float64") * count, count)
+        for metric in seen[1:]:
+            metric.update_state(targets, outputs)

@@ -53,7 +53,7 @@ def check_gradient(function: Callable[..., Tensor], *inputs: Tensor, seed: int =
                 f"received {x!r}"
             )
     rng = np.random.default_rng(seed)
-    leaves = [_leaf(x.data.copy(), x) for x in inputs]
+    leaves = [_leaf(x.numpy(), x) for x in inputs]
     output = function(*leaves)
     weights = rng.standard_normal(output.shape)
     output.backward(output.backend.asarray(weights))
@@ -63,11 +63,11 @@ def check_gradient(function: Callable[..., Tensor], *inputs: Tensor, seed: int =
         gradient = np.zeros(leaf.shape) if leaf.grad is None else leaf.grad.numpy()
         for _ in range(DIRECTIONS):
             direction = rng.standard_normal(leaf.shape)
-            step = STEP * leaf.backend.asarray(direction)
             by_backward = float((gradient * direction).sum())
             by_differences = 0.0
-            for moved, sign in ((leaf.data + step, 1), (leaf.data - step, -1)):
-                arguments = [*leaves[:place], _leaf(moved, leaf), *leaves[place + 1 :]]
+            for sign in (1, -1):
+                moved = _leaf(leaf.numpy() + sign * STEP * direction, leaf)
+                arguments = [*leaves[:place], moved, *leaves[place + 1 :]]
                 with no_grad():
                     value = function(*arguments).numpy()
                 by_differences += sign * float((weights * value).sum()) / (2 * STEP)
@@ -80,8 +80,8 @@ def check_gradient(function: Callable[..., Tensor], *inputs: Tensor, seed: int =
                 )
 
 
-def _leaf(data: object, like: Tensor) -> Tensor:
+def _leaf(values: np.ndarray, like: Tensor) -> Tensor:
     """Return a new leaf on the device of `like`."""
-    leaf = Tensor.of(like.backend.asarray(data), like.backend)
+    leaf = Tensor.of(like.backend.asarray(values), like.backend)
     leaf.requires_grad = True
     return leaf

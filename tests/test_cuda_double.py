@@ -109,9 +109,6 @@ def test_loss_and_metrics_are_read_once_an_epoch(cuda_double):
     }
 
 
-@pytest.mark.xfail(
-    raises=ValueError, reason="metrics and accumulated gradients compute on the current device"
-)
 def test_a_model_on_a_second_device_computes_there(cuda_double):
     from cuda_double.install import cuda_double as installed
 

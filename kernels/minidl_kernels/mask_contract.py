@@ -126,9 +126,7 @@ def checked_integer(name: str, value: Any, stop: int) -> int:
         )
     integer = operator.index(value)
     if not 0 <= integer < stop:
-        raise ValueError(
-            f"{name} must be in [0, 2**{stop.bit_length() - 1}), received {integer}"
-        )
+        raise ValueError(f"{name} must be in [0, 2**{stop.bit_length() - 1}), received {integer}")
     return integer
 
 

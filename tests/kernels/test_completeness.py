@@ -8,7 +8,7 @@ from pathlib import Path
 
 import minidl_kernels
 import pytest
-from kernel_table import KERNELS
+from kernel_table import CUDA_KERNELS, DEVICE_FUNCTIONS, KERNELS
 
 
 def _compiled(folder):
@@ -33,6 +33,12 @@ def test_every_kernel_is_in_the_table(folder):
         pytest.skip("numba-cuda is not installed: the CUDA kernels cannot be imported")
     known = {name for name in KERNELS if name.startswith(folder + ".")}
     assert set(_compiled(folder)) == known
+
+
+def test_every_cuda_kernel_is_compiled_in_the_tests():
+    known = {name for name in KERNELS if name.startswith("cuda.")}
+    assert CUDA_KERNELS.keys() | DEVICE_FUNCTIONS.keys() == known
+    assert not CUDA_KERNELS.keys() & DEVICE_FUNCTIONS.keys()
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -180,13 +180,18 @@ def drop(
                 key0,
                 key1,
             )
+            # Only the stores are guarded: arithmetic under a guard becomes a branch on some GPUs.
+            y0 = x0 * scale if w0 >= threshold else zero
+            y1 = x1 * scale if w1 >= threshold else zero
+            y2 = x2 * scale if w2 >= threshold else zero
+            y3 = x3 * scale if w3 >= threshold else zero
             if lane0 < width:
-                out[i] = x0 * scale if w0 >= threshold else zero
+                out[i] = y0
             if lane1 < width:
-                out[uint64(i + uint64(16))] = x1 * scale if w1 >= threshold else zero
+                out[uint64(i + uint64(16))] = y1
             if lane2 < width:
-                out[uint64(i + uint64(32))] = x2 * scale if w2 >= threshold else zero
+                out[uint64(i + uint64(32))] = y2
             if lane3 < width:
-                out[uint64(i + uint64(48))] = x3 * scale if w3 >= threshold else zero
+                out[uint64(i + uint64(48))] = y3
             tile = uint32(tile + tile_stride)
         row = uint64(row + uint64(threads_y))

@@ -1,0 +1,318 @@
+"""What the compiler makes of the CUDA kernels, and the time that follows; no GPU is needed.
+
+    python -m bench.kernels --static
+
+prints the tables that stand in `bench/RESULTS.md`. A kernel is in them once it has a row in
+`tests/kernels/kernel_table.py`; the tests read the same compiled code through this module.
+
+How it is counted
+-----------------
+The kernel is compiled to PTX by numba-cuda and to machine code by nvJitLink, as for a launch.
+
+instructions an element
+    The machine instructions of the innermost loop, times the loads and stores of global memory that
+    an element needs, over those in the loop; so an unrolled loop is counted rightly. A skipped
+    instruction counts as an executed one.
+a thread, once
+    The machine instructions outside that loop: the setting up, and the loop over rows.
+bytes an element
+    What must come from and go to memory at least: the distinct sectors of 32 bytes that the
+    interpreter of `tests/ptx` sees touched by a launch.
+sectors a request
+    Sectors over loads and stores of whole warps, by the interpreter. Neighbouring threads that
+    touch neighbouring elements need as many as an element has bytes.
+predicted time
+    The larger of two: the bytes at the published bandwidth, and all instructions at the rate of
+    32-bit integer arithmetic (others issue at up to twice that rate; a multiplication of float64,
+    which is slower on the RTX 4090, is one in 28 and counted alike). Launches, latency and caches
+    are left out: it is a bound for large arrays, not a measurement.
+"""
+
+import argparse
+import functools
+import platform
+import re
+import struct
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = ROOT / "tests"
+sys.path += [str(folder) for folder in (ROOT / "kernels", TESTS / "ptx", TESTS / "kernels")]
+
+if find_spec("numba_cuda") is None:
+    raise ImportError(
+        "bench.kernels: the kernels are compiled by numba-cuda, which is not installed: "
+        "pip install 'minidl[cuda-double]'"
+    )
+try:
+    import kernel_table
+    import ptxrun
+except ImportError as error:
+    raise ImportError(
+        f"bench.kernels: {error.name}.py is read from {TESTS}, which only a checkout of the "
+        "repository has: run it there"
+    ) from error
+
+CAPABILITIES = ((7, 5), (8, 0), (8, 9), (9, 0), (12, 0))
+
+
+class Gpu(NamedTuple):
+    """A GPU by its maker's published figures."""
+
+    name: str
+    capability: tuple[int, int]
+    bandwidth: float  # bytes a second
+    instructions: float  # 32-bit integer instructions a second, all lanes
+
+
+# Data sheet of the H100 (SXM): 3.35 TB/s; 132 SMs with 64 integer lanes each at the 1.98 GHz that
+# its 67 TFLOPS in float32 imply (132 * 128 lanes * 2 * 1.98 GHz).
+# White paper of the Ada architecture, RTX 4090: 1008 GB/s; 128 SMs with 64 integer lanes, 2.52 GHz.
+GPUS = (
+    Gpu("H100 SXM", (9, 0), 3.35e12, 132 * 64 * 1.98e9),
+    Gpu("RTX 4090", (8, 9), 1.008e12, 128 * 64 * 2.52e9),
+)
+
+_INSTRUCTION_BYTES = 16
+
+
+class MachineCode(NamedTuple):
+    """What the assembler made of a kernel; its instructions are named in their order."""
+
+    instructions: list[str]
+    loops: list[range]
+    registers: int
+    spilled_bytes: int
+    stack_bytes: int
+
+    def hot_loop(self) -> range:
+        """Return the innermost loop with the most accesses to memory; all, if there is no loop."""
+        innermost = [
+            loop
+            for loop in self.loops
+            if not any(
+                other != loop and other.start >= loop.start and other.stop <= loop.stop
+                for other in self.loops
+            )
+        ]
+        everything = range(len(self.instructions))
+        return max(innermost, key=self.global_accesses, default=everything)
+
+    def opcodes(self, where: range) -> Counter[str]:
+        """Return how often each instruction stands in a part of the code."""
+        return Counter(self.instructions[where.start : where.stop])
+
+    def global_accesses(self, where: range) -> int:
+        """Return how many loads and stores of global memory stand in a part of the code."""
+        opcodes = self.opcodes(where)
+        return opcodes["LDG"] + opcodes["STG"]
+
+
+class Figures(NamedTuple):
+    """What a kernel costs; see the head of this file."""
+
+    instructions_an_element: float
+    instructions_once: int
+    bytes_an_element: float
+    sectors_a_request: float
+
+
+class Build(NamedTuple):
+    """A kernel, compiled for one dtype and compute capability."""
+
+    name: str
+    dtype: str
+    capability: tuple[int, int]
+    launch: kernel_table.Launch
+    kernel: ptxrun.Kernel
+    code: MachineCode
+
+
+def build(name: str, dtype: str, capability: tuple[int, int], launch: kernel_table.Launch) -> Build:
+    """Compile the kernel of a launch, for the types that it is launched with."""
+    kernel = ptxrun.Kernel.from_numba(launch.kernel, args=launch.arguments, cc=capability)
+    code = machine_code(kernel.ptx, capability)
+    return Build(name, dtype, capability, launch, kernel, code)
+
+
+@functools.cache
+def build_of(name: str, dtype: str, capability: tuple[int, int]) -> Build:
+    """Return a kernel of the table, compiled once."""
+    return build(name, dtype, capability, kernel_table.launch_of(name, dtype))
+
+
+def figures(build: Build) -> Figures:
+    """Return what a kernel costs, from its code and from one launch that the CPU executes."""
+    launch = build.launch
+    stats = build.kernel.launch(launch.grid, launch.block, *launch.arguments)
+    loads, stores = stats.mem["global", "ld"], stats.mem["global", "st"]
+    requests, _, sectors, accesses = (sum(pair) for pair in zip(loads, stores, strict=True))
+    elements = launch.arguments[0].size
+    loop = build.code.hot_loop()
+    accesses_in_loop = build.code.global_accesses(loop)
+    return Figures(
+        instructions_an_element=len(loop) * accesses / elements / accesses_in_loop,
+        instructions_once=len(build.code.instructions) - len(loop),
+        bytes_an_element=(stats.load_footprint + stats.store_footprint) / elements,
+        sectors_a_request=sectors / requests,
+    )
+
+
+def machine_code(ptx: str, capability: tuple[int, int]) -> MachineCode:
+    """Return the machine code of a kernel that is one function.
+
+    Raises
+    ------
+    ValueError
+        If it is several functions, or its branches are not encoded as in the GPUs known here.
+    """
+    cubin, log = ptxrun.ptxas(ptx, capability)
+    functions = list(_functions(cubin))
+    if len(functions) != 1:
+        raise ValueError(
+            f"bench.kernels: expected one function, received {len(functions)}: the kernel calls"
+        )
+    (code,) = functions
+    instructions = [ptxrun.SASS.get(low & 0x1FF, hex(low & 0x1FF)) for low, _ in code]
+    while instructions[-1] == "NOP":  # padding
+        instructions.pop()
+    branches = [
+        (place, place + 1 + _branch_offset(*code[place], capability) // _INSTRUCTION_BYTES)
+        for place, name in enumerate(instructions)
+        if name == "BRA"
+    ]
+    # The assembler ends each function with a branch to itself, never reached.
+    guard = branches.pop()
+    if guard != (len(instructions) - 1,) * 2:
+        raise ValueError(f"bench.kernels: unknown encoding of branches for {capability}")
+    instructions.pop()
+    spills = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
+    registers = re.search(r"Used (\d+) registers", log)
+    if spills is None or registers is None:
+        raise ValueError(f"bench.kernels: the assembler's log says no registers: {log}")
+    return MachineCode(
+        instructions,
+        loops=[range(target, place + 1) for place, target in branches if target <= place],
+        registers=int(registers[1]),
+        spilled_bytes=int(spills[2]),
+        stack_bytes=int(spills[1]),
+    )
+
+
+def _functions(cubin: bytes) -> Iterator[list[tuple[int, int]]]:
+    """Yield the 128-bit instructions of each function of an ELF file, as two words."""
+    (section_table,) = struct.unpack_from("<Q", cubin, 40)
+    _, count, names = struct.unpack_from("<HHH", cubin, 58)
+    sections = [
+        struct.unpack_from("<IIQQQQIIQQ", cubin, section_table + 64 * i) for i in range(count)
+    ]
+    for name, _, _, _, start, size, *_ in sections:
+        if cubin.startswith(b".text.", sections[names][4] + name):
+            yield list(struct.iter_unpack("<QQ", cubin[start : start + size]))
+
+
+def _branch_offset(low: int, high: int, capability: tuple[int, int]) -> int:
+    """Return the bytes from the end of a branch to its target.
+
+    Up to compute capability 8.9 it is a number of 50 bits from bit 32 on; from 9.0 on, in units of
+    four bytes, its low eight bits stand at bit 16 and the others from bit 34 on. (Found in the
+    output of nvdisasm 13.5, whose loops these are for each kernel and GPU of the tables.)
+    """
+    field = low >> 32 | (high & 0x3FFFF) << 32
+    signed = field - (field >> 49 << 50)
+    if capability < (9, 0):
+        return signed
+    return 4 * ((signed >> 2) << 8 | low >> 16 & 0xFF)
+
+
+def code_table() -> Iterator[str]:
+    """Yield the lines of the table of compiled code."""
+    yield (
+        "| kernel | dtype | compute capability | instructions an element | a thread, once "
+        "| bytes an element | sectors a request | registers | bytes spilled |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for name, row in kernel_table.CUDA_KERNELS.items():
+        for dtype in row.dtypes:
+            for major, minor in CAPABILITIES:
+                compiled = build_of(name, dtype, (major, minor))
+                cost = figures(compiled)
+                yield (
+                    f"| `{name}` | {dtype} | {major}.{minor} "
+                    f"| {cost.instructions_an_element:.1f} | {cost.instructions_once} "
+                    f"| {cost.bytes_an_element:.1f} | {cost.sectors_a_request:.1f} "
+                    f"| {compiled.code.registers} | {compiled.code.spilled_bytes} |"
+                )
+
+
+def prediction_table() -> Iterator[str]:
+    """Yield the lines of the table of predicted times."""
+    yield (
+        "| kernel | dtype | GPU | memory, ps an element | instructions, ps an element "
+        "| predicted: ps an element | elements a second |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    for name, row in kernel_table.CUDA_KERNELS.items():
+        for dtype in row.dtypes:
+            for gpu in GPUS:
+                cost = figures(build_of(name, dtype, gpu.capability))
+                memory = cost.bytes_an_element / gpu.bandwidth
+                compute = cost.instructions_an_element / gpu.instructions
+                time = max(memory, compute)
+                yield (
+                    f"| `{name}` | {dtype} | {gpu.name} | {memory * 1e12:.2f} "
+                    f"| {compute * 1e12:.2f} | {time * 1e12:.2f} | {1 / time:.2g} |"
+                )
+
+
+def versions() -> str:
+    """Return a line that names what compiled the kernels."""
+    found = {
+        name: version
+        for name in ("numba", "numba-cuda", "cuda-toolkit", "nvidia-nvvm", "nvidia-nvjitlink")
+        for version in _version(name)
+    }
+    listed = ", ".join(f"{name} {version}" for name, version in found.items())
+    return f"Made with Python {platform.python_version()}, {listed}."
+
+
+def _version(distribution: str) -> Iterator[str]:
+    try:
+        yield metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return
+
+
+def report() -> Iterator[str]:
+    """Yield the lines that `--static` prints."""
+    yield versions()
+    yield ""
+    yield "Compiled code:"
+    yield ""
+    yield from code_table()
+    yield ""
+    yield "Predicted times, not measured:"
+    yield ""
+    yield from prediction_table()
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m bench.kernels", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--static", action="store_true", required=True, help="read the compiled code; needs no GPU"
+    )
+    parser.parse_args()
+    for line in report():
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
