@@ -17,7 +17,7 @@ from minidl.callbacks import Callback, CallbackList, History, LazyLogs
 from minidl.keras_gaps import refuse
 from minidl.layers import Input, Layer, Parameter, fusion
 from minidl.layers.base import Placement
-from minidl.layers.numbering import name_layers, number_random_layers
+from minidl.layers.numbering import name_layers, number_random_layers, random_streams
 from minidl.metrics import Mean, Metric
 from minidl.metrics import get as get_metric
 from minidl.progress import ProgressBar, bar, checked_verbose, line
@@ -184,19 +184,24 @@ class Model(Layer):
             owner._adopt_layers()
             return
         below = [layer for layer in self.walk() if layer is not self]
-        name_layers(below)
         within = {self, *below}
+        own: list[Layer] = []
+        foreign: list[Layer] = []
         for layer in below:
-            if layer.placement is not None and layer.placement.owner not in within:
-                continue  # it belongs to another model, whose draws must not change
             self._check_place(layer)
+            # A layer of another model keeps its name, seed and number: its draws must not change.
+            is_own = layer.placement is None or layer.placement.owner in within
+            (own if is_own else foreign).append(layer)
+        for layer in own:
             layer.placement = self.placement
             if isinstance(layer, Model):
                 layer.backend, layer.dtype, layer.seed = self.backend, self.dtype, self.seed
         self.placement.weight_streams.update(p.stream for p in self.parameters())
-        number_random_layers(below)
+        name_layers(own, taken={layer.label for layer in foreign})
+        number_random_layers(own, taken=random_streams(foreign))
 
     def _check_place(self, layer: Layer) -> None:
+        """Raise ValueError where a layer has weights on another device or of another dtype."""
         built = [value for value in vars(layer).values() if isinstance(value, Parameter)]
         for parameter in built:
             if parameter.backend is not self.backend or parameter.dtype != self.dtype:

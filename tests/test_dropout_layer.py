@@ -398,3 +398,13 @@ def test_a_nested_model_that_has_drawn_keeps_its_draws_and_one_that_has_not_foll
             kept_by(inner)
         outer = models.Sequential([inner])
         assert (kept_by(outer) == rng.keep_mask((4, 6), 0.5, seed=seed, stream=0, step=0)).all()
+
+
+def test_a_layer_of_another_model_keeps_its_number_and_its_draws_are_its_own():
+    shared = layers.Dropout(0.5)
+    first = models.Sequential([shared])
+    second = models.Sequential([layers.Dropout(0.5), layers.ReLU(), shared])
+    assert shared.stream == 0
+    assert second.layers[0].stream == 1
+    assert shared.name == first.layers[0].name == "dropout"
+    assert second.layers[0].name == "dropout_1"

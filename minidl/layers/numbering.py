@@ -8,8 +8,8 @@ from minidl.layers.dropout import Dropout
 from minidl.parameter import Parameter
 
 
-def name_layers(layers: Sequence[Layer]) -> None:
-    """Name the unnamed ``dense``, ``dense_1``, ...
+def name_layers(layers: Sequence[Layer], taken: set[str]) -> None:
+    """Name the unnamed ``dense``, ``dense_1``, ..., leaving out what is `taken`.
 
     A name that a nested model gave, and that an earlier layer has, gives way to the next free one.
 
@@ -18,7 +18,7 @@ def name_layers(layers: Sequence[Layer]) -> None:
     ValueError
         If two layers were given one name.
     """
-    taken: set[str] = set()
+    taken = set(taken)
     for layer in layers:
         if layer.name is not None and layer.name_is_given:
             if layer.name in taken:
@@ -42,8 +42,15 @@ def _rename(layer: Layer, taken: set[str]) -> None:
             value.name = f"{layer.name}/{value.name.rpartition('/')[2]}"
 
 
-def number_random_layers(layers: Sequence[Layer]) -> None:
-    """Give the random layers streams 0, 1, 2, ... in order.
+def random_streams(layers: Sequence[Layer]) -> set[int]:
+    """Return the streams that the random layers among `layers` draw from."""
+    return {
+        layer.stream for layer in layers if isinstance(layer, Dropout) and layer.stream is not None
+    }
+
+
+def number_random_layers(layers: Sequence[Layer], taken: set[int]) -> None:
+    """Give the random layers streams 0, 1, 2, ... in order, leaving out those that are `taken`.
 
     A number that a layer was given, or has drawn from, is never changed. A number that a nested
     model gave, and that an earlier layer has now, gives way to the next free one.
@@ -63,7 +70,7 @@ def number_random_layers(layers: Sequence[Layer]) -> None:
                     f"{twin.label} and {layer.label} both draw from stream {layer.stream}; give "
                     "one another number before its first use: Dropout(rate, stream=...)"
                 )
-    taken = {stream for _, stream in fixed}
+    taken = taken | {stream for _, stream in fixed}
     for layer in random_layers:
         if not layer.stream_is_fixed:
             if layer.stream is None or layer.stream in taken:
