@@ -11,7 +11,7 @@ from numbers import Real
 from typing import Any
 
 from minidl import schedules
-from minidl.backend import Array
+from minidl.backend import Array, Backend
 from minidl.by_name import choose
 from minidl.keras_gaps import refuse
 from minidl.parameter import Parameter
@@ -55,6 +55,7 @@ class Optimizer:
     """
 
     state_names: tuple[str, ...] = ()
+    backend: Backend  # of the weights, known from the first update on
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class Optimizer:
             )
         if not parameters:
             return
-        backend = parameters[0].backend
+        self.backend = backend = parameters[0].backend
         schedule = self.learning_rate
         rate = schedule(self.iterations) if callable(schedule) else schedule
         with backend.active:
@@ -258,13 +259,17 @@ class Adam(Optimizer):
 
     def rule(self, weights: Array, gradients: Array, rate: float) -> None:
         """Update `weights`."""
-        mean, square = self.state["mean"], self.state["square"]
         updates = self.iterations + 1
-        rate *= (1 - self.beta_2**updates) ** 0.5 / (1 - self.beta_1**updates)
-        mean += (1 - self.beta_1) * (gradients - mean)
-        gradients *= gradients
-        square += (1 - self.beta_2) * (gradients - square)
-        weights -= rate * mean / (square**0.5 + self.epsilon)
+        self.backend.adam(
+            weights,
+            gradients,
+            self.state["mean"],
+            self.state["square"],
+            rate=rate * (1 - self.beta_2**updates) ** 0.5 / (1 - self.beta_1**updates),
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+        )
 
 
 class AdamW(Adam):

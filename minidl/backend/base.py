@@ -159,6 +159,26 @@ class Backend:
             g = g * scale(rate, g.dtype)
         return self.xp.where(y > 0, g, 0).astype(y.dtype, copy=False)
 
+    def adam(
+        self,
+        weights: Array,
+        gradients: Array,
+        mean: Array,
+        square: Array,
+        *,
+        rate: float,
+        beta_1: float,
+        beta_2: float,
+        epsilon: float,
+    ) -> None:
+        """Update flat `weights`, `mean` and `square` in place by Adam's rule.
+
+        `rate` is the step size with both bias corrections in it.
+        """
+        mean += (1 - beta_1) * (gradients - mean)
+        square += (1 - beta_2) * (gradients * gradients - square)
+        weights -= rate * mean / (self.xp.sqrt(square) + epsilon)
+
     def keep_mask(
         self,
         shape: tuple[int, ...],

@@ -10,6 +10,7 @@ from unittest import mock
 import numpy as np
 
 KERNELS = {
+    "cpu.adam._update": "test_adam_cpu.py::test_equals_the_rule_bit_for_bit",
     "cpu.dropout._philox": "test_philox.py::test_known_answers_compiled_for_the_cpu",
     "cpu.dropout._drop": "test_dropout_cpu.py::test_equals_the_contract",
     "cpu.dropout._drop_parallel": "test_dropout_cpu.py::test_parallel_equals_serial",
