@@ -1,0 +1,546 @@
+"""Is the CUDA half right on this GPU, and how fast is it? A report to paste into an issue.
+
+    python -m bench.gpu [--device cuda:N] [--quick]
+
+The checks compare the GPU with the CPU: masks bit for bit; values and gradients, the loss of ten
+training steps, to rounding. A line says PASS or FAIL and what was seen. Then come times, measured
+on this device, of dropout and of training. The exit status is 0 where all checks passed, 1 where
+one failed, and 2 where the device cannot be used.
+"""
+
+import argparse
+import functools
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import minidl
+from minidl import Tensor, callbacks, datasets, layers, losses, models
+from minidl.rng import keep_mask, uniform
+
+EXIT_FAILED, EXIT_NO_DEVICE = 1, 2
+
+CPU: Any = minidl.get_backend("cpu")
+DTYPES = ("float16", "float32", "float64")
+
+Check = Callable[[], str]
+"""Returns what it saw, and raises where that is wrong."""
+
+
+class Mismatch(Exception):
+    """Say in what the device differs from what is expected."""
+
+
+class Result(NamedTuple):
+    """What came of a check, and the reason."""
+
+    name: str
+    passed: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"- {'PASS' if self.passed else 'FAIL'} {self.name}: {self.reason}"
+
+
+def result_of(name: str, check: Check) -> Result:
+    """Run a check; an error of the driver or of a compiler belongs in the report too."""
+    try:
+        return Result(name, True, check())
+    except Mismatch as found:
+        return Result(name, False, str(found))
+    except Exception as error:
+        return Result(name, False, one_line(error))
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's kind and text without line breaks."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+# ------------------------------------------------------------------------------ the head
+
+
+def head(backend: Any) -> Iterator[str]:
+    """Yield lines that name the versions, the device and its host."""
+    runtime = backend.xp.cuda.runtime
+    with backend.active:
+        device = runtime.getDeviceProperties(runtime.getDevice())
+    capability = f"{device['major']}.{device['minor']}"
+    distributions = metadata.packages_distributions()
+    yield f"## minidl {minidl.__version__} on {device['name'].decode()}"
+    yield ""
+    yield f"- device: {backend.name}, compute capability {capability}"
+    yield f"- device memory: {device['totalGlobalMem'] / 2**30:.1f} GiB"
+    yield f"- CUDA, newest that the driver takes: {cuda_version(runtime.driverGetVersion())}"
+    yield f"- CUDA, runtime: {cuda_version(runtime.runtimeGetVersion())}"
+    yield f"- Python: {platform.python_version()}"
+    for module in ("numpy", "cupy", "numba", "numba_cuda"):
+        found = sorted(set(distributions.get(module, ())))
+        versions = ", ".join(f"{name} {metadata.version(name)}" for name in found)
+        yield f"- {module}: {versions or 'not installed'}"
+    yield f"- host: {platform.platform()}, {os.cpu_count()} CPU threads"
+
+
+def cuda_version(number: int) -> str:
+    """Return in writing what CUDA counts as 1000 * major + 10 * minor."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+# ------------------------------------------------------------------------------ masks
+
+SHAPES = (
+    *((), (0,), (1,), (3,), (4,), (5,), (255,), (256,), (257,)),
+    *((0, 3), (3, 0), (1, 256), (2, 257), (3, 63), (5, 64), (2, 3, 65), (257, 3)),
+)
+RATES = (0, 1e-9, 0.1, 0.5, 0.999999, 1)
+ADDRESSES = (
+    {"seed": 0, "stream": 0, "step": 0, "row_offset": 0},
+    {"seed": 2**64 - 1, "stream": 2**30 + 3, "step": 2**32 - 1, "row_offset": 2**32 - 257},
+)
+ADDRESS = {"seed": 2**40 + 3, "stream": 5, "step": 7, "row_offset": 11}
+LARGE = 2**20 + 3
+VIEWS: dict[str, Callable[[Any], Any]] = {
+    "transposed": lambda x: x.T,
+    "every second, reversed": lambda x: x[::2, ::-1],
+    "a column": lambda x: x[:, 1:2],
+}
+
+
+def require_same_kind(received: np.ndarray, expected: np.ndarray, what: str) -> None:
+    """Raise where arrays differ in shape or dtype."""
+    if (received.shape, received.dtype) != (expected.shape, expected.dtype):
+        raise Mismatch(
+            f"{what}: expected {expected.dtype} of shape {expected.shape}, "
+            f"received {received.dtype} of shape {received.shape}"
+        )
+
+
+def require_same_bits(received: np.ndarray, expected: np.ndarray, what: str) -> None:
+    """Raise where arrays differ in shape, dtype or a bit; one NaN is as good as another."""
+    require_same_kind(received, expected, what)
+    both_nan = np.isnan(received) & np.isnan(expected)
+    bits = [np.ascontiguousarray(a).view(f"u{a.itemsize}") for a in (received, expected)]
+    wrong = (bits[0] != bits[1]).reshape(expected.shape) & ~both_nan  # () became (1,)
+    if wrong.any():
+        first = tuple(int(place) for place in np.argwhere(wrong)[0])
+        raise Mismatch(f"{what}: {wrong.sum():,} of {wrong.size:,} differ, the first at {first}")
+
+
+def mask_checks(
+    backend: Any, shapes: Sequence[tuple[int, ...]] = SHAPES, large: int = LARGE
+) -> dict[str, Check]:
+    """Return the checks of dropout against the mask contract and the CPU."""
+    xp = backend.xp
+
+    def contract(dtype: str) -> str:
+        for shape in shapes:
+            ones = backend.asarray(np.ones(shape, dtype))
+            for rate in RATES:
+                for address in ADDRESSES:
+                    kept = backend.dropout(ones, rate, **address, rescale=False)
+                    expected = keep_mask(shape, rate, **address).astype(dtype)
+                    what = f"shape {shape}, rate {rate}, {address}"
+                    require_same_bits(backend.to_numpy(kept), expected, what)
+        return f"{len(shapes)} shapes x {len(RATES)} rates x {len(ADDRESSES)} addresses are equal"
+
+    def many_elements() -> str:
+        mask = backend.keep_mask((1, large), 0.25, **ADDRESS)
+        expected = keep_mask((1, large), 0.25, **ADDRESS)
+        require_same_bits(backend.to_numpy(mask), expected, f"{large:,} elements")
+        return f"{large:,} elements are equal"
+
+    def non_contiguous() -> str:
+        for dtype in DTYPES:
+            host = uniform((19, 70), 2.0, seed=1, stream=0).astype(dtype)
+            array = backend.asarray(host)
+            for name, view in VIEWS.items():
+                received = backend.to_numpy(backend.dropout(view(array), 0.3, **ADDRESS))
+                expected = CPU.dropout(view(host), 0.3, **ADDRESS)
+                require_same_bits(received, expected, f"{dtype}, {name}")
+                require_same_bits(backend.to_numpy(array), host, f"{dtype}, {name}: the input")
+        return f"{len(VIEWS)} views are dropped from as on the CPU, and not modified"
+
+    def not_finite() -> str:
+        for dtype in DTYPES:
+            host = np.tile(np.array([np.nan, np.inf, -np.inf, -0.0, 1.5], dtype), (5, 13))
+            for rate in (0.5, 1):
+                received = backend.to_numpy(backend.dropout(backend.asarray(host), rate, **ADDRESS))
+                expected = CPU.dropout(host, rate, **ADDRESS)
+                require_same_bits(received, expected, f"{dtype}, rate {rate}")
+        return "kept as the CPU keeps them, +0.0 where dropped"
+
+    def in_parts() -> str:
+        host = uniform((37, 70), 2.0, seed=2, stream=0).astype("float32")
+        expected = CPU.dropout(host, 0.5, **ADDRESS)
+        parts = ((0, 1), (1, 5), (5, 20), (20, 37))
+        for start, stop in parts:
+            address = ADDRESS | {"row_offset": ADDRESS["row_offset"] + start}
+            received = backend.dropout(backend.asarray(host[start:stop]), 0.5, **address)
+            what = f"rows {start} to {stop}"
+            require_same_bits(backend.to_numpy(received), expected[start:stop], what)
+        return f"{len(parts)} parts of a batch have the rows of the whole"
+
+    def another_stream() -> str:
+        with backend.active, xp.cuda.Stream(non_blocking=True):
+            mask = backend.to_numpy(backend.keep_mask((7, large // 7), 0.5, **ADDRESS))
+        expected = keep_mask(mask.shape, 0.5, **ADDRESS)
+        require_same_bits(mask, expected, "on a stream that does not wait for the default one")
+        return "a stream that does not wait for the default one gives equal masks"
+
+    return {
+        **{f"masks, {dtype}": functools.partial(contract, dtype) for dtype in DTYPES},
+        "masks, many elements": many_elements,
+        "dropout, non-contiguous inputs": non_contiguous,
+        "dropout, NaN and infinity": not_finite,
+        "dropout, a batch in parts": in_parts,
+        "dropout, another stream": another_stream,
+    }
+
+
+# ------------------------------------------------------------------------------ ops
+
+# The largest difference allowed, relative to the largest magnitude of the CPU's result.
+OP_LIMITS = {"float64": 1e-12, "float32": 1e-5}
+
+X = uniform((6, 70), 2.0, seed=3, stream=0)
+ROW = uniform((70,), 2.0, seed=3, stream=1)
+WEIGHT = uniform((70, 5), 2.0, seed=3, stream=2)
+POSITIVE = np.abs(X) + 0.5
+PLACES = np.array([3, 3, 0, 3])
+LABELS = np.array([0, 69, 3, 3, 1, 2])
+OTHER_DTYPE = {"float64": "float32", "float32": "float64"}
+
+
+def dropped(x: Tensor) -> Tensor:
+    """Return `x` after a dropout layer in training."""
+    with minidl.training(step=7, row_offset=11):
+        return layers.Dropout(0.5, seed=5)(x)
+
+
+def dense_and_dropped(x: Tensor) -> Tensor:
+    """Return `x` after a dense layer and a dropout layer, which a model runs as one op."""
+    stack = [layers.Dense(70, activation="relu"), layers.Dropout(0.5)]
+    model = models.Sequential(stack, device=x.device, dtype=x.dtype.name, seed=5)
+    with minidl.training(step=7, row_offset=11):
+        return model(x)
+
+
+def cross_entropy(x: Tensor) -> Tensor:
+    """Return the loss of logits."""
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+    return loss(Tensor(LABELS, x.device), x)
+
+
+# Each op with its inputs.
+OPS: dict[str, tuple[Callable[..., Tensor], tuple[np.ndarray, ...]]] = {
+    "add": (lambda a, b: a + b, (X, ROW)),
+    "subtract": (lambda a, b: a - b, (X, ROW)),
+    "multiply": (lambda a, b: a * b, (X, ROW)),
+    "divide": (lambda a, b: a / b, (ROW, POSITIVE)),
+    "power": (lambda a, b: a**b, (POSITIVE, ROW)),
+    "negative": (lambda x: -x, (X,)),
+    "matmul": (lambda a, b: a @ b, (X, WEIGHT)),
+    "getitem": (lambda x: x[Tensor(PLACES, x.device)][:, ::-2], (X,)),
+    "reshape": (lambda x: x.reshape(20, 21), (X,)),
+    "transpose": (lambda x: x.transpose(), (X,)),
+    "cast": (lambda x: x.astype(OTHER_DTYPE[x.dtype.name]), (X,)),
+    "transfer": (lambda x: x.to("cpu").to(x.device), (X,)),
+    "sum": (lambda x: x.sum(axis=0), (X,)),
+    "mean": (lambda x: x.mean(axis=-1, keepdims=True), (X,)),
+    "max": (lambda x: x.max(axis=-1), (X,)),
+    "exp": (lambda x: x.exp(), (X,)),
+    "log": (lambda x: x.log(), (POSITIVE,)),
+    "clip": (lambda x: x.clip(-0.5, 1.0), (X,)),
+    "relu": (lambda x: x.relu(), (X,)),
+    "sigmoid": (lambda x: x.sigmoid(), (X,)),
+    "tanh": (lambda x: x.tanh(), (X,)),
+    "softmax": (lambda x: x.softmax(), (X,)),
+    "log_softmax": (lambda x: x.log_softmax(), (X,)),
+    "dropout": (dropped, (X,)),
+    "dense": (dense_and_dropped, (X,)),
+    "sparse_cross_entropy": (cross_entropy, (X,)),
+}
+
+
+def op_checks(backend: Any) -> dict[str, Check]:
+    """Return a check of each op: its value and its gradients, against the CPU."""
+
+    def outcome(name: str, device: str, dtype: str) -> list[np.ndarray]:
+        function, inputs = OPS[name]
+        leaves: list[Any] = [Tensor(x, device, dtype=dtype, requires_grad=True) for x in inputs]
+        y = function(*leaves)
+        cotangent = uniform(y.shape, 1.0, seed=4, stream=0).astype(y.dtype)
+        y.backward(Tensor(cotangent, device))
+        return [y.numpy(), *(leaf.grad.numpy() for leaf in leaves)]
+
+    def check(name: str) -> str:
+        seen = []
+        for dtype, limit in OP_LIMITS.items():
+            pairs = zip(
+                outcome(name, backend.name, dtype), outcome(name, "cpu", dtype), strict=True
+            )
+            names = ["value", *(f"gradient {place}" for place in range(len(OPS[name][1])))]
+            distances = [
+                require_close(*pair, limit, f"{dtype}, {what}")
+                for what, pair in zip(names, pairs, strict=True)
+            ]
+            seen.append(f"{dtype} within {max(distances):.1e}")
+        return ", ".join(seen)
+
+    return {f"op {name}": functools.partial(check, name) for name in OPS}
+
+
+def require_close(received: np.ndarray, expected: np.ndarray, limit: float, what: str) -> float:
+    """Return the largest difference, relative to the largest magnitude; raise above the limit."""
+    require_same_kind(received, expected, what)
+    distance = float(np.abs(received - expected).max() / np.abs(expected).max())
+    if not distance <= limit:  # so that NaN fails too
+        raise Mismatch(f"{what}: {distance:.1e} from the CPU's, at most {limit:.0e} is allowed")
+    return distance
+
+
+# ------------------------------------------------------------------------------ training
+
+LOSS_LIMITS = {"float64": 1e-6, "float32": 1e-4}
+UNITS = (512, 256)
+STEPS, BATCH = 10, 32
+
+
+class Losses(callbacks.Callback):
+    """Keep the mean loss of the epoch so far, after each step."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any) -> None:
+        """Read the loss."""
+        self.values.append(logs["loss"])
+
+
+def notes_network(device: str, dtype: str = "float32", units: Sequence[int] = UNITS) -> Any:
+    """Return the notes' network for digits, compiled."""
+    model = models.Sequential(
+        [
+            layers.Rescaling(1 / 255, input_shape=(28, 28)),
+            layers.Flatten(),
+            layers.Dense(units[0], activation="relu"),
+            layers.Dropout(0.5),
+            layers.Dense(units[1], activation="relu"),
+            layers.Dropout(0.3),
+            layers.Dense(10, activation="softmax"),
+        ],
+        device=device,
+        dtype=dtype,
+        seed=5,
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def training_checks(backend: Any, units: Sequence[int] = UNITS) -> dict[str, Check]:
+    """Return the checks of gradients and of ten training steps."""
+    (x, y), _ = datasets.mnist_5k.load_data()
+    x, y = x[: STEPS * BATCH], y[: STEPS * BATCH]
+
+    def gradients(device: str, dtype: str) -> dict[str, np.ndarray]:
+        model = notes_network(device, dtype, units)
+        with minidl.training(step=0):
+            outputs = model(x[:BATCH])
+            model.loss(y[:BATCH], outputs).backward()
+        return {weight.name: weight.grad.numpy() for weight in model.parameters()}
+
+    def same_gradients(dtype: str) -> str:
+        received, expected = gradients(backend.name, dtype), gradients("cpu", dtype)
+        distances = [
+            require_close(received[name], expected[name], OP_LIMITS[dtype], name)
+            for name in expected
+        ]
+        return f"{len(distances)} weights within {max(distances):.1e} of the CPU's"
+
+    def trained(device: str, dtype: str) -> tuple[np.ndarray, list[np.ndarray]]:
+        model, seen = notes_network(device, dtype, units), Losses()
+        model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[seen])
+        return np.array(seen.values), model.get_weights()
+
+    def same_curve(dtype: str) -> str:
+        received, expected = trained(backend.name, dtype)[0], trained("cpu", dtype)[0]
+        distances = np.abs(received - expected) / expected
+        if not distances.max() <= LOSS_LIMITS[dtype]:
+            raise Mismatch(
+                f"relative distances from the CPU's {' '.join(f'{d:.0e}' for d in distances)}, "
+                f"at most {LOSS_LIMITS[dtype]:.0e} is allowed"
+            )
+        seen = f"loss {received[0]:.4f} to {received[-1]:.4f}"
+        return f"{seen}, within {distances.max():.1e} of the CPU's"
+
+    def same_again() -> str:
+        (first, weights), (second, weights_again) = (
+            trained(backend.name, "float32") for _ in range(2)
+        )
+        require_same_bits(second, first, "losses")
+        for place, (again, weight) in enumerate(zip(weights_again, weights, strict=True)):
+            require_same_bits(again, weight, f"weight {place}")
+        return "losses and weights have the same bits"
+
+    def by_dtype(title: str, check: Callable[[str], str]) -> dict[str, Check]:
+        return {f"{title}, {dtype}": functools.partial(check, dtype) for dtype in LOSS_LIMITS}
+
+    return {
+        **by_dtype("training, gradients of all weights", same_gradients),
+        **by_dtype("training, ten steps", same_curve),
+        "training, two runs with one seed": same_again,
+    }
+
+
+# ------------------------------------------------------------------------------ timings
+
+SIZES, QUICK_SIZES = tuple(2**n for n in range(16, 27, 2)), (2**16, 2**18)
+BATCHES, QUICK_BATCHES = (32, 128, 512), (512,)
+BURST_SECONDS = 0.02
+REPEATS = 5
+
+
+def seconds(backend: Any, call: Callable[[], object]) -> float:
+    """Return the median time of a call, in bursts between two synchronisations."""
+
+    def burst(calls: int) -> float:
+        began = time.perf_counter()
+        for _ in range(calls):
+            call()
+        backend.synchronize()
+        return (time.perf_counter() - began) / calls
+
+    burst(1)  # compiles, and fills the memory pools
+    calls = max(1, int(BURST_SECONDS / burst(1)))
+    return statistics.median(burst(calls) for _ in range(REPEATS))
+
+
+def dropout_rates(backend: Any, size: int) -> list[str]:
+    """Return GB/s, read and written, of dropout on float32 and of a plain copy."""
+    x = backend.asarray(np.ones((size // 512, 512), "float32"))
+    with backend.active:
+        times = (
+            seconds(backend, lambda: backend.dropout(x, 0.5, **ADDRESS)),
+            seconds(backend, x.copy),
+        )
+    return [f"{2 * x.nbytes / took / 1e9:.1f}" for took in times]
+
+
+def training_times(backend: Any, batch: int, units: Sequence[int] = UNITS) -> list[str]:
+    """Return ms of a step whose batch is on the device, and s of an epoch of `fit`."""
+    (x, y), _ = datasets.mnist_5k.load_data()
+    model = notes_network(backend.name, units=units)
+    inputs, targets = Tensor(x[:batch], backend.name), Tensor(y[:batch], backend.name)
+
+    def step() -> None:
+        with minidl.training(step=model.step):
+            loss = model.loss(targets, model(inputs))
+        loss.backward()
+        model.optimizer.update(model.parameters())
+        model.step += 1
+
+    step_time = seconds(backend, step)
+    epoch_time = seconds(backend, lambda: model.fit(x, y, batch_size=batch, verbose=0))
+    return [f"{step_time * 1e3:.3f}", f"{epoch_time:.3f}"]
+
+
+def table(
+    title: str,
+    columns: Sequence[str],
+    measure: Callable[[Any, int], list[str]],
+    backend: Any,
+    rows: Sequence[int],
+) -> Iterator[str]:
+    """Yield a table: for each row what is measured on the device and, beside it, on the CPU."""
+    both = [f"{column}, {who}" for who in (backend.name, "cpu") for column in columns]
+    yield f"| {' | '.join([title, *both])} |"
+    yield "|---" * (1 + len(both)) + "|"
+    for row in rows:
+        cells = []
+        for device in (backend, CPU):
+            try:
+                cells += measure(device, row)
+            except Exception as error:  # such as too little memory; the other rows are still good
+                cells += [f"not measured: {one_line(error)}"] * len(columns)
+        yield f"| {' | '.join([f'{row:,}', *cells])} |"
+
+
+def timings(
+    backend: Any, sizes: Sequence[int], batches: Sequence[int], units: Sequence[int] = UNITS
+) -> Iterator[str]:
+    """Yield the lines of the tables of times."""
+    yield (
+        f"Medians of {REPEATS}, with the time of launching; GB/s count what is read and written. "
+        "A step has its batch on the device; an epoch is `fit` on 4,000 digits of the host."
+    )
+    yield ""
+    columns = ("dropout GB/s", "copy GB/s")
+    yield from table("float32 elements", columns, dropout_rates, backend, sizes)
+    yield ""
+    measure = functools.partial(training_times, units=units)
+    yield from table("batch", ("step ms", "epoch s"), measure, backend, batches)
+
+
+# ------------------------------------------------------------------------------ the report
+
+
+def report(
+    backend: Any, checks: dict[str, Check], times: Iterator[str], results: list[Result]
+) -> Iterator[str]:
+    """Yield the lines of the report as they are found; the results are appended to `results`."""
+    yield from head(backend)
+    yield ""
+    yield "### Checks against the CPU"
+    yield ""
+    for name, check in checks.items():
+        results.append(result_of(name, check))
+        yield str(results[-1])
+    yield ""
+    yield f"The longer check: `pytest --device {backend.name}`"
+    yield ""
+    yield "### Times, measured on this device and its host"
+    yield ""
+    yield from times
+    yield ""
+    passed = sum(result.passed for result in results)
+    yield f"{passed} checks passed, {len(results) - passed} failed"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--device", type=cuda_name, default="cuda", help="cuda or cuda:N")
+    parser.add_argument("--quick", action="store_true", help="leave out the long timings")
+    arguments = parser.parse_args(argv)
+    try:
+        backend = minidl.get_backend(arguments.device)
+    except minidl.DeviceError as error:
+        print(f"bench.gpu: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_NO_DEVICE
+    checks = mask_checks(backend) | op_checks(backend) | training_checks(backend)
+    sizes, batches = (QUICK_SIZES, QUICK_BATCHES) if arguments.quick else (SIZES, BATCHES)
+    times = timings(backend, sizes, batches)
+    results: list[Result] = []
+    for line in report(backend, checks, times, results):
+        print(line, flush=True)
+    return 0 if all(result.passed for result in results) else EXIT_FAILED
+
+
+def cuda_name(text: str) -> str:
+    """Return the name of a CUDA device, or refuse it."""
+    if re.fullmatch(r"cuda(:\d+)?", text):
+        return text
+    raise argparse.ArgumentTypeError(f"expected cuda or cuda:N, received {text!r}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,343 @@
+"""The report on a GPU: its parts, and that each of its checks notices what it is for.
+
+It runs on the double of the CUDA backend's array library, which has no properties of a device.
+"""
+
+import functools
+import itertools
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import minidl
+from bench import gpu
+from minidl import layers, ops
+
+SHAPES = ((), (0,), (2, 65))
+LARGE = 2**12 + 3
+UNITS = (24, 16)
+
+PROPERTIES = {"name": b"Double of a GPU", "major": 8, "minor": 9, "totalGlobalMem": 24 * 2**30}
+RUNTIME = {
+    "getDeviceProperties": lambda index: PROPERTIES,
+    "driverGetVersion": lambda: 13020,
+    "runtimeGetVersion": lambda: 12080,
+}
+
+
+@pytest.fixture
+def double(cuda_double, monkeypatch):
+    """Return the CUDA backend over the double, with a device that has properties."""
+    backend = minidl.get_backend("cuda:0")
+    for name, function in RUNTIME.items():
+        monkeypatch.setitem(vars(backend.xp.cuda.runtime), name, function)
+    return backend
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Let the command check and time small things only."""
+    monkeypatch.setattr(
+        gpu, "mask_checks", functools.partial(gpu.mask_checks, shapes=SHAPES, large=LARGE)
+    )
+    monkeypatch.setattr(gpu, "training_checks", functools.partial(gpu.training_checks, units=UNITS))
+    monkeypatch.setattr(gpu, "timings", functools.partial(gpu.timings, units=UNITS))
+    monkeypatch.setattr(gpu, "QUICK_SIZES", (1024, 2048))
+    monkeypatch.setattr(gpu, "QUICK_BATCHES", (1000,))
+    monkeypatch.setattr(gpu, "BURST_SECONDS", 0)
+    monkeypatch.setattr(gpu, "REPEATS", 1)
+
+
+def failures(checks):
+    """Return the checks that fail, with their reasons."""
+    results = [gpu.result_of(name, check) for name, check in checks.items()]
+    return {result.name: result.reason for result in results if not result.passed}
+
+
+# ------------------------------------------------------------------------------ the command
+
+
+def test_the_report_has_its_parts(double, small, capsys):
+    assert gpu.main(["--device", "cuda:0", "--quick"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"## minidl {minidl.__version__} on Double of a GPU"
+    assert "- device: cuda:0, compute capability 8.9" in lines
+    assert "- device memory: 24.0 GiB" in lines
+    assert "- CUDA, newest that the driver takes: 13.2" in lines
+    assert "- CUDA, runtime: 12.8" in lines
+    for module in ("Python", "numpy", "cupy", "numba", "numba_cuda", "host"):
+        assert sum(line.startswith(f"- {module}: ") for line in lines) == 1
+    assert f"- numpy: numpy {np.__version__}" in lines
+    passed = [line for line in lines if line.startswith("- PASS ")]
+    assert len(passed) == 8 + len(gpu.OPS) + 5
+    assert "The longer check: `pytest --device cuda:0`" in lines
+    assert "### Times, measured on this device and its host" in lines
+    times = {line.split()[1]: line for line in lines if re.match(r"\| [\d,]+ \|", line)}
+    assert list(times) == ["1,024", "2,048", "1,000"]
+    assert all(re.fullmatch(r"\| [\d,]+ (\| \d+\.\d+ ){4}\|", line) for line in times.values())
+    assert lines[-1] == f"{len(passed)} checks passed, 0 failed"
+
+
+def test_a_failed_check_is_counted_and_gives_status_1(double, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "op_checks", lambda backend: {"op nothing": lambda: 1 / 0})
+    monkeypatch.setattr(gpu, "mask_checks", lambda backend: {"mask": lambda: "equal"})
+    monkeypatch.setattr(gpu, "training_checks", lambda backend: {})
+    monkeypatch.setattr(gpu, "timings", lambda *sizes: iter(()))
+    assert gpu.main(["--quick"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "- FAIL op nothing: ZeroDivisionError: division by zero" in lines
+    assert lines[-1] == "1 checks passed, 1 failed"
+
+
+def test_without_a_gpu_it_ends_in_one_line_with_the_reason(cuda_double, capsys):
+    from cuda_double.install import cuda_double as installed
+
+    with installed(device_count=0):
+        assert gpu.main([]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("bench.gpu: cuda: the driver gives no device: cudaErrorNoDevice")
+
+
+@pytest.mark.parametrize("name", ["cpu", "auto", "cuda:", "gpu"])
+def test_other_devices_are_refused(name, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main(["--device", name])
+    assert f"expected cuda or cuda:N, received {name!r}" in capsys.readouterr().err
+
+
+def test_without_quick_the_large_sizes_are_timed(double, monkeypatch):
+    asked = []
+    monkeypatch.setattr(gpu, "timings", lambda backend, *sizes: asked.append(sizes) or iter(()))
+    for name in ("mask_checks", "op_checks", "training_checks"):
+        monkeypatch.setattr(gpu, name, lambda backend: {})
+    assert gpu.main([]) == gpu.main(["--quick"]) == 0
+    assert asked[0] == (gpu.SIZES, gpu.BATCHES)
+    assert asked[1] == (gpu.QUICK_SIZES, gpu.QUICK_BATCHES)
+
+
+# ------------------------------------------------------------------------------ masks
+
+
+def shifted(x, drop, xp, options):
+    return xp.roll(drop(x), 1)
+
+
+def of_another_seed(x, drop, xp, options):
+    return drop(x, seed=options["seed"] ^ 1)
+
+
+def wrong_if_large(x, drop, xp, options):
+    return shifted(x, drop, xp, options) if x.size > 3000 else drop(x)
+
+
+def blind_to_layout(x, drop, xp, options):
+    return drop(x if x.flags.c_contiguous else x[::-1])
+
+
+def overwriting_views(x, drop, xp, options):
+    y = drop(x)
+    if not x.flags.c_contiguous:
+        x[...] = 0
+    return y
+
+
+def without_nan(x, drop, xp, options):
+    return drop(xp.nan_to_num(x))
+
+
+def blind_to_small_offsets(x, drop, xp, options):
+    return drop(x, row_offset=11) if 0 < options["row_offset"] < 100 else drop(x)
+
+
+def wrong_on_another_stream(x, drop, xp, options):
+    stream = xp.cuda.get_current_stream()
+    return shifted(x, drop, xp, options) if stream.ptr else drop(x)
+
+
+def of_another_dtype(x, drop, xp, options):
+    return drop(x).astype("float32")
+
+
+LARGE_ONES = {"masks, many elements", "dropout, another stream"}
+DTYPE_BLIND = {"masks, float16", "masks, float64"}
+VIEWS, NOT_FINITE = "dropout, non-contiguous inputs", "dropout, NaN and infinity"
+EVERY_MASK = {
+    *DTYPE_BLIND,
+    "masks, float32",
+    *LARGE_ONES,
+    VIEWS,
+    NOT_FINITE,
+    "dropout, a batch in parts",
+}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "noticed_by"),
+    [
+        (shifted, EVERY_MASK),
+        (of_another_seed, EVERY_MASK),
+        (wrong_if_large, LARGE_ONES),
+        (blind_to_layout, {VIEWS}),
+        (overwriting_views, {VIEWS}),
+        (without_nan, {NOT_FINITE}),
+        (blind_to_small_offsets, {"dropout, a batch in parts"}),
+        (wrong_on_another_stream, {"dropout, another stream"}),
+        (of_another_dtype, {*DTYPE_BLIND, VIEWS, NOT_FINITE}),
+    ],
+)
+def test_a_wrong_dropout_fails_the_checks_of_what_is_wrong(wrong, noticed_by, double, monkeypatch):
+    right = double.dropout
+
+    def dropout(x, rate, **options):
+        def drop(x, **changes):
+            return right(x, rate, **(options | changes))
+
+        return wrong(x, drop, double.xp, options)
+
+    monkeypatch.setattr(double, "dropout", dropout)
+    assert set(failures(gpu.mask_checks(double, SHAPES, LARGE))) == noticed_by
+
+
+def test_masks_that_differ_are_counted_and_the_first_is_named():
+    ones, other = np.ones((2, 3), "float32"), np.ones((2, 3), "float32")
+    other[1, 1:] = 0
+    with pytest.raises(gpu.Mismatch, match=r"^here: 2 of 6 differ, the first at \(1, 1\)$"):
+        gpu.require_same_bits(other, ones, "here")
+
+
+@pytest.mark.parametrize(("value", "other"), [(0.0, -0.0), (1.0, np.nan), (np.inf, -np.inf)])
+def test_bits_tell_signs_and_nan_apart(value, other):
+    with pytest.raises(gpu.Mismatch, match="1 of 1 differ"):
+        gpu.require_same_bits(np.array(value), np.array(other), "here")
+    gpu.require_same_bits(np.array([other]), np.array([other]), "here")
+
+
+# ------------------------------------------------------------------------------ ops
+
+
+def test_the_table_names_every_op():
+    assert set(gpu.OPS) == set(ops.OPS)
+
+
+def break_on_the_device(monkeypatch, name, change):
+    """Let an op go through `change` where it runs on the device."""
+    right = getattr(ops, name)
+
+    @functools.wraps(right)
+    def wrong(backend, *inputs, **static):
+        value, vjps = right(backend, *inputs, **static)
+        return (value, vjps) if backend.name == "cpu" else change(value, vjps)
+
+    monkeypatch.setattr(ops, name, wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda y, vjps: (y, (lambda g: vjps[0](g) * (1 + 1e-4),)),
+            "float64, gradient 0: 1.0e-04 from",
+        ),
+        (lambda y, vjps: (y, (lambda g: vjps[0](g) * np.nan,)), "float64, gradient 0: nan from"),
+        (lambda y, vjps: (y + 1e-4, vjps), "float64, value: 1.0e-04 from the CPU's, at most 1e-12"),
+        (lambda y, vjps: (y.astype("float32"), vjps), "float64, value: expected float64 of shape"),
+        (lambda y, vjps: (y, (lambda g: g[0],)), "^ValueError: "),
+    ],
+)
+def test_a_wrong_op_fails_its_check(change, reason, double, monkeypatch):
+    break_on_the_device(monkeypatch, "tanh", change)
+    failed = failures(gpu.op_checks(double))
+    assert list(failed) == ["op tanh"]
+    assert re.search(reason, failed["op tanh"])
+
+
+# ------------------------------------------------------------------------------ training
+
+GRADIENTS = {f"training, gradients of all weights, {dtype}" for dtype in ("float64", "float32")}
+CURVES = {f"training, ten steps, {dtype}" for dtype in ("float64", "float32")}
+AGAIN = "training, two runs with one seed"
+
+
+def with_seeds(seeds):
+    """Return `notes_network`, with the next of `seeds` for its dropout on the device."""
+    right = gpu.notes_network
+
+    def network(device, *arguments, **options):
+        model = right(device, *arguments, **options)
+        if model.device != "cpu":
+            seed = next(seeds)
+            for layer in model.layers:
+                if isinstance(layer, layers.Dropout):
+                    layer.seed = seed
+        return model
+
+    return network
+
+
+def test_another_seed_fails_the_checks_of_training(double, monkeypatch):
+    monkeypatch.setattr(gpu, "notes_network", with_seeds(itertools.repeat(6)))
+    assert set(failures(gpu.training_checks(double, UNITS))) == GRADIENTS | CURVES
+
+
+def test_a_run_that_does_not_repeat_fails_its_check(double, monkeypatch):
+    monkeypatch.setattr(gpu, "notes_network", with_seeds(itertools.count()))
+    result = gpu.result_of(AGAIN, gpu.training_checks(double, UNITS)[AGAIN])
+    assert not result.passed
+    assert result.reason.startswith("losses: ")
+
+
+def test_a_wrong_gradient_fails_the_checks_of_training(double, monkeypatch):
+    def change(value, vjps):
+        return value, (*vjps[:-1], lambda g: vjps[-1](g) * 0)
+
+    break_on_the_device(monkeypatch, "dense", change)
+    failed = failures(gpu.training_checks(double, UNITS))
+    assert set(failed) == GRADIENTS | CURVES
+    assert all("bias" in failed[name] for name in GRADIENTS)
+
+
+# ------------------------------------------------------------------------------ timings
+
+
+def test_what_is_queued_is_waited_for_and_shared_among_the_calls(monkeypatch):
+    """On this device a call is queued at once and takes 2 ms until the next synchronisation."""
+    now, queued, bursts = 0.0, 0, []
+
+    def call():
+        nonlocal queued
+        queued += 1
+
+    def synchronize():
+        nonlocal now, queued
+        now += 0.002 * queued
+        bursts.append(queued)
+        queued = 0
+
+    monkeypatch.setattr(gpu, "time", SimpleNamespace(perf_counter=lambda: now))
+    taken = gpu.seconds(SimpleNamespace(synchronize=synchronize), call)
+    assert taken == pytest.approx(0.002)
+    assert bursts == [1, 1, *[10] * gpu.REPEATS]
+    assert queued == 0
+
+
+def test_rates_count_what_is_read_and_written(double, monkeypatch):
+    monkeypatch.setattr(gpu, "seconds", lambda backend, call: 1e-6)
+    assert gpu.dropout_rates(double, 2**16) == ["524.3", "524.3"]  # 2 * 4 * 65,536 bytes in 1 us
+
+
+def test_a_row_that_cannot_be_measured_says_why(double):
+    def measure(backend, size):
+        if size == 2 and backend is double:
+            raise MemoryError("out of\nmemory")
+        return [str(10 * size)]
+
+    assert list(gpu.table("size", ["speed"], measure, double, [1, 2])) == [
+        "| size | speed, cuda:0 | speed, cpu |",
+        "|---|---|---|",
+        "| 1 | 10 | 10 |",
+        "| 2 | not measured: MemoryError: out of memory | 20 |",
+    ]
