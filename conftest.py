@@ -1,9 +1,7 @@
 """What all tests share: the devices they run on, and a compiler cache that is never stale."""
 
-import argparse
 import hashlib
 import os
-import re
 import sys
 import tempfile
 from importlib.util import find_spec
@@ -33,20 +31,11 @@ def _cache_folder() -> str:
 os.environ["NUMBA_CACHE_DIR"] = _cache_folder()  # before Numba is imported
 
 
-def _device_name(name: str) -> str:
-    if re.fullmatch(r"cpu|cuda-double|cuda(:\d+)?", name):
-        return name
-    raise argparse.ArgumentTypeError(
-        f"expected cpu, cuda-double, cuda or cuda:N, received {name!r}"
-    )
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the choice of devices."""
     parser.addoption(
         "--device",
         action="append",
-        type=_device_name,
         help="run the cross-backend tests on this device: cpu, cuda-double (the CUDA backend over "
         "a double of its array library, its compiled kernels executed on the CPU), cuda or cuda:N; "
         "may be repeated; default: cpu and cuda-double",

@@ -349,7 +349,7 @@ class Tensor:
 
         Parameters
         ----------
-        gradient : array_like, optional
+        gradient : Tensor or array of the device, optional
             The gradient of the loss with respect to this tensor, of its shape. A tensor with one
             element needs none: it is the loss.
 

@@ -31,7 +31,7 @@ class MaxNorm:
     def __init__(self, max_value: float = 2.0, axis: int = 0):
         if not max_value > 0:
             raise ValueError(f"MaxNorm: max_value must be above 0, received {max_value}")
-        self.max_value = max_value
+        self.max_value = float(max_value)
         self.axis = axis
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -45,8 +45,10 @@ class MaxNorm:
     def apply(self, weight: Array, backend: Backend) -> None:
         """Scale down, in place, what is too long; leave the rest bit for bit."""
         xp = backend.xp
-        norm = xp.sqrt((weight * weight).sum(axis=self.axis, keepdims=True))
-        weight *= self.max_value / xp.maximum(norm, self.max_value)
+        # Squares of float16 overflow above 255.
+        wide = weight.astype("float32") if weight.dtype == "float16" else weight
+        norm = xp.sqrt((wide * wide).sum(axis=self.axis, keepdims=True))
+        weight *= (self.max_value / xp.maximum(norm, self.max_value)).astype(weight.dtype)
 
 
 _BY_NAME = {"max_norm": MaxNorm}

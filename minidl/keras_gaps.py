@@ -14,6 +14,7 @@ NEAREST: dict[str, dict[str, str]] = {
         "Lambda": "use Activation with a function of a tensor",
     },
     "layer": {
+        "batch_size": "give it to fit",
         "activity_regularizer": "add a term to a loss of your own",
         "bias_constraint": "set layer.bias.constraint after building",
         "bias_regularizer": "use the optimizer's weight_decay",

@@ -17,7 +17,7 @@ from minidl.callbacks import Callback, CallbackList, History, LazyLogs
 from minidl.keras_gaps import refuse
 from minidl.layers import Input, Layer, Parameter, fusion
 from minidl.layers.base import Placement
-from minidl.layers.numbering import name_layers, number_random_layers, random_streams
+from minidl.layers.numbering import name_layers, number_random_layers
 from minidl.metrics import Mean, Metric
 from minidl.metrics import get as get_metric
 from minidl.progress import ProgressBar, bar, checked_verbose, line
@@ -74,9 +74,9 @@ class Model(Layer):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        if str(dtype) not in FLOAT_TYPES:
+        if dtype not in FLOAT_TYPES:
             raise ValueError(
-                f"{self.label}: dtype must be one of {', '.join(FLOAT_TYPES)}, received {dtype}"
+                f"{self.label}: dtype must be one of {', '.join(FLOAT_TYPES)}, received {dtype!r}"
             )
         self.backend = get_backend(device)
         self.dtype = np.dtype(dtype)
@@ -133,9 +133,10 @@ class Model(Layer):
                 f"{self.label}: set_weights expected arrays of shapes {expected}, "
                 f"received {received}"
             )
+        arrays = [np.asarray(weight, dtype=self.dtype) for weight in weights]
         with self.backend.active:
-            for parameter, weight in zip(parameters, weights, strict=True):
-                parameter.data[...] = self.backend.asarray(weight)
+            for parameter, array in zip(parameters, arrays, strict=True):
+                parameter.data[...] = self.backend.asarray(array)
 
     # -------------------------------------------------------------------- applying it
 
@@ -198,7 +199,7 @@ class Model(Layer):
                 layer.backend, layer.dtype, layer.seed = self.backend, self.dtype, self.seed
         self.placement.weight_streams.update(p.stream for p in self.parameters())
         name_layers(own, taken={layer.label for layer in foreign})
-        number_random_layers(own, taken=random_streams(foreign))
+        number_random_layers(own, foreign)
 
     def _check_place(self, layer: Layer) -> None:
         """Raise ValueError where a layer has weights on another device or of another dtype."""
@@ -300,6 +301,8 @@ class Model(Layer):
         batch_size = checked_size("fit", batch_size)
         verbose = checked_verbose("fit", verbose)
         epochs, initial_epoch = operator.index(epochs), operator.index(initial_epoch)
+        if isinstance(callbacks, Callback):
+            raise TypeError(f"fit: callbacks must be a list, received {callbacks!r}; use [it]")
         for callback in callbacks or ():
             if not isinstance(callback, Callback):
                 raise TypeError(f"fit: expected a list of Callbacks, received {callback!r} in it")
@@ -514,6 +517,8 @@ class Sequential(Model):
         name: str | None = None,
     ):
         super().__init__(device=device, dtype=dtype, seed=seed, name=name)
+        if isinstance(layers, Layer):
+            raise TypeError(f"{self.label}: expected a list of layers, received {layers!r}")
         self._layers: list[Layer] = []
         for layer in layers or ():
             self._append(layer)
@@ -521,10 +526,21 @@ class Sequential(Model):
         self._build_if_known()
 
     def add(self, layer: Layer) -> None:
-        """Append a layer."""
-        self._append(layer)
-        self._adopt_layers()
-        self._build_if_known()
+        """Append a layer.
+
+        Raises
+        ------
+        ValueError
+            If it does not fit; the model stays as it was.
+        """
+        before = self._layers.copy(), self.built, self.input_shape
+        try:
+            self._append(layer)
+            self._adopt_layers()
+            self._build_if_known()
+        except Exception:
+            self._layers, self.built, self.input_shape = before
+            raise
 
     def _append(self, layer: Layer) -> None:
         if not isinstance(layer, Layer):

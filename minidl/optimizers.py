@@ -71,11 +71,13 @@ class Optimizer:
                 f"received {learning_rate!r}"
             )
         if not isinstance(learning_rate, LearningRateSchedule):
-            self.check("learning_rate", learning_rate, 0 < learning_rate < math.inf, "above 0")
+            self.check(
+                "learning_rate", learning_rate, 0 < learning_rate < math.inf, "above 0 and finite"
+            )
         if weight_decay is not None:
             self.check("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or above")
         self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
+        self.weight_decay = None if weight_decay is None else float(weight_decay)
         self.iterations = 0
         self.state: dict[str, Array] = {}
         self._parameters: list[Parameter] = []
@@ -100,6 +102,8 @@ class Optimizer:
         ------
         ValueError
             If a parameter has no gradient, or they are not those of the first update.
+        TypeError
+            If the weights are float16.
         """
         parameters = [parameter for parameter in parameters if parameter.requires_grad]
         missing = [parameter.name for parameter in parameters if parameter.grad is None]
@@ -110,9 +114,15 @@ class Optimizer:
             )
         if not parameters:
             return
+        if parameters[0].dtype == "float16":
+            raise TypeError(
+                f"{type(self).__name__}: float16 weights cannot be trained, since squares of their "
+                'gradients underflow; use dtype="float32"'
+            )
         self.backend = backend = parameters[0].backend
         schedule = self.learning_rate
-        rate = schedule(self.iterations) if callable(schedule) else schedule
+        # Python's float takes on the dtype of the weights, a NumPy float64 would not.
+        rate = float(schedule(self.iterations) if callable(schedule) else schedule)
         with backend.active:
             self._lay_out(parameters)
             for parameter, view in zip(parameters, self._gradient_views, strict=True):
@@ -184,7 +194,7 @@ class SGD(Optimizer):
     ):
         super().__init__(learning_rate, weight_decay=weight_decay, **not_taken)
         self.check("momentum", momentum, 0 <= momentum < 1, "in [0, 1)")
-        self.momentum = momentum
+        self.momentum = float(momentum)
         self.nesterov = nesterov
 
     def rule(self, weights: Array, gradients: Array, rate: float) -> None:
@@ -220,8 +230,8 @@ class RMSprop(Optimizer):
         super().__init__(learning_rate, weight_decay=weight_decay, **not_taken)
         self.check("rho", rho, 0 <= rho < 1, "in [0, 1)")
         self.check("epsilon", epsilon, epsilon >= 0, "0 or above")
-        self.rho = rho
-        self.epsilon = epsilon
+        self.rho = float(rho)
+        self.epsilon = float(epsilon)
 
     def rule(self, weights: Array, gradients: Array, rate: float) -> None:
         """Update `weights`."""
@@ -253,9 +263,9 @@ class Adam(Optimizer):
         self.check("beta_1", beta_1, 0 <= beta_1 < 1, "in [0, 1)")
         self.check("beta_2", beta_2, 0 <= beta_2 < 1, "in [0, 1)")
         self.check("epsilon", epsilon, epsilon >= 0, "0 or above")
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
+        self.beta_1 = float(beta_1)
+        self.beta_2 = float(beta_2)
+        self.epsilon = float(epsilon)
 
     def rule(self, weights: Array, gradients: Array, rate: float) -> None:
         """Update `weights`."""

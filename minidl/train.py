@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -20,7 +21,8 @@ from minidl import callbacks, constraints, datasets, layers, models, optimizers
 from minidl.datasets.idx_dataset import Split
 
 HIDDEN, DROPOUT = [512, 256], [0.5, 0.3]
-CLASSES, MAX_UNITS = 10, 2**20
+PIXELS, CLASSES = 28 * 28, 10
+MAX_UNITS, MAX_WEIGHTS = 2**20, 2**32
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 LOADERS: dict[str, Callable[[str | None], tuple[Split, Split]]] = {
     "mnist": datasets.mnist.load_data,
@@ -102,6 +104,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.data == "mnist-5k" and arguments.data_dir is not None:
         parser.error("argument --data-dir: mnist-5k comes with minidl; leave the folder out")
+    sizes = [PIXELS, *arguments.hidden, CLASSES]
+    largest = max(a * b for a, b in itertools.pairwise(sizes))
+    if largest > MAX_WEIGHTS:
+        parser.error(
+            f"argument --hidden: two neighbouring layers need {largest:,} weights, more than "
+            f"{MAX_WEIGHTS:,}; use fewer units"
+        )
     count = len(arguments.hidden)
     if arguments.dropout is None:
         arguments.dropout = DROPOUT if count == len(DROPOUT) else [0.5]
@@ -252,6 +261,14 @@ class Watch(callbacks.Callback):
         seconds = self.seconds - self._epoch_began_at
         self.log.write("epoch", epoch=epoch + 1, seconds=seconds, **logs)
 
+    def report(self) -> dict[str, Any]:
+        """Return what was reached."""
+        return {
+            "epochs": self.epochs,
+            "images_per_second": self.images / self.seconds if self.images else 0.0,
+            "first_step_seconds": self.first_step_seconds,
+        }
+
 
 def process_seconds() -> float:
     """Return the seconds since the process started."""
@@ -325,21 +342,18 @@ def train(arguments: argparse.Namespace, log: EventLog, report: dict[str, Any]) 
     )
 
     watch = Watch(log, len(x), arguments.batch_size)
-    model.fit(
-        x,
-        y,
-        batch_size=arguments.batch_size,
-        epochs=arguments.epochs,
-        verbose=0 if arguments.quiet else 1,
-        callbacks=[watch],
-        validation_data=(x_test, y_test),
-    )
-    speed = watch.images / watch.seconds
-    report |= {
-        "epochs": watch.epochs,
-        "images_per_second": speed,
-        "first_step_seconds": watch.first_step_seconds,
-    }
+    try:
+        model.fit(
+            x,
+            y,
+            batch_size=arguments.batch_size,
+            epochs=arguments.epochs,
+            verbose=0 if arguments.quiet else 1,
+            callbacks=[watch],
+            validation_data=(x_test, y_test),
+        )
+    finally:  # a second Ctrl-C does not come back from fit
+        report |= watch.report()
     test_loss, test_accuracy = model.evaluate(x_test, y_test, arguments.batch_size, verbose=0)
     report |= {"test_accuracy": test_accuracy, "test_loss": test_loss}
     seconds = process_seconds()
@@ -350,7 +364,7 @@ def train(arguments: argparse.Namespace, log: EventLog, report: dict[str, Any]) 
         "epochs": f"{watch.epochs} of {arguments.epochs}" + " (interrupted)" * watch.interrupted,
         "test accuracy": f"{test_accuracy:.2%}",
         "test loss": f"{test_loss:.4f}",
-        "images a second": f"{speed:,.0f} in training",
+        "images a second": f"{report['images_per_second']:,.0f} in training",
         "time": f"{seconds:.1f} s in all, {watch.seconds:.1f} s in training",
     }
     for title, text in rows.items():

@@ -118,6 +118,21 @@ def test_a_model_on_a_second_device_computes_there(cuda_double):
         assert all(weight.data.device.id == 1 for weight in model.parameters())
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_second_device_draws_the_masks_there(dtype, cuda_double):
+    from cuda_double.install import cuda_double as installed
+
+    with installed(device_count=2):
+        backend = minidl.get_backend("cuda:1")
+        address = {"seed": 1, "stream": 2, "step": 3}
+        expected = minidl.rng.keep_mask((4, 5), 0.5, **address)
+        mask = backend.keep_mask((4, 5), 0.5, **address)
+        dropped = backend.dropout(backend.asarray(np.ones((4, 5), dtype)), 0.5, **address)
+        assert mask.device.id == dropped.device.id == 1
+        np.testing.assert_array_equal(backend.to_numpy(mask), expected)
+        np.testing.assert_array_equal(backend.to_numpy(dropped) != 0, expected)
+
+
 # ------------------------------------------------------------------------------ masks
 
 

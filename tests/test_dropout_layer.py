@@ -408,3 +408,17 @@ def test_a_layer_of_another_model_keeps_its_number_and_its_draws_are_its_own():
     assert second.layers[0].stream == 1
     assert shared.name == first.layers[0].name == "dropout"
     assert second.layers[0].name == "dropout_1"
+
+
+def test_a_layer_that_drew_before_it_joined_a_model_keeps_its_number():
+    alone = layers.Dropout(0.5, seed=7)
+    with minidl.training(step=0):
+        alone(Tensor(np.ones((4, 6))))
+    model = models.Sequential([alone, layers.Dropout(0.5, seed=7)])
+    assert [layer.stream for layer in model.layers] == [0, 1]
+
+
+def test_two_layers_of_other_models_that_would_draw_alike_are_refused():
+    parts = [models.Sequential([layers.Dense(4), layers.Dropout(0.5)]) for _ in range(2)]
+    with pytest.raises(ValueError, match="both draw from stream 0"):
+        models.Sequential([*parts[0].layers, *parts[1].layers])

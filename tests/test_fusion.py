@@ -49,7 +49,7 @@ def trained(kind, dtype, device, **options):
         {},
         {"activation": "linear"},
         {"scaling": "inference"},
-        {"rate": 0.0},
+        {"rate": 0.0},  # is not fused: there is nothing to drop
         {"rate": 1.0},
         {"activation": "tanh"},  # is not fused
     ],

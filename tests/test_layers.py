@@ -203,9 +203,7 @@ def test_flatten_keeps_the_batch_and_c_order():
 
 @pytest.mark.parametrize("shape", [(0,), (2, -1), (2.0,), (None,)])
 def test_an_input_shape_that_is_none_is_refused(shape):
-    with pytest.raises(
-        ValueError, match="input_shape must be positive integers, without the batch"
-    ):
+    with pytest.raises(ValueError, match="input_shape must be a positive integer"):
         layers.Input(shape)
 
 
@@ -459,3 +457,27 @@ def test_a_constraint_on_an_axis_that_is_not_there_is_refused_when_the_layer_is_
 def test_a_model_that_is_not_built_does_not_count_its_weights():
     with pytest.raises(ValueError, match="not built, so its weights are not known"):
         models.Sequential([layers.Dense(2)]).count_params()
+
+
+def test_units_may_be_an_integer_of_numpy():
+    assert layers.Dense(np.uint8(4)).units == 4
+
+
+def test_an_input_shape_that_is_a_number_is_refused():
+    with pytest.raises(TypeError, match=r"Input: input_shape must be a tuple.*use \(784,\)"):
+        layers.Input(784)
+
+
+def test_an_activation_need_not_be_hashable():
+    class Swish:
+        __hash__ = None
+
+        def __call__(self, x):
+            return x * x.sigmoid()
+
+    model = models.Sequential([layers.Dense(2, activation=Swish()), layers.Dropout(0.5)])
+    model(np.ones((1, 3)))
+    with minidl.training(step=0):
+        model(np.ones((1, 3)))
+    with pytest.raises(ValueError, match=r"activation: expected a function or one of .*\['relu'\]"):
+        layers.Dense(2, activation=["relu"])

@@ -573,7 +573,7 @@ def test_a_float16_model_predicts(device):
 
 @pytest.mark.parametrize("dtype", ["int32", "complex64"])
 def test_a_dtype_that_is_no_float_is_refused(dtype):
-    with pytest.raises(ValueError, match=f"dtype must be one of float16, .* received {dtype}"):
+    with pytest.raises(ValueError, match=f"dtype must be one of float16, .* received '{dtype}'"):
         models.Sequential(dtype=dtype)
 
 
@@ -940,3 +940,33 @@ def test_a_metric_refuses_targets_of_the_other_kind(metric, y):
 def test_fit_runs_where_there_is_no_stdout(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)
     assert classifier().fit(X, LABELS).epoch == [0]
+
+
+def test_a_layer_that_does_not_fit_leaves_the_model_as_it_was():
+    model = classifier()
+    model.add(layers.Dense(3, name="again"))
+    before = model.predict(X)
+    with pytest.raises(ValueError, match="two layers are named 'again'"):
+        model.add(layers.Dense(3, name="again"))
+    assert len(model.layers) == 6
+    np.testing.assert_array_equal(model.predict(X), before)
+
+
+@pytest.mark.parametrize("make", [lambda: models.Sequential(layers.Dense(2))])
+def test_a_layer_is_not_a_list_of_layers(make):
+    with pytest.raises(TypeError, match="expected a list of layers, received"):
+        make()
+
+
+def test_a_callback_is_not_a_list_of_callbacks():
+    with pytest.raises(TypeError, match="fit: callbacks must be a list"):
+        classifier().fit(X, LABELS, callbacks=Callback())
+
+
+def test_set_weights_of_what_is_no_number_changes_nothing():
+    model = classifier()
+    before = model.get_weights()
+    wrong = [weight + 1 for weight in before[:-1]] + [["a", "b", "c"]]
+    with pytest.raises(ValueError, match="could not convert"):
+        model.set_weights(wrong)
+    assert same_weights(model.get_weights(), before)

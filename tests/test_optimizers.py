@@ -186,7 +186,7 @@ def test_optimizers_by_name():
 @pytest.mark.parametrize("rate", [0, -0.1, float("nan")])
 @pytest.mark.parametrize("kind", [SGD, RMSprop, Adam, AdamW])
 def test_a_learning_rate_not_above_0_is_refused(kind, rate):
-    message = f"{kind.__name__}: learning_rate must be above 0, received {rate}"
+    message = f"{kind.__name__}: learning_rate must be above 0 and finite, received {rate}"
     with pytest.raises(ValueError, match=message):
         kind(rate)
 
@@ -432,7 +432,10 @@ def test_positions_are_those_of_keras():
         (lambda: optimizers.Adam(beta_1=1.0), r"Adam: beta_1 must be in \[0, 1\), received 1.0"),
         (lambda: optimizers.RMSprop(rho=5), r"RMSprop: rho must be in \[0, 1\), received 5"),
         (lambda: optimizers.Adam(epsilon=-1), "Adam: epsilon must be 0 or above, received -1"),
-        (lambda: optimizers.SGD(float("inf")), "SGD: learning_rate must be above 0, received inf"),
+        (
+            lambda: optimizers.SGD(float("inf")),
+            "must be above 0 and finite, received inf",
+        ),
         (lambda: optimizers.SGD(weight_decay=-1), "SGD: weight_decay must be 0 or above"),
         (
             lambda: optimizers.schedules.CosineDecay(0.1, 0),
@@ -455,3 +458,29 @@ def test_what_keras_has_and_minidl_not_is_refused_by_name():
     with pytest.raises(TypeError, match="Adam: clipnorm is not in minidl: scale"):
         optimizers.Adam(clipnorm=1.0)
     optimizers.Adam(clipnorm=None)  # asks for nothing
+
+
+def test_float16_weights_are_not_trained():
+    model = models.Sequential([layers.Dense(2, input_shape=(3,))], dtype="float16")
+    model.compile("adam", "mse")
+    before = model.get_weights()
+    with pytest.raises(TypeError, match="Adam: float16 weights cannot be trained"):
+        model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    assert all((a == b).all() for a, b in zip(model.get_weights(), before, strict=True))
+
+
+@pytest.mark.parametrize("make", [optimizers.SGD, optimizers.RMSprop, optimizers.Adam])
+def test_a_numpy_learning_rate_gives_the_same_bits(make):
+    def trained(rate):
+        model = models.Sequential([layers.Dense(25, input_shape=(3,))])
+        model.compile(make(rate), "mse")
+        model.fit(np.ones((8, 3)), np.zeros((8, 25)), batch_size=2, verbose=0)
+        return model.get_weights()[0].tobytes()
+
+    assert trained(np.float64(0.01)) == trained(0.01)
+
+
+def test_a_norm_of_float16_does_not_overflow():
+    weight = np.full((4, 2), 200, "float16")
+    MaxNorm(3.0).apply(weight, minidl.get_backend("cpu"))
+    assert weight.tolist() == [[1.5, 1.5]] * 4

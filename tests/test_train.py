@@ -188,6 +188,7 @@ def test_the_options_reach_the_network():
         (("--seed", "-1"), "argument --seed: expected a whole number at least 0"),
         (("--seed", str(2**64)), "argument --seed: expected a whole number at least 0"),
         (("--hidden", "--dropout", "0.5"), "there is no hidden layer to drop from"),
+        (("--hidden", "1048576", "1048576"), "two neighbouring layers need 1,099,511,627,776"),
         (("--hidden", "99999999999"), "argument --hidden: expected a whole number at least 1"),
         (("--data", "mnist-5k", "--data-dir", "x"), "argument --data-dir: mnist-5k comes with"),
         (("--optimizer", "magic"), "argument --optimizer: invalid choice"),
@@ -341,6 +342,21 @@ def test_ctrl_c_before_training_is_logged_too(tmp_path, monkeypatch):
     log = tmp_path / "log.jsonl"
     assert train.main(["--log-json", str(log)]) == 130
     assert [(e["event"], e["interrupted"]) for e in events(log)] == [("end", True)]
+
+
+def test_a_second_ctrl_c_does_not_lose_what_was_reached(tmp_path, monkeypatch):
+    class Twice(train.Watch):
+        def on_epoch_end(self, epoch, logs):
+            super().on_epoch_end(epoch, logs)
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "Watch", Twice)
+    log = tmp_path / "log.jsonl"
+    assert train.main([*SMALL, "--epochs", "5", "--log-json", str(log)]) == 130
+    *_, end = events(log)
+    assert (end["event"], end["epochs"], end["interrupted"]) == ("end", 2, True)
+    assert end["images_per_second"] > 0
 
 
 def test_training_gives_ctrl_c_back():

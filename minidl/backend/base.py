@@ -115,10 +115,11 @@ class Backend:
                 "cast it first"
             )
         # The compilers have no float16: it is computed in float32 and rounded once.
-        wide = x.astype("float32") if x.dtype == "float16" else x
         address = {"seed": seed, "stream": stream, "step": step, "row_offset": row_offset}
-        kept = self._dropout_kernel(wide, rate, address, rescale)
-        return kept.astype(x.dtype, copy=False)
+        with self.active:
+            wide = x.astype("float32") if x.dtype == "float16" else x
+            kept = self._dropout_kernel(wide, rate, address, rescale)
+            return kept.astype(x.dtype, copy=False)
 
     def _dropout_kernel(
         self, x: Array, rate: float, address: dict[str, int], rescale: bool
@@ -190,12 +191,12 @@ class Backend:
         row_offset: int = 0,
     ) -> Array:
         """Return the mask that `dropout` applies at this address: True is kept."""
+        address = {"seed": seed, "stream": stream, "step": step, "row_offset": row_offset}
         with self.active:
-            ones = self.xp.ones(shape, dtype="float32")
-        kept = self.dropout(
-            ones, rate, seed=seed, stream=stream, step=step, row_offset=row_offset, rescale=False
-        )
-        return self.asarray(kept != 0)  # NumPy makes a scalar of an array without axes
+            kept = self.dropout(
+                self.xp.ones(shape, dtype="float32"), rate, **address, rescale=False
+            )
+            return self.xp.asarray(kept != 0)  # NumPy makes a scalar of an array without axes
 
     def index_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
         """Return zeros of `shape` to which `values` are added at ``[index]``.

@@ -49,14 +49,19 @@ class NumpyBackend(Backend):
         beta_2: float,
         epsilon: float,
     ) -> None:
-        """Update in one compiled pass; float16, which the compiler has not, as the base does."""
-        numbers = {"rate": rate, "beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}
-        if weights.dtype == np.float16:
-            super().adam(weights, gradients, mean, square, **numbers)
-        else:
-            from minidl_kernels.cpu import adam  # loads the compiler, see above
+        """Update in one compiled pass."""
+        from minidl_kernels.cpu import adam  # loads the compiler, see above
 
-            adam.update(weights, gradients, mean, square, **numbers)
+        adam.update(
+            weights,
+            gradients,
+            mean,
+            square,
+            rate=rate,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+        )
 
     def _add_repeated(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
         total = np.zeros(shape, dtype=values.dtype)

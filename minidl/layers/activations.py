@@ -35,7 +35,7 @@ def get(activation: str | Function | None) -> Function:
         return linear
     if callable(activation):
         return activation
-    if activation in _BY_NAME:
+    if isinstance(activation, str) and activation in _BY_NAME:
         return _BY_NAME[activation]
     raise ValueError(
         f"activation: expected a function or one of {', '.join(_BY_NAME)}; received {activation!r}"

@@ -1,6 +1,7 @@
 """What a layer is: weights, a name, and the model it belongs to."""
 
 import math
+import operator
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -81,16 +82,17 @@ class Layer:
         **not_taken: Any,
     ):
         refuse("layer", not_taken, who=type(self).__name__)
-        if input_shape is not None and not all(
-            isinstance(length, int) and length > 0 for length in input_shape
-        ):
-            raise ValueError(
-                f"{type(self).__name__}: input_shape must be positive integers, without the "
-                f"batch, received {input_shape}"
-            )
+        if input_shape is not None:
+            if not isinstance(input_shape, tuple | list):
+                raise TypeError(
+                    f"{type(self).__name__}: input_shape must be a tuple, without the batch, "
+                    f"received {input_shape!r}; use ({input_shape!r},)"
+                )
+            who = f"{type(self).__name__}: input_shape"
+            input_shape = tuple(positive_integer(who, length) for length in input_shape)
         self.name = name
         self.name_is_given = name is not None
-        self.input_shape = None if input_shape is None else tuple(input_shape)
+        self.input_shape = input_shape
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.label}>"
@@ -206,6 +208,13 @@ class Layer:
                 "layer input_shape=, or call the model on data"
             )
         return sum(math.prod(parameter.shape) for parameter in self.parameters())
+
+
+def positive_integer(name: str, value: Any) -> int:
+    """Return `value`, an integer of Python or NumPy above 0, or raise ValueError."""
+    if isinstance(value, bool | np.bool) or not hasattr(value, "__index__") or not value > 0:
+        raise ValueError(f"{name} must be a positive integer, received {value!r}")
+    return operator.index(value)
 
 
 def _layers_in(value: object) -> Iterator[Layer]:

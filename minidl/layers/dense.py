@@ -8,7 +8,7 @@ from minidl.autograd import Tensor
 from minidl.constraints import MaxNorm
 from minidl.initializers import Initializer
 from minidl.layers import activations
-from minidl.layers.base import Layer
+from minidl.layers.base import Layer, positive_integer
 from minidl.parameter import Parameter
 
 
@@ -55,9 +55,7 @@ class Dense(Layer):
         **layer_arguments: Any,
     ):
         super().__init__(**layer_arguments)
-        if not isinstance(units, int) or units < 1:
-            raise ValueError(f"Dense: units must be a positive integer, received {units!r}")
-        self.units = units
+        self.units = positive_integer("Dense: units", units)
         self.activation = activations.get(activation)
         self.use_bias = use_bias
         self.kernel_initializer = kernel_initializer
@@ -89,5 +87,5 @@ class Dense(Layer):
         if x.shape[-1] != self.weight.shape[0]:
             raise ValueError(
                 f"{self.label}: expected inputs with {self.weight.shape[0]} features in the last "
-                f"axis, received shape {x.shape}"
+                f"axis, received shape {x.shape}; for other inputs build a new model"
             )

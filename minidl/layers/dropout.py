@@ -45,7 +45,7 @@ class Dropout(Layer):
     ...     layer(x).numpy()
     array([[0., 2., 0., 2., 2., 0.]], dtype=float32)
     >>> layer
-    Dropout(rate=0.5, seed=0, stream=None, step=1, scaling='train')
+    Dropout(rate=0.5, seed=0, stream=0, step=1, scaling='train')
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Dropout(Layer):
             )
         if block.row_offset is not None:
             self._check_rows(block, x)
-        stream = self.stream or 0
+        self.stream = stream = self.stream or 0
         step = self.step
         if block.step is not None:
             # One step, several calls: each draws anew.

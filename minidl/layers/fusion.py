@@ -7,7 +7,13 @@ from minidl.layers.base import Layer
 from minidl.layers.dense import Dense
 from minidl.layers.dropout import Dropout
 
-FUSED_ACTIVATIONS = {activations.linear: "linear", Tensor.relu: "relu"}
+FUSED_ACTIVATIONS = ((activations.linear, "linear"), (Tensor.relu, "relu"))
+
+
+def _fused_name(dense: Dense) -> str | None:
+    """Return the name of the activation that the fused op knows, or None."""
+    names = (name for function, name in FUSED_ACTIVATIONS if dense.activation is function)
+    return next(names, None)
 
 
 def can_fuse(layer: Layer, following: Layer, x: Tensor) -> bool:
@@ -18,7 +24,8 @@ def can_fuse(layer: Layer, following: Layer, x: Tensor) -> bool:
         and layer.built
         and following.built
         and layer.bias is not None
-        and layer.activation in FUSED_ACTIVATIONS
+        and _fused_name(layer) is not None
+        and following.rate > 0
         and x.ndim == 2
         and rng.current_block() is not None
     )
@@ -34,7 +41,7 @@ def dense_dropout(dense: Layer, dropout: Layer, x: Tensor) -> Tensor:
         x,
         dense.weight,
         dense.bias,
-        activation=FUSED_ACTIVATIONS[dense.activation],
+        activation=_fused_name(dense),
         rate=dropout.rate,
         address=dropout.next_address(x),
         rescale=dropout.scaling == "train",

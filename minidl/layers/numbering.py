@@ -42,18 +42,12 @@ def _rename(layer: Layer, taken: set[str]) -> None:
             value.name = f"{layer.name}/{value.name.rpartition('/')[2]}"
 
 
-def random_streams(layers: Sequence[Layer]) -> set[int]:
-    """Return the streams that the random layers among `layers` draw from."""
-    return {
-        layer.stream for layer in layers if isinstance(layer, Dropout) and layer.stream is not None
-    }
+def number_random_layers(layers: Sequence[Layer], foreign: Sequence[Layer]) -> None:
+    """Give the random layers streams 0, 1, 2, ... in order.
 
-
-def number_random_layers(layers: Sequence[Layer], taken: set[int]) -> None:
-    """Give the random layers streams 0, 1, 2, ... in order, leaving out those that are `taken`.
-
-    A number that a layer was given, or has drawn from, is never changed. A number that a nested
-    model gave, and that an earlier layer has now, gives way to the next free one.
+    A number that a layer was given, or has drawn from, is never changed, nor is that of a
+    `foreign` layer, which belongs to another model. A number that a nested model gave, and that an
+    earlier layer has now, gives way to the next free one.
 
     Raises
     ------
@@ -61,16 +55,18 @@ def number_random_layers(layers: Sequence[Layer], taken: set[int]) -> None:
         If two layers with numbers that cannot change would make the same draws.
     """
     random_layers = [layer for layer in layers if isinstance(layer, Dropout)]
+    unchangeable = [layer for layer in random_layers if layer.stream_is_fixed]
+    unchangeable += [layer for layer in foreign if isinstance(layer, Dropout)]
     fixed: dict[tuple[int | None, int], Dropout] = {}
-    for layer in random_layers:
-        if layer.stream is not None and layer.stream_is_fixed:
+    for layer in unchangeable:
+        if layer.stream is not None:
             twin = fixed.setdefault((layer.effective_seed, layer.stream), layer)
             if twin is not layer:
                 raise ValueError(
                     f"{twin.label} and {layer.label} both draw from stream {layer.stream}; give "
                     "one another number before its first use: Dropout(rate, stream=...)"
                 )
-    taken = taken | {stream for _, stream in fixed}
+    taken = {stream for _, stream in fixed}
     for layer in random_layers:
         if not layer.stream_is_fixed:
             if layer.stream is None or layer.stream in taken:

@@ -16,8 +16,8 @@ class Input(Layer):
         Without the batch.
     """
 
-    def __init__(self, shape: tuple[int, ...], *, name: str | None = None):
-        super().__init__(name=name, input_shape=shape)
+    def __init__(self, shape: tuple[int, ...], **layer_arguments: Any):
+        super().__init__(input_shape=shape, **layer_arguments)
 
     def call(self, x: Tensor) -> Tensor:
         """Return `x`."""
