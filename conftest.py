@@ -42,6 +42,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a device that minidl does not know; one that is not there fails in the tests."""
+    from minidl import DeviceError, get_backend
+
+    for name in set(config.getoption("--device") or ()) - {"cuda-double"}:
+        try:
+            get_backend(name)
+        except ValueError as error:
+            raise pytest.UsageError(f"--device: {error}, and cuda-double") from error
+        except DeviceError:
+            pass
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes `device` once on each device that was chosen."""
     if "device" in metafunc.fixturenames:

@@ -111,7 +111,7 @@ def test_the_option_chooses_the_device(options, outcomes, pytester):
 def test_another_device_is_refused(pytester):
     _copy_of_the_conftest(pytester)
     said = pytester.runpytest_subprocess("--device", "gpu")
-    said.stderr.fnmatch_lines(["*expected cpu, cuda-double, cuda or cuda:N*"])
+    said.stderr.fnmatch_lines(['*expected "cpu", "cuda", "cuda:N" or "auto"*and cuda-double*'])
     assert said.ret == pytest.ExitCode.USAGE_ERROR
 
 
