@@ -235,14 +235,16 @@ class Model(Layer):
             ``"accuracy"``, or metrics.
         """
         refuse("compile", not_taken)
-        chosen = losses.get(loss), [get_metric(m) for m in metrics or ()], optimizers.get(optimizer)
-        names = [metric.name for metric in chosen[1]]
+        # All are chosen before any is taken, so that an error changes nothing.
+        new_loss, new_optimizer = losses.get(loss), optimizers.get(optimizer)
+        new_metrics = [get_metric(metric) for metric in metrics or ()]
+        names = [metric.name for metric in new_metrics]
         if len({"loss", *names}) <= len(names):
             raise ValueError(
                 f"compile: each metric needs a name of its own and not loss, received {names}; "
                 'name one: SparseCategoricalAccuracy("name")'
             )
-        self.loss, self.metrics, self.optimizer = chosen
+        self.loss, self.metrics, self.optimizer = new_loss, new_metrics, new_optimizer
 
     def fit(
         self,

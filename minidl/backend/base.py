@@ -114,9 +114,9 @@ class Backend:
                 f"dropout: x must be one of {', '.join(FLOAT_TYPES)}, received {x.dtype}; "
                 "cast it first"
             )
-        # The compilers have no float16: it is computed in float32 and rounded once.
         address = {"seed": seed, "stream": stream, "step": step, "row_offset": row_offset}
         with self.active:
+            # The contract computes float16 in float32 and rounds once.
             wide = x.astype("float32") if x.dtype == "float16" else x
             kept = self._dropout_kernel(wide, rate, address, rescale)
             return kept.astype(x.dtype, copy=False)
@@ -124,13 +124,13 @@ class Backend:
     def _dropout_kernel(
         self, x: Array, rate: float, address: dict[str, int], rescale: bool
     ) -> Array:
-        """Run the device's kernel; `x` is float32 or float64."""
+        """Run the device's kernel, with the device active; `x` is float32 or float64."""
         raise NotImplementedError
 
     def activate_and_drop(
         self, z: Array, bias: Array, activation: str, rate: float, rescale: bool, **address: int
     ) -> Array:
-        """Return ``dropout(activation(z + bias))``, the end of a dense layer; `z` may be reused.
+        """Return ``dropout(activation(z + bias))``, the end of a dense layer; `z` is overwritten.
 
         Parameters
         ----------
@@ -141,10 +141,10 @@ class Backend:
         rate, rescale, **address
             As in `dropout`.
         """
-        y = z + bias
+        z += bias
         if activation == "relu":
-            y = self.xp.maximum(y, 0)
-        return self.dropout(y, rate, rescale=rescale, **address)
+            self.xp.maximum(z, 0, out=z)
+        return self.dropout(z, rate, rescale=rescale, **address)
 
     def activate_and_drop_vjp(
         self, g: Array, y: Array, activation: str, rate: float, rescale: bool, **address: int

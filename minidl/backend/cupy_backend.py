@@ -47,15 +47,13 @@ class CupyBackend(Backend):
     def _dropout_kernel(
         self, x: Array, rate: float, address: dict[str, int], rescale: bool
     ) -> Array:
-        with self.active:
-            out = cupy.empty(x.shape, dtype=x.dtype)
-            stream = cupy.cuda.get_current_stream().ptr
-            dropout.dropout(
-                cupy.asarray(x, order="C"),  # ascontiguousarray adds an axis where there is none
-                out,
-                rate,
-                **address,
-                rescale=rescale,
-                cuda_stream=stream,
-            )
-            return out
+        out = cupy.empty(x.shape, dtype=x.dtype)
+        dropout.dropout(
+            cupy.asarray(x, order="C"),  # ascontiguousarray adds an axis where there is none
+            out,
+            rate,
+            **address,
+            rescale=rescale,
+            cuda_stream=cupy.cuda.get_current_stream().ptr,
+        )
+        return out

@@ -28,15 +28,6 @@ class NumpyBackend(Backend):
 
         return dropout(x, rate, **address, rescale=rescale)
 
-    def activate_and_drop(
-        self, z: Array, bias: Array, activation: str, rate: float, rescale: bool, **address: int
-    ) -> Array:
-        """Return ``dropout(activation(z + bias))``; `z` is overwritten."""
-        z += bias
-        if activation == "relu":
-            np.maximum(z, 0, out=z)
-        return self.dropout(z, rate, rescale=rescale, **address)
-
     def adam(
         self,
         weights: Array,

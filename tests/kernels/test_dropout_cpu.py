@@ -230,4 +230,4 @@ def test_other_errors_of_the_compiler_pass(monkeypatch):
 
     monkeypatch.setattr(numba, "njit", broken)
     with pytest.raises(RuntimeError, match="something else"):
-        jit.kernel()(lambda x: x)
+        jit.kernel(announce="nothing")(lambda x: x)

@@ -18,7 +18,7 @@ def inline(function: Callable[..., Any]) -> Any:
     return numba.njit(inline="always", error_model="numpy")(function)
 
 
-def kernel(*, announce: str | None = None, parallel: bool = False) -> Callable[..., Any]:
+def kernel(*, announce: str, parallel: bool = False) -> Callable[..., Any]:
     """Return the decorator of a kernel, which compiles it once for each dtype it meets.
 
     The machine code is kept in Numba's cache. Where Numba finds no place for one (a read-only
@@ -26,8 +26,8 @@ def kernel(*, announce: str | None = None, parallel: bool = False) -> Callable[.
 
     Parameters
     ----------
-    announce : str, optional
-        What the log says is being compiled; None for a kernel that only other kernels call.
+    announce : str
+        What the log says is being compiled.
     parallel : bool
         Whether `numba.prange` runs on threads.
     """
@@ -42,8 +42,7 @@ def kernel(*, announce: str | None = None, parallel: bool = False) -> Callable[.
                 raise
             dispatcher = numba.njit(parallel=parallel, error_model="numpy")(function)
             kept = "once in each process; no folder for the compiler's cache is writable"
-        if announce is not None:
-            _announcements[function] = f"compiling {announce} ({kept})"
+        _announcements[function] = f"compiling {announce} ({kept})"
         return dispatcher
 
     return decorate
