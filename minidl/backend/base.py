@@ -1,8 +1,8 @@
 """The contract between minidl and a device.
 
 A backend owns the arrays of one device and is the only object that knows which device that is. The
-base class is a full implementation in terms of ``xp``, the device's array library with NumPy's
-functions; a subclass says what ``xp`` is and how a kernel is reached.
+base class is written in terms of ``xp``, the device's array library with NumPy's functions; a
+subclass says what ``xp`` is and how each kernel is reached.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ from types import EllipsisType, ModuleType
 from typing import Any
 
 import numpy as np
-from minidl_kernels.mask_contract import scale
 
 Array = Any
 """An array of the backend's device: ``numpy.ndarray`` or its twin on a GPU."""
@@ -35,9 +34,15 @@ class Backend:
         Reusable; makes the device the current one while entered.
     """
 
+    # What kernels other than dropout take.
+    KERNEL_TYPES = frozenset({np.dtype("float32"), np.dtype("float64")})
+
     name: str
     xp: ModuleType
     active: contextlib.AbstractContextManager = contextlib.nullcontext()
+
+    def __init__(self) -> None:
+        self._ones: dict[tuple[tuple[int, ...], np.dtype], Array] = {}
 
     def __repr__(self) -> str:
         return f"<backend {self.name}>"
@@ -56,6 +61,13 @@ class Backend:
         """Return `values` (array, list or number of the host) as an array of the device."""
         with self.active:
             return self.xp.asarray(values, dtype=dtype)
+
+    def ones(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return a small array of ones that nobody may change: it is made once and kept."""
+        key = shape, np.dtype(dtype)
+        if key not in self._ones:
+            self._ones[key] = self.xp.ones(shape, dtype)
+        return self._ones[key]
 
     def from_dlpack(self, source: Any) -> Array:
         """Return an array that shares the memory of `source`, any object with ``__dlpack__``."""
@@ -127,38 +139,156 @@ class Backend:
         """Run the device's kernel, with the device active; `x` is float32 or float64."""
         raise NotImplementedError
 
-    def activate_and_drop(
-        self, z: Array, bias: Array, activation: str, rate: float, rescale: bool, **address: int
+    def matmul(
+        self,
+        a: Array,
+        b: Array,
+        *,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        out: Array | None = None,
     ) -> Array:
-        """Return ``dropout(activation(z + bias))``, the end of a dense layer; `z` is overwritten.
+        """Return the product of two matrices, each transposed where that is said.
+
+        It is written to `out` where that is given, which must be C-contiguous.
+        """
+        return self.xp.dot(a.T if transpose_a else a, b.T if transpose_b else b, out=out)
+
+    def keep(self, values: np.ndarray) -> Array:
+        """Return `values`, such as a data set, where `gather` reads it best: on the device.
+
+        What is too large for that stays on the host.
+        """
+        return self.asarray(values)
+
+    def gather(
+        self,
+        source: Array,
+        rows: Array,
+        dtype: Any,
+        *,
+        scale: float = 1.0,
+        offset: float = 0.0,
+        labels: Array | None = None,
+    ) -> tuple[Array, Array | None]:
+        """Return a batch: ``source[rows] * scale + offset`` in `dtype`, and ``labels[rows]``.
+
+        Parameters
+        ----------
+        source : array
+            Numbers of any dtype, axis 0 counts the samples; from `keep`.
+        rows : array
+            int64, each in [0, len(source)).
+        scale, offset : float
+            Rounded to `dtype`, in which the product and then the sum are rounded too.
+        labels : array, optional
+            Class numbers, one for each sample; from `keep`.
+        """
+        x = self.xp.take(source, rows, axis=0).astype(dtype)
+        if scale != 1:
+            x *= scale
+        if offset != 0:
+            x += offset
+        return x, None if labels is None else self.xp.take(labels, rows, axis=0)
+
+    # What follows takes KERNEL_TYPES and is one kernel on each device.
+
+    def dense(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array,
+        *,
+        activation: str,
+        rate: float = 0.0,
+        rescale: bool = True,
+        **address: int,
+    ) -> Array:
+        """Return ``dropout(activation(x @ weight + bias))``.
+
+        Parameters
+        ----------
+        x, weight, bias : array
+            Shapes (rows, inputs), (inputs, units) and (units,), of one dtype.
+        activation : {"linear", "relu"}
+            What is applied before dropout.
+        rate, rescale, **address
+            As in `dropout`; at rate 0 nothing is drawn and no address is needed.
+        """
+        raise NotImplementedError
+
+    def dense_relu_vjp(
+        self, g: Array, y: Array, factor: float, g_bias: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Return the gradients for ``x @ weight`` and for the bias, which goes into `g_bias`.
+
+        Neither mask nor address is needed: `y`, the result of `dense`, is positive exactly where
+        the element was kept and the slope of relu is 1.
+
+        Parameters
+        ----------
+        g, y : array
+            The gradient for `y`, and `y`: shape (rows, units).
+        factor : float
+            What kept elements were multiplied with.
+        """
+        raise NotImplementedError
+
+    def cross_entropy(self, z: Array, bias: Array, labels: Array, sums: Array) -> None:
+        """Write the mean over the rows of -log softmax(z + bias) at the labels to ``sums[0]``.
+
+        ``sums[1]`` becomes the number of rows whose label has the largest logit.
 
         Parameters
         ----------
         z, bias : array
-            Shapes (rows, units) and (units,), of one dtype.
-        activation : {"linear", "relu"}
-            What is applied before dropout.
-        rate, rescale, **address
-            As in `dropout`.
+            Shapes (rows, classes) and (classes,), of one dtype.
+        labels : array
+            Shape (rows,), integers in [0, classes).
+        sums : array
+            Shape (2,), of the dtype of `z`.
         """
-        z += bias
-        if activation == "relu":
-            self.xp.maximum(z, 0, out=z)
-        return self.dropout(z, rate, rescale=rescale, **address)
+        raise NotImplementedError
 
-    def activate_and_drop_vjp(
-        self, g: Array, y: Array, activation: str, rate: float, rescale: bool, **address: int
-    ) -> Array:
-        """Return the gradient for ``z + bias``, given that for `y`, which `activate_and_drop` made.
+    def cross_entropy_vjp(
+        self, g: Array, z: Array, bias: Array, labels: Array, g_bias: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Return the gradients of `cross_entropy` for `z` and for the bias, given that of its mean.
 
-        After relu neither mask nor address is needed: the output is positive exactly where the
-        element was kept and the slope is 1.
+        `g` has one element; the second result goes into `g_bias`.
         """
-        if activation == "linear":
-            return self.dropout(g, rate, rescale=rescale, **address)
-        if rescale and rate < 1:
-            g = g * scale(rate, g.dtype)
-        return self.xp.where(y > 0, g, 0).astype(y.dtype, copy=False)
+        raise NotImplementedError
+
+    def sgd(
+        self,
+        weights: Array,
+        gradients: Array,
+        velocity: Array | None,
+        *,
+        rate: float,
+        momentum: float,
+        nesterov: bool,
+        decay: float,
+    ) -> None:
+        """Update flat `weights` and `velocity` in place by the rule of `optimizers.SGD`.
+
+        Before that, here as in the rules below, the weights are multiplied by `decay`.
+        """
+        raise NotImplementedError
+
+    def rmsprop(
+        self,
+        weights: Array,
+        gradients: Array,
+        square: Array,
+        *,
+        rate: float,
+        rho: float,
+        epsilon: float,
+        decay: float,
+    ) -> None:
+        """Update flat `weights` and `square` in place by the rule of `optimizers.RMSprop`."""
+        raise NotImplementedError
 
     def adam(
         self,
@@ -171,14 +301,13 @@ class Backend:
         beta_1: float,
         beta_2: float,
         epsilon: float,
+        decay: float,
     ) -> None:
         """Update flat `weights`, `mean` and `square` in place by Adam's rule.
 
         `rate` is the step size with both bias corrections in it.
         """
-        mean += (1 - beta_1) * (gradients - mean)
-        square += (1 - beta_2) * (gradients * gradients - square)
-        weights -= rate * mean / (self.xp.sqrt(square) + epsilon)
+        raise NotImplementedError
 
     def keep_mask(
         self,

@@ -1,5 +1,7 @@
 """The CPU: NumPy arrays, Numba kernels."""
 
+import functools
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,20 @@ class NumpyBackend(Backend):
     name = "cpu"
     xp = np
 
+    @functools.cached_property
+    def _kernels(self) -> Any:
+        """The kernels, imported for the first of them: loading the compiler takes half a second."""
+        from minidl_kernels.cpu import cross_entropy, dense, dropout, gather, optimizers, products
+
+        return SimpleNamespace(
+            cross_entropy=cross_entropy,
+            dense=dense,
+            dropout=dropout,
+            gather=gather,
+            optimizers=optimizers,
+            products=products,
+        )
+
     def to_numpy(self, array: Array) -> np.ndarray:
         """Return a copy, so that it never changes under the caller's hands."""
         return np.array(array)
@@ -20,39 +36,90 @@ class NumpyBackend(Backend):
     def synchronize(self) -> None:
         """Do nothing: NumPy returns when the work is done."""
 
+    def keep(self, values: np.ndarray) -> Array:
+        """Return `values`: they are where they should be."""
+        return values
+
+    def gather(
+        self,
+        source: Array,
+        rows: Array,
+        dtype: Any,
+        *,
+        scale: float = 1.0,
+        offset: float = 0.0,
+        labels: Array | None = None,
+    ) -> tuple[Array, Array | None]:
+        """Gather, cast and scale in one pass."""
+        if dtype not in self.KERNEL_TYPES or source.dtype.char in "?e":  # bool, float16
+            return super().gather(source, rows, dtype, scale=scale, offset=offset, labels=labels)
+        out = np.empty((len(rows), *source.shape[1:]), dtype)
+        self._kernels.gather.gather(source, rows, out, scale=scale, offset=offset)
+        return out, None if labels is None else labels[rows]
+
+    def matmul(
+        self,
+        a: Array,
+        b: Array,
+        *,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        out: Array | None = None,
+    ) -> Array:
+        """Multiply on the kernels' own threads."""
+        return self._kernels.products.matmul(
+            a, b, transpose_a=transpose_a, transpose_b=transpose_b, out=out
+        )
+
     def _dropout_kernel(
         self, x: Array, rate: float, address: dict[str, int], rescale: bool
     ) -> Array:
-        # Imported with the first mask that is drawn: loading the compiler takes half a second.
-        from minidl_kernels.cpu.dropout import dropout
+        return self._kernels.dropout.dropout(x, rate, **address, rescale=rescale)
 
-        return dropout(x, rate, **address, rescale=rescale)
-
-    def adam(
-        self,
-        weights: Array,
-        gradients: Array,
-        mean: Array,
-        square: Array,
-        *,
-        rate: float,
-        beta_1: float,
-        beta_2: float,
-        epsilon: float,
-    ) -> None:
-        """Update in one compiled pass."""
-        from minidl_kernels.cpu import adam  # loads the compiler, see above
-
-        adam.update(
-            weights,
-            gradients,
-            mean,
-            square,
-            rate=rate,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
+    def dense(self, x: Array, weight: Array, bias: Array, **options: Any) -> Array:
+        """Multiply, add, activate and drop in one pass over the output."""
+        return self._kernels.dense.dense(
+            np.ascontiguousarray(x),
+            np.ascontiguousarray(weight),
+            np.ascontiguousarray(bias),
+            **options,
         )
+
+    def dense_relu_vjp(
+        self, g: Array, y: Array, factor: float, g_bias: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Select and sum in one pass."""
+        g_z = np.empty_like(y)
+        g_bias = np.empty(y.shape[1], y.dtype) if g_bias is None else g_bias
+        self._kernels.dense.activate_vjp(np.ascontiguousarray(g), y, factor, g_z, g_bias)
+        return g_z, g_bias
+
+    def cross_entropy(self, z: Array, bias: Array, labels: Array, sums: Array) -> None:
+        """Compute both sums in one pass."""
+        bias = np.ascontiguousarray(bias)
+        self._kernels.cross_entropy.cross_entropy(z, bias, labels, sums)
+
+    def cross_entropy_vjp(
+        self, g: Array, z: Array, bias: Array, labels: Array, g_bias: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Compute both gradients in one pass."""
+        g_z = np.empty_like(z)
+        bias = np.ascontiguousarray(bias)
+        g_bias = np.empty_like(bias) if g_bias is None else g_bias
+        self._kernels.cross_entropy.cross_entropy_vjp(g, z, bias, labels, g_z, g_bias)
+        return g_z, g_bias
+
+    def sgd(self, *arrays: Array | None, **numbers: Any) -> None:
+        """Update in one pass."""
+        self._kernels.optimizers.sgd(*arrays, **numbers)
+
+    def rmsprop(self, *arrays: Array, **numbers: Any) -> None:
+        """Update in one pass."""
+        self._kernels.optimizers.rmsprop(*arrays, **numbers)
+
+    def adam(self, *arrays: Array, **numbers: Any) -> None:
+        """Update in one pass."""
+        self._kernels.optimizers.adam(*arrays, **numbers)
 
     def _add_repeated(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
         total = np.zeros(shape, dtype=values.dtype)

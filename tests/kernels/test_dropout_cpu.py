@@ -1,7 +1,5 @@
 """Dropout on the CPU: the contract's bits, whatever the path, the threads and the strides."""
 
-import logging
-
 import llvmlite.binding
 import numba
 import numpy as np
@@ -9,7 +7,6 @@ import pytest
 import reference
 from minidl_kernels import mask_contract
 from minidl_kernels.cpu import dropout as module
-from minidl_kernels.cpu import jit
 from minidl_kernels.cpu.dropout import dropout
 
 ADDRESS = {"seed": 2**40 + 17, "stream": 3, "step": 2**32 - 1, "row_offset": 2**31}
@@ -121,33 +118,17 @@ def test_any_strides(view):
     assert y.flags.c_contiguous
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("pieces", [2, 3, 5])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_parallel_equals_serial(threads, dtype, monkeypatch):
-    if threads > numba.config.NUMBA_NUM_THREADS:
-        pytest.skip(f"Numba has only {numba.config.NUMBA_NUM_THREADS} thread")
+def test_parallel_equals_serial(pieces, dtype, monkeypatch):
     shapes = [(257, 10), (65, 256), (3, 2**15 + 5), (2**20 + 3,), (1, 2**14), (1, 1)]
     arrays = [_input(shape, dtype) for shape in shapes]
-    monkeypatch.setattr(module, "PARALLEL_SIZE", 2**60)
+    monkeypatch.setattr(module.pool, "pieces", lambda size: 1)
     serial = [dropout(x, 0.3, **ADDRESS) for x in arrays]
-    monkeypatch.setattr(module, "PARALLEL_SIZE", 0)
-    usual = numba.get_num_threads()
-    numba.set_num_threads(threads)
-    try:
-        parallel = [dropout(x, 0.3, **ADDRESS) for x in arrays]
-    finally:
-        numba.set_num_threads(usual)
+    monkeypatch.setattr(module.pool, "pieces", lambda size: pieces)
+    parallel = [dropout(x, 0.3, **ADDRESS) for x in arrays]
     for a, b in zip(serial, parallel, strict=True):
         _assert_same_bits(a, b)
-
-
-def test_a_large_array_runs_on_threads(monkeypatch):
-    calls = []
-    monkeypatch.setattr(module, "_drop", lambda *_: calls.append("serial"))
-    monkeypatch.setattr(module, "_drop_parallel", lambda *_: calls.append("parallel"))
-    dropout(np.ones(module.PARALLEL_SIZE - 1, np.float32), 0.5, **ADDRESS)
-    dropout(np.ones(module.PARALLEL_SIZE, np.float32), 0.5, **ADDRESS)
-    assert calls == ["serial", "parallel"]
 
 
 def test_the_last_columns_do_not_wrap():
@@ -195,39 +176,3 @@ def test_machine_code(element):
     assert "vfnm" not in assembly
     if element == "float32":
         assert "pd\t" not in assembly.replace("vpermpd", "").replace("vmovupd", "")
-
-
-def test_compilation_is_announced_once(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-
-    def double(x):
-        return x + x
-
-    with caplog.at_level(logging.INFO, "minidl_kernels"):
-        ours = jit.kernel(announce="a sum for the CPU")(double)
-        assert caplog.messages == []
-        assert ours(1) == ours(2) / 2 == 2
-        announcement = "compiling a sum for the CPU (once; kept in the compiler's cache)"
-        assert caplog.messages == [announcement]
-        jit.kernel(announce="a sum for the CPU")(double)(1)  # comes from the cache
-        numba.njit(lambda x: x + 1)(1)  # the user's own
-        assert caplog.messages == [announcement]
-
-
-def test_without_a_folder_for_the_cache(monkeypatch, caplog):
-    monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
-    monkeypatch.setattr(numba.config, "CACHE_LOCATOR_CLASSES", "", raising=False)
-    with caplog.at_level(logging.INFO, "minidl_kernels"):
-        assert jit.kernel(announce="a sum")(lambda x: x + x)(2) == 4
-    assert caplog.messages == [
-        "compiling a sum (once in each process; no folder for the compiler's cache is writable)"
-    ]
-
-
-def test_other_errors_of_the_compiler_pass(monkeypatch):
-    def broken(*_args, **_options):
-        raise RuntimeError("something else")
-
-    monkeypatch.setattr(numba, "njit", broken)
-    with pytest.raises(RuntimeError, match="something else"):
-        jit.kernel(announce="nothing")(lambda x: x)

@@ -11,6 +11,7 @@ import pytest
 if importlib.util.find_spec("numba_cuda") is None:
     pytest.skip("numba-cuda is not installed: no CUDA kernel is compiled", allow_module_level=True)
 
+from minidl_kernels import mask_contract
 from minidl_kernels.cuda import dropout as module
 from minidl_kernels.cuda import launch
 from numba import cuda
@@ -33,7 +34,7 @@ def test_what_is_launched(dtype, factor, launches):
     module.dropout(x, np.empty_like(x), 0.2, **ADDRESS, row_offset=7, cuda_stream=99)
     kernel, grid, block, stream, flat, flat_out, *scalars = launches[0]
     assert kernel is module.drop
-    assert (grid, block) == module.grid_and_block(3, 20)
+    assert (grid, block) == ((1, 1), (16, 16))
     assert stream == 99
     assert flat.shape == flat_out.shape == (60,)
     assert scalars == [3, 20, 7, 3, 4, 17, 2**8, int(0.2 * 2**32), factor(1.25)]
@@ -80,25 +81,47 @@ def test_bad_arrays(x, out, error, message, launches):
     [(1, 1), (1, 10**8), (60000, 10), (128, 512), (2**32, 1), (1, 2**34), (1000, 65), (3, 10**6)],
 )
 def test_grid_and_block(rows, columns):
-    grid, block = module.grid_and_block(rows, columns)
-    assert block[0] * block[1] == module.THREADS
-    assert block[0] % 16 == 0
-    assert module.MIN_BLOCKS <= grid[0] * grid[1] <= module.MAX_BLOCKS
+    grid, block = launch.grid_and_block(rows, columns)
+    assert block[0] * block[1] == launch.THREADS
+    assert grid[0] * grid[1] <= launch.MAX_BLOCKS
     assert all(n & (n - 1) == 0 for n in (*grid, *block))
-    # No thread is without work in a large array, but for the rounding up to powers of two.
-    lanes = 16 * -(-columns // 64)
-    assert grid[0] * block[0] < 2 * max(lanes, block[0])
+    # All threads have work, but for the rounding up to powers of two.
+    assert grid[0] * block[0] < 2 * columns
+    assert grid[1] * block[1] < 2 * max(rows, block[1])
+
+
+def test_tiles_are_filled_by_whole_blocks():
+    grid, block = launch.grid_and_block(128, mask_contract.LANES * 8)
+    assert (grid, block) == ((1, 64), (128, 2))
+
+
+@pytest.mark.parametrize(
+    ("size", "blocks"), [(1, 1), (256, 1), (257, 2), (535_818, 2**12), (10**9, 2**13)]
+)
+def test_launch_flat(size, blocks, launches):
+    launch.launch_flat("kernel", size, 99, "x", 5)
+    assert launches == [("kernel", (blocks,), (launch.THREADS,), 99, "x", 5)]
 
 
 def test_launch_uses_the_given_stream(monkeypatch):
     monkeypatch.setattr(cuda, "external_stream", lambda pointer: ("stream", pointer))
-    launch._numba_stream.cache_clear()
-    calls = []
+    configurations, calls = [], []
 
     class Kernel:
         def __getitem__(self, configuration):
-            return lambda *arguments: calls.append((configuration, arguments))
+            configurations.append(configuration)
+            return lambda *arguments: calls.append(arguments)
 
-    launch.launch(Kernel(), (2, 1), (32, 8), 4711, "x", 5)
-    launch._numba_stream.cache_clear()
-    assert calls == [(((2, 1), (32, 8), ("stream", 4711)), ("x", 5))]
+    kernel = Kernel()
+    for number in (5, 6):
+        launch.launch(kernel, (2, 1), (32, 8), 4711, "x", number)
+    assert configurations == [((2, 1), (32, 8), ("stream", 4711))]
+    assert calls == [("x", 5), ("x", 6)]
+
+
+def test_numba_does_not_warn_of_a_small_grid(monkeypatch):
+    monkeypatch.setattr(cuda, "external_stream", lambda pointer: 0)
+    with pytest.warns(Warning, match="Grid size 1 "):
+        module.drop[(1, 1), (32, 1), 0]
+    launch._configured(module.drop, (1, 1), (64, 1), 4711)
+    launch._configured.cache_clear()

@@ -7,13 +7,10 @@ import numpy as np
 from numpy import uint32
 
 from minidl_kernels import mask_contract, philox
-from minidl_kernels.cpu import jit
+from minidl_kernels.cpu import jit, pool
 
-# From this size on two threads pay for waking them up.
-PARALLEL_SIZE = 2**19
-
-# A thread's piece of a long row; a multiple of a tile, so that each piece starts a tile.
-PIECE = 2**14
+# A thread takes a long row in parts of so many columns, a multiple of a tile.
+PART = 2**14
 
 _philox = jit.inline(philox.philox4x32_10)
 
@@ -76,8 +73,7 @@ def dropout(
     out = np.empty(x.shape, x.dtype)
     # Numba compiles anew for a read-only or unaligned array: a copy is the smaller cost.
     source = x if x.flags.carray else np.array(x, order="C", subok=False)
-    drop = _drop if x.size < PARALLEL_SIZE else _drop_parallel
-    drop(
+    arguments = (
         source.reshape(-1),
         out.reshape(-1),
         address.columns,
@@ -90,7 +86,54 @@ def dropout(
         uint32(mask_contract.threshold(rate)),
         scale,
     )
+    pieces = pool.pieces(x.size)
+    if pieces == 1:
+        _drop(*arguments)
+    else:
+        _drop_parallel(*arguments, pieces)
     return out
+
+
+@jit.inline
+def drop_row(
+    x: Any,
+    out: Any,
+    counter0: Any,
+    counter1: Any,
+    stream: Any,
+    step: Any,
+    key0: Any,
+    key1: Any,
+    threshold: Any,
+    scale: Any,
+) -> None:
+    """Drop from one row, or from a piece of one that starts a tile.
+
+    `counter0` and `counter1` are the first two words of the counter of the first element.
+    """
+    zero = np.float32(0)
+    columns = x.size
+    whole_tiles = columns // 64
+    for tile in range(whole_tiles):
+        c0 = uint32(counter0 + uint32(tile * 16))
+        for lane in range(16):
+            w0, w1, w2, w3 = _philox(uint32(c0 + uint32(lane)), counter1, stream, step, key0, key1)
+            i = tile * 64 + lane
+            out[i] = x[i] * scale if w0 >= threshold else zero
+            out[i + 16] = x[i + 16] * scale if w1 >= threshold else zero
+            out[i + 32] = x[i + 32] * scale if w2 >= threshold else zero
+            out[i + 48] = x[i + 48] * scale if w3 >= threshold else zero
+    c0 = uint32(counter0 + uint32(whole_tiles * 16))
+    for lane in range(min(columns - whole_tiles * 64, 16)):
+        w0, w1, w2, w3 = _philox(uint32(c0 + uint32(lane)), counter1, stream, step, key0, key1)
+        i = whole_tiles * 64 + lane
+        out[i] = x[i] * scale if w0 >= threshold else zero
+        if i + 16 < columns:
+            out[i + 16] = x[i + 16] * scale if w1 >= threshold else zero
+        if i + 32 < columns:
+            out[i + 32] = x[i + 32] * scale if w2 >= threshold else zero
+        if i + 48 < columns:
+            out[i + 48] = x[i + 48] * scale if w3 >= threshold else zero
 
 
 @jit.kernel(announce="dropout for the CPU")
@@ -107,37 +150,21 @@ def _drop(
     threshold: Any,
     scale: Any,
 ) -> None:
-    """Drop from whole rows, or from a piece of one that starts a tile.
-
-    `counter0` and `counter1` are the first two words of the counter of the first element.
-    """
-    zero = np.float32(0)
-    whole_tiles = columns // 64
+    """Drop from whole rows, or from a piece of one that starts a tile."""
     for row in range(x.size // columns):
-        c1 = uint32(counter1 + uint32(row))
         # In slices that start at 0 no index can be negative, or the lanes would not vectorise.
-        row_x = x[row * columns : (row + 1) * columns]
-        row_out = out[row * columns : (row + 1) * columns]
-        for tile in range(whole_tiles):
-            c0 = uint32(counter0 + uint32(tile * 16))
-            for lane in range(16):
-                w0, w1, w2, w3 = _philox(uint32(c0 + uint32(lane)), c1, stream, step, key0, key1)
-                i = tile * 64 + lane
-                row_out[i] = row_x[i] * scale if w0 >= threshold else zero
-                row_out[i + 16] = row_x[i + 16] * scale if w1 >= threshold else zero
-                row_out[i + 32] = row_x[i + 32] * scale if w2 >= threshold else zero
-                row_out[i + 48] = row_x[i + 48] * scale if w3 >= threshold else zero
-        c0 = uint32(counter0 + uint32(whole_tiles * 16))
-        for lane in range(min(columns - whole_tiles * 64, 16)):
-            w0, w1, w2, w3 = _philox(uint32(c0 + uint32(lane)), c1, stream, step, key0, key1)
-            i = whole_tiles * 64 + lane
-            row_out[i] = row_x[i] * scale if w0 >= threshold else zero
-            if i + 16 < columns:
-                row_out[i + 16] = row_x[i + 16] * scale if w1 >= threshold else zero
-            if i + 32 < columns:
-                row_out[i + 32] = row_x[i + 32] * scale if w2 >= threshold else zero
-            if i + 48 < columns:
-                row_out[i + 48] = row_x[i + 48] * scale if w3 >= threshold else zero
+        drop_row(
+            x[row * columns : (row + 1) * columns],
+            out[row * columns : (row + 1) * columns],
+            counter0,
+            uint32(counter1 + uint32(row)),
+            stream,
+            step,
+            key0,
+            key1,
+            threshold,
+            scale,
+        )
 
 
 @jit.kernel(announce="dropout for the CPU on several threads", parallel=True)
@@ -153,25 +180,28 @@ def _drop_parallel(
     key1: Any,
     threshold: Any,
     scale: Any,
+    pieces: int,
 ) -> None:
-    """Drop from whole rows on several threads, which share long rows piece by piece."""
-    pieces = (columns + PIECE - 1) // PIECE
-    for i in numba.prange(x.size // columns * pieces):
-        row = i // pieces
-        column = (i - row * pieces) * PIECE
-        width = min(PIECE, columns - column)
-        start = row * columns + column
-        # A call on slices: written out here, the loop over elements would not vectorise.
-        _drop(
-            x[start : start + width],
-            out[start : start + width],
-            width,
-            uint32(counter0 + uint32(column // 4)),
-            uint32(counter1 + uint32(row)),
-            stream,
-            step,
-            key0,
-            key1,
-            threshold,
-            scale,
-        )
+    """Drop on several threads, which share the rows, and long rows part by part."""
+    parts = (columns + PART - 1) // PART
+    for piece in numba.prange(pieces):
+        start, stop = pool.share(piece, pieces, x.size // columns * parts, 1)
+        for i in range(start, stop):
+            row = i // parts
+            column = (i - row * parts) * PART
+            width = min(PART, columns - column)
+            first = row * columns + column
+            # A call on slices: written out here, the loop over elements would not vectorise.
+            _drop(
+                x[first : first + width],
+                out[first : first + width],
+                width,
+                uint32(counter0 + uint32(column // 4)),
+                uint32(counter1 + uint32(row)),
+                stream,
+                step,
+                key0,
+                key1,
+                threshold,
+                scale,
+            )

@@ -9,12 +9,6 @@ from numpy import uint32, uint64
 from minidl_kernels import mask_contract, philox
 from minidl_kernels.cuda import launch
 
-THREADS = 256  # in a block
-# Each thread loops, so the grid is capped. It is a power of two, for Numba takes longer over a
-# launch with a grid it has not seen, and has 128 blocks at least, for Numba warns of fewer.
-MIN_BLOCKS = 2**7
-MAX_BLOCKS = 2**13
-
 _philox = cuda.jit(device=True, inline="always")(philox.philox4x32_10)
 
 
@@ -77,14 +71,29 @@ def dropout(
         return
     if rescale:
         factor = mask_contract.scale(rate, x.dtype)
-    grid, block = grid_and_block(address.rows, address.columns)
+    launch_on_tiles(drop, address, rate, factor, cuda_stream, x.reshape(-1), out.reshape(-1))
+
+
+def launch_on_tiles(
+    kernel: Any,
+    address: mask_contract.MaskAddress,
+    rate: float,
+    factor: Any,
+    cuda_stream: int,
+    *arguments: Any,
+) -> None:
+    """Launch a kernel that calls `drop_tiles`, with 16 threads for each tile.
+
+    The kernel's own `arguments` come first, then the numbers that `drop_tiles` takes last.
+    """
+    tiles = -(-address.columns // mask_contract.TILE)
+    grid, block = launch.grid_and_block(address.rows, tiles * mask_contract.LANES)
     launch.launch(
-        drop,
+        kernel,
         grid,
         block,
         cuda_stream,
-        x.reshape(-1),
-        out.reshape(-1),
+        *arguments,
         uint64(address.rows),
         uint64(address.columns),
         uint32(address.row_offset),
@@ -95,31 +104,6 @@ def dropout(
         uint32(mask_contract.threshold(rate)),
         factor,
     )
-
-
-def grid_and_block(rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the grid and the block for an array: axis x goes along a row, axis y down the rows.
-
-    16 threads fill a tile. A block is as wide as the tiles of a row, up to all its threads, and as
-    high as its threads allow; the grid likewise. All four numbers are powers of two.
-
-    Examples
-    --------
-    >>> grid_and_block(128, 512)
-    ((1, 128), (128, 2))
-    """
-    tiles = -(-columns // mask_contract.TILE)
-    width = min(THREADS, mask_contract.LANES * _next_power_of_two(tiles))
-    height = THREADS // width
-    across = _next_power_of_two(-(-tiles * mask_contract.LANES // width))
-    across = min(across, MAX_BLOCKS)
-    down = min(_next_power_of_two(-(-rows // height)), MAX_BLOCKS // across)
-    down = max(down, MIN_BLOCKS // across)
-    return (across, down), (width, height)
-
-
-def _next_power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
 
 
 @cuda.jit
@@ -136,11 +120,46 @@ def drop(
     threshold: Any,
     scale: Any,
 ) -> None:
-    """Drop from flat arrays of `rows` times `columns` elements.
+    """Drop from flat arrays of `rows` times `columns` elements."""
+    drop_tiles(
+        x,
+        None,
+        None,
+        out,
+        rows,
+        columns,
+        row_offset,
+        stream,
+        step,
+        key0,
+        key1,
+        threshold,
+        scale,
+    )
 
-    A thread is one lane of a tile: it computes one Philox block and uses its words for four
-    columns, 16 apart, so that neighbouring threads load and store neighbours. Indices into the
-    arrays have 64 bits; whatever is known to be small has 32, which a GPU computes faster.
+
+@cuda.jit(device=True)
+def drop_tiles(
+    x: Any,
+    bias: Any,
+    floor: Any,
+    out: Any,
+    rows: Any,
+    columns: Any,
+    row_offset: Any,
+    stream: Any,
+    step: Any,
+    key0: Any,
+    key1: Any,
+    threshold: Any,
+    scale: Any,
+) -> None:
+    """Drop from flat `x`, or, where there is a bias, from the larger of `x + bias` and `floor`.
+
+    `bias` is None or has an element for each column. A thread is one lane of a tile: it computes
+    one Philox block and uses its words for four columns, 16 apart, so that neighbouring threads
+    load and store neighbours. Indices into the arrays have 64 bits; whatever is known to be small
+    has 32, which a GPU computes faster.
     """
     thread_x, thread_y = cuda.grid(2)  # type: ignore[call-arg, var-annotated]
     threads_x, threads_y = cuda.gridsize(2)
@@ -163,15 +182,10 @@ def drop(
             width = uint32(64) if tile < whole_tiles else rest
             i = uint64(row_start + uint64(tile) * uint64(64))
             # The loads come first, so that the generator runs while they are under way.
-            x0 = x1 = x2 = x3 = zero
-            if lane0 < width:
-                x0 = x[i]
-            if lane1 < width:
-                x1 = x[uint64(i + uint64(16))]
-            if lane2 < width:
-                x2 = x[uint64(i + uint64(32))]
-            if lane3 < width:
-                x3 = x[uint64(i + uint64(48))]
+            x0, x1, x2, x3 = _load_lanes(x, i, lane0, width)
+            if bias is not None:  # decided by Numba's compiler
+                column = uint64(uint64(tile) * uint64(64) + uint64(lane0))
+                b0, b1, b2, b3 = _load_lanes(bias, column, lane0, width)
             w0, w1, w2, w3 = _philox(
                 uint32(uint32(tile * uint32(16)) + lane0),
                 uint32(row_offset + uint32(row)),
@@ -181,6 +195,11 @@ def drop(
                 key1,
             )
             # Only the stores are guarded: arithmetic under a guard becomes a branch on some GPUs.
+            if bias is not None:
+                x0 = _at_least(floor, x0 + b0)
+                x1 = _at_least(floor, x1 + b1)
+                x2 = _at_least(floor, x2 + b2)
+                x3 = _at_least(floor, x3 + b3)
             y0 = x0 * scale if w0 >= threshold else zero
             y1 = x1 * scale if w1 >= threshold else zero
             y2 = x2 * scale if w2 >= threshold else zero
@@ -195,3 +214,24 @@ def drop(
                 out[uint64(i + uint64(48))] = y3
             tile = uint32(tile + tile_stride)
         row = uint64(row + uint64(threads_y))
+
+
+@cuda.jit(device=True)
+def _load_lanes(array: Any, i: Any, lane: Any, width: Any) -> tuple[Any, ...]:
+    """Return four elements, 16 apart, and zero for those beyond the width of the tile."""
+    a0 = a1 = a2 = a3 = np.float32(0)
+    if lane < width:
+        a0 = array[i]
+    if uint32(lane + uint32(16)) < width:
+        a1 = array[uint64(i + uint64(16))]
+    if uint32(lane + uint32(32)) < width:
+        a2 = array[uint64(i + uint64(32))]
+    if uint32(lane + uint32(48)) < width:
+        a3 = array[uint64(i + uint64(48))]
+    return a0, a1, a2, a3
+
+
+@cuda.jit(device=True)
+def _at_least(floor: Any, x: Any) -> Any:
+    """Return the larger one; NaN stays, and so does +0.0 where `x` is -0.0, as in NumPy."""
+    return floor if x <= floor else x

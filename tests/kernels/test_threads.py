@@ -1,0 +1,310 @@
+"""Threads of the CPU kernels: their number, and what happens when they cannot be used."""
+
+import itertools
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import minidl_kernels
+import numba
+import numpy as np
+import pytest
+from minidl_kernels import threads
+from minidl_kernels.cpu import blas, dense, dropout, optimizers, pool, products
+
+HEAD = """
+import logging, os, sys, threading
+import numpy as np
+logging.basicConfig(level="INFO", format="%(message)s")
+logging.getLogger("numba").setLevel("WARNING")
+from minidl_kernels import threads
+from minidl_kernels.cpu import blas, dense, dropout, optimizers, pool, products
+rng = np.random.default_rng(1)
+x, weight = rng.standard_normal((128, 784), "f4"), rng.standard_normal((784, 512), "f4")
+bias = np.zeros(512, "f4")
+def layer():
+    return dense.dense(x, weight, bias, activation="relu", rate=0.5, seed=1, stream=2, step=3)
+def product():
+    return products.matmul(x, weight)
+"""
+
+
+def _run(program, **environment):
+    """Run a program in a process of its own; return its exit status, output and errors."""
+    folder = str(Path(minidl_kernels.__file__).parent.parent)
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MINIDL_", "NUMBA_THREADING", "NUMBA_NUM"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", HEAD + program],
+        env=inherited | {"PYTHONPATH": folder} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("compiling ")]
+    return done.returncode, done.stdout.strip(), "\n".join(errors)
+
+
+@pytest.fixture
+def tbb():
+    if not pool.has_tbb():
+        pytest.skip(f"Numba's threading layer is {numba.threading_layer()}, not TBB")
+
+
+@pytest.fixture
+def openblas():
+    if not blas.available:
+        pytest.skip("NumPy was not built with the OpenBLAS of its wheels")
+
+
+@pytest.fixture
+def number():
+    """Give the number of threads back after the test."""
+    usual = threads.num_threads()
+    yield
+    threads.set_num_threads(usual)
+
+
+def test_the_number_can_be_set(number):
+    for value in (1, np.int64(3), 200):
+        threads.set_num_threads(value)
+        assert threads.num_threads() == value
+        assert type(threads.num_threads()) is int
+
+
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_number_below_1_is_refused(value):
+    message = f"set_num_threads: number must be 1 or above, received {value}"
+    with pytest.raises(ValueError, match=message):
+        threads.set_num_threads(value)
+
+
+@pytest.mark.parametrize("value", [1.0, "2", None, True, np.True_])
+def test_what_is_no_integer_is_refused(value):
+    message = "set_num_threads: number must be an integer, received"
+    with pytest.raises(TypeError, match=message):
+        threads.set_num_threads(value)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1", 1), (" 7 ", 7), ("128", 128)])
+def test_the_environment_sets_the_number(text, expected, monkeypatch, number):
+    monkeypatch.setattr(threads, "_chosen", None)
+    monkeypatch.setenv("MINIDL_NUM_THREADS", text)
+    assert threads.num_threads() == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "two", "²"])
+def test_a_bad_number_in_the_environment_is_an_error(text, monkeypatch):
+    monkeypatch.setattr(threads, "_chosen", None)
+    monkeypatch.setenv("MINIDL_NUM_THREADS", text)
+    message = f"MINIDL_NUM_THREADS must be a whole number, 1 or above, received {text!r}"
+    with pytest.raises(ValueError, match=message):
+        threads.num_threads()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process")
+def test_the_default_is_the_number_of_cores_that_may_be_used():
+    program = """
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+print(threads.num_threads())
+"""
+    assert _run(program) == (0, "1", "")
+
+
+@pytest.mark.parametrize("unit", [1, 64])
+@pytest.mark.parametrize("pieces", [1, 2, 3, 16])
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 257, 2**20 + 3])
+def test_shares_are_all_of_it_once(size, pieces, unit):
+    shares = [pool.share.py_func(piece, pieces, size, unit) for piece in range(pieces)]
+    assert shares[0][0] == 0
+    assert shares[-1][1] == size
+    for (start, stop), (next_start, _) in itertools.pairwise([*shares, (size, size)]):
+        assert start <= stop == next_start
+        assert start % unit == 0 or start == size
+    assert max(stop - start for start, stop in shares) <= size / pieces + 2 * unit
+
+
+def test_small_work_is_not_cut(tbb, number):
+    threads.set_num_threads(16)
+    assert pool.pieces(pool.SERIAL_BELOW - 1) == 1
+    assert pool.pieces(pool.SERIAL_BELOW) == 2
+    assert pool.pieces(2**20) == 16
+    threads.set_num_threads(1)
+    assert pool.pieces(2**30) == 1
+
+
+def _forbid(monkeypatch, *kernels):
+    def forbidden(*_):
+        raise AssertionError("a parallel region was entered")
+
+    for module, name in kernels:
+        monkeypatch.setattr(module, name, forbidden)
+
+
+REGIONS = (
+    (dense, "_dense_parallel"),
+    (dropout, "_drop_parallel"),
+    (optimizers, "_adam_parallel"),
+    (products, "_multiply_parallel"),
+)
+
+
+def _work():
+    """Return results of kernels at a size where threads pay; integers, so that all are exact."""
+    rng = np.random.default_rng(1)
+    x = rng.integers(-4, 5, (128, 784)).astype("float32")
+    weight = rng.integers(-4, 5, (784, 512)).astype("float32")
+    address = {"seed": 1, "stream": 2, "step": 3}
+    flat = [x.reshape(-1).copy(), x.reshape(-1), np.zeros(x.size, "f4"), np.zeros(x.size, "f4")]
+    optimizers.adam(*flat, rate=0.1, beta_1=0.9, beta_2=0.99, epsilon=1e-7)
+    return [
+        dense.dense(x, weight, np.ones(512, "f4"), activation="relu", rate=0.3, **address),
+        dropout.dropout(x, 0.3, **address),
+        flat[0],
+        products.matmul(x, weight),
+    ]
+
+
+def _same_bits(results, others):
+    return all(a.tobytes() == b.tobytes() for a, b in zip(results, others, strict=True))
+
+
+def test_one_thread_enters_no_parallel_region(number, monkeypatch):
+    expected = _work()
+    threads.set_num_threads(1)
+    _forbid(monkeypatch, *REGIONS)
+    assert _same_bits(_work(), expected)
+
+
+def test_the_negative_control_of_the_above(tbb, openblas, number, monkeypatch):
+    threads.set_num_threads(2)
+    for region in REGIONS:
+        with monkeypatch.context() as patch:
+            _forbid(patch, region)
+            with pytest.raises(AssertionError, match="a parallel region was entered"):
+                _work()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_results_are_equal_from_run_to_run(count, number):
+    threads.set_num_threads(count)
+    rng = np.random.default_rng(1)
+    x, weight = rng.standard_normal((128, 784), "f4"), rng.standard_normal((784, 512), "f4")
+    bias = np.zeros(512, "f4")
+    runs = {dense.dense(x, weight, bias, activation="relu").tobytes() for _ in range(20)}
+    assert len(runs) == 1
+
+
+def test_another_blas_leaves_products_to_numpy(monkeypatch):
+    expected = _work()
+    monkeypatch.setattr(blas, "available", False)
+    _forbid(monkeypatch, (dense, "_dense_parallel"), (products, "_multiply_parallel"))
+    assert _same_bits(_work(), expected)
+    with blas.one_thread:
+        pass
+
+
+def test_another_threading_layer_leaves_the_kernels_serial():
+    program = """
+first = layer(), product()
+dropout.dropout(np.ones(2**20, "f4"), 0.5, seed=0, stream=0, step=0)
+again = layer(), product()
+print(pool.has_tbb(), all((a == b).all() for a, b in zip(first, again)))
+"""
+    status, printed, errors = _run(program, NUMBA_THREADING_LAYER="workqueue")
+    assert (status, printed) == (0, "False True")
+    (line,) = errors.splitlines()
+    assert line.startswith(
+        "the CPU kernels run on one thread: Numba's threading layer is workqueue, not tbb;"
+    )
+
+
+def test_without_the_tbb_wheel():
+    program = """
+from importlib import metadata
+def missing(name):
+    raise metadata.PackageNotFoundError(name)
+metadata.files = missing
+import numba
+results = layer(), product()
+print(pool.has_tbb() == (numba.threading_layer() == "tbb"))
+x = x.round(); weight = weight.round()  # products are exact in any order
+print((product() == x @ weight).all())
+"""
+    status, printed, _ = _run(program)
+    assert (status, printed.split()) == (0, ["True", "True"])
+
+
+def test_blas_is_held_to_one_thread_and_given_back(openblas):
+    get, put = (blas._library[f"scipy_openblas_{verb}_num_threads64_"] for verb in ("get", "set"))
+    usual = get()
+    put(2)
+    try:
+        with blas.one_thread:
+            assert get() == 1
+            with blas.one_thread:
+                assert get() == 1
+            assert get() == 1
+        assert get() == 2
+        with pytest.raises(KeyError), blas.one_thread:
+            raise KeyError
+        assert get() == 2
+        products.matmul(np.ones((128, 784)), np.ones((784, 512)))
+        assert get() == 2
+    finally:
+        put(usual)
+
+
+def test_two_python_threads_at_once():
+    program = """
+expected = layer().tobytes(), product().tobytes()
+wrong = []
+def work():
+    for _ in range(50):
+        if (layer().tobytes(), product().tobytes()) != expected:
+            wrong.append(1)
+workers = [threading.Thread(target=work) for _ in range(3)]
+for worker in workers: worker.start()
+for worker in workers: worker.join()
+print(len(wrong))
+"""
+    assert _run(program) == (0, "0", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_computes_the_same():
+    program = """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: a fork beside threads
+expected = layer().tobytes(), product().tobytes()
+child = os.fork()
+if child == 0:
+    os._exit(0 if (layer().tobytes(), product().tobytes()) == expected else 7)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(status, (layer().tobytes(), product().tobytes()) == expected)
+"""
+    assert _run(program) == (0, "0 True", "")
+
+
+def test_threads_loads_no_compiler():
+    program = "import sys, minidl_kernels.threads; assert 'numba' not in sys.modules"
+    folder = str(Path(minidl_kernels.__file__).parent.parent)
+    environment = os.environ | {"PYTHONPATH": folder}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
+
+
+def test_the_layer_in_use_is_announced_once(monkeypatch, caplog):
+    monkeypatch.setattr(numba, "threading_layer", lambda: "omp")
+    pool.has_tbb.cache_clear()
+    try:
+        with caplog.at_level(logging.INFO, "minidl_kernels"):
+            assert [pool.has_tbb(), pool.has_tbb()] == [False, False]
+        (message,) = caplog.messages
+        assert "Numba's threading layer is omp, not tbb" in message
+    finally:
+        pool.has_tbb.cache_clear()
