@@ -12,8 +12,11 @@
 `Tensor`, `no_grad`     the autograd underneath, which can be used alone
 `training`              training mode and the address of its random draws
 `rng`                   the mask contract: every dropout decision has an address
+`set_num_threads`       how many threads the CPU works on; MINIDL_NUM_THREADS says it too
 ======================  ====================================================================
 """
+
+from minidl_kernels.threads import set_num_threads
 
 from minidl import (
     callbacks,
@@ -30,8 +33,7 @@ from minidl import (
 from minidl.autograd import Tensor, from_dlpack, no_grad
 from minidl.backend import DeviceError, get_backend
 from minidl.rng import training
-
-__version__ = "0.1.0"
+from minidl.version import __version__ as __version__
 
 __all__ = [
     "DeviceError",
@@ -49,5 +51,6 @@ __all__ = [
     "no_grad",
     "optimizers",
     "rng",
+    "set_num_threads",
     "training",
 ]

@@ -4,8 +4,9 @@ Defined by run: applying an op records a `Node` with the op's vector-Jacobian pr
 inputs. Broadcasting is undone here, once, for every op. The graph is released as it is used.
 """
 
+import itertools
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -24,9 +25,12 @@ class Node(NamedTuple):
     op: str
     inputs: tuple[Any, ...]
     vjps: tuple[ops.Vjp, ...]
+    number: int  # nodes are counted as they are made
 
 
-RELEASED = Node("released", (), ())
+RELEASED = Node("released", (), (), -1)
+
+_numbers = itertools.count()
 
 _recording: ContextVar[bool] = ContextVar("minidl records the graph", default=True)
 
@@ -344,7 +348,9 @@ class Tensor:
 
     # -------------------------------------------------------------------------- gradients
 
-    def backward(self, gradient: Any = None) -> None:
+    def backward(
+        self, gradient: Any = None, *, into: "Mapping[Tensor, Array] | None" = None
+    ) -> None:
         """Add the gradient of this tensor to ``grad`` of every leaf it was computed from.
 
         Parameters
@@ -352,6 +358,9 @@ class Tensor:
         gradient : Tensor or array of the device, optional
             The gradient of the loss with respect to this tensor, of its shape. A tensor with one
             element needs none: it is the loss.
+        into : dict of Tensor to array of the device, optional
+            For leaves without a gradient the C-contiguous array, of the leaf's shape and dtype,
+            that their gradient is written to; what it held is lost.
 
         Raises
         ------
@@ -371,16 +380,16 @@ class Tensor:
                 f"{self.shape}; reduce it, or give its gradient"
             )
         with self.backend.active:
-            xp = self.backend.xp
-            g = xp.ones(self.shape, self.dtype)
-            if gradient is not None:
+            if gradient is None:
+                g = self.backend.ones(self.shape, self.dtype)
+            else:
                 _, (_, g) = _operands("backward", (self, gradient))
-                g = xp.array(g, dtype=self.dtype)  # a copy: it may become the grad of a leaf
+                g = self.backend.xp.asarray(g, dtype=self.dtype)
             if g.shape != self.shape:
                 raise ValueError(
                     f"backward: expected a gradient of shape {self.shape}, received {g.shape}"
                 )
-        _propagate(self, g)
+        _propagate(self, g, into or {})
 
 
 def _flat(numbers: tuple[int | Sequence[int], ...]) -> tuple[int, ...]:
@@ -415,8 +424,8 @@ def _operands(name: str, operands: Sequence[Any]) -> tuple[Backend, list[Any]]:
     """Return the one backend of `operands` and their arrays; numbers and indices stay."""
     backend: Backend | None = None
     for operand in operands:
-        if isinstance(operand, Tensor):
-            if backend is not None and operand.backend is not backend:
+        if isinstance(operand, Tensor) and operand.backend is not backend:
+            if backend is not None:
                 raise ValueError(
                     f"{name}: operands are on {backend.name} and {operand.device}; "
                     f'move one with .to("{backend.name}")'
@@ -424,18 +433,14 @@ def _operands(name: str, operands: Sequence[Any]) -> tuple[Backend, list[Any]]:
             backend = operand.backend
     if backend is None:
         raise TypeError(f"{name}: expected at least one Tensor; use Tensor(values)")
-
-    def plain(operand: Any) -> Any:
-        if isinstance(operand, Tensor):
-            return operand.data
-        if isinstance(operand, np.ndarray) and backend.xp is not np:
-            raise ValueError(
-                f"{name}: operands are on {backend.name} and cpu (a NumPy array); "
-                f'move it with Tensor(array, device="{backend.name}")'
-            )
-        return operand
-
-    return backend, [plain(operand) for operand in operands]
+    if backend.xp is not np and any(isinstance(operand, np.ndarray) for operand in operands):
+        raise ValueError(
+            f"{name}: operands are on {backend.name} and cpu (a NumPy array); "
+            f'move it with Tensor(array, device="{backend.name}")'
+        )
+    return backend, [
+        operand.data if isinstance(operand, Tensor) else operand for operand in operands
+    ]
 
 
 def apply(op: ops.Op, *inputs: Any, **static: Any) -> Tensor:
@@ -446,22 +451,27 @@ def apply(op: ops.Op, *inputs: Any, **static: Any) -> Tensor:
     ValueError
         If the tensors are on different devices.
     """
-    if any(isinstance(operand, list | tuple) for operand in inputs):
-        raise TypeError(f"{op.__name__}: expected tensors or numbers, received a list; use Tensor")
+    wanted = False
+    for operand in inputs:
+        if isinstance(operand, Tensor):
+            wanted = wanted or operand.requires_grad
+        elif isinstance(operand, (list, tuple)):
+            raise TypeError(
+                f"{op.__name__}: expected tensors or numbers, received a list; use Tensor"
+            )
     backend, arrays = _operands(op.__name__, inputs)
     with backend.active:
         value, vjps = op(backend, *arrays, **static)
         # NumPy returns scalars where other libraries return arrays without axes.
         target = static.get("target", backend)
         out = Tensor.of(value if target.is_array(value) else target.asarray(value), target)
-    wanted = any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
     if wanted and _recording.get() and out.dtype.kind == "f":  # integers have no slope
         out.requires_grad = True
-        out._node = Node(op.__name__, inputs, vjps)
+        out._node = Node(op.__name__, inputs, vjps, next(_numbers))
     return out
 
 
-def _propagate(root: Tensor, gradient: Array) -> None:
+def _propagate(root: Tensor, gradient: Array, into: Mapping[Tensor, Array]) -> None:
     """Walk the graph from `root` against its direction, each tensor once, releasing it."""
     order = _topological_order(root)
     pending = {root: gradient}
@@ -470,20 +480,33 @@ def _propagate(root: Tensor, gradient: Array) -> None:
         g, node = pending.pop(tensor), tensor._node
         with tensor.backend.active:
             if node is None:
-                _accumulate(tensor, g)
+                _accumulate(tensor, g, into)
                 continue
             tensor._node = RELEASED
-            for parent, vjp in zip(node.inputs, node.vjps, strict=True):
-                if isinstance(parent, Tensor) and parent.requires_grad:
-                    part = _undo_broadcast(vjp(g), parent)
-                    pending[parent] = pending[parent] + part if parent in pending else part
+            # From the last input on: the bias of a dense layer can then be first to ask, and take
+            # its gradient in one pass with what the other two go on from.
+            for parent, vjp in zip(reversed(node.inputs), reversed(node.vjps), strict=True):
+                if not (isinstance(parent, Tensor) and parent.requires_grad):
+                    continue
+                first = parent not in pending
+                if first and parent in into and parent.grad is None and hasattr(vjp, "takes_out"):
+                    pending[parent] = vjp(g, out=into[parent])
+                    continue
+                part = _undo_broadcast(vjp(g), parent)
+                pending[parent] = part if first else pending[parent] + part
 
 
-def _accumulate(leaf: Tensor, g: Array) -> None:
+def _accumulate(leaf: Tensor, g: Array, into: Mapping[Tensor, Array]) -> None:
     """Add `g` to the gradient of a leaf."""
     xp = leaf.backend.xp
-    # The first is copied: VJPs may hand on one array to several inputs, or a view.
-    total = xp.array(g, order="C") if leaf.grad is None else xp.asarray(leaf.grad.data + g)
+    if leaf.grad is not None:
+        total = xp.asarray(leaf.grad.data + g)
+    elif leaf in into:
+        total = into[leaf]
+        if total is not g:
+            total[...] = g
+    else:
+        total = xp.array(g, order="C")  # VJPs may hand on one array to several inputs, or a view
     leaf.grad = Tensor.of(total, leaf.backend)
 
 
@@ -498,28 +521,22 @@ def _undo_broadcast(g: Array, parent: Tensor) -> Array:
 
 def _topological_order(root: Tensor) -> list[Tensor]:
     """Return the tensors that `root` depends on and that need a gradient, inputs first."""
-    order: list[Tensor] = []
-    seen: set[Tensor] = set()
-    stack: list[tuple[Tensor, bool]] = [(root, False)]
+    found = {root: None}
+    stack = [root]
     while stack:
-        tensor, inputs_done = stack.pop()
-        if inputs_done:
-            order.append(tensor)
-            continue
-        if tensor in seen:
-            continue
-        seen.add(tensor)
-        stack.append((tensor, True))
-        node = tensor._node
+        node = stack.pop()._node
         if node is RELEASED:
             raise RuntimeError(
                 "backward: the graph was released by an earlier backward(); "
                 "add the losses and call it once, or compute the result again"
             )
-        if node is not None:
-            stack.extend(
-                (parent, False)
-                for parent in node.inputs
-                if isinstance(parent, Tensor) and parent.requires_grad
-            )
-    return order
+        for parent in () if node is None else node.inputs:
+            if isinstance(parent, Tensor) and parent.requires_grad and parent not in found:
+                found[parent] = None
+                stack.append(parent)
+    return sorted(found, key=_number)
+
+
+def _number(tensor: Tensor) -> int:
+    """Return the number of the op that made a tensor; its inputs are older and have lower ones."""
+    return -1 if tensor._node is None else tensor._node.number

@@ -1,12 +1,15 @@
-"""Samples of the host: checked once, split, and cut into batches."""
+"""Samples of the host, checked and split, and the batches that a device makes of them."""
 
 import math
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from minidl.autograd import Tensor
+from minidl.backend import Array, Backend
 
 DEFAULT_SIZE = 32
 
@@ -17,9 +20,8 @@ class Samples:
 
     Examples
     --------
-    >>> samples = Samples.checked("fit", [[1.0], [2.0], [3.0]], [0, 1, 2])
-    >>> [batch.y.tolist() for batch in samples.batches(2, order=np.array([2, 0, 1]))]
-    [[2, 0], [1]]
+    >>> len(Samples.checked("fit", [[1.0], [2.0], [3.0]], [0, 1, 2]))
+    3
     """
 
     x: np.ndarray
@@ -62,12 +64,6 @@ class Samples:
         parts = (self.x, self.y, self.weight)
         return Samples(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
 
-    def batches(self, size: int, order: np.ndarray | None = None) -> "Iterator[Samples]":
-        """Give the samples in batches of `size`, the last smaller where they do not divide."""
-        for start in range(0, len(self), size):
-            rows = slice(start, start + size)
-            yield self[rows if order is None else order[rows]]
-
     def split(self, share: float) -> "tuple[Samples, Samples]":
         """Return the samples to train on and, from the end, the `share` that is held out."""
         if not 0 < share < 1:
@@ -85,6 +81,87 @@ def _numbers(who: str, name: str, values: Any) -> np.ndarray:
     if values.dtype.kind not in "fiub":
         raise TypeError(f"{who}: {name} must hold numbers, received {values.dtype}")
     return values
+
+
+class Batch(NamedTuple):
+    """Some of the samples, on the device."""
+
+    x: Tensor
+    y: Tensor | None
+    weight: Tensor | None
+
+
+class Feed:
+    """Samples where the device reads them, which gathers, casts and scales each batch itself.
+
+    Parameters
+    ----------
+    samples : Samples
+        They are kept on the device, in their own dtype, unless they are too large for it.
+    backend : Backend
+        The device.
+    dtype : numpy.dtype
+        The floating dtype of the inputs in a batch.
+    scale, offset : float
+        Each input is multiplied by `scale`, then `offset` is added.
+
+    Examples
+    --------
+    >>> from minidl.backend import get_backend
+    >>> samples = Samples.checked("fit", np.array([[10], [20], [30]], "uint8"), [0, 1, 2])
+    >>> feed = Feed(samples, get_backend("cpu"), np.dtype("float32"), scale=0.1)
+    >>> [batch.x.numpy().tolist() for batch in feed.batches(2, order=np.array([2, 0, 1]))]
+    [[[3.0], [1.0]], [[2.0]]]
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        backend: Backend,
+        dtype: np.dtype,
+        *,
+        scale: float = 1.0,
+        offset: float = 0.0,
+    ):
+        self._count = len(samples)
+        self._backend = backend
+        self._x = backend.keep(samples.x)
+        self._y = None if samples.y is None else backend.asarray(samples.y)
+        self._weight = None if samples.weight is None else backend.asarray(samples.weight)
+        self._dtype, self._scale, self._offset = dtype, scale, offset
+
+    def __len__(self) -> int:
+        return self._count
+
+    def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[Batch]:
+        """Give the samples in batches of `size`, the last smaller where they do not divide."""
+        order = np.arange(self._count) if order is None else order
+        order_on_device = self._backend.asarray(order)
+        for start in range(0, len(order), size):
+            rows = slice(start, start + size)
+            with self._backend.active:
+                batch = self._batch(order[rows], order_on_device[rows])
+            yield batch
+
+    def _batch(self, rows: np.ndarray, rows_on_device: Array) -> Batch:
+        backend, x, y = self._backend, self._x, self._y
+        chosen = rows_on_device
+        if not backend.is_array(x):  # too large for the device: these rows go there now
+            x = backend.asarray(x[rows])
+            chosen = backend.xp.arange(len(rows))
+        are_labels = y is not None and y.ndim == 1 and y.dtype.kind in "iu"
+        labels = y if are_labels and chosen is rows_on_device else None
+        x, y_chosen = backend.gather(
+            x, chosen, self._dtype, scale=self._scale, offset=self._offset, labels=labels
+        )
+        if y is not None and y_chosen is None:
+            y_chosen = y[rows_on_device]
+        weight = None if self._weight is None else self._weight[rows_on_device]
+        return Batch(
+            Tensor.of(x, backend),
+            None if y_chosen is None else Tensor.of(y_chosen, backend),
+            None if weight is None else Tensor.of(weight, backend),
+        )
 
 
 def checked_size(who: str, batch_size: int | None) -> int:

@@ -1,11 +1,11 @@
 """What is reported beside the loss: running means that stay on the device until they are read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from minidl.autograd import Tensor
-from minidl.backend import Array
+from minidl.backend import Array, Backend
 from minidl.by_name import choose
 from minidl.losses import shapes_agree
 
@@ -58,9 +58,87 @@ class Metric:
         """Return the mean; this waits for the device. Without samples it is NaN."""
         return float(self._total) / self._count if self._count else float("nan")
 
+    def total(self) -> tuple[float, int]:
+        """Return the sum of the numbers of all samples, and how many there are."""
+        return (float(self._total) if self._count else 0.0), self._count
+
 
 class Mean(Metric):
     """Average numbers given to `add`, such as the loss."""
+
+
+class Running:
+    """The mean of the loss, and metrics, over the batches seen; on the device until they are read.
+
+    Parameters
+    ----------
+    metrics : sequence of Metric
+        They forget what they saw before.
+    backend : Backend
+        The device of the batches.
+    """
+
+    FOLD = 256  # batches whose sums are kept before they are added up
+
+    def __init__(self, metrics: Sequence[Metric], backend: Backend):
+        for metric in metrics:
+            metric.reset_state()
+        self._backend = backend
+        self._metrics = [Mean("loss"), *metrics]
+        self._sums: list[Array] = []
+        self._rows = 0
+
+    def add(self, y_true: Tensor, y_pred: Tensor, loss: Tensor) -> None:
+        """Add a batch."""
+        with self._backend.active:
+            self._metrics[0].add(loss.data.astype("float64") * len(y_true), len(y_true))
+            for metric in self._metrics[1:]:
+                metric.update_state(y_true, y_pred)
+
+    def add_sums(self, sums: Array, rows: int) -> None:
+        """Add a batch of so many rows by its mean loss and its number of right predictions.
+
+        `sums` is read later, and must not change.
+        """
+        if rows != self._rows or len(self._sums) == self.FOLD:
+            self._fold()
+            self._rows = rows
+        self._sums.append(sums)
+
+    def _fold(self) -> None:
+        if not self._sums:
+            return
+        with self._backend.active:
+            loss, right = self._backend.xp.stack(self._sums).sum(axis=0, dtype="float64")
+            count = len(self._sums) * self._rows
+            self._metrics[0].add(loss * self._rows, count)
+            for metric in self._metrics[1:]:
+                metric.add(right, count)
+        self._sums = []
+
+    def readers(self) -> dict[str, Callable[[], float]]:
+        """Return for each name the function that reads its value, which waits for the device."""
+
+        def reader(metric: Metric) -> Callable[[], float]:
+            def read() -> float:
+                self._fold()
+                return metric.result()
+
+            return read
+
+        return {metric.name: reader(metric) for metric in self._metrics}
+
+    def totals(self) -> dict[str, tuple[float, int]]:
+        """Return for each name the sum over the samples seen, and their number."""
+        self._fold()
+        return {metric.name: metric.total() for metric in self._metrics}
+
+    def restore(self, totals: Mapping[str, tuple[float, int]]) -> None:
+        """Add the samples that others saw: what `totals` returned."""
+        for metric in self._metrics:
+            if metric.name in totals:
+                total, count = totals[metric.name]
+                metric.add(self._backend.asarray(total, dtype="float64"), count)
 
 
 class SparseCategoricalAccuracy(Metric):

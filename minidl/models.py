@@ -2,26 +2,32 @@
 
 import math
 import operator
-from collections import deque
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from minidl import losses, optimizers, rng
+from minidl import fusion, losses, optimizers, rng
 from minidl.autograd import Tensor, no_grad
 from minidl.backend import get_backend
 from minidl.backend.base import FLOAT_TYPES
-from minidl.batches import Samples, checked_size
-from minidl.callbacks import Callback, CallbackList, History, LazyLogs
+from minidl.batches import Batch, Feed, Samples, checked_size
+from minidl.callbacks import Callback, CallbackList, History, LazyLogs, ModelCheckpoint
+from minidl.files import PathLike
 from minidl.keras_gaps import refuse
-from minidl.layers import Input, Layer, Parameter, fusion
-from minidl.layers.base import Placement
+from minidl.layers import Input, Layer, Parameter, Rescaling
+from minidl.layers.base import Placement, positive_integer
 from minidl.layers.numbering import name_layers, number_random_layers
-from minidl.metrics import Mean, Metric
+from minidl.metrics import Metric, Running
 from minidl.metrics import get as get_metric
+from minidl.position import Position
 from minidl.progress import ProgressBar, bar, checked_verbose, line
 from minidl.summary import summary_table
+from minidl.uncertainty import Moments, Uncertainty
 
 
 class Model(Layer):
@@ -45,6 +51,10 @@ class Model(Layer):
         The number of optimizer updates the model has had.
     epoch : int
         The number of epochs it has begun, each with its own order of the samples.
+    history : History
+        What each epoch of the last `fit` logged.
+    position : Position
+        Where that `fit` stands; a checkpoint holds it, and ``fit(resume=True)`` goes on there.
     stop_training : bool
         Set it to True to end `fit` after the current step; an epoch that is broken off so is not
         validated and not in the history.
@@ -85,6 +95,8 @@ class Model(Layer):
         self.epoch = 0
         self.stop_training = False
         self.optimizer: optimizers.Optimizer | None = None
+        self.history = History()
+        self.position = Position()
 
     # -------------------------------------------------------------------- what it is
 
@@ -137,6 +149,72 @@ class Model(Layer):
         with self.backend.active:
             for parameter, array in zip(parameters, arrays, strict=True):
                 parameter.data[...] = self.backend.asarray(array)
+
+    def save(self, path: PathLike) -> None:
+        """Write the model, its optimizer and the position in its training into one file.
+
+        `load` builds it again, and ``fit(resume=True)`` goes on with its training. At every instant
+        the file is the old one or the new one.
+
+        Raises
+        ------
+        TypeError
+            If the model, or a part of it, is of a class of your own.
+        OSError
+            If the file cannot be written; an older one stays.
+        """
+        from minidl import checkpoint
+
+        checkpoint.save(self, path)
+
+    def save_weights(self, path: PathLike) -> None:
+        """Write the weights alone, for others to load.
+
+        ``NAME.weights.h5`` is Keras' format (it needs h5py, the extra ``keras``);
+        ``NAME.safetensors`` a state dict as PyTorch names and shapes it.
+
+        Raises
+        ------
+        ValueError
+            If the model is not built, or the name is that of no such file.
+        OSError
+            If the file cannot be written; an older one stays.
+        """
+        self._weight_format(path).save(self, path)
+
+    def load_weights(self, path: PathLike) -> None:
+        """Take over the weights of a file that `save_weights`, Keras or PyTorch wrote.
+
+        Raises
+        ------
+        ValueError
+            If the model is not built, or the file is damaged or that of another network; no weight
+            is changed then.
+        OSError
+            If it cannot be read.
+        """
+        self.set_weights(self._weight_format(path).load(self, path))
+
+    def _check_built(self) -> None:
+        if not self.built:
+            raise ValueError(
+                f"{self.label}: not built, so it has no weights; give its first layer "
+                "input_shape=, or call it on data"
+            )
+
+    def _weight_format(self, path: PathLike) -> ModuleType:
+        """Return the module that reads and writes files of that name."""
+        from minidl import weights_keras, weights_torch
+
+        self._check_built()
+        formats = {".weights.h5": weights_keras, ".safetensors": weights_torch}
+        for ending, module in formats.items():
+            if os.fspath(path).endswith(ending):
+                return module
+        raise ValueError(
+            f"{path}: weights are in NAME.weights.h5 (Keras) or NAME.safetensors (PyTorch); "
+            "give a file of such a name"
+        )
 
     # -------------------------------------------------------------------- applying it
 
@@ -260,6 +338,7 @@ class Model(Layer):
         *,
         sample_weight: Any = None,
         initial_epoch: int = 0,
+        resume: bool = False,
         **not_taken: Any,
     ) -> History:
         """Train the model on samples of the host, each once an epoch.
@@ -286,6 +365,11 @@ class Model(Layer):
             Whether each epoch has an order of its own, which follows from seed and epoch.
         sample_weight : array_like, optional
             One weight for each sample's loss.
+        resume : bool
+            Whether the run goes on that the model was in when it was saved, or when it stopped: in
+            the epoch and at the batch where it was, with its history. The data, `batch_size` and
+            `shuffle` must be the same; then the weights are those of a run that was never broken
+            off, bit for bit.
 
         Returns
         -------
@@ -324,10 +408,20 @@ class Model(Layer):
         if not self._trained:
             raise ValueError(f"fit: {self.label} has no weights to train; add a Dense layer")
 
+        if resume:
+            self.position.check(batch_size, len(samples), shuffle)
+        else:
+            self.history, self.position = History(), Position(initial_epoch)
+        self.position = replace(
+            self.position, batch_size=batch_size, samples=len(samples), shuffle=shuffle
+        )
+
         names = ["loss", *(metric.name for metric in self.metrics)]
-        self.history = History()
+        # A checkpoint holds what all others have done.
+        everyone = [*(callbacks or ()), self.history]
+        everyone.sort(key=lambda callback: isinstance(callback, ModelCheckpoint))
         told = CallbackList(
-            [*([ProgressBar()] if verbose else []), *(callbacks or ()), self.history],
+            [*([ProgressBar()] if verbose else []), *everyone],
             self,
             {
                 "epochs": epochs,
@@ -337,17 +431,21 @@ class Model(Layer):
             },
         )
         self.stop_training = False
+        self._fed = self._feed(samples)
+        validation = None if held_out is None else self._feed(held_out)
         logs: dict[str, float] = {}
         told.tell("on_train_begin", {})
         try:
-            for epoch in range(initial_epoch, epochs):
+            for epoch in range(self.position.epoch, epochs):
                 told.tell("on_epoch_begin", epoch, {})
-                whole, logs = self._fit_epoch(samples, batch_size, shuffle, told)
-                if not whole:
+                with self.backend.working:
+                    logs = self._fit_epoch(told)
+                if self.position.batch < told.params["steps"]:
                     break
-                if held_out is not None:
-                    values = self._evaluate(held_out, batch_size)
+                if validation is not None:
+                    values = self._evaluate(validation, batch_size)
                     logs |= {f"val_{name}": value for name, value in values.items()}
+                self.position.next_epoch()
                 told.tell("on_epoch_end", epoch, logs)
                 if self.stop_training:
                     break
@@ -355,43 +453,65 @@ class Model(Layer):
             told.tell("on_train_end", logs)
         return self.history
 
-    def _fit_epoch(
-        self, samples: Samples, batch_size: int, shuffle: bool, told: CallbackList
-    ) -> tuple[bool, dict[str, float]]:
-        """Train on each sample once; return whether the epoch came to its end, and its logs."""
-        order = rng.permutation(len(samples), seed=self.seed, epoch=self.epoch) if shuffle else None
-        self.epoch += 1
+    def _fit_epoch(self, told: CallbackList) -> dict[str, float]:
+        """Train on each sample that the epoch has left; return the epoch's logs so far."""
+        position = self.position
         for parameter in self._trained:
             parameter.grad = None  # an interrupted step may have left one
-        seen = self._fresh_metrics()
-        logs = LazyLogs({metric.name: metric.result for metric in seen})
-        trained = 0
-        for place, batch in enumerate(samples.batches(batch_size, order)):
+        totals = position.totals()
+        position.running = running = Running(self.metrics, self.backend)
+        running.restore(totals)
+        logs = LazyLogs(running.readers())
+        for batch in self.batches_left():
+            place = position.batch
             told.tell("on_train_batch_begin", place, {})
-            self._train_step(batch, seen)
-            trained += len(batch)
+            self.train_step(batch, running)
             told.tell("on_train_batch_end", place, logs)
             if self.stop_training:
                 break
-        return trained == len(samples), dict(logs)
+        return dict(logs)
 
-    def _train_step(self, batch: Samples, seen: Sequence[Metric]) -> None:
+    def batches_left(self) -> Iterator[Batch]:
+        """Give the batches that the epoch of `fit` has left, from `position` on."""
+        size, count = self.position.batch_size, len(self._fed)
+        order = np.arange(count)
+        if self.position.shuffle:
+            epoch = self.epoch - (self.position.batch > 0)
+            order = rng.permutation(count, seed=self.seed, epoch=epoch)
+        return self._fed.batches(size, order[self.position.batch * size :])
+
+    def train_step(self, batch: Batch, running: Running) -> None:
         """Update the weights once."""
         assert self.optimizer is not None, "checked by _check_data"
-        targets = Tensor.of(self.backend.asarray(batch.y), self.backend)
         with rng.training(step=self.step):
-            outputs = self(batch.x)
-            loss = self.loss(targets, outputs, batch.weight)
-        loss.backward()
+            loss = self._batch_loss(batch, running)
+        loss.backward(into=self.optimizer.gradients_of(self._trained))
         self.optimizer.update(self._trained)
         self.step += 1
-        _record(seen, targets, outputs, loss)
+        self.epoch += self.position.batch == 0
+        self.position.batch += 1
 
-    def _fresh_metrics(self) -> list[Metric]:
-        """Return the mean of the loss and the compiled metrics, all without samples."""
-        for metric in self.metrics:
-            metric.reset_state()
-        return [Mean("loss"), *self.metrics]
+    # -------------------------------------------------------------------- what fit may fuse
+
+    def _feed(self, samples: Samples) -> Feed:
+        """Return the source of batches for `_outputs` and `_batch_loss`."""
+        return Feed(samples, self.backend, self.dtype)
+
+    def _outputs(self, batch: Batch) -> Tensor:
+        """Return the outputs for a batch of the feed."""
+        return self(batch.x)
+
+    def _batch_loss(self, batch: Batch, running: Running) -> Tensor:
+        """Return the mean loss of a batch of the feed, and add it and the metrics to `running`."""
+        assert batch.y is not None, "checked by _check_data"
+        outputs = self._outputs(batch)
+        loss = self.loss(batch.y, outputs, batch.weight)
+        running.add(batch.y, outputs, loss)
+        return loss
+
+    def stages(self) -> Sequence[Layer]:
+        """Return what a batch of the feed goes through, one after the other."""
+        return [self]
 
     # -------------------------------------------------------------------- using it
 
@@ -424,25 +544,28 @@ class Model(Layer):
         batch_size = checked_size("evaluate", batch_size)
         verbose = checked_verbose("evaluate", verbose)
         samples = self._check_data("evaluate", x, y, sample_weight)
-        values = self._evaluate(samples, batch_size, verbose)
+        values = self._evaluate(self._feed(samples), batch_size, verbose)
         if verbose:
             print(line("Evaluation", values), flush=True)
         if return_dict:
             return values
         return list(values.values()) if self.metrics else values["loss"]
 
-    def _evaluate(self, samples: Samples, batch_size: int, verbose: int = 0) -> dict[str, float]:
-        seen = self._fresh_metrics()
-        with rng.inference(), no_grad():
-            for batch in bar("Evaluation", samples, batch_size, verbose):
-                targets = Tensor.of(self.backend.asarray(batch.y), self.backend)
-                outputs = self(batch.x)
-                _record(seen, targets, outputs, self.loss(targets, outputs, batch.weight))
-        return {metric.name: metric.result() for metric in seen}
+    def _evaluate(self, feed: Feed, batch_size: int, verbose: int = 0) -> dict[str, float]:
+        running = Running(self.metrics, self.backend)
+        with self.backend.working, rng.inference(), no_grad():
+            for batch in bar("Evaluation", feed, batch_size, verbose):
+                self._batch_loss(batch, running)
+        return {name: read() for name, read in running.readers().items()}
 
     def predict(
-        self, x: Any, batch_size: int | None = None, verbose: str | int = "auto"
-    ) -> np.ndarray:
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        *,
+        samples: int | None = None,
+    ) -> Any:
         """Return the outputs for all samples on the host, in inference mode.
 
         Parameters
@@ -451,6 +574,14 @@ class Model(Layer):
             As in `fit`.
         verbose : {"auto", 0, 1, 2}
             1 (auto) shows a bar on a terminal; 0 and 2 print nothing.
+        samples : int, optional
+            How many outputs with dropout are drawn for each x, of which mean, spread and
+            uncertainty are returned. The memory that is needed does not grow with it. Each draw
+            has an address: seed, layer, number of the draw, place in x.
+
+        Returns
+        -------
+        numpy.ndarray, or Uncertainty where `samples` is given
 
         Examples
         --------
@@ -462,10 +593,29 @@ class Model(Layer):
         """
         batch_size = checked_size("predict", batch_size)
         verbose = checked_verbose("predict", verbose)
-        samples = Samples.checked("predict", x)
-        with rng.inference(), no_grad():
-            batches = bar("Prediction", samples, batch_size, verbose)
-            return np.concatenate([self(batch.x).numpy() for batch in batches])
+        inputs = Samples.checked("predict", x)
+        draws = None if samples is None else positive_integer("predict: samples", samples)
+        self._trace(inputs.x.shape[1:])
+        batches = bar("Prediction", self._feed(inputs), batch_size, verbose)
+        with self.backend.working, no_grad():
+            if draws is not None:
+                return self._predict_often(batches, draws)
+            with rng.inference():
+                return np.concatenate([self._outputs(batch).numpy() for batch in batches])
+
+    def _predict_often(self, batches: Iterable[Batch], draws: int) -> Uncertainty:
+        """Return what `draws` outputs with dropout say of each sample."""
+        parts: list[Uncertainty] = []
+        first = 0
+        for batch in batches:
+            moments = Moments()
+            for draw in range(draws):
+                with rng.monte_carlo(sample=draw, row_offset=first):
+                    outputs = self._outputs(batch)
+                moments.add(outputs.numpy(), is_distribution=outputs.logits is not None)
+            parts.append(moments.result(self.dtype))
+            first += len(batch.x)
+        return Uncertainty.joined(parts)
 
     def _check_data(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
         """Return the samples, or raise for what cannot be trained on."""
@@ -560,22 +710,98 @@ class Sequential(Model):
         if self.input_shape is not None and self._layers:
             self._trace(self.input_shape)
 
+    def export(self, path: PathLike) -> None:
+        """Write the network as an ONNX file, as it computes in inference.
+
+        It needs onnx, the extra ``onnx``. Other runtimes read the file, with any number of samples.
+
+        Raises
+        ------
+        TypeError
+            If a layer or an activation is of your own.
+        ValueError
+            If the model is not built.
+        OSError
+            If the file cannot be written; an older one stays.
+        """
+        from minidl import onnx_export
+
+        self._check_built()
+        onnx_export.save(self, path)
+
     def call(self, x: Tensor) -> Tensor:
         """Return the last layer's output."""
-        remaining = deque(self._layers)
-        while remaining:
-            layer = remaining.popleft()
-            if remaining and fusion.can_fuse(layer, remaining[0], x):
-                x = fusion.dense_dropout(layer, remaining.popleft(), x)
-            else:
-                x = layer(x)
-        return x
+        return fusion.through(self._layers, x)
+
+    def _feed(self, samples: Samples) -> Feed:
+        """Return the source of batches; where the first layer is `Rescaling`, it does its work."""
+        if not self._scales_at_once():
+            return super()._feed(samples)
+        first = self._layers[0]
+        assert isinstance(first, Rescaling), "said by _scales_at_once"
+        return Feed(samples, self.backend, self.dtype, scale=first.scale, offset=first.offset)
+
+    def _scales_at_once(self) -> bool:
+        return self._is_plain and bool(self._layers) and type(self._layers[0]) is Rescaling
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether no subclass has put a `call` of its own in the place of ours."""
+        return type(self).call is Sequential.call
+
+    def _behind_feed(self, x: Tensor, end: int) -> Tensor:
+        """Send inputs of the feed through the layers that are left, up to but without `end`."""
+        block = rng.current_block()
+        with nullcontext() if block is None else block.batch_of(len(x)):
+            return fusion.through(self._layers[self._scales_at_once() : end], x)
+
+    def stages(self) -> Sequence[Layer]:
+        """Return the layers that are left behind the feed."""
+        return self._layers[self._scales_at_once() :] if self._is_plain else [self]
+
+    def _outputs(self, batch: Batch) -> Tensor:
+        if not self._is_plain:
+            return super()._outputs(batch)
+        return self._behind_feed(batch.x, len(self._layers))
+
+    def _batch_loss(self, batch: Batch, running: Running) -> Tensor:
+        last = self._layers[-1]
+        if not (
+            self._is_plain and fusion.can_classify_at_once(last, batch, self.loss, self.metrics)
+        ):
+            return super()._batch_loss(batch, running)
+        assert batch.y is not None, "asked for by can_classify_at_once"
+        x = self._behind_feed(batch.x, len(self._layers) - 1)
+        with self.backend.active:
+            sums = self.backend.xp.empty(2, self.dtype)
+        loss = fusion.classify(last, x, batch.y.data, sums)
+        running.add_sums(sums, len(x))
+        return loss
 
 
-def _record(seen: Sequence[Metric], targets: Tensor, outputs: Tensor, loss: Tensor) -> None:
-    """Add a batch to the mean of the loss, which comes first, and to the metrics."""
-    count = len(targets)
-    with loss.backend.active:
-        seen[0].add(loss.data.astype("float64") * count, count)
-        for metric in seen[1:]:
-            metric.update_state(targets, outputs)
+def load(path: PathLike, device: str = "cpu") -> Sequential:
+    """Build a model again from a file that `Model.save` wrote, on any device.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or is no checkpoint; nothing larger than the file is allocated.
+    OSError
+        If it cannot be read.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from minidl import layers
+    >>> model = Sequential([layers.Dense(8, input_shape=(4,)), layers.Dropout(0.5)], seed=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "model.safetensors")
+    ...     model.save(path)
+    ...     again = load(path)
+    >>> x = np.ones((2, 4))
+    >>> bool((again.predict(x) == model.predict(x)).all())
+    True
+    """
+    from minidl import checkpoint
+
+    return checkpoint.load(path, device)

@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from minidl_kernels.mask_contract import scale
 
 from minidl.backend import Array, Backend
 from minidl.rng import Address
 
-Vjp = Callable[[Array], Array]
+Vjp = Callable[..., Array]
 Op = Callable[..., tuple[Array, tuple[Vjp, ...]]]
 Axis = int | tuple[int, ...] | None
 
@@ -27,6 +28,12 @@ def differentiable(op: Op) -> Op:
     """Record `op` by its name, so that a test can ask for its checks."""
     OPS[op.__name__] = op
     return op
+
+
+def takes_out(vjp: Vjp) -> Vjp:
+    """Say that `vjp` takes ``out=``, a C-contiguous array for its result."""
+    vjp.takes_out = True  # type: ignore[attr-defined]
+    return vjp
 
 
 # ------------------------------------------------------------------------------ arithmetic
@@ -83,6 +90,11 @@ def negative(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
 @differentiable
 def matmul(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
     """Return ``a @ b``: the product of matrices, of stacks of matrices, or of vectors."""
+    if a.ndim == b.ndim == 2:
+        return backend.matmul(a, b), (
+            takes_out(lambda g, out=None: backend.matmul(g, b, transpose_b=True, out=out)),
+            takes_out(lambda g, out=None: backend.matmul(a, g, transpose_a=True, out=out)),
+        )
     # As in NumPy, a vector on the left is one row and a vector on the right one column.
     rows = a[None, :] if a.ndim == 1 else a
     columns = b[:, None] if b.ndim == 1 else b
@@ -284,30 +296,75 @@ def dense(
     weight: Array,
     bias: Array,
     *,
-    activation: str,
-    rate: float,
-    address: Address,
+    activation: str = "linear",
+    rate: float = 0.0,
+    address: Address | None = None,
     rescale: bool = True,
 ) -> tuple[Array, tuple[Vjp, ...]]:
     """Return ``dropout(activation(x @ weight + bias))`` of a batch of vectors, as one op.
 
-    The same numbers as from `matmul`, `add`, `relu` and `dropout`, with less memory and time.
+    What `matmul`, `add`, `relu` and `dropout` give one after the other, with less memory and time.
     """
-    options = {"activation": activation, "rate": rate, "rescale": rescale, **address._asdict()}
-    y = backend.activate_and_drop(x @ weight, bias, **options)
-    found: list[Array] = []
+    options = {} if address is None else {"rate": rate, "rescale": rescale, **address._asdict()}
+    y = backend.dense(x, weight, bias, activation=activation, **options)
 
-    def before_activation(g: Array) -> Array:
-        # All three products need it, and it is computed for the first that asks.
-        if not found:
-            found.append(backend.activate_and_drop_vjp(g, y, **options))
-        return found[0]
+    def undo(g: Array, g_bias: Array | None) -> tuple[Array, Array]:
+        if activation == "relu":
+            factor = scale(rate, y.dtype) if rescale and rate < 1 else 1.0
+            return backend.dense_relu_vjp(g, y, factor, g_bias)
+        g_z = backend.dropout(g, **options) if options else g
+        return g_z, g_z.sum(axis=0, out=g_bias)
 
-    return y, (
-        lambda g: before_activation(g) @ weight.T,
-        lambda g: x.T @ before_activation(g),
-        lambda g: before_activation(g).sum(axis=0),
-    )
+    return y, _affine_vjps(backend, x, weight, undo)
+
+
+@differentiable
+def dense_cross_entropy(
+    backend: Backend, x: Array, weight: Array, bias: Array, *, labels: Array, sums: Array
+) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return the mean of -log softmax(x @ weight + bias) at the labels, as one op.
+
+    What `dense`, `sparse_cross_entropy` and `mean` give one after the other, and besides how many
+    labels have the largest logit: `sums`, of shape (2,), is filled with both.
+    """
+    z = backend.matmul(x, weight)
+    backend.cross_entropy(z, bias, labels, sums)
+
+    def undo(g: Array, g_bias: Array | None) -> tuple[Array, Array]:
+        return backend.cross_entropy_vjp(g, z, bias, labels, g_bias)
+
+    return sums[0], _affine_vjps(backend, x, weight, undo)
+
+
+def _affine_vjps(
+    backend: Backend,
+    x: Array,
+    weight: Array,
+    undo: Callable[[Array, Array | None], tuple[Array, Array]],
+) -> tuple[Vjp, ...]:
+    """Return the VJPs of an op that begins with ``x @ weight + bias``.
+
+    ``undo(g, g_bias)`` goes back to there: it returns the gradients for the product and for the
+    bias, the latter in `g_bias` where that is given.
+    """
+    g_product: Array = None  # computed for the first input that asks, and shared by all three
+
+    def vjp_bias(g: Array, out: Array | None = None) -> Array:
+        nonlocal g_product
+        g_product, g_bias = undo(g, out)
+        return g_bias
+
+    def vjp_weight(g: Array, out: Array | None = None) -> Array:
+        if g_product is None:
+            vjp_bias(g)
+        return backend.matmul(x, g_product, transpose_a=True, out=out)
+
+    def vjp_x(g: Array) -> Array:
+        if g_product is None:
+            vjp_bias(g)
+        return backend.matmul(g_product, weight, transpose_b=True)
+
+    return vjp_x, takes_out(vjp_weight), takes_out(vjp_bias)
 
 
 @differentiable

@@ -11,6 +11,7 @@ from numbers import Real
 from typing import Any
 
 from minidl import schedules
+from minidl.autograd import Tensor
 from minidl.backend import Array, Backend
 from minidl.by_name import choose
 from minidl.keras_gaps import refuse
@@ -76,22 +77,35 @@ class Optimizer:
             )
         if weight_decay is not None:
             self.check("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or above")
-        self.learning_rate = learning_rate
+        self.learning_rate: float | LearningRateSchedule = learning_rate
         self.weight_decay = None if weight_decay is None else float(weight_decay)
         self.iterations = 0
         self.state: dict[str, Array] = {}
         self._parameters: list[Parameter] = []
         self._weights: Array = None
         self._views: list[Array] = []
+        self._into: dict[Tensor, Array] = {}
 
     def check(self, name: str, value: float, holds: bool, expected: str) -> None:
         """Raise ValueError where a hyperparameter is not what is expected."""
         if not holds:
             raise ValueError(f"{type(self).__name__}: {name} must be {expected}, received {value}")
 
-    def rule(self, weights: Array, gradients: Array, rate: float) -> None:
-        """Update the flat `weights` in place; `gradients` may be overwritten."""
+    def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
+        """Multiply the flat `weights` by `decay` and update them, in place.
+
+        `gradients` may be overwritten.
+        """
         raise NotImplementedError
+
+    def gradients_of(self, parameters: Sequence[Parameter]) -> dict[Tensor, Array]:
+        """Return where `update` reads the gradient of each parameter: ``backward(into=...)``.
+
+        What is written there need not be copied.
+        """
+        with parameters[0].backend.active:
+            self._lay_out(parameters)
+        return self._into
 
     def update(self, parameters: Sequence[Parameter]) -> None:
         """Update `parameters` from their ``grad``, and clear it.
@@ -125,13 +139,12 @@ class Optimizer:
         rate = float(schedule(self.iterations) if callable(schedule) else schedule)
         with backend.active:
             self._lay_out(parameters)
-            for parameter, view in zip(parameters, self._gradient_views, strict=True):
+            for parameter, view in self._into.items():
                 assert parameter.grad is not None
-                view[...] = parameter.grad.data
+                if parameter.grad.data is not view:
+                    view[...] = parameter.grad.data
                 parameter.grad = None
-            if self.weight_decay:
-                self._weights *= 1 - rate * self.weight_decay
-            self.rule(self._weights, self._gradients, rate)
+            self.rule(self._weights, self._gradients, rate, 1 - rate * (self.weight_decay or 0))
             for parameter in parameters:
                 if parameter.constraint is not None:
                     parameter.constraint.apply(parameter.data, backend)
@@ -157,7 +170,7 @@ class Optimizer:
         self._weights = xp.concatenate([parameter.data.ravel() for parameter in parameters])
         self._gradients = xp.empty_like(self._weights)
         self._views = _views(self._weights, shapes)
-        self._gradient_views = _views(self._gradients, shapes)
+        self._into = dict(zip(parameters, _views(self._gradients, shapes), strict=True))
         for name in self.state_names:
             self.state.setdefault(name, xp.zeros_like(self._weights))
         for parameter, view in zip(parameters, self._views, strict=True):
@@ -197,20 +210,17 @@ class SGD(Optimizer):
         self.momentum = float(momentum)
         self.nesterov = nesterov
 
-    def rule(self, weights: Array, gradients: Array, rate: float) -> None:
+    def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Update `weights`."""
-        gradients *= rate
-        if not self.momentum:
-            weights -= gradients
-            return
-        velocity = self.state["velocity"]
-        velocity *= self.momentum
-        velocity -= gradients
-        if self.nesterov:
-            weights += self.momentum * velocity
-            weights -= gradients
-        else:
-            weights += velocity
+        self.backend.sgd(
+            weights,
+            gradients,
+            self.state["velocity"] if self.momentum else None,
+            rate=rate,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            decay=decay,
+        )
 
 
 class RMSprop(Optimizer):
@@ -233,12 +243,17 @@ class RMSprop(Optimizer):
         self.rho = float(rho)
         self.epsilon = float(epsilon)
 
-    def rule(self, weights: Array, gradients: Array, rate: float) -> None:
+    def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Update `weights`."""
-        square = self.state["square"]
-        square *= self.rho
-        square += (1 - self.rho) * gradients * gradients
-        weights -= rate * gradients / (square + self.epsilon) ** 0.5
+        self.backend.rmsprop(
+            weights,
+            gradients,
+            self.state["square"],
+            rate=rate,
+            rho=self.rho,
+            epsilon=self.epsilon,
+            decay=decay,
+        )
 
 
 class Adam(Optimizer):
@@ -267,7 +282,7 @@ class Adam(Optimizer):
         self.beta_2 = float(beta_2)
         self.epsilon = float(epsilon)
 
-    def rule(self, weights: Array, gradients: Array, rate: float) -> None:
+    def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Update `weights`."""
         updates = self.iterations + 1
         self.backend.adam(
@@ -279,6 +294,7 @@ class Adam(Optimizer):
             beta_1=self.beta_1,
             beta_2=self.beta_2,
             epsilon=self.epsilon,
+            decay=decay,
         )
 
 

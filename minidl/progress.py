@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from minidl.batches import Samples
+from minidl.batches import Batch, Feed
 from minidl.callbacks import Callback, Logs
 
 
@@ -39,11 +39,11 @@ class ProgressBar(Callback):
         return f"Epoch {epoch + 1}/{self.params['epochs']}"
 
 
-def bar(title: str, samples: Samples, batch_size: int, verbose: int) -> Iterator[Samples]:
+def bar(title: str, feed: Feed, batch_size: int, verbose: int) -> Iterator[Batch]:
     """Give the samples in batches, with a bar on a terminal where `verbose` is 1."""
-    steps = math.ceil(len(samples) / batch_size)
+    steps = math.ceil(len(feed) / batch_size)
     with _bar(title, steps, verbose) as shown:
-        for batch in samples.batches(batch_size):
+        for batch in feed.batches(batch_size):
             yield batch
             shown.update()
 

@@ -33,6 +33,7 @@ __all__ = [
     "current_block",
     "inference",
     "keep_mask",
+    "monte_carlo",
     "permutation",
     "training",
     "truncated_normal",
@@ -41,6 +42,7 @@ __all__ = [
 
 LAYER_STREAMS = 2**20
 CALLS_PER_STEP = 2**10
+MONTE_CARLO_STREAMS = 2**30
 ORDER_STREAM = 2**31
 WEIGHT_STREAMS = 2**31 + 1
 
@@ -60,6 +62,7 @@ class TrainingBlock:
 
     step: int | None
     row_offset: int | None
+    first_stream: int = 0
     batch_size: int | None = None
     calls: dict[object, int] = field(default_factory=dict)
 
@@ -129,6 +132,29 @@ def training(*, step: int | None = None, row_offset: int | None = None) -> Itera
     if row_offset is not None:
         row_offset = checked_integer("training: row_offset", row_offset, 2**32)
     token = _block.set(TrainingBlock(step, row_offset))
+    try:
+        yield
+    finally:
+        _block.reset(token)
+
+
+@contextmanager
+def monte_carlo(*, sample: int, row_offset: int) -> Iterator[None]:
+    """Let random layers draw as in training, from streams of their own, and keep their steps.
+
+    So one of the many outputs is made that a prediction with dropout averages (Gal & Ghahramani,
+    "Dropout as a Bayesian approximation", ICML 2016).
+
+    Parameters
+    ----------
+    sample : int
+        Which one, in [0, 2**32).
+    row_offset : int
+        The place of the batch's first row among all that are predicted.
+    """
+    sample = checked_integer("predict: sample", sample, 2**32)
+    row_offset = checked_integer("predict: row_offset", row_offset, 2**32)
+    token = _block.set(TrainingBlock(sample, row_offset, MONTE_CARLO_STREAMS))
     try:
         yield
     finally:

@@ -12,18 +12,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 import psutil
 
 import minidl
-from minidl import callbacks, constraints, datasets, layers, models, optimizers
+from minidl import callbacks, checkpoint, constraints, datasets, layers, models, optimizers
+from minidl.command_line import InputError, Parser, complain, number
 from minidl.datasets.idx_dataset import Split
+from minidl.files import check_writable
 
+LATEST = "latest"
 HIDDEN, DROPOUT = [512, 256], [0.5, 0.3]
 PIXELS, CLASSES = 28 * 28, 10
 MAX_UNITS, MAX_WEIGHTS = 2**20, 2**32
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+EXIT_DIVERGED, EXIT_INTERRUPTED = 3, 130
 LOADERS: dict[str, Callable[[str | None], tuple[Split, Split]]] = {
     "mnist": datasets.mnist.load_data,
     "fashion-mnist": datasets.fashion_mnist.load_data,
@@ -32,45 +35,13 @@ LOADERS: dict[str, Callable[[str | None], tuple[Split, Split]]] = {
 }
 
 
-class InputError(Exception):
-    """Report, in one line, what the user gave and what can be done."""
-
-
 # ------------------------------------------------------------------------------ arguments
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line long."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print `message` and exit."""
-        self.exit(EXIT_BAD_INPUT, f"minidl.train: {message}\n")
-
-
-def number(
-    kind: type, low: float, high: float = math.inf, *, above: bool = False
-) -> Callable[[str], Any]:
-    """Return a parser of numbers in [low, high], in (low, high] where `above` is true."""
-
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (low < value if above else low <= value) or not value <= high or value == math.inf:
-            edge = f"above {low}" if above else f"at least {low}"
-            bound = f"{edge} and at most {high}" if high < math.inf else edge
-            noun = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"expected {noun} {bound}, received {text!r}")
-        return value
-
-    return parse
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command's arguments; exit with one line where they make no sense."""
     rate = number(float, 0, 1)
-    parser = Parser(prog="python -m minidl.train", description=__doc__, allow_abbrev=False)
+    parser = Parser("minidl.train", __doc__)
     add = parser.add_argument
     add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     add("--epochs", type=number(int, 1), default=10, help="default: 10")
@@ -99,11 +70,31 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=number(int, 0, 2**64 - 1), default=0, help="default: 0")
     add("--data", choices=tuple(LOADERS), help="default: mnist, else its 5,000 digits shipped here")
     add("--data-dir", metavar="DIR", help="a folder with a sub-folder for each data set")
+    add("--checkpoint-dir", metavar="DIR", help="save the run into this folder, to go on from")
+    add(
+        "--checkpoint-every",
+        type=number(int, 1),
+        metavar="STEPS",
+        help="how often (default: every epoch; the last one always)",
+    )
+    add(
+        "--resume",
+        metavar="PATH",
+        help="go on with the run in this file, or in the latest one of --checkpoint-dir: latest",
+    )
+    add("--save", metavar="FILE", help="save the trained network; minidl.predict reads it")
     add("--quiet", action="store_true", help="print the final table only")
     add("--log-json", metavar="FILE", help="write one JSON object for each event")
     arguments = parser.parse_args(argv)
     if arguments.data == "mnist-5k" and arguments.data_dir is not None:
         parser.error("argument --data-dir: mnist-5k comes with minidl; leave the folder out")
+    if arguments.checkpoint_dir is None:
+        for option in ("resume", "checkpoint_every"):
+            if getattr(arguments, option) is not None and arguments.resume in (None, LATEST):
+                parser.error(
+                    f"argument --{option.replace('_', '-')}: say in which folder: "
+                    "--checkpoint-dir DIR"
+                )
     sizes = [PIXELS, *arguments.hidden, CLASSES]
     largest = max(a * b for a, b in itertools.pairwise(sizes))
     if largest > MAX_WEIGHTS:
@@ -171,6 +162,33 @@ def build_model(arguments: argparse.Namespace, image_shape: tuple[int, ...]) -> 
     return model
 
 
+def resume(
+    arguments: argparse.Namespace, model: models.Sequential, samples: int
+) -> tuple[models.Sequential, str]:
+    """Return the model to go on with, and a line that says from where.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint is that of another run than the arguments describe.
+    """
+    path = arguments.resume
+    if path == LATEST:
+        folder = arguments.checkpoint_dir
+        path = checkpoint.latest(folder) if os.path.isdir(folder) else None
+        if path is None:
+            return model, f"nothing in {folder}: a new run"
+    saved = models.load(path, arguments.device)
+    for where, asked_for, found in checkpoint.differences(model, saved):
+        raise InputError(
+            f"{path}: the run in it has {where} {found}, and this command asks for {asked_for}; "
+            "give it the same arguments, or begin a new run"
+        )
+    saved.position.check(arguments.batch_size, samples, True)
+    position = saved.position
+    return saved, f"{path}: {position.epoch} epochs and {position.batch} steps are done"
+
+
 def describe(model: models.Sequential) -> str:
     """Return the network in one line."""
     words = []
@@ -186,10 +204,14 @@ def describe(model: models.Sequential) -> str:
 
 
 class EventLog:
-    """Write events to a file, one JSON object a line; without a file, nowhere."""
+    """Write events to a file, one JSON object a line; without a file, nowhere.
 
-    def __init__(self, path: str | None):
+    The log of a run that is resumed goes on, any other begins anew.
+    """
+
+    def __init__(self, path: str | None, goes_on: bool = False):
         self._path = path
+        self._mode = "a" if goes_on else "w"
         self._file: IO[str] | None = None
         if path is not None:
             # Only tried here: an older log is kept until there is something to write.
@@ -200,7 +222,7 @@ class EventLog:
         if self._path is None:
             return
         if self._file is None:
-            self._file = open(self._path, "w", encoding="utf-8")  # noqa: SIM115  see close()
+            self._file = open(self._path, self._mode, encoding="utf-8")  # noqa: SIM115  see close()
         finite = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
@@ -228,7 +250,8 @@ class Watch(callbacks.Callback):
         self.interrupted = False
 
     def on_train_begin(self, logs: callbacks.Logs) -> None:
-        """Take over Ctrl-C."""
+        """Take over Ctrl-C, and count the epochs of a run that is resumed."""
+        self.epochs = len(self.model.history.epoch)
         self._handler = signal.signal(signal.SIGINT, self._stop)
 
     def on_train_end(self, logs: callbacks.Logs) -> None:
@@ -279,32 +302,28 @@ def process_seconds() -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 2 for bad input, 130 after Ctrl-C."""
+    """Run the command and return its exit status.
+
+    0, 2 for bad input, 3 where numbers are no longer finite, 130 after Ctrl-C.
+    """
     arguments = parse_arguments(argv)
     level = logging.WARNING if arguments.quiet else logging.INFO
     logging.basicConfig(format="%(message)s", level=level)
     report: dict[str, Any] = {"seed": arguments.seed, "epochs": 0}
     try:
-        log = EventLog(arguments.log_json)
+        log = EventLog(arguments.log_json, goes_on=arguments.resume is not None)
     except OSError as error:
-        return complain(error)
+        return complain("minidl.train", error)
     try:
         return train(arguments, log, report)
     except (InputError, OSError, MemoryError) as error:
-        return complain(error)
+        return complain("minidl.train", error)
     except KeyboardInterrupt:
         log.write("end", **report, seconds=process_seconds(), interrupted=True)
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     finally:
         log.close()
-
-
-def complain(error: Exception) -> int:
-    """Print an error in one line and return the exit status."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    print(f"minidl.train: {text}", file=sys.stderr)
-    return EXIT_BAD_INPUT
 
 
 def train(arguments: argparse.Namespace, log: EventLog, report: dict[str, Any]) -> int:
@@ -314,6 +333,11 @@ def train(arguments: argparse.Namespace, log: EventLog, report: dict[str, Any]) 
         device = minidl.get_backend(arguments.device).name
         data, notice, ((x, y), (x_test, y_test)) = load_data(arguments.data, arguments.data_dir)
         model = build_model(arguments, x.shape[1:])
+        resumed = None
+        if arguments.resume is not None:
+            model, resumed = resume(arguments, model, len(x))
+        if arguments.save is not None:
+            check_writable(arguments.save)
     except (ValueError, minidl.DeviceError) as error:
         raise InputError(error) from error
     if notice:
@@ -321,6 +345,8 @@ def train(arguments: argparse.Namespace, log: EventLog, report: dict[str, Any]) 
     say(f"device   {device}")
     say(f"data     {data}: {len(x):,} images to train on, {len(x_test):,} to test on")
     say(f"network  {describe(model)}")
+    if resumed is not None:
+        say(f"resume   {resumed}")
     report |= {"device": device, "data": data}
     assert model.optimizer is not None, "build_model compiles"
     log.write(
@@ -342,6 +368,14 @@ def train(arguments: argparse.Namespace, log: EventLog, report: dict[str, Any]) 
     )
 
     watch = Watch(log, len(x), arguments.batch_size)
+    guard = callbacks.TerminateOnNaN()
+    told: list[callbacks.Callback] = [watch, guard]
+    saver = None
+    if arguments.checkpoint_dir is not None:
+        saver = callbacks.ModelCheckpoint(
+            arguments.checkpoint_dir, every_steps=arguments.checkpoint_every
+        )
+        told.append(saver)
     try:
         model.fit(
             x,
@@ -349,11 +383,21 @@ def train(arguments: argparse.Namespace, log: EventLog, report: dict[str, Any]) 
             batch_size=arguments.batch_size,
             epochs=arguments.epochs,
             verbose=0 if arguments.quiet else 1,
-            callbacks=[watch],
+            callbacks=told,
             validation_data=(x_test, y_test),
+            resume=resumed is not None,
         )
     finally:  # a second Ctrl-C does not come back from fit
         report |= watch.report()
+    if guard.found is not None:
+        log.write("end", **report, seconds=process_seconds(), diverged=guard.found)
+        print(
+            f"minidl.train: not finite: {guard.found}; try a smaller --lr",
+            file=sys.stderr,
+        )
+        return EXIT_DIVERGED
+    if saver is not None and watch.interrupted:
+        saver.save()
     test_loss, test_accuracy = model.evaluate(x_test, y_test, arguments.batch_size, verbose=0)
     report |= {"test_accuracy": test_accuracy, "test_loss": test_loss}
     seconds = process_seconds()
@@ -367,6 +411,9 @@ def train(arguments: argparse.Namespace, log: EventLog, report: dict[str, Any]) 
         "images a second": f"{report['images_per_second']:,.0f} in training",
         "time": f"{seconds:.1f} s in all, {watch.seconds:.1f} s in training",
     }
+    if arguments.save is not None and not watch.interrupted:
+        model.save(arguments.save)
+        rows["saved"] = arguments.save
     for title, text in rows.items():
         print(f"{title:<16} {text}")
     return EXIT_INTERRUPTED if watch.interrupted else 0

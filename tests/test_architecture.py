@@ -22,9 +22,17 @@ LEVELS = (
     (r"minidl/layers/", 4, {"numpy"}),
     (r"minidl/datasets/", 4, {"numpy", "pooch"}),
     (r"minidl/(losses|metrics|optimizers|schedules|batches|testing)\.py", 4, {"numpy"}),
-    (r"minidl/(callbacks|progress)\.py", 5, {"numpy", "tqdm"}),
-    (r"minidl/(models|summary)\.py", 5, {"numpy"}),
+    (r"minidl/(position|uncertainty|version)\.py", 4, {"numpy"}),
+    (r"minidl/(files|tensor_file)\.py", 4, {"numpy", "safetensors"}),
+    (r"minidl/callbacks/", 5, {"numpy", "tensorboardX"}),
+    (r"minidl/progress\.py", 5, {"tqdm"}),
+    (r"minidl/(fusion|models|summary|description|checkpoint)\.py", 5, {"numpy"}),
+    (r"minidl/weights_torch\.py", 5, {"numpy"}),
+    (r"minidl/weights_keras\.py", 5, {"numpy", "h5py"}),
+    (r"minidl/onnx_export\.py", 5, {"numpy", "onnx"}),
     (r"minidl/__init__\.py", 6, set()),
+    (r"minidl/images\.py", 5, {"numpy", "PIL"}),
+    (r"minidl/(command_line|predict)\.py", 6, {"numpy"}),
     (r"minidl/train\.py", 6, {"psutil"}),
     (r"examples/", 7, {"numpy", "matplotlib"}),
 )
@@ -69,8 +77,12 @@ def file_of(name):
 
 
 def folder_of(file):
-    """Return a file's folder; the kernels, with a folder for each device, are one."""
-    return Path(file).parts[:-1][:2]
+    """Return a file's folder; the kernels, with a folder for each device, are one.
+
+    So are models and the callbacks that they tell, and that know their model.
+    """
+    folder = Path(file).parts[:-1][:2]
+    return folder[:1] if folder == ("minidl", "callbacks") else folder
 
 
 def breaches(file, source):

@@ -756,3 +756,33 @@ def test_lists_are_not_operands(operand):
 def test_an_op_without_a_tensor_is_refused():
     with pytest.raises(TypeError, match="relu: expected at least one Tensor"):
         apply(ops.relu, np.ones(3))
+
+
+# ------------------------------------------------------------------------------ where gradients go
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, w: (x @ w).sum(),  # a product that is written there
+        lambda x, w: (x @ w + (2 * x) @ w).sum(),  # two, of which the second must not overwrite
+        lambda x, w: (w * 3).sum(),  # an op that returns an array of its own
+        lambda x, w: w.sum(),  # a view that is no memory of its own
+    ],
+)
+def test_gradients_are_written_into_given_arrays(loss, device, backend):
+    x = Tensor(np.arange(6.0).reshape(2, 3), device)
+    expected, w = (Tensor(np.ones((3, 2)), device, requires_grad=True) for _ in range(2))
+    loss(x, expected).backward()
+    place = backend.asarray(np.full((3, 2), 7.0))
+    loss(x, w).backward(into={w: place})
+    assert w.grad.data is place
+    np.testing.assert_array_equal(w.grad.numpy(), expected.grad.numpy())
+
+
+def test_a_gradient_that_is_there_is_added_to_and_not_overwritten(device, backend):
+    w = Tensor(np.ones((3, 2)), device, requires_grad=True)
+    x, place = Tensor(np.ones((2, 3)), device), backend.asarray(np.zeros((3, 2)))
+    for _ in range(2):
+        (x @ w).sum().backward(into={w: place})
+    np.testing.assert_array_equal(w.grad.numpy(), np.full((3, 2), 4.0))

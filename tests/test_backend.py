@@ -226,15 +226,3 @@ def test_index_add_takes_the_rare_kinds_of_scalars(backend, index):
     for add in (Backend.index_add, Backend._add_repeated, type(backend)._add_repeated):
         total = add(backend, (2, 3), index, backend.asarray(x[index]))
         np.testing.assert_array_equal(backend.to_numpy(total), expected, strict=True)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_adam_has_the_bits_of_the_base(backend, dtype):
-    numbers = {"rate": 1e-2, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-7}
-    start = np.random.default_rng(0).uniform(0.5, 1, (4, 300)).astype(dtype)
-    here = [backend.asarray(row.copy()) for row in start]
-    base = [row.copy() for row in start]
-    backend.adam(*here, **numbers)
-    Backend.adam(get_backend("cpu"), *base, **numbers)
-    for row, expected in zip(here, base, strict=True):
-        np.testing.assert_array_equal(backend.to_numpy(row), expected)

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from minidl import layers, models, optimizers
+from minidl import layers, metrics, models, optimizers
 from minidl.callbacks import Callback, EarlyStopping, History, LazyLogs
 
 X = np.random.default_rng(0).normal(size=(10, 3))
@@ -102,7 +102,7 @@ def test_the_loss_of_a_batch_end_is_the_mean_so_far():
     class Still(optimizers.Optimizer):
         """Leave the weights, so that the loss is known."""
 
-        def rule(self, weights, gradients, rate):
+        def rule(self, weights, gradients, rate, decay):
             pass
 
     network = model()
@@ -125,8 +125,8 @@ def test_logs_are_read_only_when_one_is_looked_up():
 
 def test_fit_reads_the_loss_once_an_epoch_where_nobody_looks(monkeypatch):
     reads = []
-    result = models.Mean.result
-    monkeypatch.setattr(models.Mean, "result", lambda self: reads.append(1) or result(self))
+    result = metrics.Mean.result
+    monkeypatch.setattr(metrics.Mean, "result", lambda self: reads.append(1) or result(self))
     model().fit(X, Y, batch_size=2, epochs=3, callbacks=[Callback()], verbose=0)
     assert len(reads) == 3
 

@@ -15,11 +15,12 @@ from minidl.datasets import mnist_5k
 from minidl.rng import keep_mask
 
 
-def network(device, units=(24, 16), features=30, dtype="float32"):
+def network(device, units=(24, 16), features=30, dtype="float32", begins_with=None):
     """Return the notes' network with layers of these sizes."""
     model = models.Sequential(
         [
             layers.Input((features,)),
+            *([] if begins_with is None else [begins_with]),
             layers.Dense(units[0], activation="relu"),
             layers.Dropout(0.2),
             layers.Dense(units[1], activation="relu"),
@@ -44,17 +45,16 @@ def samples(count=64, features=30):
 
 
 class StepCounts(callbacks.Callback):
-    """Keep what each step had the device and its link do."""
+    """Keep what each step had the device and its link do, from the end of the step before on."""
 
     def __init__(self, counts):
         self.counts = counts
         self.steps = []
 
-    def on_train_batch_begin(self, batch, logs):
-        self.counts.reset()
-
     def on_train_batch_end(self, batch, logs):
-        self.steps.append(asdict(self.counts))
+        if batch > 0:  # the first has the beginning of the epoch in it
+            self.steps.append(asdict(self.counts))
+        self.counts.reset()
 
 
 class ReadsTheLoss(StepCounts):
@@ -78,23 +78,64 @@ class EpochCounts(callbacks.Callback):
         self.read = asdict(self.counts)
 
 
-def test_a_step_copies_the_batch_to_the_device_and_waits_for_nothing(cuda_double):
+MOST_LAUNCHES = 16  # a step of the notes' network
+
+
+def test_a_step_takes_few_launches_and_neither_copies_nor_waits(cuda_double):
     seen = StepCounts(cuda_double)
-    network("cuda").fit(*samples(), batch_size=16, verbose=0, callbacks=[seen])
+    model = network("cuda", begins_with=layers.Rescaling(1 / 255))
+    x, y = samples(80)
+    model.fit((255 * x).astype("uint8"), y, batch_size=16, verbose=0, callbacks=[seen])
     assert len(seen.steps) == 4
     for step in seen.steps:
-        assert step["host_to_device"] == 2  # inputs and targets
+        assert step["launches"] <= MOST_LAUNCHES
+        assert step["host_to_device"] == 0
         assert step["device_to_host"] == 0
         assert step["synchronizations"] == 0
         assert step["device_switches"] == 0
-    assert len({step["launches"] for step in seen.steps[1:]}) == 1
+    assert len({step["launches"] for step in seen.steps}) == 1
+
+
+def test_batches_of_more_than_256_take_four_launches_more(cuda_double):
+    """The sums over the rows are made in chunks, and added up: of the biases and of the loss."""
+    seen = StepCounts(cuda_double)
+    model = network("cuda", begins_with=layers.Rescaling(1 / 255))
+    x, y = samples(600)
+    model.fit((255 * x).astype("uint8"), y, batch_size=300, verbose=0, callbacks=[seen])
+    assert [step["launches"] <= MOST_LAUNCHES + 4 for step in seen.steps] == [True]
+
+
+def test_the_data_set_goes_to_the_device_once_and_as_it_is(cuda_double):
+    class Epochs(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs):
+            seen.append(cuda_double.host_to_device)
+            cuda_double.reset()
+
+    seen = []
+    x, y = samples(64)
+    model = network("cuda")
+    model.fit(x, y, batch_size=16, epochs=3, verbose=0, callbacks=[Epochs()])
+    assert seen[1:] == [1, 1]  # the order of the samples
+
+
+def test_a_data_set_too_large_for_the_device_goes_there_by_batches(cuda_double, monkeypatch):
+    x, y = samples(64)
+    whole, by_batches = network("cuda"), network("cuda")
+    whole.fit(x, y, batch_size=16, verbose=0)
+    keep = type(minidl.get_backend("cuda")).keep
+    monkeypatch.setitem(keep.__globals__, "KEPT_SHARE", 0.0)
+    seen = StepCounts(cuda_double)
+    by_batches.fit(x, y, batch_size=16, verbose=0, callbacks=[seen])
+    assert [step["host_to_device"] for step in seen.steps] == [1] * 3
+    for a, b in zip(whole.get_weights(), by_batches.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_loss_that_is_read_at_each_step_is_noticed(cuda_double):
     seen = ReadsTheLoss(cuda_double)
     network("cuda").fit(*samples(), batch_size=16, verbose=0, callbacks=[seen])
-    assert [step["device_to_host"] for step in seen.steps] == [1] * 4
-    assert [step["synchronizations"] for step in seen.steps] == [1] * 4
+    assert [step["device_to_host"] for step in seen.steps] == [1] * 3
+    assert [step["synchronizations"] for step in seen.steps] == [1] * 3
 
 
 def test_loss_and_metrics_are_read_once_an_epoch(cuda_double):
@@ -104,7 +145,7 @@ def test_loss_and_metrics_are_read_once_an_epoch(cuda_double):
         "host_to_device": 0,
         "device_to_host": 2,  # the loss, the accuracy
         "synchronizations": 2,
-        "launches": 0,
+        "launches": 3,  # the sums of the batches since the last reading are added up
         "device_switches": 0,
     }
 
@@ -113,9 +154,10 @@ def test_a_model_on_a_second_device_computes_there(cuda_double):
     from cuda_double.install import cuda_double as installed
 
     with installed(device_count=2):
-        model = network("cuda:1")
-        model.fit(*samples(), batch_size=16, verbose=0)
+        model, seen = network("cuda:1"), StepCounts(cuda_double)
+        model.fit(*samples(), batch_size=16, verbose=0, callbacks=[seen])
         assert all(weight.data.device.id == 1 for weight in model.parameters())
+        assert [step["device_switches"] for step in seen.steps] == [0] * 3
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

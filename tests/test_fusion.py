@@ -1,11 +1,11 @@
-"""Dense and Dropout as one op give what they give one after the other."""
+"""What is computed as one op gives what it gives one after the other."""
 
 import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, layers, models
-from minidl.layers import fusion
+from minidl import Tensor, fusion, layers, losses, metrics, models
+from minidl.batches import Batch
 
 NUMBERS = np.random.default_rng(0)
 X = NUMBERS.normal(size=(40, 70))
@@ -35,10 +35,10 @@ def stack(activation="relu", rate=0.3, scaling="train"):
     ]
 
 
-def trained(kind, dtype, device, **options):
+def trained(kind, dtype, device, weight=None, **options):
     model = kind(stack(**options), seed=1, dtype=dtype, device=device)
-    model.compile("adam", "sparse_categorical_crossentropy")
-    model.fit(X, LABELS, batch_size=16, epochs=2, verbose=0)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(X, LABELS, batch_size=16, epochs=2, verbose=0, sample_weight=weight)
     return model
 
 
@@ -55,13 +55,81 @@ def trained(kind, dtype, device, **options):
     ],
 )
 def test_a_sequential_trains_as_its_layers_apart(options, dtype, device):
-    fused = trained(models.Sequential, dtype, device, **options)
-    apart = trained(Apart, dtype, device, **options)
+    # With weights of the samples the last layer and the loss are not fused: the bits are the same.
+    weight = np.ones(len(X))
+    fused = trained(models.Sequential, dtype, device, weight, **options)
+    apart = trained(Apart, dtype, device, weight, **options)
     for a, b in zip(fused.get_weights(), apart.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert [repr(layer) for layer in fused.layers[1::2]] == [
         repr(layer) for layer in apart.stack[1::2]
     ]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("float64", 1e-9)])
+def test_the_last_layer_and_the_loss_train_as_apart(dtype, tolerance, device):
+    fused = trained(models.Sequential, dtype, device)
+    apart = trained(Apart, dtype, device)
+    for name, values in apart.history.history.items():
+        np.testing.assert_allclose(fused.history.history[name], values, rtol=tolerance)
+    for a, b in zip(fused.get_weights(), apart.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+    results = [model.evaluate(X, LABELS, verbose=0) for model in (fused, apart)]
+    np.testing.assert_allclose(*results, rtol=tolerance)
+
+
+def test_a_model_that_begins_with_rescaling_trains_as_apart(device):
+    images = np.random.default_rng(3).integers(0, 256, (40, 7, 10)).astype("uint8")
+    whole, apart = (
+        kind([layers.Rescaling(1 / 255, 0.5), layers.Flatten(), *stack()], seed=1, device=device)
+        for kind in (models.Sequential, Apart)
+    )
+    for model in (whole, apart):
+        model.compile("adam", "sparse_categorical_crossentropy")
+        weight = np.ones(len(images))
+        model.fit(images, LABELS, batch_size=16, verbose=0, sample_weight=weight)
+    for a, b in zip(whole.get_weights(), apart.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(whole.predict(images), apart.predict(images))
+
+
+class Halved(models.Sequential):
+    """A subclass with a call of its own, which must run."""
+
+    def call(self, x):
+        return super().call(x * 0.5)
+
+
+def test_a_subclass_with_a_call_of_its_own_is_not_bypassed():
+    half = Halved([layers.Rescaling(2.0), *stack()], seed=1)
+    whole = models.Sequential(stack(), seed=1)
+    half.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    whole.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    for model in (half, whole):
+        model.fit(X, LABELS, batch_size=16, verbose=0, sample_weight=np.ones(len(X)))
+    for a, b in zip(half.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(half.predict(X), whole.predict(X))
+
+
+class MyLoss(losses.SparseCategoricalCrossentropy):
+    """A subclass, whose own call must run."""
+
+
+def test_what_is_classified_at_once():
+    model = trained(models.Sequential, "float32", "cpu")
+    batch = Batch(Tensor(X), Tensor(LABELS), None)
+    last, loss, accuracy = model.layers[-1], model.loss, metrics.Accuracy()
+    assert fusion.can_classify_at_once(last, batch, loss, [accuracy])
+    for other in (
+        (model.layers[0], batch, loss, [accuracy]),
+        (last, batch._replace(weight=Tensor(X[:, 0])), loss, [accuracy]),
+        (last, batch._replace(y=Tensor(LABELS[:, None])), loss, [accuracy]),
+        (last, batch, MyLoss(), [accuracy]),
+        (last, batch, losses.SparseCategoricalCrossentropy(from_logits=True), [accuracy]),
+        (last, batch, loss, [accuracy, metrics.CategoricalAccuracy()]),
+    ):
+        assert not fusion.can_classify_at_once(*other)
 
 
 def test_the_notes_network_is_fused(monkeypatch):
@@ -92,17 +160,17 @@ def test_other_layers_are_not_fused(pair):
     model = models.Sequential([*pair])
     model(X)
     with minidl.training(step=0):
-        assert not fusion.can_fuse(*pair, Tensor(X, dtype="float32"))
+        assert not fusion.can_drop_at_once(*pair, Tensor(X, dtype="float32"))
 
 
 def test_nothing_is_fused_in_inference_or_for_other_than_vectors():
     dense, dropout = layers.Dense(2), layers.Dropout(0.5)
     models.Sequential([dense, dropout])(X)
     x = Tensor(X, dtype="float32")
-    assert not fusion.can_fuse(dense, dropout, x)
+    assert not fusion.can_drop_at_once(dense, dropout, x)
     with minidl.training(step=0):
-        assert fusion.can_fuse(dense, dropout, x)
-        assert not fusion.can_fuse(dense, dropout, x.reshape(2, 20, 70))
+        assert fusion.can_drop_at_once(dense, dropout, x)
+        assert not fusion.can_drop_at_once(dense, dropout, x.reshape(2, 20, 70))
 
 
 def test_a_fused_layer_checks_its_input_too():

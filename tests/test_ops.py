@@ -51,6 +51,10 @@ def np_dense(x, weight, bias, activation, rate, address, rescale=True):
     return np_dropout(y, rate, address, rescale)
 
 
+def np_dense_cross_entropy(x, weight, bias, labels, sums):
+    return np_sparse_cross_entropy(np_matmul(x, weight) + bias, labels).mean()
+
+
 def np_matmul(a, b):
     """Matrix products as sums of elementwise products."""
     rows, columns = np.atleast_2d(a), b[:, None] if b.ndim == 1 else b
@@ -259,6 +263,14 @@ CASES: dict[str, list[Case]] = {
         for activation in ("relu", "linear")
         for rate, rescale in [(0.5, True), (0.25, False), (0.0, True)]
     ],
+    "dense_cross_entropy": [
+        Case(
+            (draw(rows, 5), draw(5, classes), draw(classes)),
+            {"labels": RNG.integers(0, classes, rows).astype(dtype), "sums": np.zeros(2)},
+            np_dense_cross_entropy,
+        )
+        for rows, classes, dtype in [(3, 4, int), (1, 1, "uint8"), (70, 33, "int32")]
+    ],
     "sparse_cross_entropy": [
         Case((logits,), {"labels": labels}, np_sparse_cross_entropy)
         for logits, labels in [
@@ -292,7 +304,8 @@ def on_device(static, backend):
 
 
 def in_float32(static):
-    return static | {"dtype": "float32"} if "dtype" in static else static
+    narrow = {"dtype": "float32", "sums": np.zeros(2, "float32")}
+    return static | {name: narrow[name] for name in narrow.keys() & static.keys()}
 
 
 def run(name, backend, arrays, static):

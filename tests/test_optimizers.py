@@ -297,7 +297,7 @@ def test_a_rule_of_ones_own():
     class SignDescent(Optimizer):
         state_names = ("last",)
 
-        def rule(self, weights, gradients, rate):
+        def rule(self, weights, gradients, rate, decay):
             self.state["last"][...] = np.sign(gradients)
             weights -= rate * self.state["last"]
 

@@ -368,3 +368,107 @@ def test_training_gives_ctrl_c_back():
     model.fit(x, y, batch_size=4, verbose=0, callbacks=[watch])
     assert signal.getsignal(signal.SIGINT) is before
     assert watch.images == 8
+
+
+# ------------------------------------------------------------------------------ checkpoints
+
+
+def test_a_run_goes_on_from_its_latest_checkpoint(tmp_path, capsys):
+    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
+    folder = ("--checkpoint-dir", str(tmp_path / "run"), "--resume", "latest")
+    assert train.main([*SMALL, "--epochs", "4", "--save", str(whole)]) == 0
+    assert train.main([*SMALL, *folder]) == 0
+    assert f"resume   nothing in {tmp_path / 'run'}: a new run" in capsys.readouterr().out
+    assert run(tmp_path, *SMALL, *folder, "--epochs", "4", "--save", str(parts))[0] == {
+        **run(tmp_path, *SMALL, "--epochs", "4")[0]
+    }
+    printed = capsys.readouterr().out
+    assert "step-0000000064.safetensors: 2 epochs and 0 steps are done" in printed
+    assert "epochs           4 of 4" in printed
+    assert f"saved            {parts}" in printed
+    ours, theirs = models.load(whole).get_weights(), models.load(parts).get_weights()
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_finished_run_that_is_resumed_evaluates_and_saves(tmp_path, capsys):
+    file, again = str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")
+    assert train.main([*SMALL, "--save", file, "--quiet"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert train.main([*SMALL, "--resume", file, "--save", again, "--quiet"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:5] == table[2:5]  # epochs, accuracy, loss
+    assert models.load(again).step == models.load(file).step == 64
+
+
+def test_the_log_of_a_resumed_run_goes_on(tmp_path):
+    folder = ("--checkpoint-dir", str(tmp_path / "run"), "--resume", "latest")
+    run(tmp_path, *SMALL, *folder)
+    logged = run(tmp_path, *SMALL, *folder, "--epochs", "3")
+    assert [event["epoch"] for event in logged if event["event"] == "epoch"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--hidden", "17"), "network layers[2] arguments units 16, and this command asks for 17"),
+        (("--dropout", "0.1"), "network layers[3] arguments rate 0.5, and this command asks for"),
+        (("--seed", "1"), "seed 0, and this command asks for 1"),
+        (("--batch-size", "64"), "a run of batch_size 128, received batch_size 64"),
+        (("--lr", "0.5"), "training optimizer arguments learning_rate 0.001, and this command"),
+        (("--optimizer", "sgd"), "training optimizer class Adam, and this command asks for SGD"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, capsys, change, message):
+    file = str(tmp_path / "model.safetensors")
+    assert train.main([*SMALL, "--epochs", "1", "--save", file]) == 0
+    capsys.readouterr()
+    assert message in refusal(capsys, *SMALL, "--resume", file, *change)
+
+
+def test_places_that_cannot_be_used_end_in_one_line(tmp_path, capsys):
+    missing = str(tmp_path / "missing" / "model.safetensors")
+    assert "there is no folder" in refusal(capsys, *SMALL, "--save", missing)
+    assert "expected the name of a file" in refusal(capsys, *SMALL, "--save", str(tmp_path))
+    assert "No such file" in refusal(capsys, *SMALL, "--resume", missing)
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"damaged, surely")
+    assert "expected a safetensors file" in refusal(capsys, *SMALL, "--resume", str(damaged))
+
+
+@pytest.mark.parametrize("option", [("--resume", "latest"), ("--checkpoint-every", "5")])
+def test_options_of_a_folder_need_it(option, capsys):
+    with pytest.raises(SystemExit):
+        train.main([*SMALL, *option])
+    assert f"argument {option[0]}: say in which folder: --checkpoint-dir" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+def test_ctrl_c_saves_where_it_stops(tmp_path, monkeypatch):
+    class Interrupted(train.Watch):
+        def on_train_batch_end(self, batch, logs):
+            super().on_train_batch_end(batch, logs)
+            if self.model.step == 40:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train, "Watch", Interrupted)
+    file = tmp_path / "model.safetensors"
+    places = ("--checkpoint-dir", str(tmp_path / "run"), "--save", str(file))
+    assert train.main([*SMALL, *places]) == 130
+    assert not file.exists()  # it is for the network that is trained to the end
+    monkeypatch.undo()
+    assert train.main([*SMALL, *places, "--resume", "latest"]) == 0
+    assert train.main([*SMALL, "--save", str(tmp_path / "whole.safetensors")]) == 0
+    ours = models.load(file).get_weights()
+    theirs = models.load(tmp_path / "whole.safetensors").get_weights()
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(ours, theirs, strict=True))
+
+
+def test_numbers_that_are_not_finite_end_it_and_name_the_layer(tmp_path, capsys):
+    folder, log = tmp_path / "run", tmp_path / "log.jsonl"
+    places = ("--checkpoint-dir", str(folder), "--log-json", str(log))
+    with np.errstate(all="ignore"):
+        assert train.main([*SMALL, "--lr", "1e30", *places]) == 3
+    assert capsys.readouterr().err == (
+        "minidl.train: not finite: the outputs of dense_1 in step 1; try a smaller --lr\n"
+    )
+    assert not list(folder.glob("*.safetensors"))
+    assert events(log)[-1]["diverged"] == "the outputs of dense_1 in step 1"

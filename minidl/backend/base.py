@@ -32,6 +32,8 @@ class Backend:
         The array library; everything above writes ``backend.xp.exp(x)``.
     active : context manager
         Reusable; makes the device the current one while entered.
+    working : context manager
+        Reusable; entered once around much work, such as `fit`, it makes the single steps cheaper.
     """
 
     # What kernels other than dropout take.
@@ -46,6 +48,11 @@ class Backend:
 
     def __repr__(self) -> str:
         return f"<backend {self.name}>"
+
+    @property
+    def working(self) -> contextlib.AbstractContextManager:
+        """Make the device the current one, once."""
+        return self.active
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         """Copy by name: a copied model shares the backend of the original."""

@@ -1,5 +1,6 @@
 """The CPU: NumPy arrays, Numba kernels."""
 
+import contextlib
 import functools
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +19,18 @@ class NumpyBackend(Backend):
     @functools.cached_property
     def _kernels(self) -> Any:
         """The kernels, imported for the first of them: loading the compiler takes half a second."""
-        from minidl_kernels.cpu import cross_entropy, dense, dropout, gather, optimizers, products
+        from minidl_kernels.cpu import (
+            blas,
+            cross_entropy,
+            dense,
+            dropout,
+            gather,
+            optimizers,
+            products,
+        )
 
         return SimpleNamespace(
+            blas=blas,
             cross_entropy=cross_entropy,
             dense=dense,
             dropout=dropout,
@@ -28,6 +38,11 @@ class NumpyBackend(Backend):
             optimizers=optimizers,
             products=products,
         )
+
+    @property
+    def working(self) -> contextlib.AbstractContextManager:
+        """Hold NumPy's matrix products to one thread: the kernels cut them for threads of theirs."""
+        return self._kernels.blas.one_thread
 
     def to_numpy(self, array: Array) -> np.ndarray:
         """Return a copy, so that it never changes under the caller's hands."""
@@ -78,12 +93,7 @@ class NumpyBackend(Backend):
 
     def dense(self, x: Array, weight: Array, bias: Array, **options: Any) -> Array:
         """Multiply, add, activate and drop in one pass over the output."""
-        return self._kernels.dense.dense(
-            np.ascontiguousarray(x),
-            np.ascontiguousarray(weight),
-            np.ascontiguousarray(bias),
-            **options,
-        )
+        return self._kernels.dense.dense(x, weight, np.ascontiguousarray(bias), **options)
 
     def dense_relu_vjp(
         self, g: Array, y: Array, factor: float, g_bias: Array | None = None

@@ -42,6 +42,11 @@ def get(activation: str | Function | None) -> Function:
     )
 
 
+def name_of(activation: Function) -> str | None:
+    """Return the name under which `get` knows an activation; None for a function of the user's."""
+    return next((name for name, function in _BY_NAME.items() if function is activation), None)
+
+
 class Activation(Layer):
     """Apply an activation function.
 

@@ -3,7 +3,7 @@
 import math
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,8 @@ from minidl.parameter import Parameter
 class Placement:
     """Where a model's layers live: its device, dtype and seed, and the weight streams in use.
 
-    `owner` is the outermost model, which names and numbers the layers.
+    `owner` is the outermost model, which names and numbers the layers. `saved`, where it is given,
+    returns the values of the weight of a name and shape, in place of drawn ones.
     """
 
     backend: Backend
@@ -29,6 +30,7 @@ class Placement:
     seed: int | None = None
     owner: "Layer | None" = None
     weight_streams: set[int] = field(default_factory=set)
+    saved: Callable[[str, tuple[int, ...]], np.ndarray] | None = None
 
     def next_weight_stream(self) -> int:
         """Take the next free stream for a weight."""
@@ -70,6 +72,7 @@ class Layer:
     name: str | None = None
     name_is_given = False
     input_shape: tuple[int, ...] | None = None
+    built_for: tuple[int, ...] | None = None  # the shape of the first sample
     output_shape: tuple[int | None, ...] | None = None
     built = False
     placement: Placement | None = None
@@ -138,10 +141,12 @@ class Layer:
         if constraint is not None:
             constraint.check(shape)
         stream = placement.next_weight_stream()
-        values = initializer.draw(shape, seed=seed, stream=stream)
-        parameter = Parameter(
-            values.astype(placement.dtype), placement.backend, f"{self.label}/{name}", stream
-        )
+        full_name = f"{self.label}/{name}"
+        if placement.saved is None:
+            values = initializer.draw(shape, seed=seed, stream=stream)
+        else:
+            values = placement.saved(full_name, shape)
+        parameter = Parameter(values.astype(placement.dtype), placement.backend, full_name, stream)
         parameter.constraint = constraint
         return parameter
 
@@ -166,6 +171,7 @@ class Layer:
             self.built = True
         y = self.call(x)
         if first:
+            self.built_for = x.shape[1:]
             self.output_shape = (None, *y.shape[1:])
         return y
 

@@ -3,13 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-from minidl import constraints
-from minidl.autograd import Tensor
+from minidl import constraints, ops
+from minidl.autograd import Tensor, apply
+from minidl.backend import Backend
 from minidl.constraints import MaxNorm
 from minidl.initializers import Initializer
 from minidl.layers import activations
 from minidl.layers.base import Layer, positive_integer
 from minidl.parameter import Parameter
+
+# An activation need not be hashable, so this is no dictionary.
+FUSED_ACTIVATIONS = ((activations.linear, "linear"), (Tensor.relu, "relu"))
 
 
 class Dense(Layer):
@@ -77,10 +81,24 @@ class Dense(Layer):
     def call(self, x: Tensor) -> Tensor:
         """Return the layer's output, of shape (batch, units)."""
         self.check_input(x)
+        if self.is_one_op(x):
+            fused = self.fused_activation
+            y = apply(ops.dense, x, self.weight, self.bias, activation=fused or "linear")
+            return y if fused else self.activation(y)
         y = x @ self.weight
         if self.bias is not None:
             y = y + self.bias
         return self.activation(y)
+
+    @property
+    def fused_activation(self) -> str | None:
+        """The activation's name where ``ops.dense`` knows it."""
+        names = (name for function, name in FUSED_ACTIVATIONS if self.activation is function)
+        return next(names, None)
+
+    def is_one_op(self, x: Tensor) -> bool:
+        """Tell whether ``ops.dense`` computes product and bias of this input."""
+        return x.ndim == 2 and self.bias is not None and x.dtype in Backend.KERNEL_TYPES
 
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError where `x` has not the features that the weight was built for."""

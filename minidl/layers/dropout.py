@@ -111,15 +111,15 @@ class Dropout(Layer):
             )
         if block.row_offset is not None:
             self._check_rows(block, x)
-        self.stream = stream = self.stream or 0
-        step = self.step
+        number, step = self.stream or 0, self.step
+        stream = number + block.first_stream
         if block.step is not None:
             # One step, several calls: each draws anew.
             stream += rng.LAYER_STREAMS * block.count_call(self)
             step = block.step
-        self.step = step + 1
-        self.seed = seed
-        self.stream_is_fixed = True
+        if not block.first_stream:  # in training, not in a prediction
+            self.step = step + 1
+            self.seed, self.stream, self.stream_is_fixed = seed, number, True
         return rng.Address(seed, stream, step, block.row_offset or 0)
 
     def _check_rows(self, block: rng.TrainingBlock, x: Tensor) -> None:

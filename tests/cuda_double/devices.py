@@ -54,6 +54,8 @@ class State:
 
 state = State()
 
+MEMORY = 2**33
+
 CUDA_ERROR_NO_DEVICE, CUDA_ERROR_INVALID_DEVICE = 100, 101  # cudaError of driver_types.h
 
 
@@ -161,6 +163,7 @@ def cuda_namespace(real: ModuleType) -> Namespace:
     runtime = Namespace(
         real.runtime,
         getDeviceCount=device_count,
+        memGetInfo=lambda: (MEMORY, MEMORY),  # free and in all, bytes
         getDevice=lambda: state.current_device,
         CUDARuntimeError=error,
     )

@@ -45,6 +45,10 @@ def cross_entropy(x, labels):
     )
 
 
+def dense_cross_entropy(x, weight, bias, labels, sums):
+    return torch.nn.functional.cross_entropy(x @ weight + bias, torch.from_numpy(labels))
+
+
 def over_axes(reduce):
     def reduction(x, axis, keepdims):
         return reduce(x, tuple(range(x.ndim)) if axis is None else axis, keepdim=keepdims)
@@ -149,6 +153,14 @@ CASES = {
     "log_softmax": [
         ((x,), {"axis": axis}, torch.log_softmax)
         for x, axis in [(draw(3, 4), -1), (draw(3, 4), 0), (draw(2, 3, 4), 1), (FAR, -1)]
+    ],
+    "dense_cross_entropy": [
+        (
+            (draw(rows, 16), draw(16, classes), draw(classes)),
+            {"labels": RNG.integers(0, classes, rows), "sums": np.zeros(2, "float32")},
+            dense_cross_entropy,
+        )
+        for rows, classes in [(1, 2), (128, 10), (33, 70)]
     ],
     "sparse_cross_entropy": [((x,), {"labels": labels}, cross_entropy) for x, labels in LABELLED],
 }

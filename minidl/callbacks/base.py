@@ -1,12 +1,8 @@
-"""What happens around training: history, early stopping, the progress bar, and your own."""
+"""What callbacks are, what tells them, and what is kept of each epoch."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-from minidl.keras_gaps import refuse
 
 if TYPE_CHECKING:
     from minidl.models import Model
@@ -71,6 +67,7 @@ class CallbackList:
 
     def __init__(self, callbacks: Sequence[Callback], model: "Model", params: dict[str, Any]):
         self._callbacks = callbacks
+        self.params = params
         for callback in callbacks:
             callback.model = model
             callback.params = params
@@ -103,8 +100,8 @@ class History(Callback):
             self.history.setdefault(name, []).append(value)
 
 
-class EarlyStopping(Callback):
-    """Stop when a number has not improved for `patience` epochs.
+class Watcher(Callback):
+    """Watch a number that epochs log; the base of what acts on its improvement.
 
     Parameters
     ----------
@@ -112,73 +109,39 @@ class EarlyStopping(Callback):
         The name of what is watched.
     min_delta : float
         The least change that counts as an improvement.
-    patience : int
-        The number of epochs without improvement that are waited for.
     mode : {"auto", "min", "max"}
         Whether less or more is better; auto takes more for names that hold ``acc``.
-    baseline : float, optional
-        What must be bettered for a start.
-    restore_best_weights : bool
-        Whether the weights of the best epoch come back at the end.
-
-    Raises
-    ------
-    ValueError
-        At the beginning of training, where nothing of the name is logged.
     """
 
-    def __init__(
-        self,
-        monitor: str = "val_loss",
-        min_delta: float = 0.0,
-        patience: int = 0,
-        *,
-        mode: str = "auto",
-        baseline: float | None = None,
-        restore_best_weights: bool = False,
-        **not_taken: Any,
-    ):
-        refuse("EarlyStopping", not_taken)
+    def __init__(self, monitor: str, min_delta: float, mode: str):
         if mode not in ("auto", "min", "max"):
             raise ValueError(
-                f'EarlyStopping: mode must be "auto", "min" or "max", received {mode!r}'
+                f'{type(self).__name__}: mode must be "auto", "min" or "max", received {mode!r}'
             )
         self.monitor = monitor
         self.min_delta = abs(min_delta)
-        self.patience = patience
         self.sign = 1 if mode == "max" or (mode == "auto" and "acc" in monitor) else -1
-        self.baseline = baseline
-        self.restore_best_weights = restore_best_weights
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Check the name and forget earlier training."""
+        """Check the name, and forget earlier training, but not that of a run that is resumed.
+
+        Raises
+        ------
+        ValueError
+            If nothing of the name is logged.
+        """
         if self.monitor not in self.params["metrics"]:
             raise ValueError(
-                f"EarlyStopping: {self.monitor} is not logged; there are "
+                f"{type(self).__name__}: {self.monitor} is not logged; there are "
                 f"{', '.join(self.params['metrics'])}; give validation data for val_ names"
             )
-        self.best = -math.inf
-        self.best_epoch = 0
-        self.stopped_epoch = 0
-        self.wait = 0
-        self._best_weights: list[np.ndarray] | None = None
+        before = self.model.history.history.get(self.monitor, [])
+        self.best = max((self.sign * value for value in before), default=-math.inf)
 
-    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        """Compare with the best epoch so far."""
+    def improves(self, logs: Logs) -> bool:
+        """Tell whether an epoch is the best so far, and remember it if so."""
         value = self.sign * logs[self.monitor]
-        self.wait += 1
         better = value - self.min_delta > self.best
-        if self.restore_best_weights and (better or self._best_weights is None):
-            self._best_weights = self.model.get_weights()
         if better:
-            self.best, self.best_epoch = value, epoch
-            if self.baseline is None or value - self.min_delta > self.sign * self.baseline:
-                self.wait = 0
-        elif self.wait >= self.patience and epoch > 0:
-            self.stopped_epoch = epoch
-            self.model.stop_training = True
-
-    def on_train_end(self, logs: Logs) -> None:
-        """Bring the best weights back, where that was asked for."""
-        if self._best_weights is not None:
-            self.model.set_weights(self._best_weights)
+            self.best = value
+        return better

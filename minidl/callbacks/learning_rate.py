@@ -1,0 +1,136 @@
+"""Change the learning rate between epochs."""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from minidl.callbacks.base import Callback, Logs, Watcher
+from minidl.schedules import LearningRateSchedule
+
+if TYPE_CHECKING:
+    from minidl.models import Model
+
+
+def learning_rate(who: str, model: "Model") -> float:
+    """Return the optimizer's learning rate, or raise TypeError where it is a schedule."""
+    assert model.optimizer is not None, "fit has checked it"
+    rate = model.optimizer.learning_rate
+    if isinstance(rate, LearningRateSchedule):
+        raise TypeError(
+            f"{who}: the optimizer follows {type(rate).__name__}; give it a number, "
+            f"learning_rate=0.001, or leave {who} out"
+        )
+    return float(rate)
+
+
+def set_learning_rate(model: "Model", rate: float) -> None:
+    """Set the optimizer's learning rate, or raise ValueError where it is none."""
+    assert model.optimizer is not None, "fit has checked it"
+    model.optimizer.check("learning_rate", rate, 0 < rate < math.inf, "above 0 and finite")
+    model.optimizer.learning_rate = float(rate)
+
+
+class LearningRateScheduler(Callback):
+    """Set the learning rate at the beginning of each epoch.
+
+    Parameters
+    ----------
+    schedule : callable
+        Takes the epoch, from 0, and the learning rate until now, and returns the new one.
+
+    Raises
+    ------
+    TypeError
+        At the beginning of training, where the optimizer follows a schedule of its own.
+    ValueError
+        At the beginning of an epoch, where what `schedule` returned is no learning rate.
+
+    Examples
+    --------
+    >>> halve_from_3 = LearningRateScheduler(lambda epoch, rate: rate / 2 if epoch >= 3 else rate)
+    """
+
+    def __init__(self, schedule: Callable[[int, float], float]):
+        self.schedule = schedule
+
+    def on_train_begin(self, logs: Logs) -> None:
+        """Check that there is a number to change."""
+        learning_rate("LearningRateScheduler", self.model)
+
+    def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
+        """Set the learning rate, unless a resumed run is in the middle of the epoch."""
+        if self.model.position.batch == 0:
+            rate = learning_rate("LearningRateScheduler", self.model)
+            set_learning_rate(self.model, self.schedule(epoch, rate))
+
+
+class ReduceLROnPlateau(Watcher):
+    """Multiply the learning rate by `factor` when a number has not improved for a while.
+
+    A run that is resumed remembers the best value and the learning rate, and waits anew.
+
+    Parameters
+    ----------
+    monitor, min_delta, mode
+        As in `EarlyStopping`.
+    factor : float
+        In (0, 1).
+    patience : int
+        The number of epochs without improvement that are waited for.
+    cooldown : int
+        The number of epochs after a reduction that are not counted.
+    min_lr : float
+        The learning rate falls no lower.
+
+    Raises
+    ------
+    ValueError
+        At the beginning of training, where nothing of the name is logged.
+    TypeError
+        At the beginning of training, where the optimizer follows a schedule of its own.
+
+    Examples
+    --------
+    >>> reduce = ReduceLROnPlateau("val_loss", factor=0.5, patience=3, min_lr=1e-5)
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        *,
+        mode: str = "auto",
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+    ):
+        super().__init__(monitor, min_delta, mode)
+        if not 0 < factor < 1:
+            raise ValueError(f"ReduceLROnPlateau: factor must be in (0, 1), received {factor}")
+        self.factor = factor
+        self.patience = patience
+        self.cooldown = cooldown
+        self.min_lr = min_lr
+
+    def on_train_begin(self, logs: Logs) -> None:
+        """Check that there is a number to change, and begin to wait."""
+        super().on_train_begin(logs)
+        learning_rate("ReduceLROnPlateau", self.model)
+        self._wait = 0
+        self._cooling = 0
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        """Compare with the best epoch so far."""
+        if self._cooling:
+            self._cooling -= 1
+            self._wait = 0
+        if self.improves(logs):
+            self._wait = 0
+        elif not self._cooling:
+            self._wait += 1
+            rate = learning_rate("ReduceLROnPlateau", self.model)
+            if self._wait >= self.patience and rate > self.min_lr:
+                set_learning_rate(self.model, max(rate * self.factor, self.min_lr))
+                self._cooling = self.cooldown
+                self._wait = 0

@@ -1,0 +1,123 @@
+"""Keep the model in files while it is trained."""
+
+import logging
+import os
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from minidl.callbacks.base import Logs, Watcher
+from minidl.files import TEMPORARY, lock_folder
+
+STEP_FILES = "step-" + "[0-9]" * 10 + ".safetensors"
+BEST_FILE = "best.safetensors"
+
+log = logging.getLogger(__name__)
+
+
+class ModelCheckpoint(Watcher):
+    """Save the model into ``step-NNNNNNNNNN.safetensors``, so that training can go on from there.
+
+    Each file is whole or not there, whenever the process or the machine stops, and older ones are
+    deleted after it. A model whose weights are not all finite is not saved, with a warning: it
+    would drive out those that can be used. `fit` tells all other callbacks first, so that what
+    they change is saved too.
+
+    Parameters
+    ----------
+    folder : path
+        Made where it is not there. Only one run at a time may use it.
+    every_steps, every_epochs : int, optional
+        How often it is saved; each epoch where neither is given. The last epoch always is.
+    keep : int
+        How many files stay.
+    monitor : str, optional
+        The name of a number of which the best epoch is kept in ``best.safetensors`` too.
+    mode : {"auto", "min", "max"}
+        As in `EarlyStopping`.
+
+    Raises
+    ------
+    BlockingIOError
+        At the beginning of training, where another run uses the folder.
+    OSError
+        If a file cannot be written; those that were stay.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from minidl import checkpoint, layers, models
+    >>> model = models.Sequential([layers.Dense(1, input_shape=(2,)), layers.Dropout(0.5)])
+    >>> model.compile("adam", "mse")
+    >>> x, y = np.ones((8, 2)), np.ones((8, 1))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     saver = ModelCheckpoint(folder, keep=2)
+    ...     history = model.fit(x, y, batch_size=4, epochs=3, callbacks=[saver], verbose=0)
+    ...     names = sorted(path.name for path in Path(folder).glob("step-*"))
+    ...     restored = models.load(checkpoint.latest(folder))
+    >>> names
+    ['step-0000000004.safetensors', 'step-0000000006.safetensors']
+    >>> restored.fit(x, y, batch_size=4, epochs=5, verbose=0, resume=True).epoch
+    [0, 1, 2, 3, 4]
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        every_steps: int | None = None,
+        every_epochs: int | None = None,
+        keep: int = 3,
+        monitor: str | None = None,
+        mode: str = "auto",
+    ):
+        super().__init__(monitor or "loss", 0.0, mode)
+        counts = {"every_steps": every_steps, "every_epochs": every_epochs, "keep": keep}
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise ValueError(f"ModelCheckpoint: {name} must be at least 1, received {count}")
+        self.folder = Path(folder)
+        self.every_steps = every_steps
+        self.every_epochs = 1 if every_steps is every_epochs is None else every_epochs
+        self.keep = keep
+        self.keeps_best = monitor is not None
+        self._lock: IO[str] | None = None
+
+    def on_train_begin(self, logs: Logs) -> None:
+        """Take the folder, and clear away what a run that was killed left half-written."""
+        super().on_train_begin(logs)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(self.folder)
+        for path in self.folder.glob(TEMPORARY):
+            path.unlink(missing_ok=True)
+
+    def on_train_end(self, logs: Logs) -> None:
+        """Give the folder back."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def on_train_batch_end(self, batch: int, logs: Logs) -> None:
+        """Save after every so many steps, counted over the model's life."""
+        if self.every_steps and self.model.step % self.every_steps == 0:
+            self.save()
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        """Save after every so many epochs, after the last one, and where it is the best."""
+        is_last = epoch + 1 == self.params["epochs"] or self.model.stop_training
+        if is_last or (self.every_epochs and (epoch + 1) % self.every_epochs == 0):
+            self.save()
+        if self.keeps_best and self.improves(logs):
+            self._write(self.folder / BEST_FILE)
+
+    def save(self) -> None:
+        """Save now, and delete the oldest files beyond those to keep."""
+        self._write(self.folder / f"step-{self.model.step:010d}.safetensors")
+        for path in sorted(self.folder.glob(STEP_FILES))[: -self.keep]:
+            path.unlink(missing_ok=True)
+
+    def _write(self, path: Path) -> None:
+        if all(np.isfinite(weight).all() for weight in self.model.get_weights()):
+            self.model.save(path)
+        else:
+            log.warning("%s not written: weights of the model are not finite", path)

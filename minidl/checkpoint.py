@@ -1,0 +1,242 @@
+"""Checkpoints: a model, its optimizer and the position in its training, in one file.
+
+The file is in the safetensors format. Its arrays are
+
+=======================  =========================================================================
+``weights/NAME``         the weights
+``optimizer/NAME``       the optimizer's flat buffers, and ``optimizer/iterations``
+``model/...``            ``step`` and ``epoch``
+``random/...``           ``step`` and ``is_fixed`` of the random layers, depth first
+``position/...``         `Position`, integer by integer; ``totals`` and ``counts`` of its metrics
+=======================  =========================================================================
+
+and its one text, ``minidl``, is a JSON object: the format's number, minidl's version, the network's
+description (in which seeds and streams are), loss, optimizer and metrics, the history, the time.
+Masks and the order of the samples follow from seed, stream, step and epoch: none is stored.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minidl import description, losses, metrics, optimizers, tensor_file
+from minidl.backend import get_backend
+from minidl.callbacks import History
+from minidl.files import PathLike
+from minidl.layers import Dropout
+from minidl.models import Model, Sequential
+from minidl.position import Position
+from minidl.tensor_file import TensorFile
+from minidl.version import __version__
+
+FORMAT = 1
+FILE_NAME = re.compile(r"step-(\d{10})\.safetensors")
+POSITION = ("epoch", "batch", "batch_size", "samples", "shuffle")
+# What reading a description can raise that makes no sense, wherever in it the nonsense is.
+NONSENSE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+# ------------------------------------------------------------------------------ writing
+
+
+def save(model: Model, path: PathLike) -> None:
+    """Write a checkpoint of `model`; `Model.save` is the public name."""
+    if not isinstance(model, Sequential):
+        raise TypeError(description.foreign(type(model)))
+    texts = {
+        "format": FORMAT,
+        "version": __version__,
+        "network": description.describe_network(model),
+        "training": describe_training(model),
+        "history": {"epoch": model.history.epoch, "history": model.history.history},
+        "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    tensor_file.write(path, _arrays(model), {"minidl": json.dumps(texts)})
+
+
+def describe_training(model: Model) -> dict[str, Any] | None:
+    """Return the description of what `compile` chose, None where it was not called."""
+    if model.optimizer is None:
+        return None
+    return {
+        "optimizer": description.describe(model.optimizer),
+        "loss": description.describe(model.loss),
+        "metrics": description.describe(model.metrics),
+    }
+
+
+def _arrays(model: Sequential) -> dict[str, np.ndarray]:
+    random_layers = _random_layers(model)
+    position = model.position
+    arrays = {f"weights/{parameter.name}": parameter.numpy() for parameter in model.parameters()}
+    arrays |= {
+        "model/step": _integer(model.step),
+        "model/epoch": _integer(model.epoch),
+        "random/step": np.array([layer.step for layer in random_layers], "int64"),
+        "random/is_fixed": np.array([layer.stream_is_fixed for layer in random_layers], "bool"),
+    }
+    if model.optimizer is not None:
+        arrays["optimizer/iterations"] = _integer(model.optimizer.iterations)
+        for name, values in model.optimizer.state.items():
+            arrays[f"optimizer/{name}"] = model.backend.to_numpy(values)
+        arrays |= {f"position/{name}": _integer(getattr(position, name)) for name in POSITION}
+        sums = position.totals()
+        totals = [sums.get(name, (0.0, 0)) for name in _logged(model)]
+        arrays["position/totals"] = np.array([total for total, _ in totals], "float64")
+        arrays["position/counts"] = np.array([count for _, count in totals], "int64")
+    return arrays
+
+
+def _integer(value: int) -> np.ndarray:
+    return np.array(value, "int64")
+
+
+def _logged(model: Model) -> list[str]:
+    return ["loss", *(metric.name for metric in model.metrics)]
+
+
+def _random_layers(model: Model) -> list[Dropout]:
+    return [layer for layer in model.walk() if isinstance(layer, Dropout)]
+
+
+# ------------------------------------------------------------------------------ reading
+
+
+def load(path: PathLike, device: str = "cpu") -> Sequential:
+    """Build a model from a checkpoint; `models.load` is the public name."""
+    get_backend(device)  # whose errors say nothing of the file
+    with TensorFile(path) as file:
+        try:
+            return _Reader(file).model(device)
+        except (*NONSENSE, MemoryError) as error:
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"{path}: expected a checkpoint of minidl, found: {reason}") from error
+
+
+class _Reader:
+    """Take a checkpoint apart; each array is checked by shape and dtype before it is read."""
+
+    def __init__(self, file: TensorFile):
+        self._file = file
+        self._unread = set(file.shapes)
+
+    def model(self, device: str) -> Sequential:
+        texts = self._texts()
+        network = texts["network"]
+        self._dtype = np.dtype(network["dtype"])
+        model = description.build_network(network, device, self._weight)
+        model.step = self._integer("model/step")
+        model.epoch = self._integer("model/epoch")
+        model.history = _history(texts["history"])
+        random_layers = _random_layers(model)
+        steps = self._array("random/step", (len(random_layers),), "int64")
+        fixed = self._array("random/is_fixed", (len(random_layers),), "bool")
+        for layer, step, is_fixed in zip(random_layers, steps, fixed, strict=True):
+            layer.step, layer.stream_is_fixed = int(step), bool(is_fixed)
+        if texts["training"] is not None:
+            self._restore_training(model, texts["training"])
+        if self._unread:
+            raise ValueError(f"arrays that the network does not have: {sorted(self._unread)!r:.80}")
+        return model
+
+    def _texts(self) -> Mapping[str, Any]:
+        if "minidl" not in self._file.metadata:
+            raise ValueError(
+                "no description of a network; for weights alone use model.load_weights(path)"
+            )
+        texts = json.loads(self._file.metadata["minidl"])
+        if texts["format"] != FORMAT:
+            raise ValueError(
+                f"format {texts['format']!r:.80}, written by version {texts['version']!r:.80}; "
+                f"this version reads format {FORMAT}"
+            )
+        return texts
+
+    def _restore_training(self, model: Sequential, training: Mapping[str, Any]) -> None:
+        model.compile(
+            description.build(training["optimizer"], optimizers.Optimizer),
+            description.build(training["loss"], losses.Loss),
+            metrics=[description.build(part, metrics.Metric) for part in training["metrics"]],
+        )
+        assert model.optimizer is not None, "compile has just set it"
+        size = sum(p.data.size for p in model.parameters() if p.requires_grad)
+        for name in model.optimizer.state_names:
+            if f"optimizer/{name}" in self._file.shapes:  # from the first update on
+                values = self._array(f"optimizer/{name}", (size,), self._dtype)
+                model.optimizer.state[name] = model.backend.asarray(values)
+        model.optimizer.iterations = self._integer("optimizer/iterations")
+        names = _logged(model)
+        totals = self._array("position/totals", (len(names),), "float64").tolist()
+        counts = self._array("position/counts", (len(names),), "int64").tolist()
+        model.position = Position(*(self._integer(f"position/{name}") for name in POSITION))
+        model.position.earlier = dict(zip(names, zip(totals, counts, strict=True), strict=True))
+
+    def _weight(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return self._array(f"weights/{name}", shape, self._dtype)
+
+    def _integer(self, name: str) -> int:
+        value = int(self._array(name, (), "int64"))
+        if value < 0:
+            raise ValueError(f"{name} {value}, which is below 0")
+        return value
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        file = self._file
+        if name not in file.shapes:
+            raise ValueError(f"no array {name!r:.80}")
+        if (file.shapes[name], file.dtypes[name]) != (shape, np.dtype(dtype)):
+            raise ValueError(
+                f"{name} of shape {file.shapes[name]} and {file.dtypes[name]}, where {shape} and "
+                f"{np.dtype(dtype)} are needed"
+            )
+        self._unread.discard(name)
+        return file.read(name)
+
+
+def _history(texts: Mapping[str, Any]) -> History:
+    history = History()
+    history.epoch = [int(epoch) for epoch in texts["epoch"]]
+    for name, values in texts["history"].items():
+        history.history[name] = [float(value) for value in values]
+    return history
+
+
+# ------------------------------------------------------------------------------ choosing
+
+
+def latest(folder: PathLike) -> Path | None:
+    """Return the file of the most steps that `callbacks.ModelCheckpoint` wrote, None without one.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be read.
+    """
+    return max(
+        (path for path in Path(folder).iterdir() if FILE_NAME.fullmatch(path.name)), default=None
+    )
+
+
+def differences(model: Model, other: Model) -> Iterator[tuple[str, Any, Any]]:
+    """Give where the descriptions of two models differ, and what each says there."""
+    ours, theirs = (
+        {"seed": m.seed, "network": description.describe(m), "training": describe_training(m)}
+        for m in (model, other)
+    )
+    yield from _unequal(ours, theirs, "")
+
+
+def _unequal(ours: Any, theirs: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
+        for key in ours:
+            yield from _unequal(ours[key], theirs[key], f"{where} {key}".lstrip())
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for place, pair in enumerate(zip(ours, theirs, strict=True)):
+            yield from _unequal(*pair, f"{where}[{place}]")
+    elif ours != theirs:
+        yield where, ours, theirs

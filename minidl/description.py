@@ -1,0 +1,229 @@
+"""What a network is, as JSON: how it is saved without pickle, and built again.
+
+A thing is described by the name of its class and the arguments of its constructor, which minidl's
+classes keep in attributes of the same names. Only minidl's own classes are known, so that a file
+can ask for nothing else.
+"""
+
+import inspect
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from minidl import constraints, initializers, layers, losses, metrics, optimizers, schedules
+from minidl.autograd import no_grad
+from minidl.layers import Dropout, Layer, activations
+from minidl.layers.base import positive_integer
+from minidl.models import Sequential
+
+MAX_LAYERS = 10_000
+MAX_SAMPLE_SIZE = 2**24
+_CLASSES = (
+    *(layers.Activation, layers.Dense, Dropout, layers.Flatten, layers.ReLU),
+    *(layers.Rescaling, layers.Softmax, Sequential),
+    *(initializers.Zeros, initializers.Ones, initializers.GlorotUniform),
+    *(initializers.GlorotNormal, initializers.HeUniform, initializers.HeNormal),
+    constraints.MaxNorm,
+    *(optimizers.SGD, optimizers.RMSprop, optimizers.Adam, optimizers.AdamW),
+    *(schedules.ExponentialDecay, schedules.InverseTimeDecay, schedules.CosineDecay),
+    schedules.PiecewiseConstantDecay,
+    *(losses.SparseCategoricalCrossentropy, losses.CategoricalCrossentropy),
+    losses.MeanSquaredError,
+    *(metrics.Accuracy, metrics.SparseCategoricalAccuracy, metrics.CategoricalAccuracy),
+)
+KNOWN: dict[str, type] = {kind.__name__: kind for kind in _CLASSES}
+
+
+def describe(thing: Any) -> Any:
+    """Return a JSON value from which `build` makes the like of `thing`.
+
+    Raises
+    ------
+    TypeError
+        If it is, or holds, something of the user's own: a class or a function.
+
+    Examples
+    --------
+    >>> describe(layers.Dense(3, activation="relu").activation)
+    'relu'
+    >>> describe(schedules.CosineDecay(0.1, 100))["arguments"]
+    {'initial_learning_rate': 0.1, 'decay_steps': 100, 'alpha': 0.0}
+    """
+    if thing is None or isinstance(thing, bool | str):
+        return thing
+    if isinstance(thing, Integral):
+        return int(thing)
+    if isinstance(thing, Real):
+        return float(thing)
+    if isinstance(thing, list | tuple):
+        return [describe(item) for item in thing]
+    if inspect.isroutine(thing):
+        name = activations.name_of(thing)
+        if name is None:
+            raise TypeError(foreign(thing, "function"))
+        return name
+    kind = type(thing)
+    if KNOWN.get(kind.__name__) is not kind:
+        raise TypeError(foreign(kind))
+    if isinstance(thing, Sequential):
+        return {"class": "Sequential", **_describe_layers(thing)}
+    arguments = {name: describe(getattr(thing, name)) for name in _arguments(kind)}
+    if isinstance(thing, Layer):
+        arguments["name"] = thing.label
+    if isinstance(thing, Dropout):
+        arguments["seed"] = thing.effective_seed  # as it is after its first draw
+    return {"class": kind.__name__, "arguments": arguments}
+
+
+def foreign(thing: Any, what: str = "class") -> str:
+    """Return the message that a class or function of the user's own cannot be saved."""
+    return (
+        f"save: {thing.__module__}.{thing.__qualname__} is a {what} of your own, which a file "
+        "cannot hold; keep the weights with model.save_weights(path), and build the model by your "
+        "program"
+    )
+
+
+def _describe_layers(model: Sequential) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "input_shape": describe(model.input_shape),
+        "layers": [describe(layer) for layer in model.layers],
+    }
+
+
+def _arguments(kind: type) -> list[str]:
+    """Return the names of a constructor's arguments that are kept in attributes."""
+    parameters = inspect.signature(kind).parameters.values()
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+
+
+def describe_network(model: Sequential) -> dict[str, Any]:
+    """Return the description of a whole model: layers, weights, dtype and seed.
+
+    Raises
+    ------
+    TypeError
+        If the model, or a part of it, is of a class of the user's own.
+    ValueError
+        If a layer is in the model more than once.
+    """
+    described = describe(model)
+    twice = [layer.label for layer, count in Counter(_all_layers(model)).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"save: {twice[0]} is in the model more than once, which a file cannot hold; keep the "
+            "weights with model.save_weights(path)"
+        )
+    weights = [
+        {
+            "name": parameter.name,
+            "shape": list(parameter.shape),
+            "stream": parameter.stream,
+            "trainable": parameter.requires_grad,
+            "constraint": describe(parameter.constraint),
+        }
+        for parameter in model.parameters()
+    ]
+    return described | {
+        "built_for": describe(model.built_for),
+        "dtype": str(model.dtype),
+        "seed": model.seed,
+        "weights": weights,
+    }
+
+
+def _all_layers(model: Sequential) -> Iterator[Layer]:
+    """Give the layers of a model and of those within it, as often as they are there."""
+    for layer in model.layers:
+        yield layer
+        if isinstance(layer, Sequential):
+            yield from _all_layers(layer)
+
+
+def build(description: Any, kind: type) -> Any:
+    """Return what `describe` described, which must be a `kind`.
+
+    Raises
+    ------
+    ValueError
+        If the description names no class of minidl, or one that is no `kind`.
+    TypeError
+        If it has another form, or arguments that the class does not take.
+    """
+    if not isinstance(description, Mapping):
+        raise TypeError(f"expected the description of a {kind.__name__}, found {description!r:.80}")
+    name = description.get("class")
+    known = KNOWN.get(name) if isinstance(name, str) else None
+    if known is None or not issubclass(known, kind):
+        raise ValueError(f"expected a {kind.__name__} of minidl, found {name!r:.80}")
+    if known is Sequential:
+        below = [build(layer, Layer) for layer in description["layers"]]
+        return Sequential(below, name=description["name"])
+    arguments = {
+        key: build(value, object) if isinstance(value, Mapping) else value
+        for key, value in description["arguments"].items()
+    }
+    # An input_shape, above all, which would build the layer before its weights are at hand.
+    unknown = arguments.keys() - {*_arguments(known), "name"}
+    if unknown:
+        raise ValueError(f"{name}: found unknown arguments {sorted(unknown)!r:.80}")
+    return known(**arguments)
+
+
+def build_network(
+    description: Mapping[str, Any], device: str, saved: Callable[[str, tuple[int, ...]], Any]
+) -> Sequential:
+    """Return the model that `describe_network` described, with the weights that `saved` gives."""
+    if _count_layers(description) > MAX_LAYERS:
+        raise ValueError(f"expected at most {MAX_LAYERS:,} layers, found more")
+    model = Sequential(
+        [build(layer, Layer) for layer in description["layers"]],
+        device=device,
+        dtype=description["dtype"],
+        seed=description["seed"],
+        name=description["name"],
+    )
+    assert model.placement is not None, "Sequential adopts its layers"
+    if description["built_for"] is not None:
+        model.placement.saved = saved
+        with no_grad():
+            model(np.zeros((1, *_checked_shape(description["built_for"])), model.dtype))
+        model.placement.saved = None
+    _set_input_shapes(model, description)
+    rows = {row["name"]: row for row in description["weights"]}
+    for parameter in model.parameters():
+        row = rows[parameter.name]
+        parameter.requires_grad = bool(row["trainable"])
+        parameter.stream = int(row["stream"])
+        if row["constraint"] is not None:
+            parameter.constraint = build(row["constraint"], constraints.MaxNorm)
+            parameter.constraint.check(parameter.shape)
+    model.placement.weight_streams.update(p.stream for p in model.parameters())
+    return model
+
+
+def _count_layers(description: Mapping[str, Any]) -> int:
+    below = [layer for layer in description["layers"] if "layers" in layer]
+    return len(description["layers"]) + sum(_count_layers(layer) for layer in below)
+
+
+def _checked_shape(shape: Any) -> tuple[int, ...]:
+    """Return a sample's shape, or raise ValueError where it is none or too large."""
+    shape = tuple(positive_integer("the shape of a sample", length) for length in shape)
+    if math.prod(shape) > MAX_SAMPLE_SIZE:
+        raise ValueError(f"expected samples of at most {MAX_SAMPLE_SIZE:,} numbers, found {shape}")
+    return shape
+
+
+def _set_input_shapes(model: Sequential, description: Mapping[str, Any]) -> None:
+    """Give a model, and those within it, the input shapes that they were given."""
+    if description["input_shape"] is not None:
+        model.input_shape = _checked_shape(description["input_shape"])
+    for layer, below in zip(model.layers, description["layers"], strict=True):
+        if isinstance(layer, Sequential):
+            _set_input_shapes(layer, below)

@@ -1,0 +1,100 @@
+"""Classify images with a saved network: ``python -m minidl.predict``."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+import minidl
+from minidl import images, models
+from minidl.command_line import InputError, Parser, complain, number
+from minidl.uncertainty import Uncertainty
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command's arguments; exit with one line where they make no sense."""
+    parser = Parser("minidl.predict", __doc__)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a file that minidl.train saved")
+    add("images", metavar="FILE", nargs="+", help="PNG, JPEG, IDX or NPY")
+    add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
+    add("--batch-size", type=number(int, 1), default=128, help="default: 128")
+    add(
+        "--samples",
+        type=number(int, 1, 2**32),
+        metavar="N",
+        help="draw N outputs with dropout, and say how far they agree (entropies are in nats)",
+    )
+    add(
+        "--invert",
+        action="store_true",
+        help="for PNG and JPEG of dark ink on light paper, where the network learned the reverse, "
+        "as from MNIST",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, or 2 for bad input."""
+    arguments = parse_arguments(argv)
+    try:
+        for line in predict(arguments):
+            print(line)
+    except (InputError, ImportError, OSError, MemoryError) as error:
+        return complain("minidl.predict", error)
+    return 0
+
+
+def predict(arguments: argparse.Namespace) -> Iterator[str]:
+    """Give the lines of a table with one line for each image."""
+    try:
+        model = models.load(arguments.model, arguments.device)
+        if model.built_for is None:
+            raise ValueError(f"{arguments.model}: the network in it was never built")
+        read = [
+            images.read(path, model.built_for, invert=arguments.invert) for path in arguments.images
+        ]
+    except (ValueError, minidl.DeviceError) as error:
+        raise InputError(error) from error
+    names = [
+        path if len(array) == 1 else f"{path}[{place}]"
+        for path, array in zip(arguments.images, read, strict=True)
+        for place in range(len(array))
+    ]
+    # One array, so that the place of an image in it is its address in every draw.
+    x = read[0] if len(read) == 1 else np.concatenate(read)
+    found = model.predict(x, arguments.batch_size, verbose=0, samples=arguments.samples)
+    probabilities = found if arguments.samples is None else found.mean
+    if probabilities.ndim != 2 or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-2):
+        raise InputError(
+            f"{arguments.model}: the outputs of the network in it are no probabilities of classes; "
+            "end it with a softmax, or use model.predict"
+        )
+    yield from table(names, probabilities, found if arguments.samples else None)
+
+
+def table(
+    names: Sequence[str], probabilities: np.ndarray, uncertainty: Uncertainty | None
+) -> Iterator[str]:
+    """Give the lines of the table."""
+    width = max(len("image"), *map(len, names))
+    title = f"{'image':<{width}}  class  probability"
+    if uncertainty is not None:
+        title += "     std  entropy  mutual information"
+    yield title
+    for row, name in enumerate(names):
+        best = int(probabilities[row].argmax())
+        line = f"{name:<{width}}  {best:>5}  {probabilities[row, best]:>11.2%}"
+        if uncertainty is not None:
+            assert uncertainty.predictive_entropy is not None, "there are probabilities"
+            assert uncertainty.mutual_information is not None, "there are probabilities"
+            line += (
+                f"  {uncertainty.std[row, best]:.4f}  {uncertainty.predictive_entropy[row]:>7.4f}"
+                f"  {uncertainty.mutual_information[row]:>18.4f}"
+            )
+        yield line
+
+
+if __name__ == "__main__":
+    sys.exit(main())

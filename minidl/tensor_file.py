@@ -1,0 +1,117 @@
+"""Files of named arrays in the safetensors format: no pickle, no code, nothing to execute.
+
+A file is a little-endian uint64, that many bytes of JSON, and the arrays
+(https://huggingface.co/docs/safetensors, "Format"). The library checks that the arrays lie side by
+side and fill the file, so none can be larger than the file.
+"""
+
+import os
+from collections.abc import Mapping
+from types import TracebackType
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from minidl.files import PathLike, check_regular, write_whole
+
+MAX_HEADER_BYTES = 2**24
+DTYPES = {
+    "BOOL": np.dtype("bool"),
+    "F16": np.dtype("float16"),
+    "F32": np.dtype("float32"),
+    "F64": np.dtype("float64"),
+    "I64": np.dtype("int64"),
+}
+
+
+def write(
+    path: PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write arrays and texts; `path` is the old file or the whole new one at every instant.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; an older one stays as it is.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "x.safetensors")
+    ...     write(path, {"x": np.arange(3.0)}, {"unit": "m"})
+    ...     with TensorFile(path) as file:
+    ...         file.shapes, file.metadata, file.read("x")
+    ({'x': (3,)}, {'unit': 'm'}, array([0., 1., 2.]))
+    """
+    contiguous = {name: np.require(array, requirements="C") for name, array in arrays.items()}
+    write_whole(path, save(contiguous, dict(metadata or {})))
+
+
+class TensorFile:
+    """An open file of arrays, of which none is read before it is asked for.
+
+    Attributes
+    ----------
+    shapes : dict of str to tuple of int
+        What is in the file.
+    dtypes : dict of str to numpy.dtype
+        Of which kind it is.
+    metadata : dict of str to str
+        The file's texts.
+
+    Raises
+    ------
+    ValueError
+        If the file is not of this format, is damaged, or holds other dtypes than `DTYPES`.
+    OSError
+        If it cannot be opened.
+    """
+
+    def __init__(self, path: PathLike):
+        self.path = path
+        check_regular(path)
+        with open(path, "rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > min(MAX_HEADER_BYTES, os.path.getsize(path)):
+            raise ValueError(
+                f"{path}: expected a safetensors file, found one whose header claims to have "
+                f"{header:,} bytes (at most {MAX_HEADER_BYTES:,}, and no more than the file)"
+            )
+        try:
+            self._file = safe_open(path, framework="np").__enter__()
+        except SafetensorError as error:
+            raise ValueError(f"{path}: expected a safetensors file, found: {error}") from error
+        self.metadata: dict[str, str] = self._file.metadata() or {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, np.dtype] = {}
+        for name in self._file.keys():  # noqa: SIM118  it is no dictionary
+            part = self._file.get_slice(name)
+            if part.get_dtype() not in DTYPES:
+                self.close()
+                raise ValueError(
+                    f"{path}: {name} has dtype {part.get_dtype()}; expected one of "
+                    f"{', '.join(DTYPES)}"
+                )
+            self.shapes[name] = tuple(part.get_shape())
+            self.dtypes[name] = DTYPES[part.get_dtype()]
+
+    def read(self, name: str) -> np.ndarray:
+        """Return a copy of an array."""
+        return self._file.get_tensor(name)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.__exit__(None, None, None)
+
+    def __enter__(self) -> "TensorFile":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

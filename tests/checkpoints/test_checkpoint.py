@@ -1,0 +1,668 @@
+"""What a checkpoint holds, what comes back, and what is refused."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minidl import (
+    callbacks,
+    checkpoint,
+    constraints,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    tensor_file,
+)
+from minidl.description import KNOWN, describe, describe_network
+from minidl.optimizers import schedules
+from minidl.tensor_file import TensorFile
+
+X = np.random.default_rng(0).integers(0, 256, (50, 4, 3)).astype("uint8")
+Y = np.random.default_rng(1).integers(0, 5, 50)
+
+
+def network(optimizer=None, device="cpu", seed=2**63 + 5):
+    inner = models.Sequential(
+        [layers.Dense(6, "tanh", name="inside"), layers.Dropout(0.25, seed=9)], name="nested"
+    )
+    model = models.Sequential(
+        [
+            layers.Rescaling(1 / 255, input_shape=(4, 3)),
+            layers.Flatten(),
+            layers.Dense(
+                8,
+                "relu",
+                kernel_initializer=initializers.HeNormal(seed=4),
+                kernel_constraint=constraints.MaxNorm(1.5),
+            ),
+            layers.Dropout(0.5),
+            inner,
+            layers.Dropout(0.1, scaling="inference"),
+            layers.Dense(5, activation="softmax", name="classes"),
+        ],
+        device=device,
+        seed=seed,
+    )
+    model.compile(
+        optimizer or optimizers.AdamW(schedules.CosineDecay(0.01, 40), weight_decay=0.1),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    return model
+
+
+FIT = {"batch_size": 16, "epochs": 4, "verbose": 0, "validation_split": 0.2}
+STEPS = 3  # an epoch: 40 of the 50 samples are trained on
+
+
+class SaveAndStop(callbacks.Callback):
+    """Save after a step, and end."""
+
+    def __init__(self, path, step):
+        self.path, self.step = path, step
+
+    def on_train_batch_end(self, batch, logs):
+        if self.model.step == self.step:
+            self.model.save(self.path)
+            self.model.stop_training = True
+
+
+def same_weights(model, other):
+    pairs = zip(model.get_weights(), other.get_weights(), strict=True)
+    return all(a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+# ------------------------------------------------------------------------------ what comes back
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.safetensors"
+
+
+def test_everything_comes_back(path):
+    model = network()
+    model.layers[2].bias.requires_grad = False
+    model.layers[-1].bias.constraint = constraints.MaxNorm(3.0)
+    model.fit(X, Y, **FIT)
+    model.save(path)
+    again = models.load(path)
+    assert same_weights(model, again)
+    assert describe_network(again) == describe_network(model)
+    assert again.layers[2].bias.requires_grad is False
+    assert again.layers[-1].bias.constraint.max_value == 3.0
+    assert (again.step, again.epoch, again.seed) == (4 * STEPS, 4, 2**63 + 5)
+    assert again.history.history == model.history.history
+    assert again.history.epoch == [0, 1, 2, 3]
+    assert again.optimizer.iterations == 4 * STEPS
+    assert again.optimizer.state.keys() == {"mean", "square"}
+    for name, values in model.optimizer.state.items():
+        assert again.optimizer.state[name].tobytes() == values.tobytes()
+    drops = [layer for layer in model.walk() if isinstance(layer, layers.Dropout)]
+    again_drops = [layer for layer in again.walk() if isinstance(layer, layers.Dropout)]
+    assert [repr(layer) for layer in again_drops] == [repr(layer) for layer in drops]
+    assert [layer.stream_is_fixed for layer in again_drops] == [True] * 3
+    assert np.array_equal(again.predict(X), model.predict(X))
+    assert again.evaluate(X, Y, verbose=0) == model.evaluate(X, Y, verbose=0)
+
+
+def test_the_file_says_what_it_is(path):
+    model = network()
+    model.fit(X, Y, **FIT)
+    model.save(path)
+    with TensorFile(path) as file:
+        texts = json.loads(file.metadata["minidl"])
+        assert file.shapes["weights/classes/weight"] == (6, 5)
+        assert int(file.read("model/step")) == 4 * STEPS
+    assert (texts["format"], texts["version"]) == (1, "0.1.0")
+    assert texts["training"]["optimizer"]["class"] == "AdamW"
+    assert texts["network"]["layers"][3]["arguments"]["rate"] == 0.5
+
+
+@pytest.mark.parametrize("layer", sorted(KNOWN))
+def test_every_class_of_minidl_can_be_described(layer):
+    arguments = {
+        "Activation": ("tanh",),
+        "Dense": (3,),
+        "Dropout": (0.5,),
+        "Rescaling": (2.0,),
+        "PiecewiseConstantDecay": ([2], [0.1, 0.2]),
+        "CosineDecay": (0.1, 5),
+        "ExponentialDecay": (0.1, 5, 0.5),
+        "InverseTimeDecay": (0.1, 5, 0.5),
+    }.get(layer, ())
+    thing = KNOWN[layer](*arguments)
+    described = describe(thing)
+    assert json.loads(json.dumps(described)) == described
+    assert described["class"] == layer
+
+
+def public_classes(module, base):
+    return {
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, base) and value is not base
+    }
+
+
+def test_no_class_of_minidl_is_forgotten():
+    ours = public_classes(layers, layers.Layer) - {layers.Input}
+    ours |= public_classes(losses, losses.Loss) | public_classes(optimizers, optimizers.Optimizer)
+    ours |= public_classes(metrics, metrics.Metric) - {metrics.Mean}
+    public = {kind for kind in ours if not kind.__name__.startswith("_")}
+    assert public - set(KNOWN.values()) == set()
+
+
+def test_a_model_that_is_not_built_or_not_compiled_is_saved_too(path):
+    models.Sequential([layers.Dense(3), layers.Dropout(0.5)], seed=7).save(path)
+    model = models.load(path)
+    assert not model.built
+    assert model.optimizer is None
+    fresh = models.Sequential([layers.Dense(3), layers.Dropout(0.5)], seed=7)
+    assert np.array_equal(model.predict(np.ones((2, 4))), fresh.predict(np.ones((2, 4))))
+
+
+def test_a_model_built_by_its_first_call_takes_other_shapes_after_loading(path):
+    model = models.Sequential([layers.Dense(3)])
+    model.predict(np.ones((2, 4)))
+    model.save(path)
+    again = models.load(path)
+    assert again.input_shape is None
+    assert again.predict(np.ones((2, 5, 4))).shape == (2, 5, 3)
+
+
+def test_float64_comes_back_as_float64(path):
+    model = models.Sequential([layers.Dense(3, input_shape=(2,))], dtype="float64")
+    model.save(path)
+    again = models.load(path)
+    assert again.dtype == np.float64
+    assert same_weights(model, again)
+
+
+def test_a_loaded_model_can_grow(path):
+    model = network()
+    model.save(path)
+    for grown in (model, again := models.load(path)):
+        grown.add(layers.Dense(2))
+        grown.add(layers.Dropout(0.5))
+    assert same_weights(model, again)
+    assert repr(again.layers[-1]) == repr(model.layers[-1])
+
+
+# ------------------------------------------------------------------------------ resuming
+
+
+@pytest.fixture(scope="module")
+def whole():
+    model = network()
+    model.fit(X, Y, **FIT)
+    return model
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 7, 12])
+def test_a_resumed_run_ends_with_the_same_bits(whole, path, step):
+    network_ = network()
+    network_.fit(X, Y, **FIT, callbacks=[SaveAndStop(path, step)])
+    for broken_off in (models.load(path), network_):
+        history = broken_off.fit(X, Y, **FIT, resume=True)
+        assert same_weights(broken_off, whole)
+        assert history.history == whole.history.history
+        assert history.epoch == [0, 1, 2, 3]
+        assert (broken_off.step, broken_off.epoch) == (12, 4)
+
+
+def test_without_resume_it_does_not_end_with_the_same_bits(whole, path):
+    network().fit(X, Y, **FIT, callbacks=[SaveAndStop(path, 4)])
+    model = models.load(path)
+    model.fit(X, Y, **FIT | {"initial_epoch": 1})
+    assert not same_weights(model, whole)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+        optimizers.SGD(0.1),
+        optimizers.RMSprop(schedules.ExponentialDecay(0.01, 5, 0.5)),
+        optimizers.Adam(schedules.PiecewiseConstantDecay([5], [0.01, 0.001])),
+    ],
+    ids=lambda optimizer: type(optimizer).__name__,
+)
+def test_every_optimizer_goes_on(optimizer, path):
+    one, other = network(optimizer), network(copy.deepcopy(optimizer))
+    one.fit(X, Y, **FIT)
+    other.fit(X, Y, **FIT, callbacks=[SaveAndStop(path, 5)])
+    again = models.load(path)
+    again.fit(X, Y, **FIT, resume=True)
+    assert same_weights(one, again)
+
+
+def test_it_resumes_on_the_other_device_with_the_same_masks(whole, path, cuda_double):
+    network().fit(X, Y, **FIT, callbacks=[SaveAndStop(path, 5)])
+    model = models.load(path, device="cuda")
+    assert model.device == "cuda:0"
+    model.fit(X, Y, **FIT, resume=True)
+    drops = [repr(layer) for layer in model.walk() if isinstance(layer, layers.Dropout)]
+    assert drops == [repr(layer) for layer in whole.walk() if isinstance(layer, layers.Dropout)]
+    for a, b in zip(model.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 8}, "resume=True goes on with a run of batch_size 16, received"),
+        ({"validation_split": 0.3}, "resume=True goes on with a run of samples 40, received"),
+        ({"shuffle": False}, "resume=True goes on with a run of shuffle True, received"),
+    ],
+)
+def test_another_run_is_not_resumed(change, message):
+    model = network()
+    model.fit(X, Y, **FIT | {"epochs": 1})
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, Y, **FIT | change, resume=True)
+
+
+def test_resuming_what_never_ran_is_a_run(whole):
+    model = network()
+    model.fit(X, Y, **FIT, resume=True)
+    assert same_weights(model, whole)
+
+
+def test_a_finished_run_that_is_resumed_does_nothing(path):
+    model = network()
+    model.fit(X, Y, **FIT)
+    before = model.get_weights()
+    assert model.fit(X, Y, **FIT, resume=True).epoch == [0, 1, 2, 3]
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+# ------------------------------------------------------------------------------ what is refused
+
+
+class OwnLayer(layers.Layer):
+    """A user's."""
+
+    def call(self, x):
+        return x
+
+
+class OwnDense(layers.Dense):
+    """A user's, with the name of nothing of ours."""
+
+
+class OwnLoss(losses.MeanSquaredError):
+    """A user's."""
+
+
+def own_activation(x):
+    return x
+
+
+@pytest.mark.parametrize(
+    ("layer", "named"),
+    [
+        (OwnLayer(), r"\.OwnLayer is a class of your own"),
+        (OwnDense(2), r"\.OwnDense is a class of your own"),
+        (layers.Dense(2, own_activation), r"\.own_activation is a function of your own"),
+        (layers.Activation(lambda x: x), r"<lambda> is a function of your own"),
+    ],
+)
+def test_what_is_the_users_own_is_refused_by_name(layer, named, path):
+    path.write_bytes(b"older")
+    model = models.Sequential([layers.Input((3,)), layer])
+    with pytest.raises(TypeError, match=named):
+        model.save(path)
+    assert path.read_bytes() == b"older"
+
+
+def test_a_loss_of_the_users_own_and_a_subclass_of_model_are_refused(path):
+    model = models.Sequential([layers.Dense(2, input_shape=(3,))])
+    model.compile("sgd", OwnLoss())
+    with pytest.raises(TypeError, match=r"\.OwnLoss is a class of your own"):
+        model.save(path)
+
+    class Net(models.Model):
+        pass
+
+    with pytest.raises(TypeError, match=r"Net is a class of your own"):
+        Net().save(path)
+
+
+def test_a_layer_that_is_there_twice_is_refused(path):
+    shared = layers.Dense(3)
+    model = models.Sequential([layers.Input((3,)), shared, shared])
+    with pytest.raises(ValueError, match="dense is in the model more than once"):
+        model.save(path)
+
+
+def rewritten(path, change=None, drop=(), **arrays):
+    """Write the file anew with changed texts and arrays."""
+    with TensorFile(path) as file:
+        texts = json.loads(file.metadata["minidl"])
+        kept = {name: file.read(name) for name in file.shapes if name not in drop}
+    if change is not None:
+        change(texts)
+    tensor_file.write(path, kept | arrays, {"minidl": json.dumps(texts)})
+
+
+def setter(*keys, value):
+    def change(texts):
+        for key in keys[:-1]:
+            texts = texts[key]
+        texts[keys[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (setter("format", value=2), "format 2, written by version '0.1.0'; this version reads"),
+        (setter("network", "layers", 2, "class", value="OwnLayer"), "expected a Layer of minidl"),
+        (setter("network", "layers", 2, "class", value="Adam"), "expected a Layer of minidl"),
+        (setter("network", "layers", 2, "class", value=["x"]), "expected a Layer of minidl"),
+        (setter("network", "layers", 2, "arguments", "units", value=2**40), "weights/dense/"),
+        (setter("network", "layers", 2, "arguments", "units", value="8"), "positive integer"),
+        (
+            setter("network", "layers", 0, "arguments", "input_shape", value=[2**40]),
+            r"unknown arguments \['input_shape'\]",
+        ),
+        (setter("network", "built_for", value=[2**20, 2**20]), "at most 16,777,216 numbers"),
+        (setter("network", "built_for", value=[2]), "weights/dense/weight of shape"),
+        (setter("network", "dtype", value="object"), "dtype must be one of"),
+        (setter("network", "dtype", value="float64"), "weights/dense/weight of shape"),
+        (setter("network", "seed", value=-1), "seed"),
+        (setter("network", "weights", value=[]), "dense/weight"),
+        (setter("network", "layers", value=7), ""),
+        (setter("network", value=None), ""),
+        (setter("training", "optimizer", "class", value="Dense"), "expected a Optimizer"),
+        (setter("training", "optimizer", "arguments", "beta_1", value=2), "beta_1 must be in"),
+        (setter("history", "history", value={"loss": ["high"]}), "could not convert"),
+    ],
+)
+def test_a_description_that_makes_no_sense_is_refused(path, change, message):
+    model = network()
+    model.fit(X, Y, **FIT | {"epochs": 1})
+    model.save(path)
+    rewritten(path, change)
+    with pytest.raises(ValueError, match=f"expected a checkpoint of minidl, found: .*{message}"):
+        models.load(path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "drop", "message"),
+    [
+        ({"model/step": np.array(-1)}, (), "model/step -1, which is below 0"),
+        ({"model/step": np.array([1])}, (), r"model/step of shape \(1,\)"),
+        ({"model/step": np.array(1.0)}, (), "model/step of shape .* float64"),
+        ({}, ("model/step",), "no array 'model/step'"),
+        ({"random/step": np.zeros(2, "int64")}, (), r"random/step of shape \(2,\)"),
+        ({"optimizer/mean": np.zeros(3, "float32")}, (), r"optimizer/mean of shape \(3,\)"),
+        ({"weights/new": np.zeros(3, "float32")}, (), r"does not have: \['weights/new'\]"),
+        ({"position/totals": np.zeros(1)}, (), r"position/totals of shape \(1,\)"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(path, arrays, drop, message):
+    model = network()
+    model.fit(X, Y, **FIT | {"epochs": 1})
+    model.save(path)
+    rewritten(path, None, drop, **arrays)
+    with pytest.raises(ValueError, match=message):
+        models.load(path)
+
+
+def test_weights_without_a_network_are_no_checkpoint(path):
+    tensor_file.write(path, {"x": np.zeros(3)})
+    with pytest.raises(ValueError, match="no description of a network; for weights alone"):
+        models.load(path)
+
+
+def test_deeply_nested_descriptions_are_refused(path):
+    deep = '{"format": 1, "network": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    tensor_file.write(path, {"x": np.zeros(3)}, {"minidl": deep})
+    with pytest.raises(ValueError, match="expected a checkpoint of minidl"):
+        models.load(path)
+
+
+def test_an_unknown_device_is_not_the_files_fault(path):
+    network().save(path)
+    with pytest.raises(ValueError, match=r'^device: expected "cpu"'):
+        models.load(path, "tpu")
+
+
+# ------------------------------------------------------------------------------ latest, differences
+
+
+def test_the_latest_is_the_one_of_the_most_steps(tmp_path):
+    assert checkpoint.latest(tmp_path) is None
+    for name in ("step-0000000009", "step-0000000010", "step-11", "best", ".step-0000000012"):
+        (tmp_path / f"{name}.safetensors").touch()
+    (tmp_path / "step-0000000013.safetensors.tmp").touch()
+    assert checkpoint.latest(tmp_path).name == "step-0000000010.safetensors"
+    with pytest.raises(FileNotFoundError):
+        checkpoint.latest(tmp_path / "missing")
+
+
+def test_differences_are_named(path):
+    model = network()
+    model.fit(X, Y, **FIT)
+    model.save(path)
+    assert list(checkpoint.differences(network(), models.load(path))) == []
+    other = network(optimizers.AdamW(0.5), seed=1)
+    found = {where: (a, b) for where, a, b in checkpoint.differences(other, models.load(path))}
+    assert found["seed"] == (1, 2**63 + 5)
+    assert found["network layers[3] arguments seed"] == (1, 2**63 + 5)
+    assert "training optimizer arguments learning_rate" in found
+
+
+# ------------------------------------------------------------------------------ ModelCheckpoint
+
+
+def steps_in(folder):
+    return [int(path.stem.removeprefix("step-")) for path in sorted(folder.glob("step-*"))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"keep": 9}, [3, 6, 9, 12]),
+        ({}, [6, 9, 12]),
+        ({"keep": 1}, [12]),
+        ({"every_epochs": 3, "keep": 9}, [9, 12]),
+        ({"every_steps": 5, "keep": 9}, [5, 10, 12]),
+        ({"every_steps": 4, "every_epochs": 2, "keep": 9}, [4, 6, 8, 12]),
+        ({"every_steps": 10**6}, [12]),
+    ],
+)
+def test_model_checkpoint_saves_when_it_should_and_keeps_what_it_should(
+    tmp_path, whole, arguments, expected
+):
+    folder = tmp_path / "new" / "folder"
+    saver = callbacks.ModelCheckpoint(folder, **arguments)
+    model = network()
+    model.fit(X, Y, **FIT, callbacks=[saver])
+    assert steps_in(folder) == expected
+    assert same_weights(model, whole)  # saving changes nothing
+    for step in expected:
+        again = models.load(folder / f"step-{step:010d}.safetensors")
+        again.fit(X, Y, **FIT, resume=True)
+        assert same_weights(again, whole)
+
+
+def test_the_best_epoch_is_kept(tmp_path):
+    class Fake(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs):
+            logs["val_loss"] = [3.0, 1.0, 2.0, 1.5][epoch]
+
+    saver = callbacks.ModelCheckpoint(tmp_path, monitor="val_loss")
+    network().fit(X, Y, **FIT, callbacks=[Fake(), saver])
+    best = models.load(tmp_path / "best.safetensors")
+    assert best.step == 2 * STEPS
+    # A resumed run remembers what the best was.
+    again = models.load(tmp_path / "step-0000000006.safetensors")
+    again.fit(X, Y, **FIT, callbacks=[Fake(), saver], resume=True)
+    assert models.load(tmp_path / "best.safetensors").step == 2 * STEPS
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, caplog):
+    class Break(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs):
+            if epoch == 2:
+                self.model.set_weights([weight * np.nan for weight in self.model.get_weights()])
+
+    saver = callbacks.ModelCheckpoint(tmp_path)
+    with np.errstate(all="ignore"):
+        network().fit(X, Y, **FIT, callbacks=[Break(), saver])
+    assert steps_in(tmp_path) == [3, 6]
+    assert "not written: weights of the model are not finite" in caplog.text
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    first = callbacks.ModelCheckpoint(tmp_path)
+
+    class Second(callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs):
+            with pytest.raises(BlockingIOError, match="another run writes here; give each run a"):
+                network().fit(X, Y, **FIT, callbacks=[callbacks.ModelCheckpoint(tmp_path)])
+
+    network().fit(X, Y, **FIT, callbacks=[first, Second()])
+    assert steps_in(tmp_path) == [6, 9, 12]
+    network().fit(X, Y, **FIT, callbacks=[callbacks.ModelCheckpoint(tmp_path)])  # free again
+
+
+def test_what_a_killed_run_left_half_written_is_cleared_away(tmp_path):
+    (tmp_path / ".step-0000000003.safetensors.0a1b2c3d.tmp").write_bytes(b"half")
+    (tmp_path / "notes.txt").write_text("mine")
+    network().fit(X, Y, **FIT, callbacks=[callbacks.ModelCheckpoint(tmp_path)])
+    assert not list(tmp_path.glob(".*.tmp"))
+    assert (tmp_path / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["every_steps", "every_epochs", "keep"])
+def test_numbers_below_1_are_refused(name, tmp_path):
+    with pytest.raises(ValueError, match=f"ModelCheckpoint: {name} must be at least 1, received 0"):
+        callbacks.ModelCheckpoint(tmp_path, **{name: 0})
+
+
+# ------------------------------------------------------------------------------ writing
+
+
+def test_a_reader_meets_the_old_file_or_the_new_one(path):
+    values = [np.full(200_000, value, "float32") for value in (1.0, 2.0)]
+    tensor_file.write(path, {"x": values[0]})
+    done = threading.Event()
+
+    def write():
+        for round_ in range(30):
+            tensor_file.write(path, {"x": values[round_ % 2]})
+        done.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not done.is_set():
+        with TensorFile(path) as file:
+            x = file.read("x")
+        assert x.min() == x.max()
+    thread.join()
+
+
+LIMITED = """
+import resource, signal, sys
+import numpy as np
+from minidl import tensor_file
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    tensor_file.write(sys.argv[1], {"x": np.zeros(10_000)})
+except OSError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX limits")
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(path):
+    tensor_file.write(path, {"x": np.ones(3)})
+    before = path.read_bytes()
+    root = Path(__file__).parents[2]
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(path)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(root), str(root / "kernels")))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "refused: [Errno 27]" in result.stderr
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_rename_that_fails_leaves_the_old_file(path, monkeypatch):
+    tensor_file.write(path, {"x": np.ones(3)})
+
+    def broken(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OSError, match="No space left"):
+        tensor_file.write(path, {"x": np.zeros(3)})
+    with TensorFile(path) as file:
+        assert file.read("x").tolist() == [1, 1, 1]
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected a safetensors file, found"),
+        (b"\xff" * 64, "whose header claims to have 18,446,744,073,709,551,615 bytes"),
+        ((2**24 + 1).to_bytes(8, "little") + b" " * (2**24 + 1), "claims to have 16,777,217"),
+        ((2).to_bytes(8, "little") + b"[]", "expected a safetensors file, found"),
+        (
+            (62).to_bytes(8, "little")
+            + b'{"x":{"dtype":"F32","shape":[1000000],"data_offsets":[0,4]}}   \0\0\0\0',
+            "expected a safetensors file, found",
+        ),
+        (
+            (58).to_bytes(8, "little")
+            + b'{"x":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}   \0\0\0\0',
+            "x has dtype BF16; expected one of BOOL, F16, F32, F64, I64",
+        ),
+    ],
+)
+def test_other_files_are_refused(path, content, message):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        TensorFile(path)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected a file, found a folder, a pipe or a device"):
+        TensorFile(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        TensorFile(tmp_path / "missing")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(ValueError, match="expected a file, found a folder, a pipe or a device"):
+            TensorFile(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64", "bool"])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 4), (257,), (2, 0, 3)])
+def test_arrays_come_back(path, dtype, shape):
+    array = (np.random.default_rng(0).normal(size=shape) * 9).astype(dtype)
+    tensor_file.write(path, {"x": array, "transposed": array.T})
+    with TensorFile(path) as file:
+        for name, expected in (("x", array), ("transposed", array.T)):
+            assert file.read(name).dtype == expected.dtype
+            assert np.array_equal(file.read(name), expected)

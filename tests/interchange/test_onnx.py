@@ -1,0 +1,104 @@
+"""ONNX files compute, in another runtime, what the network does."""
+
+import numpy as np
+import pytest
+
+from minidl import layers, models
+
+onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, from the extra test")
+
+X = np.random.default_rng(0).normal(size=(7, 4, 3)).astype("float32")
+
+
+def run(path, x=X):
+    """Return what onnxruntime computes."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    return session.run(None, {given.name: x})[0]
+
+
+def network(*stack, dtype="float32", **arguments):
+    return models.Sequential([layers.Input((4, 3)), *stack], dtype=dtype, seed=3, **arguments)
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        (layers.Dense(5),),
+        (layers.Flatten(), layers.Dense(5, use_bias=False)),
+        (layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(5, "relu")),
+        (layers.Rescaling(2.0, -1.0), layers.Dense(5, "sigmoid")),
+        (layers.Dense(5, "tanh"), layers.Activation("sigmoid"), layers.ReLU()),
+        (layers.Flatten(), layers.Dropout(0.5), layers.Dense(5), layers.Softmax()),
+        (layers.Dense(5, "linear"), layers.Softmax(axis=1)),
+        (layers.Dropout(0.25, scaling="inference"), layers.Dense(5, "softmax")),
+        (models.Sequential([layers.Dense(6, "relu"), layers.Dropout(0.5)]), layers.Dense(2)),
+    ],
+    ids=lambda stack: "-".join(layer.label for layer in stack),
+)
+def test_another_runtime_computes_the_same(stack, tmp_path):
+    model = network(*stack)
+    model.set_weights([w + 0.1 for w in model.get_weights()])  # biases too are not zero
+    model.export(tmp_path / "net.onnx")
+    found = run(tmp_path / "net.onnx")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, model.predict(X), rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_with_another_weight_computes_something_else(tmp_path):
+    model = network(layers.Flatten(), layers.Dense(5))
+    model.export(tmp_path / "net.onnx")
+    model.set_weights([w + 0.01 for w in model.get_weights()])
+    assert np.abs(run(tmp_path / "net.onnx") - model.predict(X)).max() > 1e-3
+
+
+def test_float64_is_exported_as_float64(tmp_path):
+    model = network(layers.Flatten(), layers.Dense(5, "softmax"), dtype="float64")
+    model.export(tmp_path / "net.onnx")
+    found = run(tmp_path / "net.onnx", X.astype("float64"))
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, model.predict(X), rtol=1e-12)
+
+
+def test_the_graph_names_its_layers_and_keeps_dropout(tmp_path):
+    model = network(layers.Flatten(), layers.Dense(5, "relu"), layers.Dropout(0.5), layers.Dense(2))
+    model.export(tmp_path / "net.onnx")
+    graph = onnx.load(tmp_path / "net.onnx").graph
+    assert [(node.op_type, node.name) for node in graph.node] == [
+        ("Flatten", "flatten"),
+        ("MatMul", "dense/product"),
+        ("Add", "dense/sum"),
+        ("Relu", "dense/relu"),
+        ("Dropout", "dropout"),
+        ("MatMul", "dense_1/product"),
+        ("Add", "dense_1/sum"),
+    ]
+    constants = {c.name: onnx.numpy_helper.to_array(c) for c in graph.initializer}
+    assert constants["dropout/rate"] == 0.5
+    assert constants["dense/weight"].shape == (12, 5)
+    dims = graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_param or d.dim_value for d in dims] == ["batch", 4, 3]
+
+
+class Own(layers.Dense):
+    """A user's."""
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "message"),
+    [
+        (Own(2), TypeError, "own is a Own, for which ONNX has no operator"),
+        (layers.Dense(2, lambda x: x), TypeError, "dense applies .*lambda.*, for which ONNX has"),
+        (layers.Dropout(1.0), ValueError, "dropout has rate 1, and ONNX has rates below 1 only"),
+    ],
+)
+def test_what_onnx_does_not_have_is_refused(layer, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        network(layer).export(tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_is_not_built_or_no_sequence_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="sequential: not built, so it has no weights"):
+        models.Sequential([layers.Dense(2)]).export(tmp_path / "net.onnx")
