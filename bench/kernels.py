@@ -12,20 +12,26 @@ The kernel is compiled to PTX by numba-cuda and to machine code by nvJitLink, as
 instructions an element
     The machine instructions of the innermost loop, times the loads and stores of global memory that
     an element needs, over those in the loop; so an unrolled loop is counted rightly. A skipped
-    instruction counts as an executed one.
+    instruction counts as an executed one. The elements are those of the launch's largest array.
+    What the assembler calls for rare numbers, the slow path of a division or a root, is not
+    counted. Where a kernel passes over its elements in several loops, it is an estimate.
 a thread, once
-    The machine instructions outside that loop: the setting up, and the loop over rows.
+    The machine instructions outside that loop: the setting up, the loop over rows, sums over the
+    threads of a block.
 bytes an element
     What must come from and go to memory at least: the distinct sectors of 32 bytes that the
     interpreter of `tests/ptx` sees touched by a launch.
 sectors a request
     Sectors over loads and stores of whole warps, by the interpreter. Neighbouring threads that
-    touch neighbouring elements need as many as an element has bytes.
+    touch neighbouring elements need as many as an element has bytes; arrays of several dtypes give
+    a mean.
 predicted time
     The larger of two: the bytes at the published bandwidth, and all instructions at the rate of
     32-bit integer arithmetic (others issue at up to twice that rate; a multiplication of float64,
     which is slower on the RTX 4090, is one in 28 and counted alike). Launches, latency and caches
-    are left out: it is a bound for large arrays, not a measurement.
+    are left out: it is a bound for large arrays, not a measurement. A launch takes some
+    microseconds, in which an H100 could move ten million bytes: so arrays of a small network's size
+    cost their launches, whatever the kernel.
 """
 
 import argparse
@@ -39,7 +45,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
@@ -52,14 +58,13 @@ if find_spec("numba_cuda") is None:
     )
 try:
     import kernel_table
+    import numba
     import ptxrun
 except ImportError as error:
     raise ImportError(
         f"bench.kernels: {error.name}.py is read from {TESTS}, which only a checkout of the "
         "repository has: run it there"
     ) from error
-
-CAPABILITIES = ((7, 5), (8, 0), (8, 9), (9, 0), (12, 0))
 
 
 class Gpu(NamedTuple):
@@ -86,6 +91,7 @@ class MachineCode(NamedTuple):
     """What the assembler made of a kernel; its instructions are named in their order."""
 
     instructions: list[str]
+    helpers: set[str]  # functions of the assembler's own that the kernel calls
     loops: list[range]
     registers: int
     spilled_bytes: int
@@ -134,9 +140,15 @@ class Build(NamedTuple):
     code: MachineCode
 
 
+@functools.cache
+def compiled(kernel: Any, types: tuple[Any, ...], capability: tuple[int, int]) -> ptxrun.Kernel:
+    """Compile a kernel to PTX, once."""
+    return ptxrun.Kernel.from_numba(kernel, types, cc=capability)
+
+
 def build(name: str, dtype: str, capability: tuple[int, int], launch: kernel_table.Launch) -> Build:
     """Compile the kernel of a launch, for the types that it is launched with."""
-    kernel = ptxrun.Kernel.from_numba(launch.kernel, args=launch.arguments, cc=capability)
+    kernel = compiled(launch.kernel, tuple(map(numba.typeof, launch.arguments)), capability)
     code = machine_code(kernel.ptx, capability)
     return Build(name, dtype, capability, launch, kernel, code)
 
@@ -147,13 +159,29 @@ def build_of(name: str, dtype: str, capability: tuple[int, int]) -> Build:
     return build(name, dtype, capability, kernel_table.launch_of(name, dtype))
 
 
+def executed(build: Build) -> ptxrun.Stats:
+    """Return the counts of one launch that the CPU executes."""
+    launch = build.launch
+    return build.kernel.launch(launch.grid, launch.block, *launch.arguments)
+
+
+def accesses(build: Build) -> list[tuple[str, int, float]]:
+    """Return each access to global memory: the instruction, its bytes, its sectors a request."""
+    found = []
+    for text, _, (requests, _, sectors, _) in executed(build).per_ins.values():
+        access = re.match(r"(?:@\S+ )?(?:ld|st)\.global\.\w?(\d+) ", text)
+        if access and requests:
+            found.append((text, int(access[1]) // 8, sectors / requests))
+    return found
+
+
 def figures(build: Build) -> Figures:
     """Return what a kernel costs, from its code and from one launch that the CPU executes."""
     launch = build.launch
-    stats = build.kernel.launch(launch.grid, launch.block, *launch.arguments)
+    stats = executed(build)
     loads, stores = stats.mem["global", "ld"], stats.mem["global", "st"]
     requests, _, sectors, accesses = (sum(pair) for pair in zip(loads, stores, strict=True))
-    elements = launch.arguments[0].size
+    elements = max(argument.size for argument in launch.arguments)
     loop = build.code.hot_loop()
     accesses_in_loop = build.code.global_accesses(loop)
     return Figures(
@@ -165,7 +193,7 @@ def figures(build: Build) -> Figures:
 
 
 def machine_code(ptx: str, capability: tuple[int, int]) -> MachineCode:
-    """Return the machine code of a kernel that is one function.
+    """Return the machine code of a kernel, without the assembler's own functions that it calls.
 
     Raises
     ------
@@ -173,12 +201,14 @@ def machine_code(ptx: str, capability: tuple[int, int]) -> MachineCode:
         If it is several functions, or its branches are not encoded as in the GPUs known here.
     """
     cubin, log = ptxrun.ptxas(ptx, capability)
-    functions = list(_functions(cubin))
-    if len(functions) != 1:
+    functions = dict(_functions(cubin))
+    helpers = {name for name in functions if name.startswith("__cuda_")}
+    if len(functions) != len(helpers) + 1:
         raise ValueError(
-            f"bench.kernels: expected one function, received {len(functions)}: the kernel calls"
+            "bench.kernels: expected one function, "
+            f"received {len(functions) - len(helpers)}: the kernel calls"
         )
-    (code,) = functions
+    (code,) = (code for name, code in functions.items() if name not in helpers)
     instructions = [ptxrun.SASS.get(low & 0x1FF, hex(low & 0x1FF)) for low, _ in code]
     while instructions[-1] == "NOP":  # padding
         instructions.pop()
@@ -198,6 +228,7 @@ def machine_code(ptx: str, capability: tuple[int, int]) -> MachineCode:
         raise ValueError(f"bench.kernels: the assembler's log says no registers: {log}")
     return MachineCode(
         instructions,
+        helpers,
         loops=[range(target, place + 1) for place, target in branches if target <= place],
         registers=int(registers[1]),
         spilled_bytes=int(spills[2]),
@@ -205,16 +236,19 @@ def machine_code(ptx: str, capability: tuple[int, int]) -> MachineCode:
     )
 
 
-def _functions(cubin: bytes) -> Iterator[list[tuple[int, int]]]:
-    """Yield the 128-bit instructions of each function of an ELF file, as two words."""
+def _functions(cubin: bytes) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """Yield each function of an ELF file: its name, its 128-bit instructions as two words."""
     (section_table,) = struct.unpack_from("<Q", cubin, 40)
     _, count, names = struct.unpack_from("<HHH", cubin, 58)
     sections = [
         struct.unpack_from("<IIQQQQIIQQ", cubin, section_table + 64 * i) for i in range(count)
     ]
-    for name, _, _, _, start, size, *_ in sections:
-        if cubin.startswith(b".text.", sections[names][4] + name):
-            yield list(struct.iter_unpack("<QQ", cubin[start : start + size]))
+    for place, _, _, _, start, size, *_ in sections:
+        first = sections[names][4] + place
+        name = cubin[first : cubin.index(b"\0", first)].decode()
+        if name.startswith(".text."):
+            code = list(struct.iter_unpack("<QQ", cubin[start : start + size]))
+            yield name.removeprefix(".text."), code
 
 
 def _branch_offset(low: int, high: int, capability: tuple[int, int]) -> int:
@@ -240,14 +274,14 @@ def code_table() -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|---|"
     for name, row in kernel_table.CUDA_KERNELS.items():
         for dtype in row.dtypes:
-            for major, minor in CAPABILITIES:
-                compiled = build_of(name, dtype, (major, minor))
-                cost = figures(compiled)
+            for major, minor in row.capabilities:
+                built = build_of(name, dtype, (major, minor))
+                cost = figures(built)
                 yield (
                     f"| `{name}` | {dtype} | {major}.{minor} "
                     f"| {cost.instructions_an_element:.1f} | {cost.instructions_once} "
                     f"| {cost.bytes_an_element:.1f} | {cost.sectors_a_request:.1f} "
-                    f"| {compiled.code.registers} | {compiled.code.spilled_bytes} |"
+                    f"| {built.code.registers} | {built.code.spilled_bytes} |"
                 )
 
 

@@ -72,7 +72,8 @@ class CudaKernel(NamedTuple):
     dtypes: tuple[str, ...]
     call: Callable[[np.ndarray], None]
     shape: tuple[int, ...] = (256, 1024)  # enough for all threads to work, small to interpret
-    capabilities: tuple[tuple[int, int], ...] = ((8, 9), (9, 0))  # whose machine code is read
+    # For which GPUs `bench.kernels` lists it; the tests read its code for more of them.
+    capabilities: tuple[tuple[int, int], ...] = ((8, 9), (9, 0))
     # Why its bits are not promised: it may then fuse and divide, and take exp from libdevice.
     inexact: str = ""
     # What the assembler may call: the paths for rare numbers, and a warp's exchange of numbers.

@@ -36,11 +36,7 @@ from bench import kernels as bench
 
 CAPABILITIES = ((7, 5), (8, 0), (9, 0), (12, 0))
 KERNELS = [(name, dtype) for name, row in kernel_table.CUDA_KERNELS.items() for dtype in row.dtypes]
-BUILDS = [
-    (name, dtype, capability)
-    for name, dtype in KERNELS
-    for capability in kernel_table.CUDA_KERNELS[name].capabilities
-]
+BUILDS = [(*kernel, capability) for kernel in KERNELS for capability in CAPABILITIES]
 
 
 @contextlib.contextmanager

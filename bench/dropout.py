@@ -1,0 +1,220 @@
+"""Dropout on float32 arrays of many sizes: minidl's beside a plain copy and the peers.
+
+    python -m bench.dropout [--sizes 10000 65536 ...] [--rounds 7] [--peers jax torch]
+
+Every side returns a new array, of rows of 512 as a layer has them, with rate 0.5, on as many
+threads as it takes by itself; "one thread" says where it is one. A turn is a burst of calls of at
+least a fifth of a second.
+"""
+
+import functools
+import timeit
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.report import command_parser, left_out_lines, made_with, table
+from bench.rounds import load_line, median_ratio, median_turn, take_turns
+from bench.workers import Side, Worker, team
+
+COLUMNS = 512
+RATE = 0.5
+SIZES = (10_000, 65_536, 1_000_000, 10_000_000, 100_000_000)
+QUICK = {"sizes": SIZES[:3], "rounds": 3}
+
+Call = Callable[[], object]
+Turn = Callable[[int], float]
+
+
+# ------------------------------------------------------------------------------ the sides
+
+
+def turns_of(call_on: Callable[[np.ndarray], Call]) -> Turn:
+    """Return a worker's turn: the seconds of a call on an array of so many rows."""
+
+    @functools.lru_cache(maxsize=1)  # the arrays of one size at a time
+    def timer(rows: int) -> timeit.Timer:
+        call = call_on(np.ones((rows, COLUMNS), "float32"))
+        call()  # compiles for this size
+        return timeit.Timer(call)
+
+    def turn(rows: int) -> float:
+        calls, seconds = timer(rows).autorange()
+        return seconds / calls
+
+    return turn
+
+
+def minidl_dropout() -> Turn:
+    """Drop as a layer does."""
+    import minidl
+
+    backend = minidl.get_backend("cpu")
+    address = {"seed": 0, "stream": 0, "step": 0}
+    return turns_of(lambda x: lambda: backend.dropout(x, RATE, **address))
+
+
+def copy() -> Turn:
+    """Copy by NumPy, which takes one thread."""
+    return turns_of(lambda x: x.copy)
+
+
+def threaded_copy() -> Turn:
+    """Copy in equal parts by Numba's threads."""
+    import numba
+
+    @numba.njit
+    def copy_part(x, out):
+        for i in range(x.size):
+            out[i] = x[i]
+
+    @numba.njit(parallel=True)
+    def copy_parts(x, out, parts):
+        share = (x.size + parts - 1) // parts
+        for part in numba.prange(parts):
+            rows = slice(part * share, (part + 1) * share)
+            copy_part(x[rows], out[rows])
+
+    def copied(x: np.ndarray) -> np.ndarray:
+        out = np.empty_like(x)
+        copy_parts(x.reshape(-1), out.reshape(-1), numba.get_num_threads())
+        return out
+
+    return turns_of(lambda x: functools.partial(copied, x))
+
+
+def numpy_dropout() -> Turn:
+    """Draw a random number for each element, compare and choose."""
+    generator = np.random.default_rng(0)
+    scale = np.float32(1 / (1 - RATE))
+
+    def dropped(x: np.ndarray) -> np.ndarray:
+        kept = generator.random(x.shape, dtype="float32") >= RATE
+        return np.where(kept, x * scale, np.float32(0))
+
+    return turns_of(lambda x: functools.partial(dropped, x))
+
+
+def torch_dropout() -> Turn:
+    """Drop by PyTorch's function."""
+    import torch
+
+    def call_on(x: np.ndarray) -> Call:
+        return functools.partial(torch.nn.functional.dropout, torch.from_numpy(x), RATE)
+
+    return turns_of(call_on)
+
+
+def jax_dropout() -> Turn:
+    """Drop by a compiled function with a new key for each call."""
+    import jax
+    import jax.numpy as jnp
+
+    @jax.jit
+    def dropped(x, call):
+        kept = jax.random.bernoulli(jax.random.fold_in(jax.random.key(0), call), 1 - RATE, x.shape)
+        return jnp.where(kept, x / (1 - RATE), 0)
+
+    calls = iter(range(2**31))
+
+    def call_on(x: np.ndarray) -> Call:
+        on_device = jax.device_put(x)
+        return lambda: dropped(on_device, next(calls)).block_until_ready()
+
+    return turns_of(call_on)
+
+
+MINIDL, COPY, THREADED_COPY = "minidl", "copy, one thread", "copy, all threads"
+OWN = {
+    MINIDL: Side(minidl_dropout),
+    COPY: Side(copy),
+    THREADED_COPY: Side(threaded_copy),
+    "NumPy random and where, one thread": Side(numpy_dropout),
+}
+PEERS = {
+    "jax": ("JAX, compiled", Side(jax_dropout, needs="jax")),
+    "torch": ("torch F.dropout", Side(torch_dropout, needs="torch")),
+}
+
+
+# ------------------------------------------------------------------------------ the program
+
+
+def measure(
+    sizes: Sequence[int] = SIZES, rounds: int = 7, peers: Sequence[str] = tuple(PEERS)
+) -> dict[str, Any]:
+    """Return what was measured, as JSON can hold it."""
+    sides = OWN | dict(PEERS[peer] for peer in peers)
+    with team(sides, warm_up=(1,)) as (workers, _, left_out):
+        measured = [measure_size(workers, size, rounds) for size in sizes]
+    return {"made_with": made_with(), "sizes": measured, "left_out": left_out}
+
+
+def measure_size(workers: Mapping[str, Worker], size: int, rounds: int) -> dict[str, Any]:
+    """Return the rounds for one size, which is rounded down to whole rows."""
+    rows = max(1, size // COLUMNS)
+    turns = {name: functools.partial(worker, rows) for name, worker in workers.items()}
+    for first_turn in turns.values():  # in which kernels for this size are compiled
+        first_turn()
+    measured = take_turns(turns, rounds, title=f"{rows * COLUMNS:,} elements")
+    return {"elements": rows * COLUMNS, "rounds": measured}
+
+
+def section(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the report."""
+    sizes = result["sizes"]
+    sides = list(sizes[0]["rounds"][0]["seconds"])
+    yield "## Dropout: 1e9 float32 elements a second"
+    yield ""
+    yield (
+        f"{result['made_with']} Each side returns a new array; medians of "
+        f"{len(sizes[0]['rounds'])} rounds, and in brackets minidl's speed over the side's, the "
+        "median of the rounds' ratios. "
+        "Made by `python -m bench.dropout`."
+    )
+    yield ""
+    yield from table(
+        ("side", *(f"{size['elements']:,}" for size in sizes)),
+        [(name, *(cell(size, name) for size in sizes)) for name in sides],
+    )
+    yield ""
+    for size in sizes:
+        yield f"- {size['elements']:,} elements: {load_line(size['rounds'])}"
+    yield from left_out_lines(result["left_out"])
+
+
+def cell(size: Mapping[str, Any], name: str) -> str:
+    """Return a side's speed, and minidl's speed over it."""
+    faster = median_ratio(size["rounds"], name, MINIDL)
+    compared = "" if name == MINIDL else f" ({faster:.2f})"
+    return f"{speed(size, name):.3f}{compared}"
+
+
+def speed(size: Mapping[str, Any], name: str) -> float:
+    """Return 1e9 elements a second in the median round."""
+    return size["elements"] / median_turn(size["rounds"], name) / 1e9
+
+
+def draw(result: Mapping[str, Any], axes: Any) -> None:
+    """Draw a line for each side."""
+    sizes = result["sizes"]
+    elements = [size["elements"] for size in sizes]
+    for name in sizes[0]["rounds"][0]["seconds"]:
+        axes.loglog(elements, [speed(size, name) for size in sizes], ".-", label=name)
+    axes.set(title="dropout", xlabel="elements", ylabel="1e9 elements a second")
+    axes.legend(fontsize="x-small")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print the report."""
+    parser = command_parser("bench.dropout", __doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=tuple(PEERS))
+    for line in section(measure(**vars(parser.parse_args(argv)))):
+        print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""One epoch of the notes' network, in each framework.
+
+784-512-256-10, relu, dropout 0.5 and 0.3, softmax, sparse categorical cross-entropy, Adam with
+Keras' settings, weights as Glorot and Bengio start them, all samples once in a new order, the last
+batch smaller. Each function takes uint8 images, labels and a batch size, and returns a function
+that trains for an epoch and returns its seconds and the mean of the loss over its samples.
+
+The peers have the images as float32 in [0, 1] from the start, which is best for them; minidl has
+the bytes and scales each batch in its first layer.
+"""
+
+import itertools
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+UNITS = (784, 512, 256, 10)
+RATES = (0.5, 0.3)
+LEARNING_RATE, BETA_1, BETA_2, EPSILON = 1e-3, 0.9, 0.999, 1e-7
+
+Turn = Callable[[], tuple[float, float | None]]
+
+
+def timed(epoch: Callable[[], float | None]) -> Turn:
+    """Return a function that trains for an epoch and returns its seconds and its loss."""
+
+    def turn() -> tuple[float, float | None]:
+        began = time.perf_counter()
+        loss = epoch()
+        return time.perf_counter() - began, loss
+
+    return turn
+
+
+def scaled(images: np.ndarray) -> np.ndarray:
+    """Return float32 rows in [0, 1]."""
+    return images.reshape(len(images), -1).astype("float32") / np.float32(255)
+
+
+def glorot_uniform(generator: np.random.Generator) -> list[np.ndarray]:
+    """Return first weights of shapes (in, out)."""
+    return [
+        generator.uniform(-1, 1, (fan_in, fan_out)).astype("float32")
+        * np.float32((6 / (fan_in + fan_out)) ** 0.5)
+        for fan_in, fan_out in itertools.pairwise(UNITS)
+    ]
+
+
+def minidl_epoch(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Turn:
+    """Train by `fit`."""
+    from minidl import layers, models
+
+    model = models.Sequential(
+        [
+            layers.Rescaling(1 / 255, input_shape=images.shape[1:]),
+            layers.Flatten(),
+            layers.Dense(UNITS[1], activation="relu"),
+            layers.Dropout(RATES[0]),
+            layers.Dense(UNITS[2], activation="relu"),
+            layers.Dropout(RATES[1]),
+            layers.Dense(UNITS[3], activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+
+    def epoch() -> float:
+        history = model.fit(images, labels, batch_size=batch_size, verbose=0)
+        return history.history["loss"][0]
+
+    return timed(epoch)
+
+
+def jax_epoch(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Turn:
+    """Train by one compiled scan over the batches; weights are updated in place."""
+    import functools
+
+    import jax
+    import jax.numpy as jnp
+
+    count = len(images)
+    whole = count // batch_size * batch_size
+    x, y = jax.device_put(scaled(images)), jax.device_put(labels.astype("int32"))
+    generator = np.random.default_rng(0)
+
+    def loss_of(layers, rows, key):
+        h = x[rows]
+        for (weight, bias), rate, layer_key in zip(
+            layers, RATES, jax.random.split(key, len(RATES)), strict=False
+        ):
+            h = jax.nn.relu(h @ weight + bias)
+            kept = jax.random.bernoulli(layer_key, 1 - rate, h.shape)
+            h = jnp.where(kept, h / (1 - rate), 0)
+        weight, bias = layers[-1]
+        log_probabilities = jax.nn.log_softmax(h @ weight + bias)
+        return -jnp.take_along_axis(log_probabilities, y[rows][:, None], axis=1).mean()
+
+    def step(state, rows):
+        layers, mean, square, t = state
+        t += 1
+        loss, gradient = jax.value_and_grad(loss_of)(
+            layers, rows, jax.random.fold_in(jax.random.key(0), t)
+        )
+        mean = jax.tree.map(lambda m, g: BETA_1 * m + (1 - BETA_1) * g, mean, gradient)
+        square = jax.tree.map(lambda s, g: BETA_2 * s + (1 - BETA_2) * g * g, square, gradient)
+        rate = LEARNING_RATE * jnp.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)
+        layers = jax.tree.map(
+            lambda w, m, s: w - rate * m / (jnp.sqrt(s) + EPSILON), layers, mean, square
+        )
+        return (layers, mean, square, t), loss * len(rows)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def scan(state, order):
+        state, losses = jax.lax.scan(step, state, order[:whole].reshape(-1, batch_size))
+        total = losses.sum()
+        if whole < count:
+            state, loss = step(state, order[whole:])
+            total += loss
+        return state, total / count
+
+    layers = [(w, np.zeros(w.shape[1], "float32")) for w in glorot_uniform(generator)]
+    zeros = [jax.tree.map(np.zeros_like, layers) for _ in range(2)]
+    state = jax.device_put((layers, *zeros, np.int32(0)))
+
+    def epoch() -> float:
+        nonlocal state
+        state, loss = scan(state, generator.permutation(count).astype("int32"))
+        return float(loss)
+
+    return timed(epoch)
+
+
+def torch_epoch(
+    images: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int,
+    *,
+    fused: bool = False,
+    compiled: bool = False,
+) -> Turn:
+    """Train step by step, with the default Adam or the fused one, eager or compiled."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    x, y = torch.from_numpy(scaled(images)), torch.from_numpy(labels.astype("int64"))
+    linear = [nn.Linear(*units) for units in itertools.pairwise(UNITS)]
+    for layer in linear:
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    network = nn.Sequential(
+        *(linear[0], nn.ReLU(), nn.Dropout(RATES[0])),
+        *(linear[1], nn.ReLU(), nn.Dropout(RATES[1])),
+        linear[2],
+    )
+    optimizer = torch.optim.Adam(
+        network.parameters(),
+        lr=LEARNING_RATE,
+        betas=(BETA_1, BETA_2),
+        eps=EPSILON,
+        fused=fused or None,
+    )
+
+    def loss_of(x, y):
+        return nn.functional.cross_entropy(network(x), y)
+
+    if compiled:
+        loss_of = torch.compile(loss_of, dynamic=False)
+
+    def epoch() -> float:
+        total = torch.zeros(())
+        for rows in torch.randperm(len(x)).split(batch_size):
+            optimizer.zero_grad()
+            loss = loss_of(x[rows], y[rows])
+            loss.backward()
+            optimizer.step()
+            total += loss.detach() * len(rows)
+        return total.item() / len(x)
+
+    return timed(epoch)
+
+
+def products_epoch(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Turn:
+    """Compute the matrix products of an epoch, forward and backward, and nothing else."""
+    batches, rest = divmod(len(images), batch_size)
+
+    def epoch() -> None:
+        for a, b, out in products * batches + last_products:
+            np.matmul(a, b, out=out)
+
+    products, last_products = products_of_step(batch_size), products_of_step(rest)
+    return timed(epoch)
+
+
+def products_of_step(rows: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return pairs of factors with the array for their product; without rows there are none."""
+    if rows == 0:
+        return []
+    generator = np.random.default_rng(0)
+    weights = glorot_uniform(generator)
+    h = [generator.random((rows, units), dtype="float32") for units in UNITS]
+    gradients = [generator.random((rows, units), dtype="float32") for units in UNITS]
+    forward = [(h[i], w, np.empty_like(h[i + 1])) for i, w in enumerate(weights)]
+    backward = []
+    for i, w in reversed(list(enumerate(weights))):
+        backward.append((h[i].T, gradients[i + 1], np.empty_like(w)))
+        if i > 0:  # nobody asks for the gradient of the images
+            backward.append((gradients[i + 1], w.T, np.empty_like(h[i])))
+    return forward + backward

@@ -1,0 +1,459 @@
+"""The benchmarks: right arithmetic, equal work, and nothing left out silently.
+
+How fast anything is has no part in this.
+"""
+
+import json
+import os
+import subprocess
+import time
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+import minidl
+from bench import __main__ as bench_all
+from bench import (
+    dropout,
+    epochs,
+    images,
+    memory,
+    report,
+    rounds,
+    scaling,
+    startup,
+    train,
+    workers,
+)
+from minidl import datasets, layers
+
+ABSENT = "a_module_that_nobody_has"
+ABSENT_LINE = f"{ABSENT} is not installed (pip install -e '.[bench]')"
+
+ROUNDS = [
+    {"seconds": {"minidl": [2.0, 1.0], "peer": [4.0, 5.0]}, "load": 0.0},
+    {"seconds": {"minidl": [3.0, 4.0], "peer": [4.0, 3.0]}, "load": 0.5},
+    {"seconds": {"minidl": [1.5, 1.5], "peer": [2.0, 9.0]}, "load": 0.1},
+]
+
+
+# ------------------------------------------------------------------------------ statistics
+
+
+def test_rounds_are_compared_by_their_best_turns():
+    assert rounds.best_turns(ROUNDS, "minidl") == [1.0, 3.0, 1.5]
+    assert rounds.median_turn(ROUNDS, "minidl") == 1.5
+    assert rounds.ratios(ROUNDS, "minidl", "peer") == [0.25, 1.0, 0.75]
+    assert rounds.median_ratio(ROUNDS, "minidl", "peer") == 0.75
+    # Not the ratio of the medians, which is 1.5 / 3.
+    assert rounds.median_turn(ROUNDS, "peer") == 3.0
+
+
+def test_the_load_is_that_of_the_median_and_of_the_busiest_round():
+    assert rounds.load_line(ROUNDS) == (
+        "Other processes used 0.10 cores in the median of 3 rounds, 0.50 in the busiest."
+    )
+
+
+@pytest.mark.parametrize(("everybody", "load"), [(17.0, 0.75), (14.0, 0.0), (13.5, 0.0)])
+def test_the_load_of_others_is_what_is_not_ours(everybody, load):
+    before = rounds.ProcessorTime(clock=100.0, everybody=10.0, ours=5.0)
+    after = rounds.ProcessorTime(clock=104.0, everybody=everybody, ours=9.0)
+    assert rounds.other_load(before, after) == load
+
+
+def test_our_time_counts_children_alive_and_ended():
+    def of_children():
+        return rounds.processor_time().ours - time.process_time()
+
+    before, patience = of_children(), 1_000
+    with train.busy_process():
+        while of_children() < before + 0.2 and patience:
+            patience -= 1
+            time.sleep(0.01)
+        assert patience, "the work of a child that is alive is not counted"
+    assert of_children() > before + 0.1  # less, since the system counts in hundredths
+
+
+def test_sides_take_turns():
+    calls = []
+
+    def side(name, seconds):
+        return lambda: calls.append(name) or seconds
+
+    measured = rounds.take_turns({"a": side("a", 1.0), "b": side("b", 2.0)}, rounds=2, repeats=3)
+    assert calls == ["a", "b"] * 6
+    assert [m["seconds"] for m in measured] == [{"a": [1.0] * 3, "b": [2.0] * 3}] * 2
+
+
+# ------------------------------------------------------------------------------ workers
+
+
+def adding(first):
+    """Build a side that adds, and whose first turn says in which process it runs."""
+    return lambda second: (first + second, os.getpid())
+
+
+def failing():
+    raise ArithmeticError("no such\nnumber")
+
+
+def ending():
+    os._exit(3)
+
+
+def test_a_worker_answers_from_a_process_of_its_own():
+    with workers.Worker(workers.Side(adding), 2) as worker:
+        (five, process), (six, same) = worker(3), worker(4)
+    assert (five, six) == (5, 6)
+    assert process == same != os.getpid()
+
+
+def test_a_watched_worker_shows_its_memory():
+    with workers.Worker(workers.Side(adding), b"x") as worker:
+        _, small = worker.watched(b"x")
+        (_, _), large = worker.watched(b"x" * 200_000_000)
+    assert large - small >= 200_000_000
+
+
+@pytest.mark.parametrize(
+    ("side", "reason"),
+    [
+        (workers.Side(failing), "ArithmeticError: no such number"),
+        (workers.Side(ending), "its process ended with 3"),
+        (workers.Side(adding, needs=ABSENT), ABSENT_LINE),
+    ],
+)
+def test_what_cannot_run_says_why(side, reason):
+    with pytest.raises(workers.Unavailable) as raised, workers.Worker(side) as worker:
+        worker()
+    assert str(raised.value) == reason
+
+
+def test_a_team_leaves_out_peers_with_the_reason():
+    sides = {
+        "ours": workers.Side(adding),
+        "absent": workers.Side(adding, needs=ABSENT),
+        "broken": workers.Side(adding, {"no": "argument"}, needs="numpy"),
+    }
+    with workers.team(sides, 1, warm_up=(2,)) as (team, first, left_out):
+        assert list(team) == list(first) == ["ours"]
+        assert first["ours"][0] == 3
+        assert team["ours"](4)[0] == 5
+    assert list(left_out) == ["absent", "broken"]
+    assert left_out["absent"] == ABSENT_LINE
+    assert "TypeError" in left_out["broken"]
+
+
+def test_a_team_without_our_own_side_is_an_error():
+    with (
+        pytest.raises(workers.Unavailable, match="ArithmeticError"),
+        workers.team({"ours": workers.Side(failing)}),
+    ):
+        pass
+
+
+# ------------------------------------------------------------------------------ training
+
+DATA = ("digits", *images.synthetic(300))
+
+TRAINED = {
+    "made_with": "Made with care.",
+    "data": "4 images of nothing",
+    "epochs": 2,
+    "batches": [
+        {
+            "batch_size": 32,
+            "rounds": [
+                {
+                    "seconds": {
+                        train.MINIDL: [1.0, 2.0],
+                        train.BUSY: [3.0, 2.5],
+                        "peer": [4.0, 4.0],
+                        train.PRODUCTS: [0.5, 0.8],
+                    },
+                    "load": 0.25,
+                }
+            ],
+            "losses": {
+                train.MINIDL: [0.5, 0.4],
+                train.BUSY: [0.5, 0.4],
+                "peer": [0.5, 0.42],
+                train.PRODUCTS: [None, None],
+            },
+            "left_out": {"JAX": ABSENT_LINE},
+        }
+    ],
+}
+
+
+def test_the_table_of_training():
+    lines = list(train.section(TRAINED))
+    assert "| peer | 4.00 | 4.00 | 0.25 | 0.25 | 0.500 0.420 |" in lines
+    assert f"| {train.PRODUCTS} | 0.50 | 0.50 | 2.00 | 2.00 |  |" in lines
+    assert any("takes 2.50 times its quiet time" in line for line in lines)
+    assert "- the sides' losses in epoch 2 are within 5.0% of minidl's" in lines
+    assert f"- left out: JAX: {ABSENT_LINE}" in lines
+    assert not any(line.startswith(f"| {train.BUSY}") for line in lines)
+
+
+def test_training_runs_and_names_a_missing_peer(monkeypatch):
+    absent = ("a peer", workers.Side(epochs.minidl_epoch, needs=ABSENT))
+    monkeypatch.setattr(train, "PEERS", {"absent": absent})
+    result = train.measure((128,), rounds=1, epochs=2, peers=("absent",), data=DATA)
+    (batch,) = json.loads(json.dumps(result))["batches"]
+    seconds = batch["rounds"][0]["seconds"]
+    assert list(seconds) == [train.MINIDL, train.BUSY, train.PRODUCTS]
+    assert all(len(turns) == 2 and min(turns) > 0 for turns in seconds.values())
+    first, *_, last = batch["losses"][train.MINIDL]
+    assert last < first
+    assert batch["losses"][train.BUSY] == batch["losses"][train.MINIDL]  # the same seed
+    assert batch["left_out"] == {"a peer": ABSENT_LINE}
+    assert f"- left out: a peer: {ABSENT_LINE}" in list(train.section(result))
+
+
+def distance(side, x, y):
+    """Return how far a side's loss in the first epoch is from that of minidl's, in a process."""
+    with workers.Worker(side, x, y, 32) as worker:
+        _, loss = worker()
+    _, expected = epochs.minidl_epoch(x, y, 32)()
+    return abs(loss / expected - 1)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    x, y = datasets.mnist_5k.load_data()[0]
+    return x[:2_000], y[:2_000]
+
+
+@pytest.mark.parametrize("peer", ["jax", "torch", "torch-fused"])
+def test_a_peer_does_the_same_work(peer, digits):
+    _, side = train.PEERS[peer]
+    if find_spec(side.needs) is None:
+        pytest.skip(f"{side.needs} is not installed (the extra bench)")
+    assert distance(side, *digits) < 0.1
+
+
+def test_other_work_is_noticed(digits, monkeypatch):
+    side = workers.Side(epochs.minidl_epoch)
+    monkeypatch.setattr(epochs, "RATES", (0.0, 0.0))  # here, and not in the worker
+    assert distance(side, *digits) > 0.15
+
+
+def test_the_floor_is_the_products_of_a_step():
+    # Three layers: forward, gradients of weights; and of inputs for all but the first.
+    products = epochs.products_of_step(7)
+    shapes = [(a.shape[0], a.shape[1], b.shape[1]) for a, b, _ in products]
+    assert shapes == [
+        *((7, 784, 512), (7, 512, 256), (7, 256, 10)),
+        *((256, 7, 10), (7, 10, 256)),
+        *((512, 7, 256), (7, 256, 512)),
+        (784, 7, 512),
+    ]
+    assert all(out.shape == (a.shape[0], b.shape[1]) for a, b, out in products)
+    assert {out.dtype for _, _, out in products} == {np.dtype("float32")}
+    assert epochs.products_of_step(0) == []
+
+
+# ------------------------------------------------------------------------------ dropout
+
+DROPPED = {
+    "made_with": "Made with care.",
+    "sizes": [
+        {
+            "elements": 2_000,
+            "rounds": [
+                {"seconds": {dropout.MINIDL: [1e-6], dropout.COPY: [5e-7]}, "load": 0.0},
+            ],
+        }
+    ],
+    "left_out": {"torch F.dropout": ABSENT_LINE},
+}
+
+
+def test_the_table_of_dropout():
+    lines = list(dropout.section(DROPPED))
+    assert "| side | 2,000 |" in lines
+    assert f"| {dropout.MINIDL} | 2.000 |" in lines
+    assert f"| {dropout.COPY} | 4.000 (0.50) |" in lines
+    assert f"- left out: torch F.dropout: {ABSENT_LINE}" in lines
+
+
+def test_dropout_runs_and_names_a_missing_peer(monkeypatch):
+    absent = ("a peer", workers.Side(dropout.copy, needs=ABSENT))
+    monkeypatch.setattr(dropout, "PEERS", {"absent": absent})
+    result = dropout.measure((1_500,), rounds=1, peers=("absent",))
+    (size,) = result["sizes"]
+    assert size["elements"] == 1_024  # whole rows of 512
+    assert list(size["rounds"][0]["seconds"]) == list(dropout.OWN)
+    assert result["left_out"] == {"a peer": ABSENT_LINE}
+
+
+# ------------------------------------------------------------------------------ memory
+
+
+def test_arrays_are_counted_to_the_byte():
+    assert memory.array_bytes_kept(lambda: np.ones(1_000, "uint8")) == 1_000
+    assert memory.array_bytes_kept(lambda: np.ones(1_000, "uint8").sum()) == 0
+    assert memory.array_bytes_kept(lambda: [np.ones(3), bytearray(10**6)]) == 24
+
+
+def test_dropout_keeps_nothing_and_a_stored_mask_is_seen():
+    def storing(x):
+        return x * minidl.Tensor(np.ones(memory.SHAPE, "float32"))
+
+    assert memory.kept_by_layer(layers.Dropout(0.5, seed=0)) == 0
+    assert memory.kept_by_layer(storing) == 128 * 512 * 4
+
+
+def test_the_peak_is_that_of_the_command():
+    assert memory.peak_bytes(["-c", "pass"]) < 100e6
+    assert 300e6 < memory.peak_bytes(["-c", "x = b'x' * 300_000_000; del x"]) < 400e6
+
+
+def test_a_command_that_fails_is_an_error(capfd):
+    with pytest.raises(subprocess.CalledProcessError):
+        memory.peak_bytes(["-c", "raise SystemExit('no')"])
+    assert "no" in capfd.readouterr().err
+
+
+def test_the_table_of_memory():
+    result = memory.measure(command=["-c", "pass"])
+    assert result["layer"] == 0
+    assert result["with_dropout"] <= result["without_dropout"]
+    lines = list(memory.section(result | {"peak": 1_234_567}))
+    assert "| `python -c pass`, peak of resident memory | 1,234,567 |" in lines
+
+
+# ------------------------------------------------------------------------------ start
+
+# Says of its first step how many files its cache of kernels holds, and adds one.
+FAKE_COMMAND = """
+import json, os, pathlib, sys
+cache = pathlib.Path(os.environ["NUMBA_CACHE_DIR"])
+seconds = 1.0 + len(list(cache.iterdir()))
+(cache / f"kernel-{seconds}").touch()
+log = pathlib.Path(sys.argv[sys.argv.index("--log-json") + 1])
+events = [{"event": "start"}, {"event": "end", "first_step_seconds": seconds}]
+log.write_text("".join(json.dumps(event) + chr(10) for event in events))
+"""
+
+
+def test_cold_starts_have_an_empty_cache_and_warm_ones_the_same():
+    result = startup.measure(rounds=2, command=("-c", FAKE_COMMAND))
+    assert rounds.best_turns(result["rounds"], startup.COLD) == [1.0, 1.0]
+    assert rounds.best_turns(result["rounds"], startup.WARM) == [2.0, 3.0]
+    assert min(rounds.best_turns(result["rounds"], startup.NUMPY)) > 0
+
+
+def test_the_table_of_the_start():
+    times = {
+        startup.NUMPY: [0.25, 0.5, 0.25],
+        startup.MINIDL: [0.5, 1.0, 0.25],
+        startup.COLD: [4.0, 5.0, 6.0],
+        startup.WARM: [1.0, 3.0, 2.0],
+    }
+    measured = [
+        {"seconds": {name: [seconds[i]] for name, seconds in times.items()}, "load": 0.0}
+        for i in range(3)
+    ]
+    assert startup.beyond_numpy(measured) == [0.25, 0.5, 0.0]
+    lines = list(startup.section({"made_with": "", "command": "-m x", "rounds": measured}))
+    assert "| minidl beyond numpy | 0.25 | 0.25 0.50 0.00 |" in lines
+    assert f"| {startup.COLD} | 5.00 | 4.00 5.00 6.00 |" in lines
+
+
+# ------------------------------------------------------------------------------ scaling
+
+
+def test_the_work_of_a_point_is_counted():
+    notes = scaling.Point.of("batch", 512)
+    assert notes.weights == 535_818  # as Keras' summary of the notes' network says
+    assert notes.samples == 5_120
+    assert scaling.Point.of("images", 1_000_000).samples == 1_000_000
+    assert scaling.Point.of("depth", 3).units == (784, 256, 256, 256, 10)
+    # As many operations as the products that are measured as the floor.
+    flops = sum(2 * a.size * b.shape[1] for a, b, _ in epochs.products_of_step(512))
+    assert notes.operations == 10 * flops
+
+
+def test_a_row_of_the_table_of_scaling():
+    measured = {"value": 512, "seconds": [3.0, 2.0], "memory": 123_400_000}
+    operations = scaling.Point.of("batch", 512).operations
+    expected = ["512", "535,818", "200.00", "390.6", f"{operations / 2e9:.0f}", "123"]
+    assert scaling.row("batch", measured) == expected
+
+
+def test_scaling_runs():
+    result = scaling.measure({"width": (8,), "images": (300,)}, turns=1)
+    assert all(
+        min(point["seconds"]) > 0 and point["memory"] > 10e6
+        for points in result["sweeps"].values()
+        for point in points
+    )
+    assert "### Against images" in list(scaling.section(result))
+
+
+def test_a_file_of_images_is_mapped_and_holds_what_was_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "BLOCK", 4)
+    images.write_synthetic(tmp_path, 10)
+    x, y = images.mapped(tmp_path, 6)
+    assert isinstance(x, np.memmap)
+    assert x.shape == (6, 28, 28)
+    expected = [images.synthetic(4, seed=0), images.synthetic(4, seed=4)]
+    np.testing.assert_array_equal(x, np.concatenate([e[0] for e in expected])[:6])
+    np.testing.assert_array_equal(y, np.concatenate([e[1] for e in expected])[:6])
+
+
+def test_without_mnist_the_data_is_synthetic_and_says_so(monkeypatch):
+    def nowhere():
+        raise OSError("no mirror")
+
+    monkeypatch.setattr(datasets.mnist, "load_data", nowhere)
+    name, x, y = images.sixty_thousand()
+    assert name == "synthetic images, since MNIST could not be had"
+    assert (x.shape, x.dtype, y.shape) == ((60_000, 28, 28), np.uint8, (60_000,))
+
+
+# ------------------------------------------------------------------------------ the report
+
+
+def test_a_section_is_added_at_the_end_and_replaced_in_its_place():
+    one = report.with_section("# Head\n\ntext\n", "one", ["a"])
+    assert one == "# Head\n\ntext\n\n<!-- begin one -->\n\na\n\n<!-- end one -->\n"
+    both = report.with_section(one, "two", ["b"])
+    assert both == one + "\n<!-- begin two -->\n\nb\n\n<!-- end two -->\n"
+    assert report.with_section(both, "one", ["c", "d"]) == both.replace("\na\n", "\nc\nd\n")
+
+
+@pytest.mark.parametrize("text", ["<!-- begin a -->\n", "<!-- end a -->\n<!-- begin a -->\n"])
+def test_half_a_section_is_an_error(text):
+    with pytest.raises(ValueError, match="the markers of a must be <!-- begin a --> and"):
+        report.with_section(text, "a", [])
+
+
+def test_results_are_added_and_all_else_stays(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra plot)")
+    before = "# What the kernels cost\n\nas it was\n"
+    (tmp_path / "RESULTS.md").write_text(before)
+    bench_all.write(tmp_path, {"train": TRAINED})
+    bench_all.write(tmp_path, {"dropout": DROPPED})
+    bench_all.write(tmp_path, {"dropout": DROPPED})
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert text.startswith(before)
+    assert text.count("## Training") == text.count("## Dropout") == 1
+    assert text.count("](results.png)") == 1
+    assert json.loads((tmp_path / "results.json").read_text()) == {
+        "train": TRAINED,
+        "dropout": DROPPED,
+    }
+    assert 0 < (tmp_path / "results.png").stat().st_size < 150_000
+
+
+def test_an_unknown_program_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        bench_all.main(["trian"])
+    assert "expected train, dropout, memory, startup, scaling, received trian" in (
+        capsys.readouterr().err
+    )
