@@ -423,8 +423,13 @@ def from_dlpack(source: Any) -> Tensor:
 def _operands(name: str, operands: Sequence[Any]) -> tuple[Backend, list[Any]]:
     """Return the one backend of `operands` and their arrays; numbers and indices stay."""
     backend: Backend | None = None
+    arrays = []
     for operand in operands:
-        if isinstance(operand, Tensor) and operand.backend is not backend:
+        if not isinstance(operand, Tensor):
+            arrays.append(operand)
+            continue
+        arrays.append(operand.data)
+        if operand.backend is not backend:
             if backend is not None:
                 raise ValueError(
                     f"{name}: operands are on {backend.name} and {operand.device}; "
@@ -438,9 +443,7 @@ def _operands(name: str, operands: Sequence[Any]) -> tuple[Backend, list[Any]]:
             f"{name}: operands are on {backend.name} and cpu (a NumPy array); "
             f'move it with Tensor(array, device="{backend.name}")'
         )
-    return backend, [
-        operand.data if isinstance(operand, Tensor) else operand for operand in operands
-    ]
+    return backend, arrays
 
 
 def apply(op: ops.Op, *inputs: Any, **static: Any) -> Tensor:
@@ -465,7 +468,7 @@ def apply(op: ops.Op, *inputs: Any, **static: Any) -> Tensor:
         # NumPy returns scalars where other libraries return arrays without axes.
         target = static.get("target", backend)
         out = Tensor.of(value if target.is_array(value) else target.asarray(value), target)
-    if wanted and _recording.get() and out.dtype.kind == "f":  # integers have no slope
+    if wanted and _recording.get() and value.dtype.kind == "f":  # integers have no slope
         out.requires_grad = True
         out._node = Node(op.__name__, inputs, vjps, next(_numbers))
     return out
@@ -473,27 +476,34 @@ def apply(op: ops.Op, *inputs: Any, **static: Any) -> Tensor:
 
 def _propagate(root: Tensor, gradient: Array, into: Mapping[Tensor, Array]) -> None:
     """Walk the graph from `root` against its direction, each tensor once, releasing it."""
-    order = _topological_order(root)
     pending = {root: gradient}
+    order = _inputs_first(root)
     while order:
-        tensor = order.pop()
-        g, node = pending.pop(tensor), tensor._node
+        tensor = order.pop()  # and what it holds is freed as soon as it is passed
         with tensor.backend.active:
-            if node is None:
-                _accumulate(tensor, g, into)
-                continue
-            tensor._node = RELEASED
-            # From the last input on: the bias of a dense layer can then be first to ask, and take
-            # its gradient in one pass with what the other two go on from.
-            for parent, vjp in zip(reversed(node.inputs), reversed(node.vjps), strict=True):
-                if not (isinstance(parent, Tensor) and parent.requires_grad):
-                    continue
-                first = parent not in pending
-                if first and parent in into and parent.grad is None and hasattr(vjp, "takes_out"):
-                    pending[parent] = vjp(g, out=into[parent])
-                    continue
-                part = _undo_broadcast(vjp(g), parent)
-                pending[parent] = part if first else pending[parent] + part
+            _pull_back(tensor, pending.pop(tensor), pending, into)
+
+
+def _pull_back(
+    tensor: Tensor, g: Array, pending: dict[Tensor, Array], into: Mapping[Tensor, Array]
+) -> None:
+    """Hand the whole gradient of a tensor on to the inputs of its op."""
+    node = tensor._node
+    if node is None:
+        _accumulate(tensor, g, into)
+        return
+    tensor._node = RELEASED
+    # From the last input on: the bias of a dense layer can then be first to ask, and take its
+    # gradient in one pass with what the other two go on from.
+    for parent, vjp in zip(reversed(node.inputs), reversed(node.vjps), strict=True):
+        if not isinstance(parent, Tensor) or not parent.requires_grad:
+            continue
+        if parent in pending:
+            pending[parent] = pending[parent] + _undo_broadcast(vjp(g), parent)
+        elif parent in into and parent.grad is None and hasattr(vjp, "takes_out"):
+            pending[parent] = vjp(g, out=into[parent])
+        else:
+            pending[parent] = _undo_broadcast(vjp(g), parent)
 
 
 def _accumulate(leaf: Tensor, g: Array, into: Mapping[Tensor, Array]) -> None:
@@ -519,9 +529,9 @@ def _undo_broadcast(g: Array, parent: Tensor) -> Array:
     return g if g.dtype == parent.dtype else g.astype(parent.dtype)
 
 
-def _topological_order(root: Tensor) -> list[Tensor]:
+def _inputs_first(root: Tensor) -> list[Tensor]:
     """Return the tensors that `root` depends on and that need a gradient, inputs first."""
-    found = {root: None}
+    found = {root}
     stack = [root]
     while stack:
         node = stack.pop()._node
@@ -532,11 +542,12 @@ def _topological_order(root: Tensor) -> list[Tensor]:
             )
         for parent in () if node is None else node.inputs:
             if isinstance(parent, Tensor) and parent.requires_grad and parent not in found:
-                found[parent] = None
+                found.add(parent)
                 stack.append(parent)
     return sorted(found, key=_number)
 
 
 def _number(tensor: Tensor) -> int:
-    """Return the number of the op that made a tensor; its inputs are older and have lower ones."""
-    return -1 if tensor._node is None else tensor._node.number
+    """Return the number of the op that made a tensor: higher than those of its inputs."""
+    node = tensor._node
+    return -1 if node is None else node.number

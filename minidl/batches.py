@@ -104,6 +104,8 @@ class Feed:
         The floating dtype of the inputs in a batch.
     scale, offset : float
         Each input is multiplied by `scale`, then `offset` is added.
+    flat : bool
+        Whether inputs have one axis besides that of the batch.
 
     Examples
     --------
@@ -122,6 +124,7 @@ class Feed:
         *,
         scale: float = 1.0,
         offset: float = 0.0,
+        flat: bool = False,
     ):
         self._count = len(samples)
         self._backend = backend
@@ -129,6 +132,7 @@ class Feed:
         self._y = None if samples.y is None else backend.asarray(samples.y)
         self._weight = None if samples.weight is None else backend.asarray(samples.weight)
         self._dtype, self._scale, self._offset = dtype, scale, offset
+        self._flat = flat
 
     def __len__(self) -> int:
         return self._count
@@ -154,6 +158,8 @@ class Feed:
         x, y_chosen = backend.gather(
             x, chosen, self._dtype, scale=self._scale, offset=self._offset, labels=labels
         )
+        if self._flat:
+            x = x.reshape(len(x), math.prod(x.shape[1:]))
         if y is not None and y_chosen is None:
             y_chosen = y[rows_on_device]
         weight = None if self._weight is None else self._weight[rows_on_device]

@@ -19,7 +19,7 @@ from minidl.batches import Batch, Feed, Samples, checked_size
 from minidl.callbacks import Callback, CallbackList, History, LazyLogs, ModelCheckpoint
 from minidl.files import PathLike
 from minidl.keras_gaps import refuse
-from minidl.layers import Input, Layer, Parameter, Rescaling
+from minidl.layers import Flatten, Input, Layer, Parameter, Rescaling
 from minidl.layers.base import Placement, positive_integer
 from minidl.layers.numbering import name_layers, number_random_layers
 from minidl.metrics import Metric, Running
@@ -409,6 +409,11 @@ class Model(Layer):
             raise ValueError(f"fit: {self.label} has no weights to train; add a Dense layer")
 
         if resume:
+            if initial_epoch:
+                raise ValueError(
+                    f"fit: resume=True says where to begin, received initial_epoch={initial_epoch} "
+                    "too; leave one of them out"
+                )
             self.position.check(batch_size, len(samples), shuffle)
         else:
             self.history, self.position = History(), Position(initial_epoch)
@@ -734,15 +739,26 @@ class Sequential(Model):
         return fusion.through(self._layers, x)
 
     def _feed(self, samples: Samples) -> Feed:
-        """Return the source of batches; where the first layer is `Rescaling`, it does its work."""
-        if not self._scales_at_once():
-            return super()._feed(samples)
-        first = self._layers[0]
-        assert isinstance(first, Rescaling), "said by _scales_at_once"
-        return Feed(samples, self.backend, self.dtype, scale=first.scale, offset=first.offset)
+        """Return the source of batches, which does the work of the first layers where it can."""
+        done = self._layers[: self._done_by_feed()]
+        scaling = next((layer for layer in done if isinstance(layer, Rescaling)), None)
+        return Feed(
+            samples,
+            self.backend,
+            self.dtype,
+            scale=1.0 if scaling is None else scaling.scale,
+            offset=0.0 if scaling is None else scaling.offset,
+            flat=any(isinstance(layer, Flatten) for layer in done),
+        )
 
-    def _scales_at_once(self) -> bool:
-        return self._is_plain and bool(self._layers) and type(self._layers[0]) is Rescaling
+    def _done_by_feed(self) -> int:
+        """Return how many of the first layers the feed does the work of."""
+        if not self._is_plain:
+            return 0
+        kinds = [type(layer) for layer in self._layers[:2]]
+        if kinds[:1] == [Flatten]:
+            return 1
+        return 2 if kinds == [Rescaling, Flatten] else int(kinds[:1] == [Rescaling])
 
     @property
     def _is_plain(self) -> bool:
@@ -753,11 +769,11 @@ class Sequential(Model):
         """Send inputs of the feed through the layers that are left, up to but without `end`."""
         block = rng.current_block()
         with nullcontext() if block is None else block.batch_of(len(x)):
-            return fusion.through(self._layers[self._scales_at_once() : end], x)
+            return fusion.through(self._layers[self._done_by_feed() : end], x)
 
     def stages(self) -> Sequence[Layer]:
         """Return the layers that are left behind the feed."""
-        return self._layers[self._scales_at_once() :] if self._is_plain else [self]
+        return self._layers[self._done_by_feed() :] if self._is_plain else [self]
 
     def _outputs(self, batch: Batch) -> Tensor:
         if not self._is_plain:

@@ -6,6 +6,7 @@ one array.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -83,8 +84,13 @@ class Optimizer:
         self.state: dict[str, Array] = {}
         self._parameters: list[Parameter] = []
         self._weights: Array = None
+        self._gradients: Array = None
         self._views: list[Array] = []
         self._into: dict[Tensor, Array] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the buffers: in a copy the views would no longer lie in them."""
+        return vars(self) | {"_weights": None, "_gradients": None, "_views": [], "_into": {}}
 
     def check(self, name: str, value: float, holds: bool, expected: str) -> None:
         """Raise ValueError where a hyperparameter is not what is expected."""
@@ -153,17 +159,15 @@ class Optimizer:
     def _lay_out(self, parameters: Sequence[Parameter]) -> None:
         """Make each weight a view of one flat buffer, where it is not one already."""
         self._parameters = self._parameters or list(parameters)
-        if [id(p) for p in parameters] != [id(p) for p in self._parameters]:
+        if len(parameters) != len(self._parameters) or not all(
+            map(operator.is_, parameters, self._parameters)
+        ):
             raise ValueError(
                 f"{type(self).__name__}: expected the {len(self._parameters)} weights of the first "
                 f"update, received {len(parameters)} that are not the same; use one optimizer for "
                 "each model, and a new one (or compile again) after freezing or adding weights"
             )
-        placed = zip(parameters, self._views, strict=False)
-        # In a copied model the views are copies too, and no longer lie in the buffer.
-        if self._views and all(
-            parameter.data is view and view.base is self._weights for parameter, view in placed
-        ):
+        if self._views and all(p.data is v for p, v in zip(parameters, self._views, strict=True)):
             return
         xp = parameters[0].backend.xp
         shapes = [parameter.shape for parameter in parameters]

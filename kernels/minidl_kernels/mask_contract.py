@@ -19,6 +19,7 @@ threads. Neither the number of rows or columns nor the dtype has any part in it.
 This file is the specification, in NumPy; the kernels of `cpu` and `cuda` must give the same bits.
 """
 
+import functools
 import math
 import operator
 from collections.abc import Iterator
@@ -120,6 +121,8 @@ def checked_integer(name: str, value: Any, stop: int) -> int:
     TypeError
         If it is not an integer; NumPy's integers are, a bool is not.
     """
+    if type(value) is int and 0 <= value < stop:  # nearly always; it is asked in each step
+        return value
     if isinstance(value, (bool, np.bool)) or not hasattr(value, "__index__"):
         raise TypeError(
             f"{name} must be an integer, received {value!r} of type {type(value).__name__}"
@@ -146,6 +149,8 @@ def check_rate(rate: float) -> float:
     Traceback (most recent call last):
     ValueError: dropout: rate must be in [0, 1], received 1.5
     """
+    if type(rate) is float and 0 <= rate <= 1:  # nearly always; it is asked in each step
+        return rate
     if isinstance(rate, (bool, np.bool)) or not isinstance(rate, Real):
         raise TypeError(
             f"dropout: rate must be a number in [0, 1], "
@@ -169,6 +174,7 @@ def threshold(rate: float) -> int:
     return int(check_rate(rate) * WORDS)
 
 
+@functools.lru_cache(typed=True)  # it is asked in each step
 def scale(rate: float, dtype: Any) -> Any:
     """Return 1 / (1 - rate), the factor of a kept element, for arrays of this dtype.
 

@@ -41,7 +41,7 @@ class NumpyBackend(Backend):
 
     @property
     def working(self) -> contextlib.AbstractContextManager:
-        """Hold NumPy's matrix products to one thread: the kernels cut them for threads of theirs."""
+        """Hold NumPy's products to one thread: the kernels cut them for threads of their own."""
         return self._kernels.blas.one_thread
 
     def to_numpy(self, array: Array) -> np.ndarray:

@@ -12,9 +12,6 @@ from minidl.layers import activations
 from minidl.layers.base import Layer, positive_integer
 from minidl.parameter import Parameter
 
-# An activation need not be hashable, so this is no dictionary.
-FUSED_ACTIVATIONS = ((activations.linear, "linear"), (Tensor.relu, "relu"))
-
 
 class Dense(Layer):
     """Compute ``activation(x @ weight + bias)``.
@@ -93,8 +90,9 @@ class Dense(Layer):
     @property
     def fused_activation(self) -> str | None:
         """The activation's name where ``ops.dense`` knows it."""
-        names = (name for function, name in FUSED_ACTIVATIONS if self.activation is function)
-        return next(names, None)
+        if self.activation is Tensor.relu:
+            return "relu"
+        return "linear" if self.activation is activations.linear else None
 
     def is_one_op(self, x: Tensor) -> bool:
         """Tell whether ``ops.dense`` computes product and bias of this input."""

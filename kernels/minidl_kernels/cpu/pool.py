@@ -51,7 +51,6 @@ def share(piece: Any, pieces: Any, size: Any, unit: Any) -> Any:
 @functools.cache
 def has_tbb() -> bool:
     """Tell whether Numba's parallel regions run on TBB; the first call starts the threads."""
-    _load_tbb()
     numba.get_num_threads()
     if numba.threading_layer() == "tbb":
         return True
@@ -72,3 +71,6 @@ def _load_tbb() -> None:
     for file in files:
         if file.name in _LIBRARIES:
             ctypes.CDLL(str(file.locate()), ctypes.RTLD_GLOBAL)
+
+
+_load_tbb()  # before any kernel runs: with its first parallel region Numba settles on a layer

@@ -49,20 +49,21 @@ def matmul(
     >>> matmul(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), transpose_b=True)
     array([[11.]])
     """
-    left = a.T if transpose_a else a
-    right = b.T if transpose_b else b
-    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
+    left = a.shape[::-1] if transpose_a else a.shape
+    right = b.shape[::-1] if transpose_b else b.shape
+    if len(left) != 2 or len(right) != 2 or left[1] != right[0]:
         raise ValueError(
             f"matmul: expected two matrices whose inner sizes agree, received shapes "
-            f"{left.shape} and {right.shape}"
+            f"{left} and {right}"
         )
-    rows, columns = left.shape[0], right.shape[1]
+    rows, inner = left
+    columns = right[1]
     if out is not None and out.shape != (rows, columns):
         raise ValueError(f"matmul: expected out of shape {(rows, columns)}, received {out.shape}")
-    pieces = pieces_of_product(rows, columns, left.shape[1])
+    pieces = pieces_of_product(rows, columns, inner)
     if pieces == 1 or not (can_share(a, b) and (out is None or can_share(a, out))):
         with blas.one_thread:
-            return np.matmul(left, right, out=out)
+            return np.matmul(a.T if transpose_a else a, b.T if transpose_b else b, out=out)
     if out is None:
         out = np.empty((rows, columns), a.dtype)
     with blas.one_thread:
