@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -17,10 +18,20 @@ from typing import IO, Any
 import psutil
 
 import minidl
-from minidl import callbacks, checkpoint, constraints, datasets, layers, models, optimizers
+from minidl import (
+    callbacks,
+    checkpoint,
+    constraints,
+    datasets,
+    layers,
+    models,
+    optimizers,
+    report,
+)
 from minidl.command_line import InputError, Parser, complain, number
 from minidl.datasets.idx_dataset import Split
 from minidl.files import check_writable
+from minidl.run_folder import CHECKPOINTS, RunFolder
 
 LATEST = "latest"
 HIDDEN, DROPOUT = [512, 256], [0.5, 0.3]
@@ -70,6 +81,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=number(int, 0, 2**64 - 1), default=0, help="default: 0")
     add("--data", choices=tuple(LOADERS), help="default: mnist, else its 5,000 digits shipped here")
     add("--data-dir", metavar="DIR", help="a folder with a sub-folder for each data set")
+    add(
+        "--out",
+        metavar="DIR",
+        help="keep the run there: configuration, history, checkpoints, report",
+    )
     add("--checkpoint-dir", metavar="DIR", help="save the run into this folder, to go on from")
     add(
         "--checkpoint-every",
@@ -88,12 +104,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.data == "mnist-5k" and arguments.data_dir is not None:
         parser.error("argument --data-dir: mnist-5k comes with minidl; leave the folder out")
+    if arguments.out is not None and arguments.checkpoint_dir is None:
+        arguments.checkpoint_dir = os.path.join(arguments.out, CHECKPOINTS)
     if arguments.checkpoint_dir is None:
         for option in ("resume", "checkpoint_every"):
             if getattr(arguments, option) is not None and arguments.resume in (None, LATEST):
                 parser.error(
                     f"argument --{option.replace('_', '-')}: say in which folder: "
-                    "--checkpoint-dir DIR"
+                    "--checkpoint-dir DIR, or --out DIR"
                 )
     sizes = [PIXELS, *arguments.hidden, CLASSES]
     largest = max(a * b for a, b in itertools.pairwise(sizes))
@@ -307,27 +325,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     0, 2 for bad input, 3 where numbers are no longer finite, 130 after Ctrl-C.
     """
     arguments = parse_arguments(argv)
+    command = shlex.join(
+        ["python", "-m", "minidl.train", *(sys.argv[1:] if argv is None else argv)]
+    )
     level = logging.WARNING if arguments.quiet else logging.INFO
     logging.basicConfig(format="%(message)s", level=level)
-    report: dict[str, Any] = {"seed": arguments.seed, "epochs": 0}
+    reached: dict[str, Any] = {"seed": arguments.seed, "epochs": 0}
     try:
         log = EventLog(arguments.log_json, goes_on=arguments.resume is not None)
     except OSError as error:
         return complain("minidl.train", error)
     try:
-        return train(arguments, log, report)
+        return train(arguments, log, reached, command)
     except (InputError, OSError, MemoryError) as error:
         return complain("minidl.train", error)
     except KeyboardInterrupt:
-        log.write("end", **report, seconds=process_seconds(), interrupted=True)
+        log.write("end", **reached, seconds=process_seconds(), interrupted=True)
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     finally:
         log.close()
 
 
-def train(arguments: argparse.Namespace, log: EventLog, report: dict[str, Any]) -> int:
-    """Train, evaluate, and keep in `report` what was reached."""
+def train(
+    arguments: argparse.Namespace, log: EventLog, reached: dict[str, Any], command: str
+) -> int:
+    """Train, evaluate, and keep in `reached` what was reached."""
     say = (lambda *_: None) if arguments.quiet else print
     try:
         device = minidl.get_backend(arguments.device).name
@@ -338,6 +361,10 @@ def train(arguments: argparse.Namespace, log: EventLog, report: dict[str, Any]) 
             model, resumed = resume(arguments, model, len(x))
         if arguments.save is not None:
             check_writable(arguments.save)
+        told: list[callbacks.Callback] = []
+        if arguments.out is not None:
+            configuration = vars(arguments) | {"command": command, "version": minidl.__version__}
+            told.append(RunFolder(arguments.out, configuration, goes_on=resumed is not None))
     except (ValueError, minidl.DeviceError) as error:
         raise InputError(error) from error
     if notice:
@@ -347,7 +374,7 @@ def train(arguments: argparse.Namespace, log: EventLog, report: dict[str, Any]) 
     say(f"network  {describe(model)}")
     if resumed is not None:
         say(f"resume   {resumed}")
-    report |= {"device": device, "data": data}
+    reached |= {"device": device, "data": data}
     assert model.optimizer is not None, "build_model compiles"
     log.write(
         "start",
@@ -369,7 +396,7 @@ def train(arguments: argparse.Namespace, log: EventLog, report: dict[str, Any]) 
 
     watch = Watch(log, len(x), arguments.batch_size)
     guard = callbacks.TerminateOnNaN()
-    told: list[callbacks.Callback] = [watch, guard]
+    told += [watch, guard]
     saver = None
     if arguments.checkpoint_dir is not None:
         saver = callbacks.ModelCheckpoint(
@@ -388,9 +415,9 @@ def train(arguments: argparse.Namespace, log: EventLog, report: dict[str, Any]) 
             resume=resumed is not None,
         )
     finally:  # a second Ctrl-C does not come back from fit
-        report |= watch.report()
+        reached |= watch.report()
     if guard.found is not None:
-        log.write("end", **report, seconds=process_seconds(), diverged=guard.found)
+        log.write("end", **reached, seconds=process_seconds(), diverged=guard.found)
         print(
             f"minidl.train: not finite: {guard.found}; try a smaller --lr",
             file=sys.stderr,
@@ -399,21 +426,27 @@ def train(arguments: argparse.Namespace, log: EventLog, report: dict[str, Any]) 
     if saver is not None and watch.interrupted:
         saver.save()
     test_loss, test_accuracy = model.evaluate(x_test, y_test, arguments.batch_size, verbose=0)
-    report |= {"test_accuracy": test_accuracy, "test_loss": test_loss}
+    reached |= {"test_accuracy": test_accuracy, "test_loss": test_loss}
     seconds = process_seconds()
-    log.write("end", **report, seconds=seconds, interrupted=watch.interrupted)
+    log.write("end", **reached, seconds=seconds, interrupted=watch.interrupted)
     rows = {
         "device": device,
         "data": data + ", since MNIST could not be had" * bool(notice),
         "epochs": f"{watch.epochs} of {arguments.epochs}" + " (interrupted)" * watch.interrupted,
         "test accuracy": f"{test_accuracy:.2%}",
         "test loss": f"{test_loss:.4f}",
-        "images a second": f"{report['images_per_second']:,.0f} in training",
+        "images a second": f"{reached['images_per_second']:,.0f} in training",
         "time": f"{seconds:.1f} s in all, {watch.seconds:.1f} s in training",
     }
     if arguments.save is not None and not watch.interrupted:
         model.save(arguments.save)
         rows["saved"] = arguments.save
+    if arguments.out is not None and report.is_possible():
+        page = os.path.join(arguments.out, "report.html")
+        report.write(page, model, x_test, y_test, facts=rows, command=command)
+        rows["report"] = page
+    elif arguments.out is not None:
+        rows["report"] = "needs matplotlib: pip install 'minidl[plot]'"
     for title, text in rows.items():
         print(f"{title:<16} {text}")
     return EXIT_INTERRUPTED if watch.interrupted else 0

@@ -472,3 +472,51 @@ def test_numbers_that_are_not_finite_end_it_and_name_the_layer(tmp_path, capsys)
     )
     assert not list(folder.glob("*.safetensors"))
     assert events(log)[-1]["diverged"] == "the outputs of dense_1 in step 1"
+
+
+def test_two_runs_in_one_folder_end_in_one_line(tmp_path, capsys):
+    from minidl.files import lock_folder
+
+    with lock_folder(tmp_path):  # as another run would hold it
+        assert train.main([*SMALL, "--checkpoint-dir", str(tmp_path), "--quiet"]) == 2
+    written = capsys.readouterr().err
+    assert written == (
+        f"minidl.train: {tmp_path}: another run writes here; give each run a folder of its own\n"
+    )
+
+
+def test_a_folder_that_is_not_writable_ends_in_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    path = tmp_path / "model.safetensors"
+    assert f"the folder {tmp_path} is not writable" in refusal(capsys, *SMALL, "--save", str(path))
+    assert train.main([*SMALL, "--quiet", "--checkpoint-dir", "/dev/null/run"]) == 2
+    assert "Not a directory" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX limits")
+def test_a_disk_that_fills_up_ends_in_one_line_and_the_last_checkpoint_is_good(tmp_path):
+    whole = command(*SMALL, "--save", str(tmp_path / "whole.safetensors"))
+    assert whole.returncode == 0
+    folder = tmp_path / "run"
+    assert command(*SMALL, "--epochs", "1", "--checkpoint-dir", str(folder)).returncode == 0
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+        "from minidl.train import main; sys.exit(main(sys.argv[1:]))"
+    )
+    resumed = ("--checkpoint-dir", str(folder), "--resume", "latest")
+    result = subprocess.run(
+        [sys.executable, "-c", limited, *SMALL, *resumed, "--quiet"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (2, "minidl.train: [Errno 27] File too large\n")
+    assert [path.name for path in folder.glob("*step*")] == ["step-0000000032.safetensors"]
+    again = command(*SMALL, *resumed, "--save", str(tmp_path / "again.safetensors"))
+    assert again.returncode == 0, again.stderr
+    ours = models.load(tmp_path / "again.safetensors").get_weights()
+    theirs = models.load(tmp_path / "whole.safetensors").get_weights()
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(ours, theirs, strict=True))

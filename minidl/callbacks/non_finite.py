@@ -94,8 +94,9 @@ class Snapshot:
 
     def __init__(self, model: "Model"):
         assert model.optimizer is not None, "fit has checked it"
-        self._weights = [parameter.data.copy() for parameter in model.parameters()]
-        self._state = {name: values.copy() for name, values in model.optimizer.state.items()}
+        with model.backend.active:
+            self._weights = [parameter.data.copy() for parameter in model.parameters()]
+            self._state = {name: values.copy() for name, values in model.optimizer.state.items()}
         self._iterations = model.optimizer.iterations
         random_layers = [layer for layer in model.walk() if isinstance(layer, Dropout)]
         self._random_steps = [(layer, layer.step) for layer in random_layers]

@@ -273,6 +273,11 @@ def test_another_run_is_not_resumed(change, message):
         model.fit(X, Y, **FIT | change, resume=True)
 
 
+def test_resuming_and_an_epoch_to_begin_with_exclude_each_other():
+    with pytest.raises(ValueError, match="resume=True says where to begin, received initial_epoch"):
+        network().fit(X, Y, **FIT, resume=True, initial_epoch=2)
+
+
 def test_resuming_what_never_ran_is_a_run(whole):
     model = network()
     model.fit(X, Y, **FIT, resume=True)

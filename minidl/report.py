@@ -1,0 +1,240 @@
+"""One page about a classifier of images: what it learned, where it errs, how to get it again.
+
+The page holds its pictures itself, so that it can be sent and opened anywhere; matplotlib, the
+extra ``plot``, draws them.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minidl import rng
+from minidl.autograd import Tensor, no_grad
+from minidl.callbacks import History
+from minidl.files import PathLike, write_whole
+from minidl.layers import Dense, Dropout
+from minidl.models import Sequential
+from minidl.summary import summary_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MISTAKES, UNITS, SAMPLES = 24, 32, 500  # how many are shown
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222; background: #fff; }
+h2 { margin-top: 2.5rem; } figure { margin: 1rem 0; } img { max-width: 100%; }
+figcaption { color: #555; } pre { background: #f4f4f4; padding: 0.8rem; overflow-x: auto;
+       font-size: 13px; line-height: 1.25; }
+table { border-collapse: collapse; } td { padding: 0.1rem 1.5rem 0.1rem 0; }
+"""
+
+
+def is_possible() -> bool:
+    """Tell whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def write(
+    path: PathLike,
+    model: Sequential,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    facts: Mapping[str, str],
+    command: str,
+) -> None:
+    """Write the page.
+
+    Parameters
+    ----------
+    model : Sequential
+        Trained; its ``history`` gives the curves.
+    x, y : numpy.ndarray
+        Images that it was not trained on, of shape (images, height, width), and class numbers.
+    facts : mapping
+        What stands at the top: names and values.
+    command : str
+        What gives the run again.
+    """
+    probabilities = model.predict(x, 256, verbose=0)
+    parts = [
+        "<!DOCTYPE html>",
+        '<html lang="en"><head><meta charset="utf-8"><title>A run of minidl</title>',
+        '<link rel="icon" href="data:,">',
+        f"<style>{STYLE}</style></head><body><h1>A run of minidl</h1><table>",
+        *(f"<tr><td>{_text(name)}</td><td>{_text(facts[name])}</td></tr>" for name in facts),
+        "</table><h2>Get it again</h2>",
+        f"<pre>{_text(command)}</pre>",
+    ]
+    for title, caption, figure in _figures(model, x, y, probabilities):
+        parts.append(f"<h2>{_text(title)}</h2><figure>{_picture(figure, title)}")
+        parts.append(f"<figcaption>{_text(caption)}</figcaption></figure>")
+    table = summary_table(model.label, model.layers, model.parameters())
+    parts.append(f"<h2>The network</h2><pre>{_text(table)}</pre></body></html>")
+    write_whole(path, "\n".join(parts).encode())
+
+
+def _text(value: str) -> str:
+    return html.escape(str(value))
+
+
+def _picture(figure: "Figure", title: str) -> str:
+    """Return a figure as an image that the page holds itself."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    data = base64.b64encode(content.getvalue()).decode()
+    return f'<img alt="{_text(title)}" src="data:image/png;base64,{data}">'
+
+
+def _figures(
+    model: Sequential, x: np.ndarray, y: np.ndarray, probabilities: np.ndarray
+) -> Iterator[tuple[str, str, Any]]:
+    """Give the title, caption and drawing of each picture that there is something for."""
+    if model.history.epoch:
+        yield "Learning curves", "Means over the images, after each epoch.", curves(model.history)
+    guesses = probabilities.argmax(axis=1)
+    yield (
+        "Confusion",
+        f"{int((guesses == y).sum()):,} of {len(y):,} images are on the diagonal: right.",
+        confusion(y, guesses, probabilities.shape[1]),
+    )
+    if (guesses != y).any():
+        caption = (
+            "The images whose class had the least probability: the class, what it was read as, and "
+            "the probability of that. Light is ink, 0 to 255."
+        )
+        yield "The worst mistakes", caption, mistakes(x, y, probabilities)
+    first = next((layer for layer in model.layers if isinstance(layer, Dense)), None)
+    if first is not None and first.weight.shape[0] == np.prod(x.shape[1:]):
+        caption = (
+            f"What the first units of {first.label} look for: a weight for each pixel, red where "
+            "ink speaks for it, blue where it speaks against."
+        )
+        yield "The first layer", caption, first_weights(first, x.shape[1:])
+    if any(isinstance(layer, Dropout) for layer in model.layers):
+        caption = (
+            f"The outputs of the layers with dropout for {min(SAMPLES, len(x))} images, as in "
+            "prediction and as in training, where some are dropped and the others scaled up."
+        )
+        yield "Activations with and without dropout", caption, activations(model, x[:SAMPLES])
+
+
+def _new(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def curves(history: History) -> "Figure":
+    """Draw loss and metrics of the training, and of what was held out, over the epochs."""
+    names = [name for name in history.history if not name.startswith("val_")]
+    figure = _new(4.5 * len(names), 3.5)
+    epochs = [epoch + 1 for epoch in history.epoch]
+    for place, name in enumerate(names):
+        axes = figure.add_subplot(1, len(names), place + 1)
+        for label, key in (("training", name), ("validation", f"val_{name}")):
+            if key in history.history:
+                axes.plot(epochs, history.history[key], marker=".", label=label)
+        units = {"loss": "loss (nats an image)", "accuracy": "accuracy (share of the images)"}
+        axes.set(xlabel="epoch", ylabel=units.get(name, name))
+        axes.locator_params(axis="x", integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
+def confusion(y: np.ndarray, guesses: np.ndarray, classes: int) -> "Figure":
+    """Draw how many images of each class were read as which."""
+    counts = np.zeros((classes, classes), "int64")
+    np.add.at(counts, (y, guesses), 1)
+    figure = _new(6.5, 5.5)
+    axes = figure.add_subplot()
+    # A root, so that the few mistakes can be seen beside the many that are right.
+    image = axes.imshow(counts, cmap="Blues", norm="linear" if counts.max() < 2 else _root(counts))
+    axes.set(xlabel="read as (class)", ylabel="is (class)")
+    axes.set(xticks=range(classes), yticks=range(classes))
+    if classes <= 20:
+        for (row, column), count in np.ndenumerate(counts):
+            colour = "white" if count > counts.max() / 4 else "black"
+            if count:
+                axes.text(column, row, str(count), ha="center", va="center", color=colour, size=8)
+    figure.colorbar(image, label="images")
+    return figure
+
+
+def _root(counts: np.ndarray) -> Any:
+    from matplotlib.colors import PowerNorm
+
+    return PowerNorm(0.5, vmin=0, vmax=counts.max())
+
+
+def mistakes(x: np.ndarray, y: np.ndarray, probabilities: np.ndarray) -> "Figure":
+    """Draw the wrong images whose own class had the least probability."""
+    guesses = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(guesses != y)
+    worst = wrong[np.argsort(probabilities[wrong, y[wrong]], kind="stable")][:MISTAKES]
+    rows = -(-len(worst) // 8)
+    figure = _new(9, 1.55 * rows)
+    for place, index in enumerate(worst):
+        axes = figure.add_subplot(rows, 8, place + 1)
+        axes.imshow(x[index], cmap="gray", vmin=0, vmax=max(x.max(), 1))
+        share = probabilities[index, guesses[index]]
+        axes.set_title(f"{y[index]}, read as {guesses[index]}\n{share:.1%}", size=8)
+        axes.axis("off")
+    return figure
+
+
+def first_weights(layer: Dense, shape: tuple[int, ...]) -> "Figure":
+    """Draw the weights into the first units of a layer as images."""
+    weights = layer.weight.numpy()[:, :UNITS]
+    bound = float(np.abs(weights).max()) or 1.0
+    columns = min(8, weights.shape[1])
+    rows = -(-weights.shape[1] // columns)
+    figure = _new(9, 1.1 * rows + 0.4)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        axes.axis("off")
+        if place < weights.shape[1]:
+            pixels = weights[:, place].reshape(shape)
+            image = axes.imshow(pixels, cmap="RdBu_r", vmin=-bound, vmax=bound)
+    figure.colorbar(image, ax=grid, label="weight (per unit of input)")
+    return figure
+
+
+def activations(model: Sequential, x: np.ndarray) -> "Figure":
+    """Draw how often the layers with dropout give which values, as in prediction and training."""
+    without = _dropout_outputs(model, x, rng.inference())
+    dropping = _dropout_outputs(model, x, rng.monte_carlo(sample=0, row_offset=0))
+    figure = _new(4.5 * len(without), 3.5)
+    for place, name in enumerate(without):
+        axes = figure.add_subplot(1, len(without), place + 1)
+        both = {"without dropout": without[name], "with dropout": dropping[name]}
+        edges = np.histogram_bin_edges(np.concatenate(list(both.values())), 60)
+        for label, values in both.items():
+            share = np.full(values.size, 1 / values.size)
+            zeros = f"{label} ({(values == 0).mean():.0%} are 0)"
+            axes.hist(values, edges.tolist(), weights=share, histtype="step", label=zeros)
+        axes.set(title=name, xlabel="activation", ylabel="share of the activations", yscale="log")
+        axes.legend(fontsize=8)
+    return figure
+
+
+def _dropout_outputs(
+    model: Sequential, x: np.ndarray, mode: AbstractContextManager
+) -> dict[str, np.ndarray]:
+    """Return the outputs of the dropout layers, flat, by name."""
+    found = {}
+    values = Tensor.of(model.backend.asarray(x), model.backend).astype(model.dtype)
+    with mode, no_grad():
+        for layer in model.layers:
+            values = layer(values)
+            if isinstance(layer, Dropout):
+                found[layer.label] = values.numpy().ravel()
+    return found

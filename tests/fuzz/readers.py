@@ -1,0 +1,239 @@
+"""Feed damaged and made-up files to every reader: each ends in a result or in our own error.
+
+``python tests/fuzz/readers.py [--inputs 100000] [READER ...]`` runs for minutes to hours and prints
+how much memory each reader took; the ordinary tests run a few hundred inputs each. Inputs are whole
+files with bytes changed, cut, inserted, doubled or taken from another file, some with lengths of
+the format set to large numbers, and some made from nothing.
+"""
+
+import argparse
+import io
+import json
+import random
+import resource
+import struct
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
+
+from minidl import images, layers, models  # noqa: E402  the checkout's own
+from minidl.datasets import idx  # noqa: E402
+
+MEMORY_BOUND = 512 * 2**20  # above what the process has at the start, for any input
+SECONDS_BOUND = 5  # of the processor, for one input
+INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1)
+
+
+# ------------------------------------------------------------------------------ good files
+
+
+def model() -> models.Sequential:
+    """Return a small network that has been trained."""
+    inner = models.Sequential([layers.Dense(3, "tanh"), layers.Dropout(0.25)])
+    stack = [layers.Flatten(), layers.Dense(4, "relu"), layers.Dropout(0.5), inner]
+    network = models.Sequential([layers.Input((4, 3)), *stack, layers.Dense(2, "softmax")], seed=1)
+    network.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    x = np.arange(96.0).reshape(8, 4, 3) / 96
+    network.fit(x, np.arange(8) % 2, epochs=2, batch_size=4, verbose=0)
+    return network
+
+
+def seeds(folder: Path) -> dict[str, list[bytes]]:
+    """Return good files for each reader."""
+    network = model()
+    network.save(folder / "x.safetensors")
+    checkpoint = (folder / "x.safetensors").read_bytes()
+    network.save_weights(folder / "y.safetensors")
+    torch = (folder / "y.safetensors").read_bytes()
+    network.save_weights(folder / "x.weights.h5")
+    keras = (folder / "x.weights.h5").read_bytes()
+    pixels = np.arange(12, dtype="uint8").reshape(4, 3) * 20
+    stream = io.BytesIO()
+    np.save(stream, pixels)
+    head = struct.pack(">HBB2I", 0, 8, 2, 4, 3)
+    return {
+        "checkpoint": [checkpoint],
+        "torch": [torch],
+        "keras": [keras],
+        "idx": [head + pixels.tobytes(), gzipped(head + pixels.tobytes())],
+        "image": [stream.getvalue(), head + pixels.tobytes(), *pictures(pixels)],
+    }
+
+
+def gzipped(content: bytes) -> bytes:
+    """Return what gzip makes of it."""
+    import gzip
+
+    return gzip.compress(content, mtime=0)
+
+
+def pictures(pixels: np.ndarray) -> list[bytes]:
+    """Return a picture in each format and mode."""
+    from PIL import Image
+
+    found = []
+    for kind, mode in (("PNG", "L"), ("PNG", "P"), ("PNG", "RGBA"), ("JPEG", "L"), ("JPEG", "RGB")):
+        stream = io.BytesIO()
+        Image.fromarray(pixels).convert(mode).save(stream, kind)
+        found.append(stream.getvalue())
+    return found
+
+
+# ------------------------------------------------------------------------------ bad files
+
+
+def damage(content: bytes, others: list[bytes], chance: random.Random) -> bytes:
+    """Return a file that is not quite `content`."""
+    data = bytearray(content)
+    for _ in range(chance.choice((1, 1, 1, 2, 4, 16))):
+        place = chance.randrange(len(data) + 1)
+        length = chance.choice((1, 2, 4, 8, 64))
+        match chance.randrange(8):
+            case 0 if data:
+                data[min(place, len(data) - 1)] ^= 1 << chance.randrange(8)
+            case 1:
+                data[place : place + length] = chance.randbytes(length)
+            case 2:
+                width = chance.choice((1, 2, 4, 8))
+                value = chance.choice(INTERESTING) % 2 ** (8 * width)
+                data[place : place + width] = value.to_bytes(
+                    width, chance.choice(("big", "little"))
+                )
+            case 3:
+                del data[place:]
+            case 4:
+                del data[place : place + length]
+            case 5:
+                data[place:place] = data[place : place + chance.choice((8, 256))]
+            case 6:
+                other = chance.choice(others)
+                start = chance.randrange(len(other) + 1)
+                data[place : place + length] = other[start : start + length]
+            case 7:
+                data[place:place] = chance.choice(
+                    (b"9" * 20, b"[" * 500, b'{"a":', b"\xff" * 9, b"-")
+                )
+    return bytes(data)
+
+
+def edited_checkpoint(content: bytes, chance: random.Random) -> bytes:
+    """Return a checkpoint whose description says something else, in a file that is intact."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    texts = json.loads(header["__metadata__"]["minidl"])
+    for _ in range(chance.choice((1, 1, 2, 5))):
+        places = [(None, None, texts)]
+        for _, _, thing in places:
+            if isinstance(thing, dict | list):
+                keys = thing if isinstance(thing, dict) else range(len(thing))
+                places += [(thing, key, thing[key]) for key in keys]
+        inside, key, value = chance.choice(places[1:])
+        choices = [None, True, -1, 0, 2**40, 2**70, 1e300, float("nan"), "x", "", [], {}, value]
+        choices += [other for _, _, other in places[1:]]
+        inside[key] = json.loads(json.dumps(chance.choice(choices)))
+        if isinstance(inside, list) and chance.random() < 0.2:
+            inside *= 2
+        if len(json.dumps(texts)) > 100_000:
+            break
+    header["__metadata__"]["minidl"] = json.dumps(texts)
+    head = json.dumps(header).encode()
+    return len(head).to_bytes(8, "little") + head + content[8 + length :]
+
+
+# ------------------------------------------------------------------------------ the readers
+
+
+def readers() -> dict[str, Callable[[Path], object]]:
+    """Return each reader by its name; a file lies where it is told."""
+    network = model()
+    return {
+        "checkpoint": models.load,
+        "torch": network.load_weights,
+        "keras": network.load_weights,
+        "idx": lambda path: idx.read(path, max_bytes=2**24),
+        "image": lambda path: np.array(images.read(path, (4, 3))),
+    }
+
+
+ENDINGS = {"checkpoint": ".safetensors", "torch": ".safetensors", "keras": ".weights.h5"}
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has had, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def fuzz(name: str, count: int, seed: int = 0) -> dict[str, int]:
+    """Feed `count` inputs to a reader; return how many it read and refused, and its memory.
+
+    Raises
+    ------
+    AssertionError
+        If an input takes more memory or time than the bounds.
+    Exception
+        Whatever a reader raises that is not its own clear ValueError; the input is kept.
+    """
+    chance = random.Random(f"{name} {seed}")
+    numbers = {"read": 0, "refused": 0}
+    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of sizes and damaged metadata
+        folder = Path(place)
+        good = seeds(folder)
+        reader = readers()[name]
+        others = [content for contents in good.values() for content in contents]
+        path = folder / f"input{ENDINGS.get(name, '')}"
+        for content in good[name]:
+            path.write_bytes(content)
+            reader(path)  # is good, and loads what is loaded once
+        before = peak_memory()
+        for _ in range(count):
+            content = chance.choice(good[name])
+            if name == "checkpoint" and chance.random() < 0.6:
+                content = edited_checkpoint(content, chance)
+            else:
+                content = damage(content, others, chance)
+            path.write_bytes(content)
+            began = time.process_time()
+            try:
+                try:
+                    reader(path)
+                    numbers["read"] += 1
+                except ValueError:
+                    numbers["refused"] += 1
+                taken, grown = time.process_time() - began, peak_memory() - before
+                assert taken < SECONDS_BOUND, f"{name} took {taken:.0f} s"
+                assert grown < MEMORY_BOUND, f"{name} took {grown:,} bytes"
+            except BaseException:
+                kept = Path(tempfile.gettempdir(), f"minidl-fuzz-{name}")
+                kept.write_bytes(content)
+                print(f"the input is kept in {kept}", file=sys.stderr)
+                raise
+        return numbers | {"MiB": (peak_memory() - before) // 2**20}
+
+
+def main() -> int:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("readers", nargs="*", help="default: all")
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    for name in arguments.readers or ("idx", "image", "torch", "checkpoint", "keras"):
+        began = time.perf_counter()
+        numbers = fuzz(name, arguments.inputs, arguments.seed)
+        seconds = time.perf_counter() - began
+        print(f"{name:10} {arguments.inputs:,} inputs: {numbers}, {seconds:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""A short run of the fuzzer, and files that Hypothesis makes up; `readers.py` runs for long."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import readers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from minidl import images, models, tensor_file
+from minidl.datasets import idx
+
+pytest.importorskip("PIL", reason="needs the extra images")
+pytest.importorskip("h5py", reason="needs the extra keras")
+FEW = settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "torch", "keras", "idx", "image"])
+def test_damaged_files_end_in_a_result_or_in_our_error(name):
+    numbers = readers.fuzz(name, 300, seed=1)
+    # Both happen: else what is fed would be too good or too bad to find anything.
+    assert numbers["read"] >= 3
+    assert numbers["refused"] >= 30
+
+
+def test_the_fuzzer_notices_a_reader_that_raises_what_is_not_ours(monkeypatch, capsys):
+    def broken(path):
+        if b"\xff" in path.read_bytes()[4:8]:
+            raise IndexError("not ours")
+
+    monkeypatch.setattr(readers, "readers", lambda: {"idx": broken})
+    with pytest.raises(IndexError, match="not ours"):
+        readers.fuzz("idx", 2000)
+    assert "the input is kept in" in capsys.readouterr().err
+
+
+GREEDY = """
+import numpy as np, readers
+readers.MEMORY_BOUND = 2**25
+readers.readers = lambda: {"idx": lambda path: np.ones(2**24) if path.stat().st_size < 15 else None}
+readers.fuzz("idx", 2000)
+"""
+
+
+def test_the_fuzzer_notices_a_reader_that_allocates_too_much():
+    # In a process of its own, which has not had more memory before.
+    command = [sys.executable, "-c", GREEDY]
+    here = Path(__file__).parent
+    result = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    assert re.search(r"AssertionError: idx took [\d,]+ bytes", result.stderr), result.stderr
+
+
+MAGIC = st.sampled_from(
+    [b"", b"\0\0\x08\x01", b"\0\0\x0d\x03", b"\x1f\x8b\x08\0", b"\x93NUMPY\x01\0"]
+)
+
+
+@FEW
+@given(MAGIC, st.binary(max_size=300))
+def test_bytes_of_no_meaning_are_refused_or_read(tmp_path, magic, rest):
+    path = tmp_path / "x"
+    path.write_bytes(magic + rest)
+    for read in (lambda: images.read(path, (2,)), lambda: idx.read(path, max_bytes=2**20)):
+        try:
+            assert isinstance(read(), np.ndarray)
+        except ValueError:
+            continue
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+KEYS = ["format", "version", "network", "training", "history", "saved_at"]
+
+
+@FEW
+@given(st.dictionaries(st.sampled_from(KEYS), JSON), st.booleans())
+def test_texts_of_no_meaning_are_no_checkpoint(tmp_path, texts, is_format):
+    path = tmp_path / "x.safetensors"
+    text = json.dumps(texts | ({"format": 1} if is_format else {}))
+    tensor_file.write(path, {"x": np.zeros(3)}, {"minidl": text})
+    with pytest.raises(ValueError, match="expected a checkpoint of minidl, found: "):
+        models.load(path)
+
+
+@FEW
+@given(st.binary(max_size=200))
+def test_texts_that_are_no_json_are_no_checkpoint(tmp_path, content):
+    path = tmp_path / "x.safetensors"
+    text = content.decode("latin-1")
+    tensor_file.write(path, {"x": np.zeros(3)}, {"minidl": text})
+    with pytest.raises(ValueError, match="expected a checkpoint of minidl, found: "):
+        models.load(path)

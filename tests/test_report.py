@@ -1,0 +1,184 @@
+"""The folder of a run and its page."""
+
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minidl import layers, models, report, train
+
+pytest.importorskip("matplotlib", reason="needs the extra plot")
+pillow = pytest.importorskip("PIL.Image", reason="needs the extra images")
+SMALL = ("--data", "mnist-5k", "--hidden", "16", "--epochs", "2")
+
+
+class Page(HTMLParser):
+    """Take a page apart."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.texts, self.addresses, self.pictures = [], [], [], {}
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        found = dict(attributes)
+        self.addresses += [found[name] for name in ("src", "href") if name in found]
+        if tag == "img":
+            data = found["src"].removeprefix("data:image/png;base64,")
+            self.pictures[found["alt"]] = pillow.open(io.BytesIO(base64.b64decode(data)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return the folder of a run."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    assert train.main([*SMALL, "--out", str(out), "--quiet"]) == 0
+    return out
+
+
+def test_the_folder_holds_what_belongs_to_a_run(folder):
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", "history.jsonl", "checkpoints", "report.html"}
+    configuration = json.loads((folder / "config.json").read_text())
+    assert configuration["hidden"] == [16]
+    assert configuration["seed"] == 0
+    assert configuration["command"].startswith("python -m minidl.train --data mnist-5k --hidden 16")
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert set(lines[0]) == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy"}
+    checkpoints = sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+    assert checkpoints == ["step-0000000032.safetensors", "step-0000000064.safetensors"]
+
+
+def test_the_page_needs_nothing_but_itself(folder):
+    page = Page(folder / "report.html")
+    assert all(address.startswith("data:") for address in page.addresses)
+    assert not {"script", "iframe", "object"} & set(page.tags)
+    assert page.addresses.count("data:,") == 1  # no browser looks for an icon
+    for tag in ("html", "head", "body", "title", "h1"):
+        assert page.tags.count(tag) == 1
+
+
+def test_the_page_holds_every_picture_and_fact(folder):
+    page = Page(folder / "report.html")
+    assert list(page.pictures) == [
+        "Learning curves",
+        "Confusion",
+        "The worst mistakes",
+        "The first layer",
+        "Activations with and without dropout",
+    ]
+    for picture in page.pictures.values():
+        assert min(picture.size) > 150
+        assert len(picture.convert("L").getcolors(100_000)) > 10  # something is drawn
+    text = "".join(page.texts)
+    command = json.loads((folder / "config.json").read_text())["command"]
+    for expected in (command, 'Model: "sequential"', "12,730", "mnist-5k", "2 of 2"):
+        assert expected in text
+
+
+def test_what_is_written_into_the_page_is_text(tmp_path):
+    model = models.Sequential(
+        [layers.Input((4, 4)), layers.Flatten(), layers.Dense(3, "softmax", name="<b>bold</b>")]
+    )
+    x = np.random.default_rng(0).integers(0, 256, (20, 4, 4)).astype("uint8")
+    report.write(
+        tmp_path / "x.html",
+        model,
+        x,
+        np.arange(20) % 3,
+        facts={"a & b": "<script>alert(1)</script>"},
+        command="python --name '</pre>'",
+    )
+    page = Page(tmp_path / "x.html")
+    assert not {"script", "b"} & set(page.tags)
+    assert "<script>alert(1)</script>" in "".join(page.texts)
+    # Neither history nor dropout: there is nothing to draw of them.
+    assert set(page.pictures) == {"Confusion", "The worst mistakes", "The first layer"}
+
+
+def test_a_network_without_mistakes_has_no_picture_of_them(tmp_path):
+    model = models.Sequential([layers.Input((2, 2)), layers.Flatten(), layers.Softmax()])
+    x = np.eye(4).reshape(4, 2, 2)
+    report.write(tmp_path / "x.html", model, x, np.arange(4), facts={}, command="x")
+    assert list(Page(tmp_path / "x.html").pictures) == ["Confusion"]
+
+
+def test_the_confusion_is_counted_by_class_and_guess():
+    figure = report.confusion(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
+    (image,) = figure.axes[0].images
+    assert image.get_array().tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    assert figure.axes[0].get_ylabel() == "is (class)"
+    assert figure.axes[1].get_ylabel() == "images"
+
+
+def test_the_worst_mistakes_come_first():
+    y = np.array([0, 1, 1, 0])
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.3, 0.7]])
+    figure = report.mistakes(np.zeros((4, 2, 2)), y, probabilities)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["1, read as 0\n80.0%", "0, read as 1\n70.0%", "1, read as 0\n60.0%"]
+
+
+def test_dropout_changes_the_activations_that_are_drawn():
+    model = models.Sequential([layers.Input((1000,)), layers.Dropout(0.5)], seed=1)
+    (axes,) = report.activations(model, np.ones((5, 1000))).axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels[0] == "without dropout (0% are 0)"
+    assert labels[1] in (f"with dropout ({n}% are 0)" for n in (49, 50, 51))
+
+
+# ------------------------------------------------------------------------------ the command
+
+
+def test_a_run_goes_on_in_its_folder_and_no_other_begins_there(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert train.main([*SMALL, "--out", out]) == 0
+    before = (tmp_path / "run" / "history.jsonl").read_text()
+    capsys.readouterr()
+    assert train.main([*SMALL, "--out", out]) == 2
+    assert "has a run already; go on with it, --resume latest, or" in capsys.readouterr().err
+    assert (tmp_path / "run" / "history.jsonl").read_text() == before
+    # An epoch that was logged after the last checkpoint is taken again, not told twice.
+    (tmp_path / "run" / "history.jsonl").write_text(before + '{"epoch": 3}\n')
+    assert train.main([*SMALL, "--out", out, "--resume", "latest", "--epochs", "4"]) == 0
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert "\n".join(lines).startswith(before.strip())
+
+
+def test_without_matplotlib_the_run_works_and_says_how_to_get_the_page(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    assert train.main([*SMALL, "--out", str(tmp_path / "run"), "--quiet"]) == 0
+    assert (
+        "report           needs matplotlib: pip install 'minidl[plot]'" in capsys.readouterr().out
+    )
+    assert not (tmp_path / "run" / "report.html").exists()
+    assert (tmp_path / "run" / "history.jsonl").exists()
+
+
+def test_matplotlib_is_loaded_for_the_page_only():
+    code = "import sys, minidl.train; print('matplotlib' in sys.modules, 'PIL' in sys.modules)"
+    root = Path(__file__).parent.parent
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(root), str(root / "kernels")))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.split() == ["False", "False"]
