@@ -1,0 +1,69 @@
+"""The gain of dropout against the size of the data set.
+
+The claim: with very few images dropout brings nothing, since a network that is large enough learns
+them by heart in spite of it; the gain grows with the data, up to a point, and declines after it.
+Srivastava et al., JMLR 15 (2014), section 7.4 and Figure 10: 784-1024-1024-2048-10 on 100 to
+50,000 images; no gain at 100 and 500.
+
+The network is 784-512-512-10 here. Small sizes, whose errors depend on which images they are, are
+trained on several sets.
+"""
+
+import numpy as np
+from common import WITH, WITHOUT, arguments, classifier, digits, finish, loss_and_error, plt
+
+BATCH_SIZE = 100
+# images: (epochs, sets of images)
+FULL = {
+    100: (500, 3),
+    500: (200, 3),
+    1_000: (150, 3),
+    5_000: (60, 1),
+    10_000: (45, 1),
+    60_000: (20, 1),
+}
+QUICK = {100: (100, 2), 1_000: (15, 1), 4_000: (8, 1)}
+
+
+def main() -> None:
+    chosen = arguments(__doc__)
+    (x, y), test = digits(chosen.quick)
+    sizes, units = (QUICK, 256) if chosen.quick else (FULL, 512)
+
+    errors: dict[str, dict[int, float]] = {"without": {}, "with": {}}
+    for images, (epochs, sets) in sizes.items():
+        for name, rate in (("without", 0.0), ("with", 0.5)):
+            found = []
+            for number in range(sets):
+                hidden = [(units, rate)] * 2
+                model = classifier(hidden, device=chosen.device, seed=chosen.seed + number)
+                part = slice(number * images, (number + 1) * images)
+                model.fit(x[part], y[part], batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
+                found.append(loss_and_error(model, *test)[1])
+            errors[name][images] = float(np.mean(found))
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4))
+    for name, style in (("without", WITHOUT), ("with", WITH)):
+        left.loglog(list(sizes), list(errors[name].values()), **style, label=f"{name} dropout")
+    left.set(xlabel="training images", ylabel="test error (%)")
+    left.set_yticks([2, 5, 10, 20], ["2", "5", "10", "20"])
+    left.tick_params(axis="y", which="minor", labelleft=False)
+    left.legend()
+    gain = {
+        images: 100 * (1 - errors["with"][images] / errors["without"][images]) for images in sizes
+    }
+    right.semilogx(list(gain), list(gain.values()), **WITH)
+    right.axhline(0, color="black", linewidth=1)
+    right.set(xlabel="training images", ylabel="wrong answers that dropout spares (%)")
+    finish(
+        chosen,
+        figure,
+        test_error_percent=errors,
+        gain_percent=gain,
+        epochs={images: epochs for images, (epochs, _) in sizes.items()},
+        sets={images: sets for images, (_, sets) in sizes.items()},
+    )
+
+
+if __name__ == "__main__":
+    main()

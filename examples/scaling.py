@@ -1,0 +1,93 @@
+"""Where to scale: inverted dropout and the notes' form have one expectation and one accuracy.
+
+The claim: it makes no difference whether what is kept is divided by 1 - rate in training, as
+``scaling="train"`` does, or everything is multiplied by 1 - rate in inference, as the notes and
+the paper do: ``scaling="inference"``. In both forms the mean over all masks in training is what
+inference computes. Srivastava et al., JMLR 15 (2014), section 4 and Figure 2, and section 10.
+"""
+
+import numpy as np
+from common import THEORY, WITH, WITHOUT, arguments, classifier, digits, finish, loss_and_error, plt
+
+import minidl
+from minidl import Tensor, layers, rng
+
+RATE, IMAGES, STREAM = 0.5, 20, 0
+LOOKS = {"train": WITH, "inference": WITHOUT}
+
+
+def distance_to_inference(scaling: str, x: np.ndarray, masks: int, chosen) -> np.ndarray:
+    """Return how far the mean over 1, 2, ... masks is from inference, relative to inference."""
+    layer = layers.Dropout(RATE, seed=chosen.seed, stream=STREAM, scaling=scaling)
+    tensor = Tensor(x, chosen.device)
+    inference = layer(tensor).numpy().astype("float64")
+    total, distances = np.zeros(x.shape), []
+    for step in range(masks):
+        with minidl.training(step=step):
+            total += layer(tensor).numpy()
+        distances.append(np.linalg.norm(total / (step + 1) - inference))
+    return np.array(distances) / np.linalg.norm(inference)
+
+
+def distance_of_the_formula(x: np.ndarray, masks: int, seed: int) -> np.ndarray:
+    """Return the same for the notes' formula, r * x in training and (1 - rate) x in inference."""
+    total, distances = np.zeros(x.shape), []
+    for step in range(masks):
+        total += rng.keep_mask(x.shape, RATE, seed=seed, stream=STREAM, step=step) * x
+        distances.append(np.linalg.norm(total / (step + 1) - (1 - RATE) * x))
+    return np.array(distances) / np.linalg.norm((1 - RATE) * x)
+
+
+def main() -> None:
+    chosen = arguments(__doc__)
+    (x, y), test = digits(chosen.quick)
+    masks, epochs, seeds = (400, 3, 1) if chosen.quick else (4000, 5, 3)
+    k = np.arange(1, masks + 1)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4))
+
+    left.loglog(
+        k, np.sqrt(RATE / (1 - RATE) / k), **THEORY, label="expected: sqrt(q / (1 - q) / k)"
+    )
+    distances = {
+        name: distance_to_inference(name, test[0][:IMAGES], masks, chosen) for name in LOOKS
+    }
+    formula = distance_of_the_formula(test[0][:IMAGES], masks, chosen.seed)
+    often = np.unique(np.geomspace(1, masks, 13).astype(int)) - 1
+    for (name, style), offset in zip(LOOKS.items(), (0, 1), strict=True):
+        shown = often[offset::2]  # in turn, since the curves lie on top of each other
+        look = style | {"linestyle": "", "markersize": 6}
+        left.plot(k[shown], distances[name][shown], **look, label=f'scaling="{name}"')
+    left.plot(k, formula, "-", color="gray", linewidth=1, label="the notes' formula, in NumPy")
+    left.set(xlabel="k, masks in the mean", ylabel="distance to inference, relative")
+    left.legend(loc="lower left")
+
+    accuracies: dict[str, list[float]] = {}
+    for name, style in LOOKS.items():
+        curves = []
+        for seed in range(chosen.seed, chosen.seed + seeds):
+            hidden = [(512, RATE), (256, 0.3)]
+            model = classifier(hidden, device=chosen.device, seed=seed, scaling=name)
+            curves.append([])
+            for _ in range(epochs):
+                model.fit(x, y, epochs=1, verbose=0)
+                curves[-1].append(100 - loss_and_error(model, *test)[1])
+        right.plot(
+            range(1, epochs + 1), np.mean(curves, axis=0), **style, label=f'scaling="{name}"'
+        )
+        accuracies[name] = [curve[-1] for curve in curves]
+    right.set(xlabel="epoch", ylabel=f"test accuracy (%), mean of {seeds}")
+    right.legend()
+    finish(
+        chosen,
+        figure,
+        distance_after_all_masks={name: values[-1] for name, values in distances.items()},
+        distance_of_the_formula=formula[-1],
+        expected_distance=(RATE / (1 - RATE) / masks) ** 0.5,
+        test_accuracy_percent=accuracies,
+        masks=masks,
+        epochs=epochs,
+    )
+
+
+if __name__ == "__main__":
+    main()
