@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import minidl
-from minidl import Tensor, callbacks, datasets, fusion, layers, losses, models
+from minidl import Tensor, callbacks, datasets, fusion, layers, losses, models, optimizers
 from minidl.rng import keep_mask, uniform
 
 EXIT_FAILED, EXIT_NO_DEVICE = 1, 2
@@ -320,6 +320,7 @@ def require_close(received: np.ndarray, expected: np.ndarray, limit: float, what
 # ------------------------------------------------------------------------------ training
 
 LOSS_LIMITS = {"float64": 1e-6, "float32": 1e-4}
+OPTIMIZER_LIMITS = {"float64": 1e-9, "float32": 1e-3}  # Adam divides small gradients by themselves
 UNITS = (512, 256)
 STEPS, BATCH = 10, 32
 
@@ -408,6 +409,45 @@ def training_checks(backend: Any, units: Sequence[int] = UNITS) -> dict[str, Che
         **by_dtype("training, ten steps", same_curve),
         "training, two runs with one seed": same_again,
     }
+
+
+# ------------------------------------------------------------------------------ optimizers
+
+OPTIMIZERS: dict[str, Callable[[], optimizers.Optimizer]] = {
+    "sgd": lambda: optimizers.SGD(0.1),
+    "sgd with momentum": lambda: optimizers.SGD(0.1, momentum=0.9),
+    "sgd with Nesterov's momentum": lambda: optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+    "rmsprop": lambda: optimizers.RMSprop(0.01),
+    "adam": lambda: optimizers.Adam(0.01),
+    "adamw": lambda: optimizers.AdamW(0.01, weight_decay=0.1),
+}
+
+
+def optimizer_checks(backend: Any) -> dict[str, Check]:
+    """Return the checks of each optimizer: four updates, on batches whose rows are many chunks."""
+    x, y = uniform((600, 257), 1.0, seed=6, stream=0), uniform((600, 1), 1.0, seed=6, stream=1)
+
+    def trained(device: str, optimizer: optimizers.Optimizer, dtype: str) -> list[np.ndarray]:
+        stack = [layers.Dense(33, activation="relu", input_shape=(257,)), layers.Dense(1)]
+        model = models.Sequential(stack, device=device, dtype=dtype, seed=5)
+        model.compile(optimizer, "mse")
+        model.fit(x, y, batch_size=300, epochs=2, verbose=0)
+        return model.get_weights()
+
+    def check(name: str) -> str:
+        seen = []
+        for dtype, limit in OPTIMIZER_LIMITS.items():
+            received, expected = (
+                trained(device, OPTIMIZERS[name](), dtype) for device in (backend.name, "cpu")
+            )
+            distances = [
+                require_close(mine, theirs, limit, f"{dtype}, weight {place}")
+                for place, (mine, theirs) in enumerate(zip(received, expected, strict=True))
+            ]
+            seen.append(f"{dtype} within {max(distances):.1e}")
+        return ", ".join(seen)
+
+    return {f"optimizer {name}": functools.partial(check, name) for name in OPTIMIZERS}
 
 
 # ------------------------------------------------------------------------------ timings
@@ -536,7 +576,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except minidl.DeviceError as error:
         print(f"bench.gpu: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_NO_DEVICE
-    checks = mask_checks(backend) | op_checks(backend) | training_checks(backend)
+    checks = (
+        mask_checks(backend)
+        | op_checks(backend)
+        | optimizer_checks(backend)
+        | training_checks(backend)
+    )
     sizes, batches = (QUICK_SIZES, QUICK_BATCHES) if arguments.quick else (SIZES, BATCHES)
     times = timings(backend, sizes, batches)
     results: list[Result] = []

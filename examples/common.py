@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image  # matplotlib brings it
 
 import minidl
-from minidl import datasets, layers, models
+from minidl import datasets, layers, models, optimizers
 
 matplotlib.use("Agg")  # pictures go into files; no screen is needed
 import matplotlib.pyplot as plt
@@ -28,7 +28,9 @@ COLOURS = 64  # in a picture
 WITH = {"color": "#0072B2", "linestyle": "-", "marker": "o", "markersize": 4}
 WITHOUT = {"color": "#D55E00", "linestyle": "--", "marker": "s", "markersize": 4}
 THEORY = {"color": "black", "linestyle": ":", "linewidth": 1.5}
-plt.rcParams.update({"axes.grid": True, "grid.alpha": 0.3, "font.size": 10, "figure.dpi": 100})
+plt.rcParams.update(
+    {"axes.grid": True, "grid.alpha": 0.3, "font.size": 10, "figure.constrained_layout.use": True}
+)
 
 
 def arguments(description: str) -> argparse.Namespace:
@@ -67,7 +69,12 @@ def _rows(images: np.ndarray) -> np.ndarray:
 
 
 def classifier(
-    hidden: Sequence[tuple[int, float]], *, device: str, seed: int, scaling: str = "train"
+    hidden: Sequence[tuple[int, float]],
+    *,
+    device: str,
+    seed: int,
+    scaling: str = "train",
+    learning_rate: float | optimizers.schedules.LearningRateSchedule = 0.001,
 ) -> models.Sequential:
     """Return a network with ReLU layers of (units, dropout rate), compiled with Adam.
 
@@ -78,7 +85,8 @@ def classifier(
         stack += [layers.Dense(units, activation="relu"), layers.Dropout(rate, scaling=scaling)]
     stack += [layers.Dense(CLASSES, activation="softmax")]
     model = models.Sequential(stack, device=device, seed=seed)
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    adam = optimizers.Adam(learning_rate)
+    model.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 

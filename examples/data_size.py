@@ -12,15 +12,17 @@ trained on several sets.
 import numpy as np
 from common import WITH, WITHOUT, arguments, classifier, digits, finish, loss_and_error, plt
 
+from minidl import optimizers
+
 BATCH_SIZE = 100
 # images: (epochs, sets of images)
 FULL = {
     100: (500, 3),
     500: (200, 3),
-    1_000: (150, 3),
-    5_000: (60, 1),
-    10_000: (45, 1),
-    60_000: (20, 1),
+    1_000: (100, 3),
+    5_000: (50, 1),
+    10_000: (40, 1),
+    60_000: (15, 1),
 }
 QUICK = {100: (100, 2), 1_000: (15, 1), 4_000: (8, 1)}
 
@@ -35,8 +37,14 @@ def main() -> None:
         for name, rate in (("without", 0.0), ("with", 0.5)):
             found = []
             for number in range(sets):
-                hidden = [(units, rate)] * 2
-                model = classifier(hidden, device=chosen.device, seed=chosen.seed + number)
+                model = classifier(
+                    [(units, rate)] * 2,
+                    device=chosen.device,
+                    seed=chosen.seed + number,
+                    learning_rate=optimizers.schedules.CosineDecay(
+                        0.001, epochs * images // BATCH_SIZE
+                    ),
+                )
                 part = slice(number * images, (number + 1) * images)
                 model.fit(x[part], y[part], batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
                 found.append(loss_and_error(model, *test)[1])

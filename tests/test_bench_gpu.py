@@ -71,7 +71,7 @@ def test_the_report_has_its_parts(double, small, capsys):
         assert sum(line.startswith(f"- {module}: ") for line in lines) == 1
     assert f"- numpy: numpy {np.__version__}" in lines
     passed = [line for line in lines if line.startswith("- PASS ")]
-    assert len(passed) == 8 + len(gpu.OPS) + 5
+    assert len(passed) == 8 + len(gpu.OPS) + len(gpu.OPTIMIZERS) + 5
     assert "The longer check: `pytest --device cuda:0`" in lines
     assert "### Times, measured on this device and its host" in lines
     times = {line.split()[1]: line for line in lines if re.match(r"\| [\d,]+ \|", line)}
@@ -83,6 +83,7 @@ def test_the_report_has_its_parts(double, small, capsys):
 def test_a_failed_check_is_counted_and_gives_status_1(double, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "op_checks", lambda backend: {"op nothing": lambda: 1 / 0})
     monkeypatch.setattr(gpu, "mask_checks", lambda backend: {"mask": lambda: "equal"})
+    monkeypatch.setattr(gpu, "optimizer_checks", lambda backend: {})
     monkeypatch.setattr(gpu, "training_checks", lambda backend: {})
     monkeypatch.setattr(gpu, "timings", lambda *sizes: iter(()))
     assert gpu.main(["--quick"]) == 1
@@ -112,7 +113,7 @@ def test_other_devices_are_refused(name, capsys):
 def test_without_quick_the_large_sizes_are_timed(double, monkeypatch):
     asked = []
     monkeypatch.setattr(gpu, "timings", lambda backend, *sizes: asked.append(sizes) or iter(()))
-    for name in ("mask_checks", "op_checks", "training_checks"):
+    for name in ("mask_checks", "op_checks", "optimizer_checks", "training_checks"):
         monkeypatch.setattr(gpu, name, lambda backend: {})
     assert gpu.main([]) == gpu.main(["--quick"]) == 0
     assert asked[0] == (gpu.SIZES, gpu.BATCHES)
@@ -298,6 +299,19 @@ def test_a_wrong_gradient_fails_the_checks_of_training(double, monkeypatch):
     failed = failures(gpu.training_checks(double, UNITS))
     assert set(failed) == GRADIENTS | CURVES
     assert all("bias" in failed[name] for name in GRADIENTS)
+
+
+@pytest.mark.parametrize("name", gpu.OPTIMIZERS)
+def test_a_wrong_optimizer_fails_its_check(name, double, monkeypatch):
+    rule = {"sgd": "sgd", "rms": "rmsprop", "ada": "adam"}[name[:3]]
+    right = getattr(double, rule)
+
+    def wrong(*arrays, rate, **numbers):
+        right(*arrays, rate=rate * 1.01, **numbers)
+
+    monkeypatch.setattr(double, rule, wrong)
+    failed = failures({name: gpu.optimizer_checks(double)[f"optimizer {name}"]})
+    assert set(failed) == {name}
 
 
 # ------------------------------------------------------------------------------ timings
