@@ -191,12 +191,27 @@ class Backend:
         labels : array, optional
             Class numbers, one for each sample; from `keep`.
         """
+        if dtype in self.KERNEL_TYPES and source.dtype.char not in "?e":  # bool and float16
+            out = self.xp.empty((len(rows), *source.shape[1:]), dtype)
+            return out, self._gather_kernel(source, rows, out, scale, offset, labels)
         x = self.xp.take(source, rows, axis=0).astype(dtype)
         if scale != 1:
             x *= scale
         if offset != 0:
             x += offset
         return x, None if labels is None else self.xp.take(labels, rows, axis=0)
+
+    def _gather_kernel(
+        self,
+        source: Array,
+        rows: Array,
+        out: Array,
+        scale: float,
+        offset: float,
+        labels: Array | None,
+    ) -> Array | None:
+        """Run the device's kernel, which fills `out`; return the labels of the rows."""
+        raise NotImplementedError
 
     # What follows takes KERNEL_TYPES and is one kernel on each device.
 

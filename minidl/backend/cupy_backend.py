@@ -59,25 +59,20 @@ class CupyBackend(Backend):
             free, _ = cupy.cuda.runtime.memGetInfo()
             return cupy.asarray(values) if values.nbytes <= KEPT_SHARE * free else values
 
-    def gather(
+    def _gather_kernel(
         self,
         source: Array,
         rows: Array,
-        dtype: Any,
-        *,
-        scale: float = 1.0,
-        offset: float = 0.0,
-        labels: Array | None = None,
-    ) -> tuple[Array, Array | None]:
-        """Gather, cast and scale in one launch, the labels in the same."""
-        if dtype not in self.KERNEL_TYPES or source.dtype.char in "?e":  # bool, float16
-            return super().gather(source, rows, dtype, scale=scale, offset=offset, labels=labels)
-        out = cupy.empty((len(rows), *source.shape[1:]), dtype)
+        out: Array,
+        scale: float,
+        offset: float,
+        labels: Array | None,
+    ) -> Array | None:
         labels_out = None if labels is None else cupy.empty(len(rows), labels.dtype)
         gather.gather(
             source, rows, out, labels, labels_out, scale=scale, offset=offset, cuda_stream=_stream()
         )
-        return out, labels_out
+        return labels_out
 
     def _dropout_kernel(
         self, x: Array, rate: float, address: dict[str, int], rescale: bool

@@ -55,22 +55,17 @@ class NumpyBackend(Backend):
         """Return `values`: they are where they should be."""
         return values
 
-    def gather(
+    def _gather_kernel(
         self,
         source: Array,
         rows: Array,
-        dtype: Any,
-        *,
-        scale: float = 1.0,
-        offset: float = 0.0,
-        labels: Array | None = None,
-    ) -> tuple[Array, Array | None]:
-        """Gather, cast and scale in one pass."""
-        if dtype not in self.KERNEL_TYPES or source.dtype.char in "?e":  # bool, float16
-            return super().gather(source, rows, dtype, scale=scale, offset=offset, labels=labels)
-        out = np.empty((len(rows), *source.shape[1:]), dtype)
+        out: Array,
+        scale: float,
+        offset: float,
+        labels: Array | None,
+    ) -> Array | None:
         self._kernels.gather.gather(source, rows, out, scale=scale, offset=offset)
-        return out, None if labels is None else labels[rows]
+        return None if labels is None else labels[rows]
 
     def matmul(
         self,
