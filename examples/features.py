@@ -49,7 +49,7 @@ def main() -> None:
     (x, _), (x_test, _) = digits(chosen.quick)
     epochs = 8 if chosen.quick else 12
     numbers = {}
-    figure, panels = plt.subplots(1, 2, figsize=(9, 4.8))
+    figure, panels = plt.subplots(1, 2, figsize=(7.4, 4))
     for panel, (name, rate) in zip(panels, {"without": 0.0, "with": 0.5}.items(), strict=True):
         model, hidden = autoencoder(rate, x, epochs, chosen)
         encoder, _, decoder, _ = model.get_weights()

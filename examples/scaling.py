@@ -75,7 +75,8 @@ def main() -> None:
             range(1, epochs + 1), np.mean(curves, axis=0), **style, label=f'scaling="{name}"'
         )
         accuracies[name] = [curve[-1] for curve in curves]
-    right.set(xlabel="epoch", ylabel=f"test accuracy (%), mean over seeds: {seeds}")
+    right.set(xlabel="epoch", ylabel="test accuracy (%), mean over the seeds")
+    right.set_xticks(range(1, epochs + 1))
     right.legend()
     finish(
         chosen,
