@@ -365,7 +365,8 @@ class Tensor:
         Raises
         ------
         ValueError
-            If the tensor has several elements and no `gradient` is given, or a wrong shape.
+            If the tensor has several elements and no `gradient` is given, or a wrong shape; or an
+        array of `into` does not fit its leaf.
         RuntimeError
             If nothing here requires a gradient, or the graph was used before.
         """
@@ -388,6 +389,13 @@ class Tensor:
             if g.shape != self.shape:
                 raise ValueError(
                     f"backward: expected a gradient of shape {self.shape}, received {g.shape}"
+                )
+        for leaf, array in (into or {}).items():
+            same_kind = array.shape == leaf.shape and array.dtype == leaf.dtype
+            if not (same_kind and array.flags.c_contiguous):
+                raise ValueError(
+                    f"backward: into must hold C-contiguous arrays like their leaves, received "
+                    f"shape {array.shape} of {array.dtype} for {leaf.shape} of {leaf.dtype}"
                 )
         _propagate(self, g, into or {})
 

@@ -151,7 +151,7 @@ class Feed:
         backend, x, y = self._backend, self._x, self._y
         chosen = rows_on_device
         if not backend.is_array(x):  # too large for the device: these rows go there now
-            x = backend.asarray(x[rows])
+            x = backend.asarray(np.ascontiguousarray(x[rows]))
             chosen = backend.xp.arange(len(rows))
         are_labels = y is not None and y.ndim == 1 and y.dtype.kind in "iu"
         labels = y if are_labels and chosen is rows_on_device else None

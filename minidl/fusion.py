@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from minidl import ops, rng
 from minidl.autograd import Tensor, apply
-from minidl.backend import Array, Backend
+from minidl.backend import Array
 from minidl.batches import Batch
 from minidl.layers.base import Layer
 from minidl.layers.dense import Dense
@@ -65,14 +65,12 @@ def dense_dropout(dense: Layer, dropout: Layer, x: Tensor) -> Tensor:
 def can_classify_at_once(layer: Layer, batch: Batch, loss: Loss, metrics: Sequence[Metric]) -> bool:
     """Tell whether `classify` gives what `loss` and `metrics` make of the outputs of `layer`.
 
-    It does for the last layer of a classifier: softmax and cross-entropy with class numbers.
+    It does for the last layer of a classifier, softmax and cross-entropy with class numbers, where
+    ``layer.is_one_op`` holds for its input too.
     """
     return (
         type(layer) is Dense
         and layer.activation is Tensor.softmax
-        and layer.bias is not None
-        and layer.bias.dtype in Backend.KERNEL_TYPES
-        and len(layer.output_shape or ()) == 2
         and batch.weight is None
         and batch.y is not None
         and batch.y.ndim == 1

@@ -1,5 +1,6 @@
 """What is reported beside the loss: running means that stay on the device until they are read."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -73,7 +74,8 @@ class Running:
     Parameters
     ----------
     metrics : sequence of Metric
-        They forget what they saw before.
+        Each is copied, so that two of these can run beside each other, such as the epoch's and
+        that of an `evaluate` in a callback.
     backend : Backend
         The device of the batches.
     """
@@ -81,10 +83,10 @@ class Running:
     FOLD = 256  # batches whose sums are kept before they are added up
 
     def __init__(self, metrics: Sequence[Metric], backend: Backend):
-        for metric in metrics:
-            metric.reset_state()
         self._backend = backend
-        self._metrics = [Mean("loss"), *metrics]
+        self._metrics = [Mean("loss"), *map(copy.copy, metrics)]
+        for metric in self._metrics:
+            metric.reset_state()
         self._sums: list[Array] = []
         self._rows = 0
 
@@ -156,9 +158,14 @@ class SparseCategoricalAccuracy(Metric):
             )
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return True for each sample that was right."""
-        guess = y_pred.data.argmax(axis=-1)
-        return Tensor.of(guess == y_true.data.reshape(guess.shape), y_pred.backend)
+        """Return True for each sample that was right; one with a NaN is not."""
+        # Logits tell apart what rounds to one probability.
+        scores = (y_pred if y_pred.logits is None else y_pred.logits).data
+        guess = scores.argmax(axis=-1)
+        right = (guess == y_true.data.reshape(guess.shape)) & ~y_pred.backend.xp.isnan(
+            scores.max(axis=-1)
+        )
+        return Tensor.of(right, y_pred.backend)
 
 
 class CategoricalAccuracy(Metric):

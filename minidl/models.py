@@ -19,7 +19,7 @@ from minidl.batches import Batch, Feed, Samples, checked_size
 from minidl.callbacks import Callback, CallbackList, History, LazyLogs, ModelCheckpoint
 from minidl.files import PathLike
 from minidl.keras_gaps import refuse
-from minidl.layers import Flatten, Input, Layer, Parameter, Rescaling
+from minidl.layers import Dense, Flatten, Input, Layer, Parameter, Rescaling
 from minidl.layers.base import Placement, positive_integer
 from minidl.layers.numbering import name_layers, number_random_layers
 from minidl.metrics import Metric, Running
@@ -404,8 +404,7 @@ class Model(Layer):
         elif validation_split:
             samples, held_out = samples.split(validation_split)
 
-        self._trained = [p for p in self.parameters() if p.requires_grad]
-        if not self._trained:
+        if not any(parameter.requires_grad for parameter in self.parameters()):
             raise ValueError(f"fit: {self.label} has no weights to train; add a Dense layer")
 
         if resume:
@@ -456,11 +455,14 @@ class Model(Layer):
                     break
         finally:
             told.tell("on_train_end", logs)
+            del self._fed  # a model does not keep, or copy, the data it saw
         return self.history
 
     def _fit_epoch(self, told: CallbackList) -> dict[str, float]:
         """Train on each sample that the epoch has left; return the epoch's logs so far."""
         position = self.position
+        # Anew in each epoch: a callback may have frozen some, which the optimizer then refuses.
+        self._trained = [p for p in self.parameters() if p.requires_grad]
         for parameter in self._trained:
             parameter.grad = None  # an interrupted step may have left one
         totals = position.totals()
@@ -481,7 +483,8 @@ class Model(Layer):
         size, count = self.position.batch_size, len(self._fed)
         order = np.arange(count)
         if self.position.shuffle:
-            epoch = self.epoch - (self.position.batch > 0)
+            has_begun = self.position.batch > 0  # and is counted, see train_step
+            epoch = self.epoch - 1 if has_begun else self.epoch
             order = rng.permutation(count, seed=self.seed, epoch=epoch)
         return self._fed.batches(size, order[self.position.batch * size :])
 
@@ -493,7 +496,8 @@ class Model(Layer):
         loss.backward(into=self.optimizer.gradients_of(self._trained))
         self.optimizer.update(self._trained)
         self.step += 1
-        self.epoch += self.position.batch == 0
+        if self.position.batch == 0:  # an epoch has begun with its first step
+            self.epoch += 1
         self.position.batch += 1
 
     # -------------------------------------------------------------------- what fit may fuse
@@ -508,8 +512,11 @@ class Model(Layer):
 
     def _batch_loss(self, batch: Batch, running: Running) -> Tensor:
         """Return the mean loss of a batch of the feed, and add it and the metrics to `running`."""
+        return self._compared(batch, self._outputs(batch), running)
+
+    def _compared(self, batch: Batch, outputs: Tensor, running: Running) -> Tensor:
+        """Return the mean loss of the outputs, and add it and the metrics to `running`."""
         assert batch.y is not None, "checked by _check_data"
-        outputs = self._outputs(batch)
         loss = self.loss(batch.y, outputs, batch.weight)
         running.add(batch.y, outputs, loss)
         return loss
@@ -740,30 +747,30 @@ class Sequential(Model):
 
     def _feed(self, samples: Samples) -> Feed:
         """Return the source of batches, which does the work of the first layers where it can."""
-        done = self._layers[: self._done_by_feed()]
-        scaling = next((layer for layer in done if isinstance(layer, Rescaling)), None)
-        return Feed(
-            samples,
-            self.backend,
-            self.dtype,
-            scale=1.0 if scaling is None else scaling.scale,
-            offset=0.0 if scaling is None else scaling.offset,
-            flat=any(isinstance(layer, Flatten) for layer in done),
-        )
+        form: dict[str, Any] = {}
+        for layer in self._layers[: self._done_by_feed()]:
+            if isinstance(layer, Rescaling):
+                form |= {"scale": layer.scale, "offset": layer.offset}
+            else:
+                form |= {"flat": True}
+        return Feed(samples, self.backend, self.dtype, **form)
 
     def _done_by_feed(self) -> int:
-        """Return how many of the first layers the feed does the work of."""
-        if not self._is_plain:
-            return 0
-        kinds = [type(layer) for layer in self._layers[:2]]
-        if kinds[:1] == [Flatten]:
-            return 1
-        return 2 if kinds == [Rescaling, Flatten] else int(kinds[:1] == [Rescaling])
+        """Return how many of the first layers the feed does the work of: Rescaling, Flatten."""
+        count = 0
+        for layer in self._layers if self._is_plain else ():
+            if type(layer) is Flatten:
+                return count + 1
+            if type(layer) is not Rescaling or count > 0:
+                break
+            count += 1
+        return count
 
     @property
     def _is_plain(self) -> bool:
         """Whether no subclass has put a `call` of its own in the place of ours."""
-        return type(self).call is Sequential.call
+        kind = type(self)
+        return kind.call is Sequential.call and kind.__call__ is Model.__call__
 
     def _behind_feed(self, x: Tensor, end: int) -> Tensor:
         """Send inputs of the feed through the layers that are left, up to but without `end`."""
@@ -781,13 +788,16 @@ class Sequential(Model):
         return self._behind_feed(batch.x, len(self._layers))
 
     def _batch_loss(self, batch: Batch, running: Running) -> Tensor:
-        last = self._layers[-1]
-        if not (
+        last = self._layers[-1] if self._layers else None
+        if last is None or not (
             self._is_plain and fusion.can_classify_at_once(last, batch, self.loss, self.metrics)
         ):
             return super()._batch_loss(batch, running)
-        assert batch.y is not None, "asked for by can_classify_at_once"
+        assert isinstance(last, Dense), "asked for by can_classify_at_once"
+        assert batch.y is not None, "likewise"
         x = self._behind_feed(batch.x, len(self._layers) - 1)
+        if not last.is_one_op(x):
+            return self._compared(batch, last(x), running)
         with self.backend.active:
             sums = self.backend.xp.empty(2, self.dtype)
         loss = fusion.classify(last, x, batch.y.data, sums)

@@ -90,7 +90,7 @@ def negative(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
 @differentiable
 def matmul(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
     """Return ``a @ b``: the product of matrices, of stacks of matrices, or of vectors."""
-    if a.ndim == b.ndim == 2:
+    if a.ndim == b.ndim == 2 and a.dtype == b.dtype:
         return backend.matmul(a, b), (
             takes_out(lambda g, out=None: backend.matmul(g, b, transpose_b=True, out=out)),
             takes_out(lambda g, out=None: backend.matmul(a, g, transpose_a=True, out=out)),

@@ -107,10 +107,14 @@ class Optimizer:
     def gradients_of(self, parameters: Sequence[Parameter]) -> dict[Tensor, Array]:
         """Return where `update` reads the gradient of each parameter: ``backward(into=...)``.
 
-        What is written there need not be copied.
+        What is written there need not be copied. It is overwritten in the next step: copy what you
+        keep. Frozen parameters have no place.
         """
-        with parameters[0].backend.active:
-            self._lay_out(parameters)
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        if not trained:
+            return {}
+        with trained[0].backend.active:
+            self._lay_out(trained)
         return self._into
 
     def update(self, parameters: Sequence[Parameter]) -> None:
@@ -198,8 +202,6 @@ class SGD(Optimizer):
     ICML 2013) w = w + m v - rate g.
     """
 
-    state_names = ("velocity",)
-
     def __init__(
         self,
         learning_rate: float | LearningRateSchedule = 0.01,
@@ -213,6 +215,7 @@ class SGD(Optimizer):
         self.check("momentum", momentum, 0 <= momentum < 1, "in [0, 1)")
         self.momentum = float(momentum)
         self.nesterov = nesterov
+        self.state_names = ("velocity",) if momentum else ()
 
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Update `weights`."""

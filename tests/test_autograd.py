@@ -786,3 +786,19 @@ def test_a_gradient_that_is_there_is_added_to_and_not_overwritten(device, backen
     for _ in range(2):
         (x @ w).sum().backward(into={w: place})
     np.testing.assert_array_equal(w.grad.numpy(), np.full((3, 2), 4.0))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda xp: xp.zeros((2, 3)),
+        lambda xp: xp.zeros((3, 2), dtype="float32"),
+        lambda xp: xp.zeros((2, 3)).T,
+    ],
+)
+def test_an_array_that_does_not_fit_its_leaf_is_refused(wrong, device, backend):
+    w = Tensor(np.ones((3, 2)), device, requires_grad=True)
+    loss = (w * w).sum()
+    with pytest.raises(ValueError, match="into must hold C-contiguous arrays like their leaves"):
+        loss.backward(into={w: wrong(backend.xp)})
+    loss.backward()  # nothing was lost

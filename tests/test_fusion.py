@@ -182,3 +182,46 @@ def test_a_fused_layer_checks_its_input_too():
         pytest.raises(ValueError, match="dense: expected inputs with 70 features"),
     ):
         model(X[:, :5])
+
+
+class Outside(models.Sequential):
+    """A subclass with a `__call__` of its own, which must run."""
+
+    def __call__(self, x):
+        return super().__call__(x) * 0.5
+
+
+def test_a_subclass_with_a_dunder_call_of_its_own_is_not_bypassed():
+    model = Outside(stack(), seed=1)
+    expected = model(X.astype("float32")).numpy()  # one batch, not two: the sums differ in rounding
+    np.testing.assert_allclose(model.predict(X), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["F", "transposed", "reversed", "big-endian"])
+def test_samples_may_lie_in_memory_in_any_order(order, device):
+    x = {
+        "F": np.asfortranarray(X),
+        "transposed": X.T.copy().T,
+        "reversed": X[::-1].copy()[::-1],
+        "big-endian": X.astype(">f8"),
+    }
+    models_ = [models.Sequential(stack(), seed=1, device=device) for _ in range(2)]
+    for model, samples in zip(models_, (X, x[order]), strict=True):
+        model.compile("adam", "sparse_categorical_crossentropy")
+        model.fit(samples, LABELS, batch_size=16, verbose=0)
+    np.testing.assert_array_equal(models_[0].predict(X), models_[1].predict(x[order]))
+
+
+class Float64(layers.Layer):
+    """A layer after which tensors are float64, as a NumPy array in it makes them."""
+
+    def call(self, x):
+        return x * Tensor(np.linspace(1, 2, x.shape[-1]), x.device)
+
+
+def test_a_tensor_of_another_dtype_goes_the_general_way(device):
+    model = models.Sequential([*stack()[:-1], Float64(), stack()[-1]], seed=1, device=device)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    history = model.fit(X, LABELS, batch_size=16, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert model.parameters()[0].dtype == "float32"

@@ -359,3 +359,10 @@ def test_metrics_by_name():
         assert metrics.get(name).name == name
     with pytest.raises(ValueError, match=r"metric: expected a Metric or one of .*'precision'"):
         metrics.get("precision")
+
+
+def test_a_prediction_with_a_nan_is_not_right_and_logits_tell_close_classes_apart(device):
+    accuracy = metrics.SparseCategoricalAccuracy()
+    logits = Tensor([[np.nan, 0.0], [0.0, 1e-9], [2.0, 1.0]], device)
+    accuracy.update_state(Tensor([0, 1, 0], device), logits.softmax())
+    assert accuracy.result() == pytest.approx(2 / 3)

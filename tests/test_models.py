@@ -974,3 +974,58 @@ def test_set_weights_of_what_is_no_number_changes_nothing():
     with pytest.raises(ValueError, match="could not convert"):
         model.set_weights(wrong)
     assert same_weights(model.get_weights(), before)
+
+
+# ------------------------------------------------------------------------------ fit and its guests
+
+
+class Evaluates(Callback):
+    """Evaluate on a few samples after each step."""
+
+    def on_train_batch_end(self, batch, logs):
+        self.model.evaluate(X[:3], LABELS[:3], verbose=0)
+
+
+def test_an_evaluation_in_a_callback_leaves_the_metrics_of_the_epoch_alone():
+    alone, visited = (
+        classifier().fit(X, LABELS, batch_size=8, verbose=0, callbacks=callbacks).history
+        for callbacks in ([], [Evaluates()])
+    )
+    assert alone == visited
+
+
+def test_a_model_does_not_keep_its_data():
+    model = classifier()
+    before = len(pickle.dumps(model))
+    model.fit(np.repeat(X, 50, axis=0), np.repeat(LABELS, 50), verbose=0)
+    assert len(pickle.dumps(model)) < before + 20_000  # the optimizer's state
+
+
+def test_a_weight_that_is_unfrozen_within_fit_is_refused_and_not_forgotten():
+    class Unfreezes(Callback):
+        def on_epoch_end(self, epoch, logs):
+            self.model.parameters()[0].requires_grad = True
+
+    model = classifier()
+    model.parameters()[0].requires_grad = False
+    with pytest.raises(ValueError, match="compile again"):
+        model.fit(X, LABELS, epochs=2, callbacks=[Unfreezes()], verbose=0)
+
+
+def test_a_loop_with_gradients_in_place_may_have_frozen_weights():
+    model, optimizer = classifier(), SGD(0.1)
+    model.parameters()[0].requires_grad = False
+    before = model.get_weights()
+    with minidl.training(step=0):
+        error = model.loss(LABELS, model(X))
+    error.backward(into=optimizer.gradients_of(model.parameters()))
+    optimizer.update(model.parameters())
+    moved = [not np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True)]
+    assert moved == [False, *[True] * (len(before) - 1)]
+    assert optimizer.gradients_of([]) == {}
+
+
+def test_a_model_without_layers_can_be_compared_with_its_input():
+    model = models.Sequential([])
+    model.compile("sgd", "mse")
+    assert model.evaluate(np.ones((2, 3)), np.zeros((2, 3)), verbose=0) == 1.0

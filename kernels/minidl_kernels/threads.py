@@ -1,6 +1,8 @@
 """How many threads the kernels of the CPU work on: one number, for the whole process.
 
-Results are equal from run to run for one number of threads; masks are equal for any.
+Results are equal from run to run for one number of threads; masks are equal for any. Where the
+`tbb` library is not there, the kernels are serial, and NumPy's products of matrices keep the
+threads of their own.
 """
 
 import operator

@@ -191,7 +191,9 @@ class Backend:
         labels : array, optional
             Class numbers, one for each sample; from `keep`.
         """
-        if dtype in self.KERNEL_TYPES and source.dtype.char not in "?e":  # bool and float16
+        if dtype in self.KERNEL_TYPES and (
+            source.dtype.kind in "iu" or source.dtype in self.KERNEL_TYPES
+        ):
             out = self.xp.empty((len(rows), *source.shape[1:]), dtype)
             return out, self._gather_kernel(source, rows, out, scale, offset, labels)
         x = self.xp.take(source, rows, axis=0).astype(dtype)

@@ -57,7 +57,7 @@ class CupyBackend(Backend):
         """Copy `values` to the device, unless they would take much of its free memory."""
         with self.active:
             free, _ = cupy.cuda.runtime.memGetInfo()
-            return cupy.asarray(values) if values.nbytes <= KEPT_SHARE * free else values
+            return cupy.asarray(values, order="C") if values.nbytes <= KEPT_SHARE * free else values
 
     def _gather_kernel(
         self,

@@ -96,7 +96,12 @@ class Dense(Layer):
 
     def is_one_op(self, x: Tensor) -> bool:
         """Tell whether ``ops.dense`` computes product and bias of this input."""
-        return x.ndim == 2 and self.bias is not None and x.dtype in Backend.KERNEL_TYPES
+        return (
+            x.ndim == 2
+            and self.bias is not None
+            and x.dtype == self.weight.dtype
+            and x.dtype in Backend.KERNEL_TYPES
+        )
 
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError where `x` has not the features that the weight was built for."""

@@ -41,6 +41,8 @@ class Flatten(Layer):
 class Rescaling(Layer):
     """Compute ``x * scale + offset``: 1 / 255 brings bytes to [0, 1].
 
+    As a model's first layer it is computed where batches are made; `fit` reads it when it begins.
+
     Examples
     --------
     >>> Rescaling(1 / 255)(Tensor([0.0, 255.0]))

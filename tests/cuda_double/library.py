@@ -214,7 +214,9 @@ def array(
         check_device(*parts)
         return launched(np.array(_only_arrays(obj), dtype, ndmin=ndmin), *parts)
     state.counts.host_to_device += 1
-    return ndarray(np.array(obj, dtype, order=order, ndmin=ndmin))
+    memory = np.array(obj, dtype, order=order, ndmin=ndmin)
+    native = memory.dtype.newbyteorder("=")  # CuPy swaps the bytes of what comes from the host
+    return ndarray(memory.astype(native, order="K", copy=False))
 
 
 def _only_arrays(values: Any) -> Any:

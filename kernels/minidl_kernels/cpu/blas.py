@@ -13,6 +13,8 @@ import llvmlite.binding
 from numba import types
 from numba.extending import overload
 
+from minidl_kernels.cpu import pool
+
 _ROW_MAJOR, _NO_TRANSPOSE, _TRANSPOSE = 101, 111, 112  # of CBLAS
 
 _NAMES = (
@@ -42,16 +44,21 @@ if available:
 
 
 class _OneThread:
-    """Holds OpenBLAS to one thread while it is entered, however often and by whichever thread."""
+    """Holds OpenBLAS to one thread while it is entered, however often and by whichever thread.
+
+    Where there is no pool beside it (`pool.has_tbb`), OpenBLAS keeps its threads.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._depth = 0
+        self._holds = False
         self._usual = 1
 
     def __enter__(self) -> None:
         with self._lock:
-            if self._depth == 0 and available:
+            self._holds = self._holds if self._depth else available and pool.has_tbb()
+            if self._depth == 0 and self._holds:
                 self._usual = _library.scipy_openblas_get_num_threads64_()
                 _library.scipy_openblas_set_num_threads64_(1)
             self._depth += 1
@@ -59,7 +66,7 @@ class _OneThread:
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._depth -= 1
-            if self._depth == 0 and available:
+            if self._depth == 0 and self._holds:
                 _library.scipy_openblas_set_num_threads64_(self._usual)
 
 
