@@ -339,7 +339,9 @@ class Tensor:
         """Return exp(x) divided by its sum over `axis`; the result knows its ``logits``."""
         y = apply(ops.softmax, self, axis=axis)
         if axis in (-1, self.ndim - 1):
-            y.logits = self
+            # Of softmaxes in a row only the last one's logits are kept alive, where no gradient
+            # goes through the others.
+            y.logits = self if self.requires_grad or self.logits is None else self.detach()
         return y
 
     def log_softmax(self, axis: int = -1) -> "Tensor":

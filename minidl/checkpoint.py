@@ -16,7 +16,7 @@ Masks and the order of the samples follow from seed, stream, step and epoch: non
 """
 
 import json
-import re
+import math
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,15 +27,17 @@ import numpy as np
 from minidl import description, losses, metrics, optimizers, tensor_file
 from minidl.backend import get_backend
 from minidl.callbacks import History
+from minidl.callbacks.saving import step_files
 from minidl.files import PathLike
 from minidl.layers import Dropout
 from minidl.models import Model, Sequential
 from minidl.position import Position
+from minidl.rng import checked_integer
 from minidl.tensor_file import TensorFile
 from minidl.version import __version__
 
 FORMAT = 1
-FILE_NAME = re.compile(r"step-(\d{10})\.safetensors")
+INTEGERS = 2**32  # all integers are below it: steps, epochs, batches, samples
 POSITION = ("epoch", "batch", "batch_size", "samples", "shuffle")
 # What reading a description can raise that makes no sense, wherever in it the nonsense is.
 NONSENSE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -134,10 +136,11 @@ class _Reader:
         model.epoch = self._integer("model/epoch")
         model.history = _history(texts["history"])
         random_layers = _random_layers(model)
-        steps = self._array("random/step", (len(random_layers),), "int64")
+        steps = self._array("random/step", (len(random_layers),), "int64").tolist()
         fixed = self._array("random/is_fixed", (len(random_layers),), "bool")
         for layer, step, is_fixed in zip(random_layers, steps, fixed, strict=True):
-            layer.step, layer.stream_is_fixed = int(step), bool(is_fixed)
+            layer.step = checked_integer("random/step", step, INTEGERS)
+            layer.stream_is_fixed = bool(is_fixed)
         if texts["training"] is not None:
             self._restore_training(model, texts["training"])
         if self._unread:
@@ -174,16 +177,14 @@ class _Reader:
         totals = self._array("position/totals", (len(names),), "float64").tolist()
         counts = self._array("position/counts", (len(names),), "int64").tolist()
         model.position = Position(*(self._integer(f"position/{name}") for name in POSITION))
+        _check_position(model.position, totals, counts)
         model.position.earlier = dict(zip(names, zip(totals, counts, strict=True), strict=True))
 
     def _weight(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         return self._array(f"weights/{name}", shape, self._dtype)
 
     def _integer(self, name: str) -> int:
-        value = int(self._array(name, (), "int64"))
-        if value < 0:
-            raise ValueError(f"{name} {value}, which is below 0")
-        return value
+        return checked_integer(name, int(self._array(name, (), "int64")), INTEGERS)
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         file = self._file
@@ -198,10 +199,29 @@ class _Reader:
         return file.read(name)
 
 
+def _check_position(position: Position, totals: list[float], counts: list[int]) -> None:
+    """Raise ValueError where no run can stand there."""
+    batches = math.ceil(position.samples / position.batch_size) if position.batch_size else 0
+    if position.batch > batches:
+        raise ValueError(f"position/batch {position.batch}, where the epoch has {batches}")
+    if position.shuffle > 1:
+        raise ValueError(f"position/shuffle {position.shuffle}, which is neither 0 nor 1")
+    for total, count in zip(totals, counts, strict=True):
+        # A sum of samples may be NaN, as the loss of a run that diverges; a sum of none may not.
+        if count < 0 or (count == 0 and total != 0):
+            raise ValueError(f"position/totals {total}, the sum over {count} samples")
+
+
 def _history(texts: Mapping[str, Any]) -> History:
     history = History()
-    history.epoch = [int(epoch) for epoch in texts["epoch"]]
+    history.epoch = [checked_integer("history: epoch", n, INTEGERS) for n in texts["epoch"]]
     for name, values in texts["history"].items():
+        if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
+            raise ValueError(f"history: {name!r:.80} with {values!r:.80}, which are no numbers")
+        if len(values) > len(history.epoch):  # fewer, where a callback logs now and then
+            raise ValueError(
+                f"history: {name!r:.80} with {len(values)} entries for {len(history.epoch)} epochs"
+            )
         history.history[name] = [float(value) for value in values]
     return history
 
@@ -217,9 +237,7 @@ def latest(folder: PathLike) -> Path | None:
     OSError
         If the folder cannot be read.
     """
-    return max(
-        (path for path in Path(folder).iterdir() if FILE_NAME.fullmatch(path.name)), default=None
-    )
+    return max(step_files(folder), default=None)
 
 
 def differences(model: Model, other: Model) -> Iterator[tuple[str, Any, Any]]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-EXIT_BAD_INPUT = 2
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
 
 class InputError(Exception):
@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print `message` and exit."""
-        self.exit(EXIT_BAD_INPUT, f"{self.module}: {message}\n")
+        self.exit(EXIT_BAD_INPUT, f"{self.module}: {printable(message)}\n")
 
 
 def number(
@@ -48,5 +48,20 @@ def number(
 def complain(module: str, error: Exception) -> int:
     """Print an error in one line and return the exit status."""
     text = " ".join(str(error).split()) or type(error).__name__
-    print(f"{module}: {text}", file=sys.stderr)
+    print(f"{module}: {printable(text)}", file=sys.stderr)
     return EXIT_BAD_INPUT
+
+
+def printable(text: str) -> str:
+    r"""Return a text, as a file's name, so that it can be printed and does nothing to a terminal.
+
+    Control characters, and bytes of names that are no UTF-8, become escapes.
+
+    Examples
+    --------
+    >>> printable("größe \x1b[31m \udcff")
+    'größe \\x1b[31m \\udcff'
+    """
+    escaped = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return escaped.encode(encoding, "backslashreplace").decode(encoding)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl import constraints, initializers, layers, losses, metrics, optimizers, schedules
+from minidl import constraints, initializers, layers, losses, metrics, optimizers, rng, schedules
 from minidl.autograd import no_grad
 from minidl.layers import Dropout, Layer, activations
 from minidl.layers.base import positive_integer
@@ -36,6 +36,13 @@ _CLASSES = (
     *(metrics.Accuracy, metrics.SparseCategoricalAccuracy, metrics.CategoricalAccuracy),
 )
 KNOWN: dict[str, type] = {kind.__name__: kind for kind in _CLASSES}
+# What JSON may hold for an argument of this annotation; constructors check the others themselves.
+_JSON_TYPES: dict[Any, Any] = {
+    bool: bool | int,
+    float: int | float,
+    str: str,
+    str | None: str | None,
+}
 
 
 def describe(thing: Any) -> Any:
@@ -162,6 +169,7 @@ def build(description: Any, kind: type) -> Any:
     if known is None or not issubclass(known, kind):
         raise ValueError(f"expected a {kind.__name__} of minidl, found {name!r:.80}")
     if known is Sequential:
+        _check_type("Sequential", "name", description["name"], str | None)
         below = [build(layer, Layer) for layer in description["layers"]]
         return Sequential(below, name=description["name"])
     arguments = {
@@ -172,7 +180,17 @@ def build(description: Any, kind: type) -> Any:
     unknown = arguments.keys() - {*_arguments(known), "name"}
     if unknown:
         raise ValueError(f"{name}: found unknown arguments {sorted(unknown)!r:.80}")
+    annotations = {p.name: p.annotation for p in inspect.signature(known).parameters.values()}
+    for key, value in arguments.items():
+        _check_type(name, key, value, annotations.get(key, str | None))  # a layer's name is left
     return known(**arguments)
+
+
+def _check_type(kind: Any, argument: str, value: Any, annotation: Any) -> None:
+    """Raise ValueError where a value is plainly not what an argument is annotated with."""
+    if not isinstance(value, _JSON_TYPES.get(annotation, object)):
+        expected = getattr(annotation, "__name__", annotation)
+        raise ValueError(f"{kind}: expected {argument} to be {expected}, found {value!r:.80}")
 
 
 def build_network(
@@ -181,6 +199,7 @@ def build_network(
     """Return the model that `describe_network` described, with the weights that `saved` gives."""
     if _count_layers(description) > MAX_LAYERS:
         raise ValueError(f"expected at most {MAX_LAYERS:,} layers, found more")
+    _check_type("Sequential", "name", description["name"], str | None)
     model = Sequential(
         [build(layer, Layer) for layer in description["layers"]],
         device=device,
@@ -191,19 +210,24 @@ def build_network(
     assert model.placement is not None, "Sequential adopts its layers"
     if description["built_for"] is not None:
         model.placement.saved = saved
+        # A batch of no samples: it has the shapes, and takes no memory however large they are.
         with no_grad():
-            model(np.zeros((1, *_checked_shape(description["built_for"])), model.dtype))
+            model(np.zeros((0, *_checked_shape(description["built_for"])), model.dtype))
         model.placement.saved = None
     _set_input_shapes(model, description)
-    rows = {row["name"]: row for row in description["weights"]}
-    for parameter in model.parameters():
-        row = rows[parameter.name]
+    parameters = model.parameters()
+    expected = [(parameter.name, list(parameter.shape)) for parameter in parameters]
+    found = [(row["name"], row["shape"]) for row in description["weights"]]
+    if found != expected:
+        raise ValueError(f"weights {found!r:.200}, where the network has {expected!r:.200}")
+    for parameter, row in zip(parameters, description["weights"], strict=True):
+        _check_type(parameter.name, "trainable", row["trainable"], bool)
         parameter.requires_grad = bool(row["trainable"])
-        parameter.stream = int(row["stream"])
+        parameter.stream = rng.checked_integer(f"{parameter.name}: stream", row["stream"], 2**32)
         if row["constraint"] is not None:
             parameter.constraint = build(row["constraint"], constraints.MaxNorm)
             parameter.constraint.check(parameter.shape)
-    model.placement.weight_streams.update(p.stream for p in model.parameters())
+    model.placement.weight_streams.update(p.stream for p in parameters)
     return model
 
 
@@ -224,6 +248,11 @@ def _set_input_shapes(model: Sequential, description: Mapping[str, Any]) -> None
     """Give a model, and those within it, the input shapes that they were given."""
     if description["input_shape"] is not None:
         model.input_shape = _checked_shape(description["input_shape"])
+        if model.built_for not in (None, model.input_shape):
+            raise ValueError(
+                f"{model.label}: input_shape {model.input_shape}, and built for samples of shape "
+                f"{model.built_for}"
+            )
     for layer, below in zip(model.layers, description["layers"], strict=True):
         if isinstance(layer, Sequential):
             _set_input_shapes(layer, below)

@@ -63,8 +63,10 @@ def _npy(path: PathLike) -> np.ndarray:
         raise
     except Exception as error:  # what NumPy's parser raises of damaged files is not documented
         raise ValueError(f"{path}: expected an intact NPY file, found: {error}") from error
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{path}: expected numbers, found {array.dtype}")
+    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:  # longdouble has 12 or 16
+        raise ValueError(
+            f"{path}: expected integers, bool, or floats of 16, 32 or 64 bits, found {array.dtype}"
+        )
     return array
 
 

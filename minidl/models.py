@@ -421,8 +421,9 @@ class Model(Layer):
         )
 
         names = ["loss", *(metric.name for metric in self.metrics)]
-        # A checkpoint holds what all others have done.
-        everyone = [*(callbacks or ()), self.history]
+        # Told first, the history has the epoch that a callback saves at its end; told again, it has
+        # what callbacks put into the logs. A checkpoint holds what all others have done.
+        everyone = [self.history, *(callbacks or ()), self.history]
         everyone.sort(key=lambda callback: isinstance(callback, ModelCheckpoint))
         told = CallbackList(
             [*([ProgressBar()] if verbose else []), *everyone],
@@ -438,9 +439,11 @@ class Model(Layer):
         self._fed = self._feed(samples)
         validation = None if held_out is None else self._feed(held_out)
         logs: dict[str, float] = {}
-        told.tell("on_train_begin", {})
         try:
+            told.begin()
             for epoch in range(self.position.epoch, epochs):
+                if self.stop_training:
+                    break
                 told.tell("on_epoch_begin", epoch, {})
                 with self.backend.working:
                     logs = self._fit_epoch(told)
@@ -451,10 +454,8 @@ class Model(Layer):
                     logs |= {f"val_{name}": value for name, value in values.items()}
                 self.position.next_epoch()
                 told.tell("on_epoch_end", epoch, logs)
-                if self.stop_training:
-                    break
         finally:
-            told.tell("on_train_end", logs)
+            told.end(logs)
             del self._fed  # a model does not keep, or copy, the data it saw
         return self.history
 

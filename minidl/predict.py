@@ -8,7 +8,14 @@ import numpy as np
 
 import minidl
 from minidl import images, models
-from minidl.command_line import InputError, Parser, complain, number
+from minidl.command_line import (
+    EXIT_INTERRUPTED,
+    InputError,
+    Parser,
+    complain,
+    number,
+    printable,
+)
 from minidl.uncertainty import Uncertainty
 
 
@@ -36,13 +43,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, or 2 for bad input."""
+    """Run the command and return its exit status: 0, 2 for bad input, 130 after Ctrl-C."""
     arguments = parse_arguments(argv)
     try:
         for line in predict(arguments):
             print(line)
     except (InputError, ImportError, OSError, MemoryError) as error:
         return complain("minidl.predict", error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
     return 0
 
 
@@ -58,20 +68,41 @@ def predict(arguments: argparse.Namespace) -> Iterator[str]:
     except (ValueError, minidl.DeviceError) as error:
         raise InputError(error) from error
     names = [
-        path if len(array) == 1 else f"{path}[{place}]"
+        printable(path) if len(array) == 1 else f"{printable(path)}[{place}]"
         for path, array in zip(arguments.images, read, strict=True)
         for place in range(len(array))
     ]
     # One array, so that the place of an image in it is its address in every draw.
     x = read[0] if len(read) == 1 else np.concatenate(read)
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise InputError(f"{arguments.model}: weights in it are NaN or infinite; train it anew")
+    check_images(names, x, model.dtype)
     found = model.predict(x, arguments.batch_size, verbose=0, samples=arguments.samples)
     probabilities = found if arguments.samples is None else found.mean
+    finite = np.isfinite(probabilities).all(axis=tuple(range(1, probabilities.ndim)))
+    if not finite.all():
+        raise InputError(
+            f"{names[finite.argmin()]}: the outputs of the network in {arguments.model} for it are "
+            "NaN or infinite; scale the image as those that the network was trained on"
+        )
     if probabilities.ndim != 2 or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-2):
         raise InputError(
             f"{arguments.model}: the outputs of the network in it are no probabilities of classes; "
             "end it with a softmax, or use model.predict"
         )
     yield from table(names, probabilities, found if arguments.samples else None)
+
+
+def check_images(names: Sequence[str], x: np.ndarray, dtype: np.dtype) -> None:
+    """Raise InputError where an image holds what is no number, or none in the network's dtype."""
+    limit = np.float64(np.finfo(dtype).max)
+    axes = tuple(range(1, x.ndim))
+    good = (x.min(axis=axes) >= -limit) & (x.max(axis=axes) <= limit)  # NaN compares as False
+    if not good.all():
+        raise InputError(
+            f"{names[good.argmin()]}: holds NaN, infinity, or numbers too large for the network's "
+            f"{dtype}"
+        )
 
 
 def table(

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from minidl.callbacks import Callback, Logs
-from minidl.files import PathLike, write_whole
+from minidl.files import PathLike, lock_folder, write_whole
 
 CHECKPOINTS = "checkpoints"
+LOCK = ".run"  # a folder of its own, since the checkpoints, and their lock, may be in the run's
 
 
 class RunFolder(Callback):
@@ -17,35 +19,50 @@ class RunFolder(Callback):
     Parameters
     ----------
     folder : path
-        Made where it is not there.
+        Made where it is not there. Only one run at a time may use it.
     configuration : mapping
-        What JSON can hold.
+        What JSON can hold; that of the folder's first run stays.
     goes_on : bool
         Whether the folder's run is resumed; any other finds a folder that has no run yet.
 
     Raises
     ------
+    BlockingIOError
+        At the beginning of training, where another run uses the folder.
     FileExistsError
-        If the folder has a run that is not resumed.
+        At the beginning of training, where the folder has a run that is not resumed.
     OSError
         If it cannot be written.
     """
 
     def __init__(self, folder: PathLike, configuration: Mapping[str, Any], *, goes_on: bool):
         self.folder = Path(folder)
+        self.configuration = configuration
+        self.goes_on = goes_on
         self._history = self.folder / "history.jsonl"
-        self._file: IO[str] | None = None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self._history.exists() and not goes_on:
-            raise FileExistsError(
-                f"{folder}: has a run already; go on with it, --resume latest, or give a new run "
-                "another folder"
-            )
-        text = json.dumps(configuration, indent=2) + "\n"
-        write_whole(self.folder / "config.json", text.encode())
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Begin with the epochs that a resumed run had when it was saved."""
+        """Take the folder, and begin with the epochs that a resumed run had when it was saved."""
+        lock = self.folder / LOCK
+        lock.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as opened:
+            opened.enter_context(lock_folder(lock))
+            self._write_configuration()
+            self._write_past()
+            self._file = opened.enter_context(open(self._history, "a", encoding="utf-8"))
+            self._opened = opened.pop_all()
+
+    def _write_configuration(self) -> None:
+        if self._history.exists() and not self.goes_on:
+            raise FileExistsError(
+                f"{self.folder}: has a run already; go on with it, --resume latest, or give a new "
+                "run another folder"
+            )
+        path = self.folder / "config.json"
+        if not (self.goes_on and path.exists()):
+            write_whole(path, (json.dumps(self.configuration, indent=2) + "\n").encode())
+
+    def _write_past(self) -> None:
         past = self.model.history
         rows = zip(*past.history.values(), strict=True)
         lines = [
@@ -53,7 +70,6 @@ class RunFolder(Callback):
             for epoch, row in zip(past.epoch, rows, strict=True)
         ]
         write_whole(self._history, "".join(lines).encode())
-        self._file = open(self._history, "a", encoding="utf-8")  # noqa: SIM115  on_train_end closes
 
     @staticmethod
     def _line(epoch: int, logs: Logs) -> str:
@@ -61,11 +77,9 @@ class RunFolder(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Write the epoch, counted from 1."""
-        assert self._file is not None, "opened when training began"
         self._file.write(self._line(epoch, logs))
         self._file.flush()
 
     def on_train_end(self, logs: Logs) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        """Close the file, and give the folder back."""
+        self._opened.close()

@@ -28,7 +28,7 @@ from minidl import (
     optimizers,
     report,
 )
-from minidl.command_line import InputError, Parser, complain, number
+from minidl.command_line import EXIT_INTERRUPTED, InputError, Parser, complain, number
 from minidl.datasets.idx_dataset import Split
 from minidl.files import check_writable
 from minidl.run_folder import CHECKPOINTS, RunFolder
@@ -37,7 +37,7 @@ LATEST = "latest"
 HIDDEN, DROPOUT = [512, 256], [0.5, 0.3]
 PIXELS, CLASSES = 28 * 28, 10
 MAX_UNITS, MAX_WEIGHTS = 2**20, 2**32
-EXIT_DIVERGED, EXIT_INTERRUPTED = 3, 130
+EXIT_DIVERGED = 3
 LOADERS: dict[str, Callable[[str | None], tuple[Split, Split]]] = {
     "mnist": datasets.mnist.load_data,
     "fashion-mnist": datasets.fashion_mnist.load_data,
@@ -311,6 +311,18 @@ class Watch(callbacks.Callback):
         }
 
 
+def new_run(argv: Sequence[str]) -> str:
+    """Return the command that gives the whole run again: these arguments without ``--resume``."""
+    kept: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--resume":
+            next(words)  # what is resumed
+        elif not word.startswith("--resume="):
+            kept.append(word)
+    return shlex.join(["python", "-m", "minidl.train", *kept])
+
+
 def process_seconds() -> float:
     """Return the seconds since the process started."""
     return time.time() - psutil.Process().create_time()
@@ -325,9 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0, 2 for bad input, 3 where numbers are no longer finite, 130 after Ctrl-C.
     """
     arguments = parse_arguments(argv)
-    command = shlex.join(
-        ["python", "-m", "minidl.train", *(sys.argv[1:] if argv is None else argv)]
-    )
+    command = new_run(sys.argv[1:] if argv is None else argv)
     level = logging.WARNING if arguments.quiet else logging.INFO
     logging.basicConfig(format="%(message)s", level=level)
     reached: dict[str, Any] = {"seed": arguments.seed, "epochs": 0}
@@ -397,12 +407,9 @@ def train(
     watch = Watch(log, len(x), arguments.batch_size)
     guard = callbacks.TerminateOnNaN()
     told += [watch, guard]
-    saver = None
     if arguments.checkpoint_dir is not None:
-        saver = callbacks.ModelCheckpoint(
-            arguments.checkpoint_dir, every_steps=arguments.checkpoint_every
-        )
-        told.append(saver)
+        every = arguments.checkpoint_every
+        told.append(callbacks.ModelCheckpoint(arguments.checkpoint_dir, every_steps=every))
     try:
         model.fit(
             x,
@@ -423,8 +430,6 @@ def train(
             file=sys.stderr,
         )
         return EXIT_DIVERGED
-    if saver is not None and watch.interrupted:
-        saver.save()
     test_loss, test_accuracy = model.evaluate(x_test, y_test, arguments.batch_size, verbose=0)
     reached |= {"test_accuracy": test_accuracy, "test_loss": test_loss}
     seconds = process_seconds()

@@ -29,6 +29,8 @@ def load(model: Model, path: PathLike) -> list[np.ndarray]:
     ------
     ValueError
         If the file is damaged, or its weights are not those of the model's layers.
+    OSError
+        If it cannot be read.
     """
     h5py = _h5py()
     check_regular(path, MAX_FILE_BYTES)
@@ -43,6 +45,8 @@ def load(model: Model, path: PathLike) -> list[np.ndarray]:
                     found[parameter] = variable[...]
             _check_nothing_is_left(h5py, file, model, path)
     except (OSError, RuntimeError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not h5py's own
+            raise
         raise ValueError(f"{path}: expected Keras' weights in HDF5, found: {error}") from error
     return [found[parameter] for parameter in model.parameters()]
 

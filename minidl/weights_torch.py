@@ -64,6 +64,12 @@ def _name(parameter: Parameter) -> str:
     return parameter.name.replace("/", ".")
 
 
+def _numbers(layer: str) -> list[tuple[int, str]]:
+    """Return what orders names by the numbers in them, which may have any number of digits."""
+    digits = (number.lstrip("0") for number in re.findall(r"[0-9]+", layer))
+    return [(len(number), number) for number in digits]
+
+
 def _matched(model: Model, names: list[str], path: PathLike) -> dict[Parameter, str]:
     """Say for each weight of the model which of a file's names is its own."""
     parameters = model.parameters()
@@ -76,13 +82,13 @@ def _matched(model: Model, names: list[str], path: PathLike) -> dict[Parameter, 
     for name in names:
         layer, _, kind = name.rpartition(".")
         theirs.setdefault(layer, set()).add(kind)
-    numbered = sorted(theirs, key=lambda layer: [int(n) for n in re.findall(r"\d+", layer)])
+    numbered = sorted(theirs, key=_numbers)
     kinds = [{parameter.name.rpartition("/")[2] for parameter in group} for group in ours.values()]
-    is_numbered = len({re.sub(r"\d+", "#", layer) for layer in theirs}) == 1
+    is_numbered = len({re.sub(r"[0-9]+", "#", layer) for layer in theirs}) == 1
     if not is_numbered or [theirs[layer] for layer in numbered] != kinds:
         raise ValueError(
             f"{path}: expected the weights {', '.join(map(_name, parameters))}, or those of as "
-            f"many numbered layers (0.weight, 0.bias, ...); found {', '.join(sorted(names))}"
+            f"many numbered layers (0.weight, 0.bias, ...); found {', '.join(sorted(names)):.1000}"
         )
     return {
         parameter: f"{layer}.{parameter.name.rpartition('/')[2]}"

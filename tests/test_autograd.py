@@ -181,6 +181,16 @@ def test_a_tensor_of_a_tensor_is_refused():
         Tensor(Tensor([1.0]))
 
 
+def test_a_softmax_of_a_softmax_keeps_one_input_alive(device):
+    x = Tensor([[1.0, 2.0]], device)
+    p = x.softmax()
+    q = p.softmax()
+    assert q.logits.logits is None
+    assert np.array_equal(q.logits.numpy(), p.numpy())
+    x.requires_grad = True  # then the graph keeps them all, and gradients go through them
+    assert x.softmax().softmax().logits.logits is x
+
+
 def test_softmax_knows_its_logits_and_nothing_else_does(device):
     x = Tensor([[1.0, 2.0]], device)
     assert x.softmax().logits is x

@@ -10,7 +10,9 @@ from minidl import layers, models, optimizers
 from minidl.callbacks import (
     Callback,
     CSVLogger,
+    EarlyStopping,
     LearningRateScheduler,
+    ModelCheckpoint,
     ReduceLROnPlateau,
     TensorBoard,
     TerminateOnNaN,
@@ -126,6 +128,76 @@ def test_a_resumed_run_remembers_best_value_and_rate(tmp_path):
     rates = Rates()
     fit(again, Losses(), reduce, rates, epochs=5, validation_split=0.2, resume=True)
     assert rates.seen == [0.025, 0.0125]
+
+
+WATCHED = [np.nan, 3.0, 2.0, 2.5, 2.0, 2.4, 1.0, 1.5, 1.5, 1.5, 1.4, 1.5]
+
+
+class Watched(Callback):
+    """Log values of our own."""
+
+    def on_epoch_end(self, epoch, logs):
+        logs["loss"] = WATCHED[epoch]
+
+
+class SaveAll(ModelCheckpoint):
+    """Save each step and epoch under a name of its own."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.files = []
+
+    def save(self):
+        position = self.model.position
+        self.files.append(self.folder / f"{position.epoch}-{position.batch}.safetensors")
+        self.model.save(self.files[-1])
+
+    def on_train_batch_end(self, batch, logs):
+        if batch + 1 < self.params["steps"]:
+            self.save()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        lambda: EarlyStopping("loss", patience=3),
+        lambda: EarlyStopping("loss", patience=4, min_delta=0.6),
+        lambda: EarlyStopping("loss", patience=4, baseline=1.2),
+        lambda: ReduceLROnPlateau("loss", factor=0.5, patience=2),
+        lambda: ReduceLROnPlateau("loss", factor=0.5, patience=1, cooldown=2, min_delta=0.6),
+        lambda: ReduceLROnPlateau("loss", factor=0.5, patience=2, min_lr=0.04),
+    ],
+)
+def test_a_run_resumed_anywhere_ends_as_the_whole_one(told, tmp_path):
+    def outcome(network):
+        weights = [weight.tobytes() for weight in network.get_weights()]
+        return weights, network.history.epoch, network.optimizer.learning_rate, network.step
+
+    whole, saver = model(), SaveAll(tmp_path)
+    fit(whole, Watched(), told(), saver, epochs=12)
+    assert len(saver.files) == 3 * len(whole.history.epoch)
+    for file in saver.files:
+        again = models.load(file)
+        fit(again, Watched(), told(), epochs=12, resume=True)
+        assert outcome(again) == outcome(whole), file.name
+
+
+def test_best_weights_are_not_to_be_had_by_a_run_that_is_resumed(tmp_path):
+    stopper = EarlyStopping("loss", patience=3, restore_best_weights=True)
+    network, saver = model(), SaveAll(tmp_path)
+    fit(network, Watched(), stopper, saver, epochs=3)
+    message = r"the weights of epoch 1, and .* let ModelCheckpoint\(folder, monitor='loss'\) keep"
+    again = models.load(tmp_path / "2-1.safetensors")
+    before = again.get_weights()
+    with pytest.raises(ValueError, match=message):
+        fit(again, Watched(), stopper, epochs=6, resume=True)
+    assert all(np.array_equal(a, b) for a, b in zip(before, again.get_weights(), strict=True))
+    first = models.load(tmp_path / "0-2.safetensors")  # no epoch is done, so none was the best
+    fit(first, Watched(), stopper, epochs=3, resume=True)
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(first.get_weights(), network.get_weights(), strict=True)
+    )
 
 
 # ------------------------------------------------------------------------------ logs

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -204,6 +205,9 @@ def npy(shape, descr="<f8", content=b""):
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + content
 
 
+LONGDOUBLE = np.dtype("longdouble")  # a double in disguise on some systems
+
+
 def png(width, height):
     def chunk(kind, content):
         checksum = struct.pack(">I", zlib.crc32(kind + content))
@@ -228,7 +232,13 @@ def png(width, height):
         (b"\x93NUMPY", "expected an intact NPY file, found"),
         (npy((2**40,)), "expected an intact NPY file, found"),
         (npy((2, 28, 28), "|O"), "expected an intact NPY file, found"),
-        (npy((28, 28), "|S1", b"x" * 784), "expected numbers, found"),
+        (npy((28, 28), "|S1", b"x" * 784), "expected integers, bool, or floats .* found"),
+        (npy((28, 28), "<c8", bytes(8 * 784)), "expected integers, .* found complex64"),
+        *(
+            [(npy((28, 28), LONGDOUBLE.str, bytes(784 * LONGDOUBLE.itemsize)), "of 16, 32 or 64")]
+            if LONGDOUBLE.itemsize > 8
+            else []
+        ),
         (npy((28, 27), "|u1", b"x" * 756), r"samples of shape \(28, 28\), found an array of shape"),
         (npy((0, 28, 28), "|u1", b""), "expected an intact NPY file|found an array of shape"),
         (npy((1,), "|u1").replace(b"(1,)", b"(" * 4), "expected an intact NPY file, found"),
@@ -341,6 +351,73 @@ def test_bad_input_ends_in_one_line(saved, tmp_path, capsys):
     assert message in refusal(capsys, tmp_path / "scores.safetensors", image, "--samples", "2")
     models.Sequential([layers.Dense(10)]).save(tmp_path / "new.safetensors")
     assert "was never built" in refusal(capsys, tmp_path / "new.safetensors", image)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint64", "float16", ">f4", ">f8", ">i2"])
+def test_arrays_of_every_common_dtype_are_predicted_on(dtype, saved, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.ones((2, 28, 28), dtype))
+    assert predict.main([str(saved[0]), str(tmp_path / "x.npy")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
+def test_an_image_that_holds_no_numbers_is_named(value, saved, tmp_path, capsys):
+    x = np.zeros((3, 28, 28))
+    x[1, 2, 3] = value
+    np.save(tmp_path / "x.npy", x)
+    message = refusal(capsys, saved[0], tmp_path / "x.npy")
+    assert f"{tmp_path / 'x.npy'}[1]: holds NaN, infinity, or numbers too large for" in message
+    assert "float32" in message
+
+
+def test_weights_and_outputs_that_are_not_finite_are_named(saved, tmp_path, capsys):
+    model = models.load(saved[0])
+    large = [weight * np.float32(1e19) for weight in model.get_weights()]
+    model.set_weights(large)
+    model.save(tmp_path / "large.safetensors")
+    np.save(tmp_path / "x.npy", np.full((28, 28), 1e25))
+    with np.errstate(all="ignore"):
+        message = refusal(capsys, tmp_path / "large.safetensors", tmp_path / "x.npy")
+    assert f"{tmp_path / 'x.npy'}: the outputs of the network in {tmp_path / 'large'}" in message
+    assert "are NaN or infinite" in message
+    large[-1][:] = np.nan
+    model.set_weights(large)
+    model.save(tmp_path / "nan.safetensors")
+    message = refusal(capsys, tmp_path / "nan.safetensors", tmp_path / "x.npy")
+    assert f"{tmp_path / 'nan.safetensors'}: weights in it are NaN or infinite" in message
+
+
+STRANGE = [b"x\xff.png", b"x\x1b[31m\n.png", "grün\u200b.png".encode()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+@pytest.mark.parametrize("name", STRANGE)
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_names_that_cannot_be_printed_are_escaped(name, encoding, saved, tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), name)
+    os.replace(picture(tmp_path / "x.png"), path)
+    paths = os.pathsep.join((str(ROOT), str(ROOT / "kernels")))
+    for model, status in ((os.fsencode(saved[0]), 0), (path, 2)):  # the name in a line, an error
+        result = subprocess.run(
+            [sys.executable, "-m", "minidl.predict", model, path],
+            env=os.environ | {"PYTHONPATH": paths, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=False,
+        )
+        assert result.returncode == status, result.stderr
+        written = result.stdout + result.stderr
+        assert written.count(b"\n") == 2 - status // 2
+        assert b"\x1b" not in written
+        assert re.search(rb"x\\udcff|x\\x1b\[31m|gr.*\\u200b", written), written
+
+
+def test_ctrl_c_ends_with_130(saved, tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "load", interrupted)
+    assert predict.main([str(saved[0]), "x.png"]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
 
 
 @pytest.mark.parametrize("samples", ["0", "1.5", "many", str(2**32 + 1)])

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from minidl import layers, models, report, train
+from minidl.files import lock_folder
+from minidl.run_folder import LOCK
 
 pytest.importorskip("matplotlib", reason="needs the extra plot")
 pillow = pytest.importorskip("PIL.Image", reason="needs the extra images")
@@ -50,7 +52,7 @@ def folder(tmp_path_factory):
 
 def test_the_folder_holds_what_belongs_to_a_run(folder):
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.json", "history.jsonl", "checkpoints", "report.html"}
+    assert names == {".run", "config.json", "history.jsonl", "checkpoints", "report.html"}
     configuration = json.loads((folder / "config.json").read_text())
     assert configuration["hidden"] == [16]
     assert configuration["seed"] == 0
@@ -157,6 +159,38 @@ def test_a_run_goes_on_in_its_folder_and_no_other_begins_there(tmp_path, capsys)
     lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
     assert "\n".join(lines).startswith(before.strip())
+    # What the folder was begun with stays, and the page tells how to get the whole run again.
+    configuration = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (configuration["epochs"], configuration["resume"]) == (2, None)
+    text = "".join(Page(tmp_path / "run" / "report.html").texts)
+    assert f"--epochs 2 --out {out} --epochs 4\n" in text
+    assert "--resume" not in text
+
+
+@pytest.mark.parametrize("resume", [["--resume", "latest"], ["--resume=a b"], []])
+def test_the_command_that_gives_a_run_again_does_not_resume(resume):
+    assert train.new_run(["--seed", "1", *resume, "--out", "a b"]) == (
+        "python -m minidl.train --seed 1 --out 'a b'"
+    )
+
+
+def test_a_run_that_is_refused_leaves_the_folder_of_another_alone(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert train.main([*SMALL, "--out", str(folder), "--quiet"]) == 0
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    capsys.readouterr()
+    with lock_folder(folder / LOCK):  # as another run would hold it
+        resumed = ("--resume", "latest", "--epochs", "3", "--quiet")
+        assert train.main([*SMALL, "--out", str(folder), *resumed]) == 2
+    assert "another run writes here" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert train.main([*SMALL, "--out", str(folder), *resumed]) == 0  # free again
+
+
+def test_the_checkpoints_may_be_in_the_folder_of_the_run(tmp_path):
+    out = str(tmp_path)
+    assert train.main([*SMALL, "--out", out, "--checkpoint-dir", out, "--quiet"]) == 0
+    assert (tmp_path / "step-0000000064.safetensors").exists()
 
 
 def test_without_matplotlib_the_run_works_and_says_how_to_get_the_page(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,10 +68,23 @@ class CallbackList:
 
     def __init__(self, callbacks: Sequence[Callback], model: "Model", params: dict[str, Any]):
         self._callbacks = callbacks
+        self._begun: list[Callback] = []
         self.params = params
         for callback in callbacks:
             callback.model = model
             callback.params = params
+
+    def begin(self) -> None:
+        """Begin training with each; the first that raises ends it."""
+        for callback in self._callbacks:
+            callback.on_train_begin({})
+            self._begun.append(callback)
+
+    def end(self, logs: Logs) -> None:
+        """End training with each that has begun, also where one of them raises."""
+        with ExitStack() as stack:
+            for callback in reversed(self._begun):
+                stack.callback(callback.on_train_end, logs)
 
     def tell(self, moment: str, *arguments: Any) -> None:
         """Call the method `moment` of each."""
@@ -92,12 +106,22 @@ class History(Callback):
     def __init__(self) -> None:
         self.epoch: list[int] = []
         self.history: dict[str, list[float]] = {}
+        self._noted: set[str] = set()
+
+    def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
+        """Nothing of the epoch is noted yet."""
+        self._noted.clear()
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        """Append the epoch."""
-        self.epoch.append(epoch)
+        """Append the epoch, or, told again, what other callbacks have put into its logs."""
+        if not self._noted:
+            self.epoch.append(epoch)
         for name, value in logs.items():
-            self.history.setdefault(name, []).append(value)
+            values = self.history.setdefault(name, [])
+            if name in self._noted:
+                values.pop()
+            values.append(value)
+            self._noted.add(name)
 
 
 class Watcher(Callback):
@@ -123,7 +147,7 @@ class Watcher(Callback):
         self.sign = 1 if mode == "max" or (mode == "auto" and "acc" in monitor) else -1
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Check the name, and forget earlier training, but not that of a run that is resumed.
+        """Check the name, and forget earlier training.
 
         Raises
         ------
@@ -135,13 +159,21 @@ class Watcher(Callback):
                 f"{type(self).__name__}: {self.monitor} is not logged; there are "
                 f"{', '.join(self.params['metrics'])}; give validation data for val_ names"
             )
-        before = self.model.history.history.get(self.monitor, [])
-        self.best = max((self.sign * value for value in before), default=-math.inf)
+        self.best = -math.inf
 
-    def improves(self, logs: Logs) -> bool:
-        """Tell whether an epoch is the best so far, and remember it if so."""
-        value = self.sign * logs[self.monitor]
-        better = value - self.min_delta > self.best
+    def past(self) -> Iterator[tuple[int, float]]:
+        """Give the epochs of a run that is resumed, each with the number that is watched.
+
+        What has taken them in, one by one, stands where it stood when the run was broken off.
+        """
+        history = self.model.history
+        values = history.history.get(self.monitor, [])
+        first = len(history.epoch) - len(values)  # validation may have come later
+        return zip(history.epoch[first:], values, strict=True)
+
+    def improves(self, value: float) -> bool:
+        """Tell whether an epoch's value is the best so far, and remember it if so; NaN never is."""
+        better = self.sign * value - self.min_delta > self.best
         if better:
-            self.best = value
+            self.best = self.sign * value
         return better

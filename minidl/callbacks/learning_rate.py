@@ -67,7 +67,7 @@ class LearningRateScheduler(Callback):
 class ReduceLROnPlateau(Watcher):
     """Multiply the learning rate by `factor` when a number has not improved for a while.
 
-    A run that is resumed remembers the best value and the learning rate, and waits anew.
+    A run that is resumed has waited as long as it had before, and has the learning rate it had.
 
     Parameters
     ----------
@@ -114,23 +114,32 @@ class ReduceLROnPlateau(Watcher):
         self.min_lr = min_lr
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Check that there is a number to change, and begin to wait."""
+        """Check that there is a number to change, and begin to wait, or go on with it."""
         super().on_train_begin(logs)
         learning_rate("ReduceLROnPlateau", self.model)
         self._wait = 0
         self._cooling = 0
+        for _, value in self.past():
+            self._is_over(value)
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Compare with the best epoch so far."""
+        if self._is_over(logs[self.monitor]):
+            rate = learning_rate("ReduceLROnPlateau", self.model)
+            if rate > self.min_lr:
+                set_learning_rate(self.model, max(rate * self.factor, self.min_lr))
+
+    def _is_over(self, value: float) -> bool:
+        """Take in an epoch, and tell whether the wait has come to its end."""
         if self._cooling:
             self._cooling -= 1
             self._wait = 0
-        if self.improves(logs):
+        if self.improves(value):
             self._wait = 0
         elif not self._cooling:
             self._wait += 1
-            rate = learning_rate("ReduceLROnPlateau", self.model)
-            if self._wait >= self.patience and rate > self.min_lr:
-                set_learning_rate(self.model, max(rate * self.factor, self.min_lr))
+            if self._wait >= self.patience:
                 self._cooling = self.cooldown
                 self._wait = 0
+                return True
+        return False

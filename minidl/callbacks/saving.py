@@ -2,18 +2,26 @@
 
 import logging
 import os
+import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from minidl.callbacks.base import Logs, Watcher
-from minidl.files import TEMPORARY, lock_folder
+from minidl.files import TEMPORARY, PathLike, lock_folder
 
-STEP_FILES = "step-" + "[0-9]" * 10 + ".safetensors"
+STEP_FILE = "step-{:010d}.safetensors"
+STEP_FILES = re.compile(r"step-\d{10}\.safetensors")
 BEST_FILE = "best.safetensors"
 
 log = logging.getLogger(__name__)
+
+
+def step_files(folder: PathLike) -> list[Path]:
+    """Return the files of a folder that `ModelCheckpoint` wrote for resuming, the oldest first."""
+    return sorted(path for path in Path(folder).iterdir() if STEP_FILES.fullmatch(path.name))
 
 
 class ModelCheckpoint(Watcher):
@@ -22,7 +30,8 @@ class ModelCheckpoint(Watcher):
     Each file is whole or not there, whenever the process or the machine stops, and older ones are
     deleted after it. A model whose weights are not all finite is not saved, with a warning: it
     would drive out those that can be used. `fit` tells all other callbacks first, so that what
-    they change is saved too.
+    they change is saved too. Where one of them stops training within an epoch, the model is saved
+    at that step.
 
     Parameters
     ----------
@@ -41,6 +50,9 @@ class ModelCheckpoint(Watcher):
     ------
     BlockingIOError
         At the beginning of training, where another run uses the folder.
+    FileExistsError
+        At the beginning of training, where the folder has checkpoints of later steps: those of
+        another run, or of this one before it was resumed from an earlier file.
     OSError
         If a file cannot be written; those that were stay.
 
@@ -87,34 +99,58 @@ class ModelCheckpoint(Watcher):
     def on_train_begin(self, logs: Logs) -> None:
         """Take the folder, and clear away what a run that was killed left half-written."""
         super().on_train_begin(logs)
+        for _, value in self.past():
+            self.improves(value)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = lock_folder(self.folder)
+        with ExitStack() as refused:
+            lock = refused.enter_context(lock_folder(self.folder))
+            self._check_folder()
+            refused.pop_all()
+        self._lock = lock
         for path in self.folder.glob(TEMPORARY):
             path.unlink(missing_ok=True)
 
+    def _check_folder(self) -> None:
+        """Raise where files are in the folder that would count as newer than those to come."""
+        *_, newest = ["", *(path.name for path in step_files(self.folder))]
+        if newest > self._step_file().name:
+            raise FileExistsError(
+                f"{self.folder}: has checkpoints of another run, {newest} the latest, and this one "
+                f"begins at step {self.model.step}; resume it, or give another folder"
+            )
+
     def on_train_end(self, logs: Logs) -> None:
         """Give the folder back."""
-        if self._lock is not None:
-            self._lock.close()
+        assert self._lock is not None, "taken when training began"
+        self._lock.close()
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
-        """Save after every so many steps, counted over the model's life."""
-        if self.every_steps and self.model.step % self.every_steps == 0:
+        """Save after every so many steps, counted over the model's life, and where it stops."""
+        is_due = self.every_steps and self.model.step % self.every_steps == 0
+        is_last = self.model.stop_training and self.model.position.batch < self.params["steps"]
+        if is_due or is_last:
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Save after every so many epochs, after the last one, and where it is the best."""
+        # The best goes first: a run that is killed in between takes this epoch again.
+        if self.keeps_best and self.improves(logs[self.monitor]):
+            self._write(self.folder / BEST_FILE)
         is_last = epoch + 1 == self.params["epochs"] or self.model.stop_training
         if is_last or (self.every_epochs and (epoch + 1) % self.every_epochs == 0):
             self.save()
-        if self.keeps_best and self.improves(logs):
-            self._write(self.folder / BEST_FILE)
 
     def save(self) -> None:
         """Save now, and delete the oldest files beyond those to keep."""
-        self._write(self.folder / f"step-{self.model.step:010d}.safetensors")
-        for path in sorted(self.folder.glob(STEP_FILES))[: -self.keep]:
+        written = self._step_file()
+        self._write(written)
+        # A guard against NaN may have gone back: the file of this step need not be the newest.
+        others = [path for path in step_files(self.folder) if path != written]
+        for path in others[: max(0, len(others) - (self.keep - 1))]:
             path.unlink(missing_ok=True)
+
+    def _step_file(self) -> Path:
+        return self.folder / STEP_FILE.format(self.model.step)
 
     def _write(self, path: Path) -> None:
         if all(np.isfinite(weight).all() for weight in self.model.get_weights()):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from minidl import (
     tensor_file,
 )
 from minidl.description import KNOWN, describe, describe_network
+from minidl.files import lock_folder
 from minidl.optimizers import schedules
 from minidl.tensor_file import TensorFile
 
@@ -393,7 +395,28 @@ def setter(*keys, value):
         (setter("network", value=None), ""),
         (setter("training", "optimizer", "class", value="Dense"), "expected a Optimizer"),
         (setter("training", "optimizer", "arguments", "beta_1", value=2), "beta_1 must be in"),
-        (setter("history", "history", value={"loss": ["high"]}), "could not convert"),
+        (setter("network", "name", value=3), "Sequential: expected name to be str | None, found 3"),
+        (setter("network", "layers", 4, "name", value=["x"]), "expected name to be str | None"),
+        (setter("network", "layers", 2, "arguments", "name", value=[]), "expected name to be str"),
+        (
+            setter("network", "layers", 2, "arguments", "use_bias", value="é"),
+            "Dense: expected use_bias to be bool, found 'é'",
+        ),
+        (setter("network", "layers", 0, "arguments", "scale", value="2"), "scale to be float"),
+        (setter("network", "input_shape", value=[2, 6]), r"input_shape \(2, 6\), and built for"),
+        (
+            setter("network", "layers", 4, "input_shape", value=[7]),
+            r"nested: input_shape \(7,\), and built for samples of shape \(8,\)",
+        ),
+        (setter("network", "weights", 0, "shape", value=[1, 2]), r"weights \[\('dense/weight', "),
+        (setter("network", "weights", 0, "trainable", value=None), "trainable to be bool"),
+        (setter("network", "weights", 0, "stream", value=-1), "dense/weight: stream must be in"),
+        (setter("network", "weights", 0, "stream", value=2**32), "dense/weight: stream must be in"),
+        (setter("history", "history", value={"loss": ["high"]}), "which are no numbers"),
+        (setter("history", "history", value={"loss": "12"}), "which are no numbers"),
+        (setter("history", "history", "loss", value=[1, 2]), "'loss' with 2 entries for 1 epochs"),
+        (setter("history", "epoch", value=[-1]), "history: epoch must be in"),
+        (setter("history", "epoch", value=[0.5]), "history: epoch must be an integer"),
     ],
 )
 def test_a_description_that_makes_no_sense_is_refused(path, change, message):
@@ -408,7 +431,17 @@ def test_a_description_that_makes_no_sense_is_refused(path, change, message):
 @pytest.mark.parametrize(
     ("arrays", "drop", "message"),
     [
-        ({"model/step": np.array(-1)}, (), "model/step -1, which is below 0"),
+        ({"model/step": np.array(-1)}, (), r"model/step must be in \[0, 2\*\*32\), received -1"),
+        ({"model/step": np.array(2**32)}, (), "model/step must be in .* received 4294967296"),
+        ({"model/epoch": np.array(2**32)}, (), "model/epoch must be in"),
+        ({"optimizer/iterations": np.array(2**63 - 1)}, (), "optimizer/iterations must be in"),
+        ({"random/step": np.array([0, 0, -1])}, (), "random/step must be in"),
+        ({"random/step": np.array([0, 0, 2**32])}, (), "random/step must be in"),
+        ({"position/batch": np.array(4)}, (), "position/batch 4, where the epoch has 3"),
+        ({"position/batch_size": np.array(2**62)}, (), "position/batch_size must be in"),
+        ({"position/shuffle": np.array(2)}, (), "position/shuffle 2, which is neither 0 nor 1"),
+        ({"position/counts": np.array([-1, 0])}, (), "the sum over -1 samples"),
+        ({"position/totals": np.array([np.nan, 0])}, (), "position/totals nan, the sum over 0"),
         ({"model/step": np.array([1])}, (), r"model/step of shape \(1,\)"),
         ({"model/step": np.array(1.0)}, (), "model/step of shape .* float64"),
         ({}, ("model/step",), "no array 'model/step'"),
@@ -423,8 +456,45 @@ def test_arrays_that_do_not_fit_are_refused(path, arrays, drop, message):
     model.fit(X, Y, **FIT | {"epochs": 1})
     model.save(path)
     rewritten(path, None, drop, **arrays)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"{path}: expected a checkpoint .*{message}"):
         models.load(path)
+
+
+def test_a_run_that_diverged_within_an_epoch_can_be_loaded(path):
+    diverged = network()
+    diverged.set_weights([weight * np.nan for weight in diverged.get_weights()])
+    diverged.fit(X, Y, **FIT, callbacks=[SaveAndStop(path, 2)])
+    totals = models.load(path).position.totals()
+    assert np.isnan(totals["loss"][0])
+
+
+def network_of(stack, sample_shape, path):
+    """Write a checkpoint of layers that nobody computed on samples of such a size."""
+    models.Sequential([layers.Input((1,)), *stack]).save(path)
+
+    def change(texts):
+        texts["network"] |= {"built_for": sample_shape, "input_shape": sample_shape}
+
+    rewritten(path, change)
+
+
+@pytest.mark.parametrize(
+    ("stack", "shape"),
+    [
+        ([layers.Softmax() for _ in range(8)], [2**24]),
+        ([layers.Dense(1000)], [2**24, 1]),
+    ],
+    ids=["softmax", "dense"],
+)
+def test_a_small_file_takes_little_memory_however_large_its_samples(path, stack, shape):
+    network_of(stack, shape, path)
+    tracemalloc.start()
+    try:
+        model = models.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert model.built_for == tuple(shape)
 
 
 def test_weights_without_a_network_are_no_checkpoint(path):
@@ -516,6 +586,8 @@ def test_the_best_epoch_is_kept(tmp_path):
     assert best.step == 2 * STEPS
     # A resumed run remembers what the best was.
     again = models.load(tmp_path / "step-0000000006.safetensors")
+    for later in (9, 12):
+        (tmp_path / f"step-{later:010d}.safetensors").unlink()
     again.fit(X, Y, **FIT, callbacks=[Fake(), saver], resume=True)
     assert models.load(tmp_path / "best.safetensors").step == 2 * STEPS
 
@@ -543,7 +615,82 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 
     network().fit(X, Y, **FIT, callbacks=[first, Second()])
     assert steps_in(tmp_path) == [6, 9, 12]
-    network().fit(X, Y, **FIT, callbacks=[callbacks.ModelCheckpoint(tmp_path)])  # free again
+    again = models.load(checkpoint.latest(tmp_path))  # free again
+    again.fit(X, Y, **FIT, callbacks=[callbacks.ModelCheckpoint(tmp_path)], resume=True)
+
+
+def test_a_folder_with_later_checkpoints_is_refused_and_free_again(tmp_path):
+    network().fit(X, Y, **FIT, callbacks=[callbacks.ModelCheckpoint(tmp_path)])
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("step-*")}
+    model = network()
+    with pytest.raises(FileExistsError, match="has checkpoints of another run, step-0000000012"):
+        model.fit(X, Y, **FIT, callbacks=[callbacks.ModelCheckpoint(tmp_path)])
+    assert model.step == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("step-*")} == before
+    lock_folder(tmp_path).close()
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_the_file_just_written_stays_though_others_are_of_later_steps(tmp_path, keep):
+    saver = callbacks.ModelCheckpoint(tmp_path, keep=keep)
+    model = network()
+    model.fit(X, Y, **FIT, callbacks=[saver])
+    model.step = 5  # as after a guard went back
+    saver.save()
+    assert steps_in(tmp_path) == [5, 12][:keep]
+
+
+def test_the_best_is_written_before_the_step(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(models.Model, "save", lambda _, path: written.append(path.name))
+    saver = callbacks.ModelCheckpoint(tmp_path, monitor="loss")
+    network().fit(X, Y, **FIT | {"epochs": 1}, callbacks=[saver])
+    assert written == ["best.safetensors", "step-0000000003.safetensors"]
+
+
+def test_where_it_stops_within_an_epoch_it_is_saved(tmp_path, whole, path):
+    stop = SaveAndStop(path.with_name("other"), 5)
+    folder = tmp_path / "run"
+    network().fit(X, Y, **FIT, callbacks=[callbacks.ModelCheckpoint(folder), stop])
+    assert steps_in(folder) == [3, 5]
+    again = models.load(checkpoint.latest(folder))
+    again.fit(X, Y, **FIT, resume=True)
+    assert same_weights(again, whole)
+
+
+def test_a_callback_that_was_begun_is_ended_where_a_later_one_is_refused(tmp_path):
+    class Unbegun(callbacks.Callback):
+        def on_train_end(self, logs):
+            raise AssertionError("it was never begun")
+
+    told = [callbacks.ModelCheckpoint(tmp_path), Refused(), Unbegun()]
+    with pytest.raises(ValueError, match="at the beginning"):
+        network().fit(X, Y, **FIT, callbacks=told)
+    others = [callbacks.ModelCheckpoint(tmp_path), callbacks.ModelCheckpoint(tmp_path, monitor="x")]
+    with pytest.raises(ValueError, match="x is not logged"):
+        network().fit(X, Y, **FIT, callbacks=others)
+    lock_folder(tmp_path).close()
+
+
+class Refused(callbacks.Callback):
+    """Refuse the run."""
+
+    def on_train_begin(self, logs):
+        raise ValueError("at the beginning")
+
+
+def test_what_a_callback_saves_at_the_end_of_an_epoch_has_that_epoch(path):
+    class Save(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs):
+            logs["epoch_squared"] = epoch**2
+            self.model.save(path)
+
+    model = network()
+    model.fit(X, Y, **FIT, callbacks=[Save()])
+    again = models.load(path)
+    assert again.history.epoch == [0, 1, 2, 3]
+    assert again.history.history["loss"] == model.history.history["loss"]
+    assert model.history.history["epoch_squared"] == [0, 1, 4, 9]
 
 
 def test_what_a_killed_run_left_half_written_is_cleared_away(tmp_path):

@@ -60,12 +60,22 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
     np.save(stream, pixels)
     head = struct.pack(">HBB2I", 0, 8, 2, 4, 3)
     return {
-        "checkpoint": [checkpoint],
+        "checkpoint": [checkpoint, large_sample(folder / "z.safetensors")],
         "torch": [torch],
         "keras": [keras],
         "idx": [head + pixels.tobytes(), gzipped(head + pixels.tobytes())],
         "image": [stream.getvalue(), head + pixels.tobytes(), *pictures(pixels)],
     }
+
+
+def large_sample(path: Path) -> bytes:
+    """Return a small checkpoint of a network for samples of 64 MiB."""
+    network = models.Sequential([layers.Input((1,)), *(layers.Softmax() for _ in range(48))])
+    network.save(path)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    head = content[8 : 8 + length].replace(b"[1]", b"[16777216]")
+    return len(head).to_bytes(8, "little") + head + content[8 + length :]
 
 
 def gzipped(content: bytes) -> bytes:
@@ -191,10 +201,14 @@ def fuzz(name: str, count: int, seed: int = 0) -> dict[str, int]:
         reader = readers()[name]
         others = [content for contents in good.values() for content in contents]
         path = folder / f"input{ENDINGS.get(name, '')}"
+        path.write_bytes(good[name][0])
+        reader(path)  # loads what is loaded once
+        before = peak_memory()
         for content in good[name]:
             path.write_bytes(content)
-            reader(path)  # is good, and loads what is loaded once
-        before = peak_memory()
+            reader(path)  # is good
+        grown = peak_memory() - before
+        assert grown < MEMORY_BOUND, f"{name} took {grown:,} bytes for good files"
         for _ in range(count):
             content = chance.choice(good[name])
             if name == "checkpoint" and chance.random() < 0.6:

@@ -167,6 +167,18 @@ def test_what_is_no_hdf5_is_refused(content, tmp_path):
         network().load_weights(path)
 
 
+@pytest.mark.parametrize(("errno", "kind"), [(13, PermissionError), (None, ValueError)])
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(errno, kind, tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno, "Permission denied") if errno else OSError("truncated file")
+
+    path = tmp_path / "x.weights.h5"
+    path.write_bytes(b"")
+    monkeypatch.setattr(pytest.importorskip("h5py"), "File", refused)
+    with pytest.raises(kind, match="Permission denied" if errno else f"{path}: .*truncated file"):
+        network().load_weights(path)
+
+
 # ------------------------------------------------------------------------------ PyTorch
 
 
@@ -186,7 +198,15 @@ def test_names_and_shapes_are_those_of_a_state_dict(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "prefixes", [("0", "3", "10"), ("fc1", "fc2", "fc10"), ("b.0.x", "b.2.x", "b.11.x")]
+    "prefixes",
+    [
+        ("0", "3", "10"),
+        ("fc1", "fc2", "fc10"),
+        ("b.0.x", "b.2.x", "b.11.x"),
+        ("x08", "x9", "x010"),
+        ("x1", "x" + "8" * 5000, "x1" + "0" * 5000),  # more digits than Python's int reads
+    ],
+    ids=["plain", "named", "nested", "padded", "long"],
 )
 def test_numbered_layers_are_taken_in_the_order_of_their_numbers(prefixes, tmp_path):
     model = models.Sequential([layers.Input((4,)), *(layers.Dense(4) for _ in range(3))])
