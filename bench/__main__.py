@@ -38,16 +38,16 @@ def write(folder: Path, new: Mapping[str, Any]) -> None:
     results |= new
     kept.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     text = report.read_text(encoding="utf-8")
-    text = with_section(text, "picture", [PICTURE_LINE])
+    if draw(folder / "results.png", results):
+        text = with_section(text, "picture", [PICTURE_LINE])
     for name, program in PROGRAMS.items():
         if name in results:
             text = with_section(text, f"bench.{name}", program.section(results[name]))
     report.write_text(text, encoding="utf-8")
-    draw(folder / "results.png", results)
 
 
-def draw(path: Path, results: Mapping[str, Any]) -> None:
-    """Draw what can be drawn of the results."""
+def draw(path: Path, results: Mapping[str, Any]) -> bool:
+    """Draw what can be drawn of the results, and tell whether there is a picture."""
     from matplotlib.figure import Figure
 
     drawings = [
@@ -57,11 +57,12 @@ def draw(path: Path, results: Mapping[str, Any]) -> None:
         if name in results
     ]
     if not drawings:
-        return
+        return False
     figure = Figure(figsize=(11, 4 * ((len(drawings) + 1) // 2)), layout="constrained", dpi=80)
     for place, (function, result) in enumerate(drawings, start=1):
         function(result, figure.add_subplot((len(drawings) + 1) // 2, 2, place))
     figure.savefig(path)
+    return True
 
 
 def main(argv: Sequence[str] | None = None) -> None:
