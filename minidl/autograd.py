@@ -368,7 +368,7 @@ class Tensor:
         ------
         ValueError
             If the tensor has several elements and no `gradient` is given, or a wrong shape; or an
-        array of `into` does not fit its leaf.
+            array of `into` does not fit its leaf.
         RuntimeError
             If nothing here requires a gradient, or the graph was used before.
         """

@@ -385,24 +385,7 @@ def train(
     if resumed is not None:
         say(f"resume   {resumed}")
     reached |= {"device": device, "data": data}
-    assert model.optimizer is not None, "build_model compiles"
-    log.write(
-        "start",
-        device=device,
-        data=data,
-        seed=arguments.seed,
-        hidden=arguments.hidden,
-        dropout=arguments.dropout,
-        input_dropout=arguments.input_dropout,
-        scaling=arguments.scaling,
-        optimizer=arguments.optimizer,
-        learning_rate=model.optimizer.learning_rate,
-        max_norm=arguments.max_norm,
-        batch_size=arguments.batch_size,
-        epochs=arguments.epochs,
-        parameters=model.count_params(),
-        version=minidl.__version__,
-    )
+    log_start(log, arguments, model, data)
 
     watch = Watch(log, len(x), arguments.batch_size)
     guard = callbacks.TerminateOnNaN()
@@ -446,15 +429,46 @@ def train(
     if arguments.save is not None and not watch.interrupted:
         model.save(arguments.save)
         rows["saved"] = arguments.save
-    if arguments.out is not None and report.is_possible():
-        page = os.path.join(arguments.out, "report.html")
-        report.write(page, model, x_test, y_test, facts=rows, command=command)
-        rows["report"] = page
-    elif arguments.out is not None:
-        rows["report"] = "needs matplotlib: pip install 'minidl[plot]'"
+    if arguments.out is not None:
+        rows["report"] = write_report(arguments.out, model, (x_test, y_test), rows, command)
     for title, text in rows.items():
         print(f"{title:<16} {text}")
     return EXIT_INTERRUPTED if watch.interrupted else 0
+
+
+def log_start(
+    log: EventLog, arguments: argparse.Namespace, model: models.Sequential, data: str
+) -> None:
+    """Write what is trained, on what, and how."""
+    assert model.optimizer is not None, "build_model compiles"
+    log.write(
+        "start",
+        device=model.device,
+        data=data,
+        seed=arguments.seed,
+        hidden=arguments.hidden,
+        dropout=arguments.dropout,
+        input_dropout=arguments.input_dropout,
+        scaling=arguments.scaling,
+        optimizer=arguments.optimizer,
+        learning_rate=model.optimizer.learning_rate,
+        max_norm=arguments.max_norm,
+        batch_size=arguments.batch_size,
+        epochs=arguments.epochs,
+        parameters=model.count_params(),
+        version=minidl.__version__,
+    )
+
+
+def write_report(
+    folder: str, model: models.Sequential, test: Split, facts: dict[str, str], command: str
+) -> str:
+    """Write the page about a run, and return its path, or what is missing."""
+    if not report.is_possible():
+        return "needs matplotlib: pip install 'minidl[plot]'"
+    page = os.path.join(folder, "report.html")
+    report.write(page, model, *test, facts=facts, command=command)
+    return page
 
 
 if __name__ == "__main__":

@@ -15,7 +15,13 @@ Nothing here knows a tensor, a layer or a training loop, and nothing here import
 `cpu.jit`               how a CPU kernel is compiled, cached and announced
 `cpu.pool`              the one pool of threads, and how work is shared out
 `cpu.blas`              NumPy's own OpenBLAS, called from compiled code
-`cuda.dropout`          dropout on device arrays, compiled by Numba for CUDA
+`cuda.dense`            the end of a dense layer on device arrays, compiled by Numba for CUDA
+`cuda.dropout`          dropout there
+`cuda.cross_entropy`    softmax and cross-entropy there
+`cuda.optimizers`       the same rules there
+`cuda.gather`           the samples of a batch and their labels there
+`cuda.reduction`        sums in a fixed order
+`cuda.checks`           what the host functions say of arrays that do not fit
 `cuda.launch`           the one place where a CUDA kernel is launched
 ======================  ================================================================
 

@@ -76,7 +76,7 @@ class TerminateOnNaN(Callback):
         """Look at loss and weights where it is time."""
         if (batch + 1) % self.every and batch + 1 < self.params["steps"]:
             return
-        if math.isfinite(logs["loss"]) and _failing_weight(self.model) is None:
+        if math.isfinite(logs["loss"]) and failing_weight(self.model) is None:
             self._good = Snapshot(self.model)
             return
         assert self._good is not None, "taken before the first step"
@@ -129,7 +129,7 @@ def _take_again(model: "Model") -> str | None:
         found = _failing_layer(model, batch)
         if found is None:
             model.train_step(batch, running)
-            found = _failing_weight(model)
+            found = failing_weight(model)
         if found is not None:
             before.restore(model)
             return f"{found} in step {model.step}"
@@ -150,7 +150,7 @@ def _failing_layer(model: "Model", batch: Batch) -> str | None:
     return None if _is_finite(model, loss.data) else "the loss"
 
 
-def _failing_weight(model: "Model") -> str | None:
+def failing_weight(model: "Model") -> str | None:
     """Return the first weight that is not finite."""
     names = (p.name for p in model.parameters() if not _is_finite(model, p.data))
     name = next(names, None)

@@ -7,9 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-
 from minidl.callbacks.base import Logs, Watcher
+from minidl.callbacks.non_finite import failing_weight
 from minidl.files import TEMPORARY, PathLike, lock_folder
 
 STEP_FILE = "step-{:010d}.safetensors"
@@ -59,6 +58,7 @@ class ModelCheckpoint(Watcher):
     Examples
     --------
     >>> import tempfile
+    >>> import numpy as np
     >>> from minidl import checkpoint, layers, models
     >>> model = models.Sequential([layers.Dense(1, input_shape=(2,)), layers.Dropout(0.5)])
     >>> model.compile("adam", "mse")
@@ -153,7 +153,7 @@ class ModelCheckpoint(Watcher):
         return self.folder / STEP_FILE.format(self.model.step)
 
     def _write(self, path: Path) -> None:
-        if all(np.isfinite(weight).all() for weight in self.model.get_weights()):
+        if failing_weight(self.model) is None:
             self.model.save(path)
         else:
             log.warning("%s not written: weights of the model are not finite", path)

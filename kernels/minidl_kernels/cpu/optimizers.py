@@ -51,11 +51,7 @@ def adam(
     arrays = (weights, gradients, mean, square)
     dtype = _checked("adam", *arrays)
     numbers = (dtype.type(number) for number in (rate, 1 - beta_1, 1 - beta_2, epsilon, decay))
-    pieces = pool.pieces(weights.size)
-    if pieces == 1:
-        _adam(*arrays, *numbers)
-    else:
-        _adam_parallel(*arrays, *numbers, pieces)
+    _update(_adam, _adam_parallel, *arrays, *numbers)
 
 
 def sgd(
@@ -109,11 +105,7 @@ def sgd(
     numbers = (dtype.type(rate), dtype.type(momentum), nesterov, dtype.type(decay))
     if velocity is None:
         arrays += (weights[:0],)
-    pieces = pool.pieces(weights.size)
-    if pieces == 1:
-        _sgd(*arrays, *numbers)
-    else:
-        _sgd_parallel(*arrays, *numbers, pieces)
+    _update(_sgd, _sgd_parallel, *arrays, *numbers)
 
 
 def rmsprop(
@@ -153,11 +145,16 @@ def rmsprop(
     """
     dtype = _checked("rmsprop", weights, gradients, square)
     numbers = (dtype.type(number) for number in (rate, rho, 1 - rho, epsilon, decay))
+    _update(_rmsprop, _rmsprop_parallel, weights, gradients, square, *numbers)
+
+
+def _update(serial: Any, parallel: Any, weights: np.ndarray, *arguments: Any) -> None:
+    """Run a rule on one thread, or on as many as pay for so many weights."""
     pieces = pool.pieces(weights.size)
     if pieces == 1:
-        _rmsprop(weights, gradients, square, *numbers)
+        serial(weights, *arguments)
     else:
-        _rmsprop_parallel(weights, gradients, square, *numbers, pieces)
+        parallel(weights, *arguments, pieces)
 
 
 def _checked(who: str, *arrays: np.ndarray) -> np.dtype:
