@@ -92,11 +92,20 @@ def measure_batch(
 OURS, FLOOR = Side(epochs.minidl_epoch), Side(epochs.products_epoch)
 
 
+# It ends with its parent, also where that is killed: else it would disturb all later figures.
+BUSY = """
+import os
+parent = os.getppid()
+print(flush=True)
+while os.getppid() == parent:
+    pass
+"""
+
+
 @contextlib.contextmanager
 def busy_process() -> Iterator[None]:
     """Keep a core busy from another process."""
-    program = "print(flush=True)\nwhile True: pass"
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as busy:
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as busy:
         try:
             busy.stdout.readline()  # it has started
             yield

@@ -6,10 +6,12 @@ How fast anything is has no part in this.
 import json
 import os
 import subprocess
+import sys
 import time
 from importlib.util import find_spec
 
 import numpy as np
+import psutil
 import pytest
 
 import minidl
@@ -457,3 +459,18 @@ def test_an_unknown_program_is_refused(capsys):
     assert "expected train, dropout, memory, startup, scaling, received trian" in (
         capsys.readouterr().err
     )
+
+
+def test_the_busy_process_ends_with_its_parent_even_if_that_is_killed():
+    program = f"""
+import subprocess, sys, time
+busy = subprocess.Popen([sys.executable, "-c", {train.BUSY!r}], stdout=subprocess.PIPE)
+busy.stdout.readline()
+print(busy.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
+        busy = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    psutil.wait_procs([busy], timeout=30)
+    assert not busy.is_running() or busy.status() == psutil.STATUS_ZOMBIE
