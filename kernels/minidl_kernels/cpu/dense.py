@@ -202,6 +202,7 @@ def _activate_and_drop(
     scale: Any,
 ) -> None:
     """Finish a block of `z` that starts a tile; `bias` is its columns' part."""
+    words = np.empty(mask_contract.TILE, np.uint32)
     for i in range(row, row + rows):
         part = z[i, column : column + bias.size]
         for j in range(bias.size):
@@ -211,6 +212,7 @@ def _activate_and_drop(
             dropout.drop_row(
                 part,
                 part,
+                words,
                 uint32(column // 4),
                 uint32(row_offset + i),
                 uint32(stream),
@@ -240,9 +242,10 @@ def _dense_parallel(
     pieces: Any,
 ) -> None:
     """Compute a dense layer, each thread one block of it."""
+    no = np.bool_(False)  # for a plain False, a literal type, `multiply` would be compiled anew
     for piece in numba.prange(pieces):
         row, rows, column, columns = products.block(piece, pieces, y.shape[0], y.shape[1])
-        products.multiply(x, weight, y, False, False, row, rows, column, columns)
+        products.multiply(x, weight, y, no, no, row, rows, column, columns)
         _activate_and_drop(
             y,
             bias[column : column + columns],

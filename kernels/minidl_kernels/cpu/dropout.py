@@ -8,6 +8,7 @@ from numpy import uint32
 
 from minidl_kernels import mask_contract, philox
 from minidl_kernels.cpu import jit, pool
+from minidl_kernels.mask_contract import LANES, TILE
 
 # A thread takes a long row in parts of so many columns, a multiple of a tile.
 PART = 2**14
@@ -98,6 +99,7 @@ def dropout(
 def drop_row(
     x: Any,
     out: Any,
+    words: Any,
     counter0: Any,
     counter1: Any,
     stream: Any,
@@ -109,31 +111,24 @@ def drop_row(
 ) -> None:
     """Drop from one row, or from a piece of one that starts a tile.
 
-    `counter0` and `counter1` are the first two words of the counter of the first element.
+    `counter0` and `counter1` are the first two words of the counter of the first element; `words`
+    has room for those of a tile.
     """
     zero = np.float32(0)
-    columns = x.size
-    whole_tiles = columns // 64
-    for tile in range(whole_tiles):
-        c0 = uint32(counter0 + uint32(tile * 16))
-        for lane in range(16):
+    for start in range(0, x.size, TILE):
+        c0 = uint32(counter0 + uint32(start // 4))
+        for lane in range(LANES):
             w0, w1, w2, w3 = _philox(uint32(c0 + uint32(lane)), counter1, stream, step, key0, key1)
-            i = tile * 64 + lane
-            out[i] = x[i] * scale if w0 >= threshold else zero
-            out[i + 16] = x[i + 16] * scale if w1 >= threshold else zero
-            out[i + 32] = x[i + 32] * scale if w2 >= threshold else zero
-            out[i + 48] = x[i + 48] * scale if w3 >= threshold else zero
-    c0 = uint32(counter0 + uint32(whole_tiles * 16))
-    for lane in range(min(columns - whole_tiles * 64, 16)):
-        w0, w1, w2, w3 = _philox(uint32(c0 + uint32(lane)), counter1, stream, step, key0, key1)
-        i = whole_tiles * 64 + lane
-        out[i] = x[i] * scale if w0 >= threshold else zero
-        if i + 16 < columns:
-            out[i + 16] = x[i + 16] * scale if w1 >= threshold else zero
-        if i + 32 < columns:
-            out[i + 32] = x[i + 32] * scale if w2 >= threshold else zero
-        if i + 48 < columns:
-            out[i + 48] = x[i + 48] * scale if w3 >= threshold else zero
+            words[lane] = w0
+            words[lane + LANES] = w1
+            words[lane + 2 * LANES] = w2
+            words[lane + 3 * LANES] = w3
+        # In slices that start at 0 no index can be negative, or the loop would not vectorise.
+        source = x[start : start + TILE]
+        target = out[start : start + TILE]
+        for i in range(source.size):
+            kept = source[i] * scale
+            target[i] = kept if words[i] >= threshold else zero
 
 
 @jit.kernel(announce="dropout for the CPU")
@@ -151,11 +146,12 @@ def _drop(
     scale: Any,
 ) -> None:
     """Drop from whole rows, or from a piece of one that starts a tile."""
+    words = np.empty(TILE, np.uint32)
     for row in range(x.size // columns):
-        # In slices that start at 0 no index can be negative, or the lanes would not vectorise.
         drop_row(
             x[row * columns : (row + 1) * columns],
             out[row * columns : (row + 1) * columns],
+            words,
             counter0,
             uint32(counter1 + uint32(row)),
             stream,
