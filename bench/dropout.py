@@ -5,12 +5,17 @@
 Every side returns a new array, of rows of 512 as a layer has them, with rate 0.5, on as many
 threads as it takes by itself; "one thread" says where it is one. A turn is a burst of calls of at
 least a fifth of a second.
+
+The processes keep the memory that they free (glibc is told so): else what is measured at the large
+sizes is how fast the system finds fresh pages, which varied tenfold from turn to turn.
 """
 
 import functools
+import os
 import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -21,6 +26,7 @@ from bench.workers import Side, Worker, team
 COLUMNS = 512
 RATE = 0.5
 SIZES = (10_000, 65_536, 1_000_000, 10_000_000, 100_000_000)
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}  # of glibc
 QUICK = {"sizes": SIZES[:3], "rounds": 3}
 
 Call = Callable[[], object]
@@ -146,7 +152,8 @@ def measure(
 ) -> dict[str, Any]:
     """Return what was measured, as JSON can hold it."""
     sides = OWN | dict(PEERS[peer] for peer in peers)
-    with team(sides, warm_up=(1,)) as (workers, _, left_out):
+    environment = mock.patch.dict(os.environ, KEEP_MEMORY)  # which the workers inherit
+    with environment, team(sides, warm_up=(1,)) as (workers, _, left_out):
         measured = [measure_size(workers, size, rounds) for size in sizes]
     return {"made_with": made_with(), "sizes": measured, "left_out": left_out}
 
@@ -168,10 +175,9 @@ def section(result: Mapping[str, Any]) -> Iterator[str]:
     yield "## Dropout: 1e9 float32 elements a second"
     yield ""
     yield (
-        f"{result['made_with']} Each side returns a new array; medians of "
-        f"{len(sizes[0]['rounds'])} rounds, and in brackets minidl's speed over the side's, the "
-        "median of the rounds' ratios. "
-        "Made by `python -m bench.dropout`."
+        f"{result['made_with']} Each side returns a new array, in memory that its process "
+        f"kept; medians of {len(sizes[0]['rounds'])} rounds, and in brackets minidl's speed over "
+        "the side's, the median of the rounds' ratios. Made by `python -m bench.dropout`."
     )
     yield ""
     yield from table(

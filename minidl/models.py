@@ -204,10 +204,10 @@ class Model(Layer):
 
     def _weight_format(self, path: PathLike) -> ModuleType:
         """Return the module that reads and writes files of that name."""
-        from minidl import weights_keras, weights_torch
+        from minidl.interchange import keras_weights, torch_weights
 
         self._check_built()
-        formats = {".weights.h5": weights_keras, ".safetensors": weights_torch}
+        formats = {".weights.h5": keras_weights, ".safetensors": torch_weights}
         for ending, module in formats.items():
             if os.fspath(path).endswith(ending):
                 return module
@@ -737,7 +737,7 @@ class Sequential(Model):
         OSError
             If the file cannot be written; an older one stays.
         """
-        from minidl import onnx_export
+        from minidl.interchange import onnx_export
 
         self._check_built()
         onnx_export.save(self, path)

@@ -27,9 +27,10 @@ LEVELS = (
     (r"minidl/callbacks/", 5, {"numpy", "tensorboardX"}),
     (r"minidl/progress\.py", 5, {"tqdm"}),
     (r"minidl/(fusion|models|summary|description|checkpoint)\.py", 5, {"numpy"}),
-    (r"minidl/weights_torch\.py", 5, {"numpy"}),
-    (r"minidl/weights_keras\.py", 5, {"numpy", "h5py"}),
-    (r"minidl/onnx_export\.py", 5, {"numpy", "onnx"}),
+    (r"minidl/interchange/torch_weights\.py", 5, {"numpy"}),
+    (r"minidl/interchange/keras_weights\.py", 5, {"numpy", "h5py"}),
+    (r"minidl/interchange/onnx_export\.py", 5, {"numpy", "onnx"}),
+    (r"minidl/interchange/__init__\.py", 5, set()),
     (r"minidl/__init__\.py", 6, set()),
     (r"minidl/images\.py", 5, {"numpy", "PIL"}),
     (r"minidl/(command_line|predict)\.py", 6, {"numpy"}),
@@ -81,10 +82,10 @@ def file_of(name):
 def folder_of(file):
     """Return a file's folder; the kernels, with a folder for each device, are one.
 
-    So are models and the callbacks that they tell, and that know their model.
+    So are models, the callbacks that they tell and the files that they write, which know them.
     """
     folder = Path(file).parts[:-1][:2]
-    return folder[:1] if folder == ("minidl", "callbacks") else folder
+    return folder[:1] if folder[1:] in (("callbacks",), ("interchange",)) else folder
 
 
 def breaches(file, source):
