@@ -38,7 +38,10 @@ from minidl.version import __version__
 
 FORMAT = 1
 INTEGERS = 2**32  # all integers are below it: steps, epochs, batches, samples
-POSITION = ("epoch", "batch", "batch_size", "samples", "shuffle")
+POSITION = (
+    *("epoch", "batch", "batch_size", "samples", "shuffle"),
+    *("data_checksum", "validation_checksum"),
+)
 # What reading a description can raise that makes no sense, wherever in it the nonsense is.
 NONSENSE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -55,7 +58,7 @@ def save(model: Model, path: PathLike) -> None:
         "version": __version__,
         "network": description.describe_network(model),
         "training": describe_training(model),
-        "history": {"epoch": model.history.epoch, "history": model.history.history},
+        "history": list(zip(model.history.epoch, model.history.logs, strict=True)),
         "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     tensor_file.write(path, _arrays(model), {"minidl": json.dumps(texts)})
@@ -176,7 +179,8 @@ class _Reader:
         names = _logged(model)
         totals = self._array("position/totals", (len(names),), "float64").tolist()
         counts = self._array("position/counts", (len(names),), "int64").tolist()
-        model.position = Position(*(self._integer(f"position/{name}") for name in POSITION))
+        integers = (self._integer(f"position/{name}") for name in POSITION)
+        model.position = Position(*integers, optimizer=model.optimizer)
         _check_position(model.position, totals, counts)
         model.position.earlier = dict(zip(names, zip(totals, counts, strict=True), strict=True))
 
@@ -212,17 +216,19 @@ def _check_position(position: Position, totals: list[float], counts: list[int]) 
             raise ValueError(f"position/totals {total}, the sum over {count} samples")
 
 
-def _history(texts: Mapping[str, Any]) -> History:
+def _history(rows: list[Any]) -> History:
     history = History()
-    history.epoch = [checked_integer("history: epoch", n, INTEGERS) for n in texts["epoch"]]
-    for name, values in texts["history"].items():
-        if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
-            raise ValueError(f"history: {name!r:.80} with {values!r:.80}, which are no numbers")
-        if len(values) > len(history.epoch):  # fewer, where a callback logs now and then
-            raise ValueError(
-                f"history: {name!r:.80} with {len(values)} entries for {len(history.epoch)} epochs"
-            )
-        history.history[name] = [float(value) for value in values]
+    for row in rows:
+        if not (isinstance(row, list) and len(row) == 2 and isinstance(row[1], dict)):
+            raise ValueError(f"history: {row!r:.80}, which is no epoch with what it logged")
+        epoch, logs = row
+        checked_integer("history: epoch", epoch, INTEGERS)
+        if "loss" not in logs:  # which each epoch of fit logs, whatever else
+            raise ValueError(f"history: epoch {epoch} without a loss")
+        for name, value in logs.items():
+            if not isinstance(value, int | float):
+                raise ValueError(f"history: {name!r:.80} with {value!r:.80}, which is no number")
+        history.on_epoch_end(epoch, {name: float(value) for name, value in logs.items()})
     return history
 
 

@@ -28,6 +28,8 @@ class Metric:
     name = "metric"
 
     def __init__(self, name: str | None = None):
+        if not isinstance(name, str | None):
+            raise TypeError(f"{type(self).__name__}: name must be a string, received {name!r}")
         self.name = name or self.name
         self.reset_state()
 

@@ -16,7 +16,7 @@ from minidl.autograd import Tensor, no_grad
 from minidl.backend import get_backend
 from minidl.backend.base import FLOAT_TYPES
 from minidl.batches import Batch, Feed, Samples, checked_size
-from minidl.callbacks import Callback, CallbackList, History, LazyLogs, ModelCheckpoint
+from minidl.callbacks import Callback, CallbackList, History, LazyLogs
 from minidl.files import PathLike
 from minidl.keras_gaps import refuse
 from minidl.layers import Dense, Flatten, Input, Layer, Parameter, Rescaling
@@ -24,7 +24,7 @@ from minidl.layers.base import Placement, positive_integer
 from minidl.layers.numbering import name_layers, number_random_layers
 from minidl.metrics import Metric, Running
 from minidl.metrics import get as get_metric
-from minidl.position import Position
+from minidl.position import Position, describe_run
 from minidl.progress import ProgressBar, bar, checked_verbose, line
 from minidl.summary import summary_table
 from minidl.uncertainty import Moments, Uncertainty
@@ -367,9 +367,10 @@ class Model(Layer):
             One weight for each sample's loss.
         resume : bool
             Whether the run goes on that the model was in when it was saved, or when it stopped: in
-            the epoch and at the batch where it was, with its history. The data, `batch_size` and
-            `shuffle` must be the same; then the weights are those of a run that was never broken
-            off, bit for bit.
+            the epoch and at the batch where it was, with its history. All data, `batch_size`,
+            `shuffle` and what `compile` chose must be the same; then the weights are those of a
+            run that was never broken off, bit for bit. Other data are noticed by a checksum, for
+            which a part of large ones is read.
 
         Returns
         -------
@@ -407,26 +408,23 @@ class Model(Layer):
         if not any(parameter.requires_grad for parameter in self.parameters()):
             raise ValueError(f"fit: {self.label} has no weights to train; add a Dense layer")
 
+        run = describe_run(samples, held_out, batch_size=batch_size, shuffle=shuffle)
         if resume:
             if initial_epoch:
                 raise ValueError(
                     f"fit: resume=True says where to begin, received initial_epoch={initial_epoch} "
                     "too; leave one of them out"
                 )
-            self.position.check(batch_size, len(samples), shuffle)
+            self.position.check(run, self.optimizer)
         else:
             self.history, self.position = History(), Position(initial_epoch)
-        self.position = replace(
-            self.position, batch_size=batch_size, samples=len(samples), shuffle=shuffle
-        )
+        self.position = replace(self.position, **run, optimizer=self.optimizer)
 
         names = ["loss", *(metric.name for metric in self.metrics)]
-        # Told first, the history has the epoch that a callback saves at its end; told again, it has
-        # what callbacks put into the logs. A checkpoint holds what all others have done.
-        everyone = [self.history, *(callbacks or ()), self.history]
-        everyone.sort(key=lambda callback: isinstance(callback, ModelCheckpoint))
+        # Told first, the history has the epoch that a callback saves at its end.
+        everyone = [self.history, *([ProgressBar()] if verbose else []), *(callbacks or ())]
         told = CallbackList(
-            [*([ProgressBar()] if verbose else []), *everyone],
+            sorted(everyone, key=lambda callback: callback.comes_last),
             self,
             {
                 "epochs": epochs,

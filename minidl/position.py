@@ -1,8 +1,25 @@
 """Where a run of `fit` stands: what is needed, besides the model, to go on from there."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from minidl.batches import Samples
 from minidl.metrics import Running
+from minidl.optimizers import Optimizer
+
+
+def describe_run(
+    samples: Samples, held_out: Samples | None, *, batch_size: int, shuffle: bool
+) -> dict[str, Any]:
+    """Return what a resumed run has in common with the one that was begun, as `Position` has it."""
+    return {
+        "batch_size": batch_size,
+        "samples": len(samples),
+        "shuffle": shuffle,
+        "data_checksum": samples.checksum(),
+        "validation_checksum": 0 if held_out is None else held_out.checksum(),
+    }
 
 
 @dataclass
@@ -17,6 +34,10 @@ class Position:
         How many of its batches are done.
     batch_size, samples, shuffle : int
         Of the run; 0 before the first.
+    data_checksum, validation_checksum : int
+        `Samples.checksum` of what it trains on, and of what it is validated on; 0 without any.
+    optimizer : Optimizer, optional
+        What updates its weights; `compile` puts another in its place.
     earlier : dict of str to (float, int)
         The epoch's `totals` where it was broken off.
     running : Running, optional
@@ -28,18 +49,28 @@ class Position:
     batch_size: int = 0
     samples: int = 0
     shuffle: int = 0
+    data_checksum: int = 0
+    validation_checksum: int = 0
+    optimizer: Optimizer | None = field(default=None, kw_only=True)
     earlier: dict[str, tuple[float, int]] = field(default_factory=dict, kw_only=True)
     running: Running | None = field(default=None, kw_only=True)
 
-    def check(self, batch_size: int, samples: int, shuffle: bool) -> None:
-        """Raise ValueError where a run with these numbers is not the one that was begun."""
-        asked = {"batch_size": batch_size, "samples": samples, "shuffle": shuffle}
-        for name, number in asked.items():
-            if self.batch_size and getattr(self, name) != number:
+    def check(self, run: Mapping[str, Any], optimizer: Optimizer | None) -> None:
+        """Raise ValueError where a run, from `describe_run`, is not the one that was begun."""
+        if not self.batch_size:
+            return
+        for name, number in run.items():
+            if getattr(self, name) != number:
                 raise ValueError(
                     f"fit: resume=True goes on with a run of {name} {getattr(self, name)}, "
                     f"received {name} {number}; give the same, or leave resume out"
                 )
+        if self.optimizer is not optimizer:
+            raise ValueError(
+                "fit: resume=True goes on with a run, and compile, called since it began, has put "
+                "another optimizer, loss and metrics in their place; leave compile out, as a "
+                "loaded model is compiled, or leave resume out"
+            )
 
     def totals(self) -> dict[str, tuple[float, int]]:
         """Return, for the loss and each metric, the epoch's sum so far and its number of samples.

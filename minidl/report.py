@@ -7,6 +7,7 @@ extra ``plot``, draws them.
 import base64
 import html
 import io
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -141,7 +142,8 @@ def curves(history: History) -> "Figure":
         axes = figure.add_subplot(1, len(names), place + 1)
         for label, key in (("training", name), ("validation", f"val_{name}")):
             if key in history.history:
-                axes.plot(epochs, history.history[key], marker=".", label=label)
+                values = [logs.get(key, math.nan) for logs in history.logs]
+                axes.plot(epochs, values, marker=".", label=label)
         units = {"loss": "loss (nats an image)", "accuracy": "accuracy (share of the images)"}
         axes.set(xlabel="epoch", ylabel=units.get(name, name))
         axes.locator_params(axis="x", integer=True)

@@ -27,19 +27,29 @@ class RunFolder(Callback):
 
     Raises
     ------
+    FileExistsError
+        Where the folder has a run that is not resumed.
     BlockingIOError
         At the beginning of training, where another run uses the folder.
-    FileExistsError
-        At the beginning of training, where the folder has a run that is not resumed.
     OSError
         If it cannot be written.
     """
+
+    comes_last = True  # so that the others can refuse the run before anything is written
 
     def __init__(self, folder: PathLike, configuration: Mapping[str, Any], *, goes_on: bool):
         self.folder = Path(folder)
         self.configuration = configuration
         self.goes_on = goes_on
         self._history = self.folder / "history.jsonl"
+        self._check()
+
+    def _check(self) -> None:
+        if self._history.exists() and not self.goes_on:
+            raise FileExistsError(
+                f"{self.folder}: has a run already; go on with it, --resume latest, or give a new "
+                "run another folder"
+            )
 
     def on_train_begin(self, logs: Logs) -> None:
         """Take the folder, and begin with the epochs that a resumed run had when it was saved."""
@@ -47,28 +57,20 @@ class RunFolder(Callback):
         lock.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
             opened.enter_context(lock_folder(lock))
+            self._check()  # again, now that no other run can begin
             self._write_configuration()
             self._write_past()
             self._file = opened.enter_context(open(self._history, "a", encoding="utf-8"))
             self._opened = opened.pop_all()
 
     def _write_configuration(self) -> None:
-        if self._history.exists() and not self.goes_on:
-            raise FileExistsError(
-                f"{self.folder}: has a run already; go on with it, --resume latest, or give a new "
-                "run another folder"
-            )
         path = self.folder / "config.json"
         if not (self.goes_on and path.exists()):
             write_whole(path, (json.dumps(self.configuration, indent=2) + "\n").encode())
 
     def _write_past(self) -> None:
         past = self.model.history
-        rows = zip(*past.history.values(), strict=True)
-        lines = [
-            self._line(epoch, dict(zip(past.history, row, strict=True)))
-            for epoch, row in zip(past.epoch, rows, strict=True)
-        ]
+        lines = map(self._line, past.epoch, past.logs)
         write_whole(self._history, "".join(lines).encode())
 
     @staticmethod

@@ -28,9 +28,11 @@ from minidl import (
     optimizers,
     report,
 )
+from minidl.batches import Samples
 from minidl.command_line import EXIT_INTERRUPTED, InputError, Parser, complain, number
 from minidl.datasets.idx_dataset import Split
 from minidl.files import check_writable
+from minidl.position import describe_run
 from minidl.run_folder import CHECKPOINTS, RunFolder
 
 LATEST = "latest"
@@ -181,7 +183,7 @@ def build_model(arguments: argparse.Namespace, image_shape: tuple[int, ...]) -> 
 
 
 def resume(
-    arguments: argparse.Namespace, model: models.Sequential, samples: int
+    arguments: argparse.Namespace, model: models.Sequential, training: Split, test: Split
 ) -> tuple[models.Sequential, str]:
     """Return the model to go on with, and a line that says from where.
 
@@ -202,8 +204,10 @@ def resume(
             f"{path}: the run in it has {where} {found}, and this command asks for {asked_for}; "
             "give it the same arguments, or begin a new run"
         )
-    saved.position.check(arguments.batch_size, samples, True)
+    samples, held_out = Samples(*training), Samples(*test)
+    run = describe_run(samples, held_out, batch_size=arguments.batch_size, shuffle=True)
     position = saved.position
+    position.check(run, saved.optimizer)
     return saved, f"{path}: {position.epoch} epochs and {position.batch} steps are done"
 
 
@@ -231,9 +235,11 @@ class EventLog:
         self._path = path
         self._mode = "a" if goes_on else "w"
         self._file: IO[str] | None = None
-        if path is not None:
-            # Only tried here: an older log is kept until there is something to write.
+        # Only tried here: a run that is refused leaves an older log alone, and no new one.
+        if path is not None and os.path.exists(path):
             open(path, "a", encoding="utf-8").close()
+        elif path is not None:
+            check_writable(path)
 
     def write(self, event: str, **values: Any) -> None:
         """Write one event at once; numbers that JSON has not become null."""
@@ -311,6 +317,39 @@ class Watch(callbacks.Callback):
         }
 
 
+class Start(callbacks.Callback):
+    """Log what is trained, on what, and how, once no other callback has refused the run."""
+
+    comes_last = True
+
+    def __init__(self, log: EventLog, arguments: argparse.Namespace, data: str):
+        self.log = log
+        self.arguments = arguments
+        self.data = data
+
+    def on_train_begin(self, logs: callbacks.Logs) -> None:
+        """Write the event."""
+        model, arguments = self.model, self.arguments
+        assert model.optimizer is not None, "build_model compiles"
+        self.log.write(
+            "start",
+            device=model.device,
+            data=self.data,
+            seed=arguments.seed,
+            hidden=arguments.hidden,
+            dropout=arguments.dropout,
+            input_dropout=arguments.input_dropout,
+            scaling=arguments.scaling,
+            optimizer=arguments.optimizer,
+            learning_rate=model.optimizer.learning_rate,
+            max_norm=arguments.max_norm,
+            batch_size=arguments.batch_size,
+            epochs=arguments.epochs,
+            parameters=model.count_params(),
+            version=minidl.__version__,
+        )
+
+
 def new_run(argv: Sequence[str]) -> str:
     """Return the command that gives the whole run again: these arguments without ``--resume``."""
     kept: list[str] = []
@@ -368,13 +407,16 @@ def train(
         model = build_model(arguments, x.shape[1:])
         resumed = None
         if arguments.resume is not None:
-            model, resumed = resume(arguments, model, len(x))
+            model, resumed = resume(arguments, model, (x, y), (x_test, y_test))
         if arguments.save is not None:
             check_writable(arguments.save)
-        told: list[callbacks.Callback] = []
+        keepers: list[callbacks.Callback] = []
+        if arguments.checkpoint_dir is not None:
+            every = arguments.checkpoint_every
+            keepers.append(callbacks.ModelCheckpoint(arguments.checkpoint_dir, every_steps=every))
         if arguments.out is not None:
             configuration = vars(arguments) | {"command": command, "version": minidl.__version__}
-            told.append(RunFolder(arguments.out, configuration, goes_on=resumed is not None))
+            keepers.append(RunFolder(arguments.out, configuration, goes_on=resumed is not None))
     except (ValueError, minidl.DeviceError) as error:
         raise InputError(error) from error
     if notice:
@@ -385,14 +427,9 @@ def train(
     if resumed is not None:
         say(f"resume   {resumed}")
     reached |= {"device": device, "data": data}
-    log_start(log, arguments, model, data)
 
     watch = Watch(log, len(x), arguments.batch_size)
     guard = callbacks.TerminateOnNaN()
-    told += [watch, guard]
-    if arguments.checkpoint_dir is not None:
-        every = arguments.checkpoint_every
-        told.append(callbacks.ModelCheckpoint(arguments.checkpoint_dir, every_steps=every))
     try:
         model.fit(
             x,
@@ -400,7 +437,7 @@ def train(
             batch_size=arguments.batch_size,
             epochs=arguments.epochs,
             verbose=0 if arguments.quiet else 1,
-            callbacks=told,
+            callbacks=[watch, guard, *keepers, Start(log, arguments, data)],
             validation_data=(x_test, y_test),
             resume=resumed is not None,
         )
@@ -434,30 +471,6 @@ def train(
     for title, text in rows.items():
         print(f"{title:<16} {text}")
     return EXIT_INTERRUPTED if watch.interrupted else 0
-
-
-def log_start(
-    log: EventLog, arguments: argparse.Namespace, model: models.Sequential, data: str
-) -> None:
-    """Write what is trained, on what, and how."""
-    assert model.optimizer is not None, "build_model compiles"
-    log.write(
-        "start",
-        device=model.device,
-        data=data,
-        seed=arguments.seed,
-        hidden=arguments.hidden,
-        dropout=arguments.dropout,
-        input_dropout=arguments.input_dropout,
-        scaling=arguments.scaling,
-        optimizer=arguments.optimizer,
-        learning_rate=model.optimizer.learning_rate,
-        max_norm=arguments.max_norm,
-        batch_size=arguments.batch_size,
-        epochs=arguments.epochs,
-        parameters=model.count_params(),
-        version=minidl.__version__,
-    )
 
 
 def write_report(

@@ -157,6 +157,16 @@ class SaveAll(ModelCheckpoint):
             self.save()
 
 
+class RaisedAgain(ReduceLROnPlateau):
+    """Meet a learning rate that something else raises while it is as low as may be."""
+
+    def on_epoch_end(self, epoch, logs):
+        super().on_epoch_end(epoch, logs)
+        if epoch == 10:
+            assert self.model.optimizer.learning_rate == self.min_lr
+            self.model.optimizer.learning_rate = 0.1
+
+
 @pytest.mark.parametrize(
     "told",
     [
@@ -166,6 +176,7 @@ class SaveAll(ModelCheckpoint):
         lambda: ReduceLROnPlateau("loss", factor=0.5, patience=2),
         lambda: ReduceLROnPlateau("loss", factor=0.5, patience=1, cooldown=2, min_delta=0.6),
         lambda: ReduceLROnPlateau("loss", factor=0.5, patience=2, min_lr=0.04),
+        lambda: RaisedAgain("loss", factor=0.5, patience=2, min_lr=0.04),
     ],
 )
 def test_a_run_resumed_anywhere_ends_as_the_whole_one(told, tmp_path):

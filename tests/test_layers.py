@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, initializers, layers, models
+from minidl import Tensor, initializers, layers, metrics, models
 from minidl.constraints import MaxNorm
 from minidl.testing import check_gradient
 
@@ -346,6 +346,21 @@ def test_names_that_nested_models_gave_give_way_with_their_weights():
         "dense_1/weight",
         "dense_1/bias",
     ]
+
+
+@pytest.mark.parametrize("name", [3, 0, b"bytes", ["list"]])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda name: layers.Dense(2, name=name),
+        lambda name: layers.Dropout(0.5, name=name),
+        lambda name: models.Sequential(name=name),
+        metrics.Accuracy,
+    ],
+)
+def test_a_name_that_is_no_string_is_refused(make, name):
+    with pytest.raises(TypeError, match=r"^(Dense|Dropout|Sequential|Accuracy): name must be a st"):
+        make(name)
 
 
 def test_two_layers_that_were_given_one_name_are_refused():

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minidl import layers, models, report, train
+from minidl import callbacks, layers, models, report, train
 from minidl.files import lock_folder
-from minidl.run_folder import LOCK
+from minidl.run_folder import LOCK, RunFolder
 
 pytest.importorskip("matplotlib", reason="needs the extra plot")
 pillow = pytest.importorskip("PIL.Image", reason="needs the extra images")
@@ -172,6 +172,31 @@ def test_the_command_that_gives_a_run_again_does_not_resume(resume):
     assert train.new_run(["--seed", "1", *resume, "--out", "a b"]) == (
         "python -m minidl.train --seed 1 --out 'a b'"
     )
+
+
+class Sometimes(callbacks.Callback):
+    """Log something in every other epoch."""
+
+    def on_epoch_end(self, epoch, logs):
+        if epoch % 2 == 1:
+            logs["odd"] = float(epoch)
+
+
+def test_what_is_logged_now_and_then_is_in_folder_and_curves(tmp_path):
+    model = models.Sequential([layers.Dense(1, input_shape=(1,))])
+    model.compile("sgd", "mse")
+    run = {"x": np.ones((4, 1)), "y": np.ones((4, 1)), "verbose": 0}
+    for epochs, goes_on in ((2, False), (4, True)):
+        keeper = RunFolder(tmp_path / "run", {}, goes_on=goes_on)
+        model.fit(**run, epochs=epochs, callbacks=[keeper, Sometimes()], resume=goes_on)
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("odd") for line in lines] == [None, 1, None, 3]
+    model.save(tmp_path / "model.safetensors")
+    history = models.load(tmp_path / "model.safetensors").history
+    assert history.history["odd"] == model.history.history["odd"] == [1, 3]
+    odd = report.curves(history).axes[1].lines[0]
+    assert (odd.get_xdata().tolist(), odd.get_ydata()[1::2].tolist()) == ([1, 2, 3, 4], [1, 3])
+    assert np.isnan(odd.get_ydata()[::2]).all()
 
 
 def test_a_run_that_is_refused_leaves_the_folder_of_another_alone(tmp_path, capsys):

@@ -243,6 +243,26 @@ def test_a_run_that_is_refused_leaves_an_older_log_alone(tmp_path, capsys):
     assert run(tmp_path, *SMALL)[0]["event"] == "start"
 
 
+def test_a_run_that_is_refused_begins_nothing(tmp_path, capsys):
+    old, new, log = tmp_path / "old", tmp_path / "new", tmp_path / "log.jsonl"
+    assert train.main([*SMALL, "--quiet", "--checkpoint-dir", str(old)]) == 0
+    capsys.readouterr()
+    refused = [*SMALL, "--quiet", "--out", str(new), "--log-json", str(log)]
+    assert "has checkpoints of another run" in refusal(
+        capsys, *refused, "--checkpoint-dir", str(old)
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    log.write_text("older\n")
+    refusal(capsys, *refused, "--checkpoint-dir", str(old))
+    assert log.read_text() == "older\n"
+    assert train.main(refused) == 0  # the folder is free for another try
+    assert events(log)[0]["event"] == "start"
+    capsys.readouterr()
+    unbegun = str(tmp_path / "unbegun")
+    assert "has a run already" in refusal(capsys, *refused, "--checkpoint-dir", unbegun)
+    assert not Path(unbegun).exists()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_ends_in_one_line():
     result = command(*SMALL, "--quiet", "--log-json", "/dev/full")
@@ -422,6 +442,21 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, capsys, change, messag
     assert train.main([*SMALL, "--epochs", "1", "--save", file]) == 0
     capsys.readouterr()
     assert message in refusal(capsys, *SMALL, "--resume", file, *change)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"), [(0, "a run of data_checksum"), (1, "a run of validation_checksum")]
+)
+def test_a_checkpoint_of_a_run_on_other_data_is_refused(
+    tmp_path, capsys, monkeypatch, part, message
+):
+    file = str(tmp_path / "model.safetensors")
+    assert train.main([*SMALL, "--epochs", "1", "--save", file]) == 0
+    capsys.readouterr()
+    data = [(x, y.copy()) for x, y in train.LOADERS["mnist-5k"](None)]
+    data[part][1][0] ^= 1
+    monkeypatch.setitem(train.LOADERS, "mnist-5k", lambda _: data)
+    assert message in refusal(capsys, *SMALL, "--resume", file)
 
 
 def test_places_that_cannot_be_used_end_in_one_line(tmp_path, capsys):

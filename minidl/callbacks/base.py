@@ -39,10 +39,14 @@ class Callback:
         The model in training; ``model.stop_training = True`` ends it after the current step.
     params : dict
         ``epochs``, ``steps`` (an epoch), ``verbose``, ``metrics`` (the names that epochs log).
+    comes_last : bool
+        Whether all callbacks that do not come last are told before it, as where it writes down
+        what they have done.
     """
 
     model: "Model"
     params: dict[str, Any]
+    comes_last = False
 
     def on_train_begin(self, logs: Logs) -> None:
         """Run before the first epoch."""
@@ -99,29 +103,32 @@ class History(Callback):
     ----------
     epoch : list of int
         The epochs' numbers.
-    history : dict of str to list of float
-        One list for each name, one entry for each epoch.
+    logs : list of mapping
+        What each of them logged: names and numbers.
+
+    Examples
+    --------
+    >>> history = History()
+    >>> for epoch, loss in enumerate([0.5, 0.25]):
+    ...     history.on_epoch_end(epoch, {"loss": loss})
+    >>> history.history
+    {'loss': [0.5, 0.25]}
     """
 
     def __init__(self) -> None:
         self.epoch: list[int] = []
-        self.history: dict[str, list[float]] = {}
-        self._noted: set[str] = set()
+        self.logs: list[Logs] = []
 
-    def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
-        """Nothing of the epoch is noted yet."""
-        self._noted.clear()
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """One list for each name, one entry for each epoch that logged it."""
+        names = dict.fromkeys(name for logs in self.logs for name in logs)
+        return {name: [logs[name] for logs in self.logs if name in logs] for name in names}
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        """Append the epoch, or, told again, what other callbacks have put into its logs."""
-        if not self._noted:
-            self.epoch.append(epoch)
-        for name, value in logs.items():
-            values = self.history.setdefault(name, [])
-            if name in self._noted:
-                values.pop()
-            values.append(value)
-            self._noted.add(name)
+        """Keep the epoch's own logs, so that what others put into them later is there too."""
+        self.epoch.append(epoch)
+        self.logs.append(logs)
 
 
 class Watcher(Callback):
@@ -167,9 +174,9 @@ class Watcher(Callback):
         What has taken them in, one by one, stands where it stood when the run was broken off.
         """
         history = self.model.history
-        values = history.history.get(self.monitor, [])
-        first = len(history.epoch) - len(values)  # validation may have come later
-        return zip(history.epoch[first:], values, strict=True)
+        for epoch, logs in zip(history.epoch, history.logs, strict=True):
+            if self.monitor in logs:
+                yield epoch, logs[self.monitor]
 
     def improves(self, value: float) -> bool:
         """Tell whether an epoch's value is the best so far, and remember it if so; NaN never is."""

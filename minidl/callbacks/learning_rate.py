@@ -68,6 +68,9 @@ class ReduceLROnPlateau(Watcher):
     """Multiply the learning rate by `factor` when a number has not improved for a while.
 
     A run that is resumed has waited as long as it had before, and has the learning rate it had.
+    For that, a wait also ends, and the cooldown begins, where the learning rate is at `min_lr`
+    already; in Keras such a wait goes on. The learning rates are Keras', unless something else
+    raises them.
 
     Parameters
     ----------

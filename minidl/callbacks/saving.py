@@ -74,6 +74,8 @@ class ModelCheckpoint(Watcher):
     [0, 1, 2, 3, 4]
     """
 
+    comes_last = True
+
     def __init__(
         self,
         folder: str | os.PathLike[str],

@@ -85,6 +85,8 @@ class Layer:
         **not_taken: Any,
     ):
         refuse("layer", not_taken, who=type(self).__name__)
+        if not isinstance(name, str | None):
+            raise TypeError(f"{type(self).__name__}: name must be a string, received {name!r}")
         if input_shape is not None:
             if not isinstance(input_shape, tuple | list):
                 raise TypeError(

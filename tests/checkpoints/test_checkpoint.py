@@ -24,6 +24,7 @@ from minidl import (
     optimizers,
     tensor_file,
 )
+from minidl.batches import Samples
 from minidl.description import KNOWN, describe, describe_network
 from minidl.files import lock_folder
 from minidl.optimizers import schedules
@@ -275,6 +276,71 @@ def test_another_run_is_not_resumed(change, message):
         model.fit(X, Y, **FIT | change, resume=True)
 
 
+OTHER_X, OTHER_Y = X.copy(), Y.copy()
+OTHER_X[7, 3, 2] ^= 1
+OTHER_Y[0] = (OTHER_Y[0] + 1) % 5
+HELD_OUT = {"validation_split": 0.0, "validation_data": (X, Y)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": OTHER_X}, "a run of data_checksum .*, received data_checksum"),
+        ({"x": X[::-1]}, "a run of data_checksum"),
+        ({"x": X.astype("float32")}, "a run of data_checksum"),
+        ({"y": OTHER_Y}, "a run of data_checksum"),
+        ({"sample_weight": np.ones(50)}, "a run of data_checksum"),
+        ({"validation_data": (OTHER_X, Y)}, "a run of validation_checksum .*, received validation"),
+        ({"validation_data": (X, OTHER_Y)}, "a run of validation_checksum"),
+        ({"validation_data": None}, r"a run of validation_checksum \d+, received .* 0; give"),
+    ],
+)
+def test_a_run_on_other_data_is_not_resumed(path, change, message):
+    run = {"x": X, "y": Y, **FIT, **HELD_OUT, "epochs": 2}
+    model = network()
+    model.fit(**run, callbacks=[SaveAndStop(path, 5)])
+    for broken_off in (model, models.load(path)):
+        with pytest.raises(ValueError, match=f"fit: resume=True goes on with {message}"):
+            broken_off.fit(**run | change, resume=True)
+        assert broken_off.step == 5
+        copied = {"x": np.asfortranarray(X), "y": Y.tolist()}
+        assert broken_off.fit(**run | copied, resume=True).epoch == [0, 1]
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 0), (5, 4), (257, 3), (2**22, 1)])
+def test_the_checksum_of_data_up_to_4_mib_notices_every_change(shape):
+    x = np.zeros(shape, "uint8")
+    checksum = Samples(x).checksum()
+    assert 0 <= checksum < 2**32
+    assert checksum == Samples(np.zeros(shape, "uint8")).checksum()
+    assert checksum != Samples(x, np.zeros(len(x))).checksum()
+    assert checksum != Samples(x[..., np.newaxis]).checksum()
+    for place in {0, x.size // 2, x.size - 1} if x.size else ():
+        changed = x.copy()
+        changed.flat[place] = 1
+        assert checksum != Samples(changed).checksum()
+
+
+def test_the_checksum_of_large_data_reads_a_part_of_them():
+    x = np.broadcast_to(np.float32(0), (10**6, 10**4))  # 40 GB, of which 4 bytes are in memory
+    tracemalloc.start()
+    try:
+        checksum = Samples(x).checksum()
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+    assert checksum != Samples(np.broadcast_to(np.float32(1), x.shape)).checksum()
+
+
+def test_a_run_that_was_compiled_anew_is_not_resumed(path):
+    network().fit(X, Y, **FIT, callbacks=[SaveAndStop(path, 5)])
+    model = models.load(path)
+    model.compile(model.optimizer.__class__(), model.loss, metrics=[])
+    with pytest.raises(ValueError, match="compile, called since it began, has put another optimiz"):
+        model.fit(X, Y, **FIT, resume=True)
+    assert model.step == 5
+
+
 def test_resuming_and_an_epoch_to_begin_with_exclude_each_other():
     with pytest.raises(ValueError, match="resume=True says where to begin, received initial_epoch"):
         network().fit(X, Y, **FIT, resume=True, initial_epoch=2)
@@ -412,11 +478,17 @@ def setter(*keys, value):
         (setter("network", "weights", 0, "trainable", value=None), "trainable to be bool"),
         (setter("network", "weights", 0, "stream", value=-1), "dense/weight: stream must be in"),
         (setter("network", "weights", 0, "stream", value=2**32), "dense/weight: stream must be in"),
-        (setter("history", "history", value={"loss": ["high"]}), "which are no numbers"),
-        (setter("history", "history", value={"loss": "12"}), "which are no numbers"),
-        (setter("history", "history", "loss", value=[1, 2]), "'loss' with 2 entries for 1 epochs"),
-        (setter("history", "epoch", value=[-1]), "history: epoch must be in"),
-        (setter("history", "epoch", value=[0.5]), "history: epoch must be an integer"),
+        (setter("history", 0, 1, "loss", value="high"), "history: 'loss' with 'high', which is no"),
+        (setter("history", 0, 1, "loss", value=[1.0, 2.0]), r"'loss' with \[1.0, 2.0\], which is"),
+        (setter("history", 0, 1, value={"accuracy": 0.5}), "history: epoch 0 without a loss"),
+        (setter("history", 0, 0, value=-1), "history: epoch must be in"),
+        (setter("history", 0, 0, value=0.5), "history: epoch must be an integer"),
+        (setter("history", 0, value=[0]), r"history: \[0\], which is no epoch with what it logged"),
+        (setter("history", 0, value=[0, 0.5]), r"history: \[0, 0.5\], which is no epoch with"),
+        (
+            setter("history", value={"epoch": [0], "history": {"loss": [1.0, 2.0]}}),
+            "history: 'epoch', which is no epoch with what it logged",
+        ),
     ],
 )
 def test_a_description_that_makes_no_sense_is_refused(path, change, message):

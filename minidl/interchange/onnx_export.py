@@ -1,0 +1,150 @@
+"""Export to ONNX, for runtimes of all kinds; it needs onnx, the extra ``onnx``.
+
+The graph computes what the network does in inference. Its Dropout nodes pass everything there, and
+drop in a runtime that trains.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl.files import PathLike, write_whole
+from minidl.layers import (
+    Activation,
+    Dense,
+    Dropout,
+    Flatten,
+    Layer,
+    ReLU,
+    Rescaling,
+    Softmax,
+    activations,
+)
+from minidl.models import Sequential
+from minidl.version import __version__
+
+OPSET, IR_VERSION = 17, 8  # of 2022, which runtimes know
+OPERATORS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
+
+
+def save(model: Sequential, path: PathLike) -> None:
+    """Write a built model as an ONNX file; `Model.export` is the public name."""
+    graph = _Graph(model.dtype)
+    output = graph.through(model.layers, "input")
+    write_whole(path, graph.serialized(model, output))
+
+
+class _Graph:
+    """Nodes and constants, put together layer by layer."""
+
+    def __init__(self, dtype: np.dtype):
+        try:
+            import onnx
+        except ImportError as error:
+            raise ImportError("export: needs onnx; pip install 'minidl[onnx]'") from error
+        self._onnx = onnx
+        self._dtype = dtype
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+
+    def through(self, layers: Sequence[Layer], value: str) -> str:
+        """Add the nodes of layers that `value` goes through; return the name of the result."""
+        for layer in layers:
+            value = self._apply(layer, value)
+        return value
+
+    def _apply(self, layer: Layer, x: str) -> str:
+        kind, label = type(layer), layer.label
+        if isinstance(layer, Sequential):
+            return self.through(layer.layers, x)
+        if kind is Flatten:
+            return self._node("Flatten", label, x, axis=1)
+        if kind is ReLU:
+            return self._node("Relu", label, x)
+        if isinstance(layer, Softmax) and kind is Softmax:
+            return self._node("Softmax", label, x, axis=layer.axis)
+        if isinstance(layer, Rescaling) and kind is Rescaling:
+            return self._rescale(layer, x)
+        if isinstance(layer, Activation) and kind is Activation:
+            return self._activate(layer, layer.activation, x)
+        if isinstance(layer, Dropout) and kind is Dropout:
+            return self._drop(layer, x)
+        if isinstance(layer, Dense) and kind is Dense:
+            return self._dense(layer, x)
+        raise TypeError(f"export: {label} is a {kind.__qualname__}, for which ONNX has no operator")
+
+    def _rescale(self, layer: Rescaling, x: str) -> str:
+        label = layer.label
+        x = self._node("Mul", f"{label}/scale", x, self._number(f"{label}/by", layer.scale))
+        if not layer.offset:
+            return x
+        return self._node("Add", f"{label}/shift", x, self._number(f"{label}/to", layer.offset))
+
+    def _dense(self, layer: Dense, x: str) -> str:
+        x = self._node("MatMul", f"{layer.label}/product", x, self._constant(layer.weight))
+        if layer.bias is not None:
+            x = self._node("Add", f"{layer.label}/sum", x, self._constant(layer.bias))
+        return self._activate(layer, layer.activation, x)
+
+    def _activate(self, layer: Layer, function: activations.Function, x: str) -> str:
+        name = activations.name_of(function)
+        if name == "linear":
+            return x
+        if name == "softmax":
+            return self._node("Softmax", f"{layer.label}/softmax", x, axis=-1)
+        if name is None:
+            raise TypeError(
+                f"export: {layer.label} applies {function!r}, for which ONNX has no operator"
+            )
+        return self._node(OPERATORS[name], f"{layer.label}/{name}", x)
+
+    def _drop(self, layer: Dropout, x: str) -> str:
+        label = layer.label
+        if layer.rate == 1:
+            raise ValueError(f"export: {label} has rate 1, and ONNX has rates below 1 only")
+        x = self._node("Dropout", label, x, self._number(f"{label}/rate", layer.rate))
+        if layer.scaling == "train":
+            return x
+        # In training it undoes the scaling of the node, and in inference it is the layer's.
+        return self._node("Mul", f"{label}/keep", x, self._number(f"{label}/by", 1 - layer.rate))
+
+    def _node(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
+        output = f"{name}:out"
+        node = self._onnx.helper.make_node(operator, inputs, [output], name, **attributes)
+        self._nodes.append(node)
+        return output
+
+    def _constant(self, parameter: Any) -> str:
+        values = np.ascontiguousarray(parameter.numpy())
+        self._constants.append(self._onnx.numpy_helper.from_array(values, parameter.name))
+        return parameter.name
+
+    def _number(self, name: str, value: float) -> str:
+        array = np.array(value, self._dtype)
+        self._constants.append(self._onnx.numpy_helper.from_array(array, name))
+        return name
+
+    def serialized(self, model: Sequential, output: str) -> bytes:
+        """Return the whole file."""
+        helper = self._onnx.helper
+        kind = helper.np_dtype_to_tensor_dtype(self._dtype)
+        ends = [
+            helper.make_tensor_value_info(name, kind, ["batch", *shape])
+            for name, shape in (
+                ("input", model.built_for or ()),
+                (output, (model.output_shape or ())[1:]),
+            )
+        ]
+        graph = helper.make_graph(
+            self._nodes, model.label, ends[:1], ends[1:], initializer=self._constants
+        )
+        whole = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="minidl",
+            producer_version=__version__,
+        )
+        self._onnx.checker.check_model(whole)
+        return whole.SerializeToString()
