@@ -7,7 +7,7 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -94,6 +94,19 @@ def loss_and_error(model: models.Sequential, x: np.ndarray, y: np.ndarray) -> tu
     """Return the cross-entropy in nats and the share of wrong answers in percent."""
     loss, accuracy = model.evaluate(x, y, batch_size=1000, verbose=0)
     return loss, 100 * (1 - accuracy)
+
+
+def once(log: Path, run: dict[str, object], find: Callable[[], float]) -> float:
+    """Return a run's number: from the log, a line of JSON for each run, or found now and added."""
+    for line in log.read_text().splitlines() if log.exists() else []:
+        known = json.loads(line)
+        number = known.pop("number")
+        if known == run:
+            return number
+    number = find()
+    with log.open("a") as file:
+        print(json.dumps(run | {"number": number}), file=file)
+    return number
 
 
 def finish(chosen: argparse.Namespace, figure: plt.Figure, **numbers: object) -> None:
