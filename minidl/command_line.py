@@ -2,11 +2,12 @@
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+EXIT_UNREAD, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
 class InputError(Exception):
@@ -46,8 +47,14 @@ def number(
 
 
 def complain(module: str, error: Exception) -> int:
-    """Print an error in one line and return the exit status."""
+    """Print an error in one line and return the exit status; end quietly where nobody reads on."""
+    if isinstance(error, BrokenPipeError):
+        # What is left would be written at exit, and fail again (Python docs, "Note on SIGPIPE").
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_UNREAD
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
     print(f"{module}: {printable(text)}", file=sys.stderr)
     return EXIT_BAD_INPUT
 

@@ -83,13 +83,16 @@ def _picture(path: PathLike, sample_shape: tuple[int, ...], invert: bool) -> np.
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             if math.prod(image.size) > MAX_PIXELS:
-                raise ValueError(f"{image.size} pixels, more than {MAX_PIXELS:,}")
+                raise ValueError(f"{image.size} pixels")
             if image.mode.startswith(("I", "F")):
-                raise ValueError("more than 8 bits a pixel; convert it to 8")
+                raise ValueError("16 bits or more; convert it to 8")
             paper = Image.new("RGBA", image.size, "white" if invert else "black")
             grey = Image.alpha_composite(paper, image.convert("RGBA")).convert("L")
             height, width = sample_shape
             pixels = np.asarray(grey.resize((width, height), Image.Resampling.BOX))
     except Exception as error:  # what Pillow raises of damaged files is not documented
-        raise ValueError(f"{path}: expected an intact image, found: {error}") from error
+        raise ValueError(
+            f"{path}: expected an intact image of 8 bits a channel and at most {MAX_PIXELS:,} "
+            f"pixels, found: {error}"
+        ) from error
     return 255 - pixels if invert else pixels

@@ -24,7 +24,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("minidl.predict", __doc__)
     add = parser.add_argument
     add("model", metavar="MODEL", help="a file that minidl.train saved")
-    add("images", metavar="FILE", nargs="+", help="PNG, JPEG, IDX or NPY")
+    add(
+        "images",
+        metavar="FILE",
+        nargs="+",
+        help="PNG, JPEG, IDX or NPY; the arrays of IDX and NPY are taken as they are: "
+        "0 to 255 for networks of minidl.train",
+    )
     add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     add("--batch-size", type=number(int, 1), default=128, help="default: 128")
     add(
@@ -43,11 +49,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 2 for bad input, 130 after Ctrl-C."""
+    """Run the command and return its exit status.
+
+    0, 1 where what it prints is not read to the end, 2 for bad input, 130 after Ctrl-C.
+    """
     arguments = parse_arguments(argv)
     try:
         for line in predict(arguments):
             print(line)
+        sys.stdout.flush()  # here, where an error is caught
     except (InputError, ImportError, OSError, MemoryError) as error:
         return complain("minidl.predict", error)
     except KeyboardInterrupt:

@@ -27,12 +27,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MISTAKES, UNITS, SAMPLES = 24, 32, 500  # how many are shown
+PIXELS_PER_INCH = 96  # of the page; a picture has twice as many, for screens that do
+SCALED = {
+    "train": "what is kept is scaled up in training",
+    "inference": "all is scaled down in prediction",
+}
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
        color: #222; background: #fff; }
-h2 { margin-top: 2.5rem; } figure { margin: 1rem 0; } img { max-width: 100%; }
+h2 { margin-top: 2.5rem; } figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
 figcaption { color: #555; } pre { background: #f4f4f4; padding: 0.8rem; overflow-x: auto;
        font-size: 13px; line-height: 1.25; }
+.command { white-space: pre-wrap; overflow-wrap: anywhere; }
 table { border-collapse: collapse; } td { padding: 0.1rem 1.5rem 0.1rem 0; }
 """
 
@@ -58,7 +64,8 @@ def write(
     model : Sequential
         Trained; its ``history`` gives the curves.
     x, y : numpy.ndarray
-        Images that it was not trained on, of shape (images, height, width), and class numbers.
+        The test images, on which it was validated, of shape (images, height, width), and class
+        numbers.
     facts : mapping
         What stands at the top: names and values.
     command : str
@@ -68,11 +75,12 @@ def write(
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8"><title>A run of minidl</title>',
+        '<meta name="viewport" content="width=device-width">',
         '<link rel="icon" href="data:,">',
         f"<style>{STYLE}</style></head><body><h1>A run of minidl</h1><table>",
         *(f"<tr><td>{_text(name)}</td><td>{_text(facts[name])}</td></tr>" for name in facts),
         "</table><h2>Get it again</h2>",
-        f"<pre>{_text(command)}</pre>",
+        f'<pre class="command">{_text(command)}</pre>',
     ]
     for title, caption, figure in _figures(model, x, y, probabilities):
         parts.append(f"<h2>{_text(title)}</h2><figure>{_picture(figure, title)}")
@@ -89,9 +97,10 @@ def _text(value: str) -> str:
 def _picture(figure: "Figure", title: str) -> str:
     """Return a figure as an image that the page holds itself."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
+    figure.savefig(content, format="png", dpi=2 * PIXELS_PER_INCH)
     data = base64.b64encode(content.getvalue()).decode()
-    return f'<img alt="{_text(title)}" src="data:image/png;base64,{data}">'
+    width = round(figure.get_figwidth() * PIXELS_PER_INCH)
+    return f'<img alt="{_text(title)}" width="{width}" src="data:image/png;base64,{data}">'
 
 
 def _figures(
@@ -99,13 +108,17 @@ def _figures(
 ) -> Iterator[tuple[str, str, Any]]:
     """Give the title, caption and drawing of each picture that there is something for."""
     if model.history.epoch:
-        yield "Learning curves", "Means over the images, after each epoch.", curves(model.history)
+        caption = (
+            "Training: the mean over the epoch, dropout on, while the weights change. Validation: "
+            f"after the epoch, dropout off, on the {len(x):,} test images."
+        )
+        yield "Learning curves", caption, curves(model.history)
     guesses = probabilities.argmax(axis=1)
-    yield (
-        "Confusion",
-        f"{int((guesses == y).sum()):,} of {len(y):,} images are on the diagonal: right.",
-        confusion(y, guesses, probabilities.shape[1]),
+    caption = (
+        f"{int((guesses == y).sum()):,} of {len(y):,} images are on the diagonal: right. The "
+        "colour goes with the root of the number, so that a few mistakes can be seen beside them."
     )
+    yield "Confusion", caption, confusion(y, guesses, probabilities.shape[1])
     if (guesses != y).any():
         caption = (
             "The images whose class had the least probability: the class, what it was read as, and "
@@ -115,14 +128,17 @@ def _figures(
     first = next((layer for layer in model.layers if isinstance(layer, Dense)), None)
     if first is not None and first.weight.shape[0] == np.prod(x.shape[1:]):
         caption = (
-            f"What the first units of {first.label} look for: a weight for each pixel, red where "
-            "ink speaks for it, blue where it speaks against."
+            f"What the first {min(UNITS, first.units)} of {first.units} units of {first.label} "
+            "look for: a weight for each pixel, red where ink speaks for it, blue where it speaks "
+            "against."
         )
         yield "The first layer", caption, first_weights(first, x.shape[1:])
-    if any(isinstance(layer, Dropout) for layer in model.layers):
+    scalings = {layer.scaling for layer in model.layers if isinstance(layer, Dropout)}
+    if scalings:
         caption = (
             f"The outputs of the layers with dropout for {min(SAMPLES, len(x))} images, as in "
-            "prediction and as in training, where some are dropped and the others scaled up."
+            "prediction and as in training, where some are dropped; "
+            f"{', '.join(SCALED[scaling] for scaling in sorted(scalings))}."
         )
         yield "Activations with and without dropout", caption, activations(model, x[:SAMPLES])
 
@@ -130,7 +146,7 @@ def _figures(
 def _new(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="compressed")
 
 
 def curves(history: History) -> "Figure":
@@ -146,7 +162,7 @@ def curves(history: History) -> "Figure":
                 axes.plot(epochs, values, marker=".", label=label)
         units = {"loss": "loss (nats an image)", "accuracy": "accuracy (share of the images)"}
         axes.set(xlabel="epoch", ylabel=units.get(name, name))
-        axes.locator_params(axis="x", integer=True)
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.legend()
     return figure
@@ -154,27 +170,24 @@ def curves(history: History) -> "Figure":
 
 def confusion(y: np.ndarray, guesses: np.ndarray, classes: int) -> "Figure":
     """Draw how many images of each class were read as which."""
+    from matplotlib.colors import PowerNorm
+
     counts = np.zeros((classes, classes), "int64")
     np.add.at(counts, (y, guesses), 1)
     figure = _new(6.5, 5.5)
     axes = figure.add_subplot()
-    # A root, so that the few mistakes can be seen beside the many that are right.
-    image = axes.imshow(counts, cmap="Blues", norm="linear" if counts.max() < 2 else _root(counts))
+    norm = PowerNorm(0.5, vmin=0, vmax=counts.max())
+    image = axes.imshow(counts, cmap="Blues", norm=norm)
     axes.set(xlabel="read as (class)", ylabel="is (class)")
     axes.set(xticks=range(classes), yticks=range(classes))
     if classes <= 20:
         for (row, column), count in np.ndenumerate(counts):
-            colour = "white" if count > counts.max() / 4 else "black"
+            colour = "white" if count > counts.max() / 2 else "black"
             if count:
                 axes.text(column, row, str(count), ha="center", va="center", color=colour, size=8)
-    figure.colorbar(image, label="images")
+    ticks = np.unique(norm.inverse(np.linspace(0, 1, 6)).round())
+    figure.colorbar(image, label="images", ticks=ticks)
     return figure
-
-
-def _root(counts: np.ndarray) -> Any:
-    from matplotlib.colors import PowerNorm
-
-    return PowerNorm(0.5, vmin=0, vmax=counts.max())
 
 
 def mistakes(x: np.ndarray, y: np.ndarray, probabilities: np.ndarray) -> "Figure":
@@ -199,7 +212,7 @@ def first_weights(layer: Dense, shape: tuple[int, ...]) -> "Figure":
     bound = float(np.abs(weights).max()) or 1.0
     columns = min(8, weights.shape[1])
     rows = -(-weights.shape[1] // columns)
-    figure = _new(9, 1.1 * rows + 0.4)
+    figure = _new(9, max(1.1 * rows, 2.4))
     grid = figure.subplots(rows, columns, squeeze=False)
     for place, axes in enumerate(grid.flat):
         axes.axis("off")
@@ -214,9 +227,11 @@ def activations(model: Sequential, x: np.ndarray) -> "Figure":
     """Draw how often the layers with dropout give which values, as in prediction and training."""
     without = _dropout_outputs(model, x, rng.inference())
     dropping = _dropout_outputs(model, x, rng.monte_carlo(sample=0, row_offset=0))
-    figure = _new(4.5 * len(without), 3.5)
+    columns = min(2, len(without))
+    rows = -(-len(without) // columns)
+    figure = _new(4.5 * columns, 3.5 * rows)
     for place, name in enumerate(without):
-        axes = figure.add_subplot(1, len(without), place + 1)
+        axes = figure.add_subplot(rows, columns, place + 1)
         both = {"without dropout": without[name], "with dropout": dropping[name]}
         edges = np.histogram_bin_edges(np.concatenate(list(both.values())), 60)
         for label, values in both.items():

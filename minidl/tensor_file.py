@@ -5,7 +5,6 @@ A file is a little-endian uint64, that many bytes of JSON, and the arrays
 side and fill the file, so none can be larger than the file.
 """
 
-import os
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -73,11 +72,11 @@ class TensorFile:
         self.path = path
         check_regular(path)
         with open(path, "rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        if header > min(MAX_HEADER_BYTES, os.path.getsize(path)):
+            start = file.read(8)
+        if int.from_bytes(start, "little") > MAX_HEADER_BYTES:
             raise ValueError(
-                f"{path}: expected a safetensors file, found one whose header claims to have "
-                f"{header:,} bytes (at most {MAX_HEADER_BYTES:,}, and no more than the file)"
+                f"{path}: expected a safetensors file with a header of at most "
+                f"{MAX_HEADER_BYTES:,} bytes, found a file that starts with {start!r}"
             )
         try:
             self._file = safe_open(path, framework="np").__enter__()

@@ -40,6 +40,8 @@ HIDDEN, DROPOUT = [512, 256], [0.5, 0.3]
 PIXELS, CLASSES = 28 * 28, 10
 MAX_UNITS, MAX_WEIGHTS = 2**20, 2**32
 EXIT_DIVERGED = 3
+# The arguments that change no number: what is kept and printed, and where.
+KEEPING = {"out", "checkpoint_dir", "checkpoint_every", "resume", "save", "quiet", "log_json"}
 LOADERS: dict[str, Callable[[str | None], tuple[Split, Split]]] = {
     "mnist": datasets.mnist.load_data,
     "fashion-mnist": datasets.fashion_mnist.load_data,
@@ -70,7 +72,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--dropout",
         type=rate,
-        nargs="+",
+        nargs="*",
         metavar="RATE",
         help="the probability of being dropped, one for all hidden layers or one for each "
         "(default: 0.5 0.3, with another number of hidden layers 0.5)",
@@ -104,6 +106,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--quiet", action="store_true", help="print the final table only")
     add("--log-json", metavar="FILE", help="write one JSON object for each event")
     arguments = parser.parse_args(argv)
+    if arguments.lr is None:
+        arguments.lr = optimizers.get(arguments.optimizer).learning_rate
     if arguments.data == "mnist-5k" and arguments.data_dir is not None:
         parser.error("argument --data-dir: mnist-5k comes with minidl; leave the folder out")
     if arguments.out is not None and arguments.checkpoint_dir is None:
@@ -125,7 +129,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     count = len(arguments.hidden)
     if arguments.dropout is None:
         arguments.dropout = DROPOUT if count == len(DROPOUT) else [0.5]
-    elif count == 0:
+    elif count == 0 and arguments.dropout:
         parser.error("argument --dropout: there is no hidden layer to drop from")
     if len(arguments.dropout) == 1:
         arguments.dropout *= count
@@ -175,10 +179,8 @@ def build_model(arguments: argparse.Namespace, image_shape: tuple[int, ...]) -> 
     stack.append(dense(CLASSES, "softmax"))
 
     model = models.Sequential(stack, device=arguments.device, seed=arguments.seed)
-    optimizer = optimizers.get(arguments.optimizer)
-    if arguments.lr is not None:
-        optimizer = type(optimizer)(arguments.lr)
-    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    optimizer = type(optimizers.get(arguments.optimizer))
+    model.compile(optimizer(arguments.lr), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
@@ -350,16 +352,14 @@ class Start(callbacks.Callback):
         )
 
 
-def new_run(argv: Sequence[str]) -> str:
-    """Return the command that gives the whole run again: these arguments without ``--resume``."""
-    kept: list[str] = []
-    words = iter(argv)
-    for word in words:
-        if word == "--resume":
-            next(words)  # what is resumed
-        elif not word.startswith("--resume="):
-            kept.append(word)
-    return shlex.join(["python", "-m", "minidl.train", *kept])
+def new_run(arguments: argparse.Namespace) -> str:
+    """Return the command that gives the same numbers again, from the beginning, and keeps none."""
+    words = ["python", "-m", "minidl.train"]
+    for name, value in vars(arguments).items():
+        if name not in KEEPING and value is not None:
+            words.append(f"--{name.replace('_', '-')}")
+            words += map(str, value if isinstance(value, list) else [value])
+    return shlex.join(words)
 
 
 def process_seconds() -> float:
@@ -373,10 +373,10 @@ def process_seconds() -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
-    0, 2 for bad input, 3 where numbers are no longer finite, 130 after Ctrl-C.
+    0, 1 where what it prints is not read to the end, 2 for bad input, 3 where numbers are no longer
+    finite, 130 after Ctrl-C.
     """
     arguments = parse_arguments(argv)
-    command = new_run(sys.argv[1:] if argv is None else argv)
     level = logging.WARNING if arguments.quiet else logging.INFO
     logging.basicConfig(format="%(message)s", level=level)
     reached: dict[str, Any] = {"seed": arguments.seed, "epochs": 0}
@@ -385,7 +385,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return complain("minidl.train", error)
     try:
-        return train(arguments, log, reached, command)
+        return train(arguments, log, reached)
     except (InputError, OSError, MemoryError) as error:
         return complain("minidl.train", error)
     except KeyboardInterrupt:
@@ -396,14 +396,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.close()
 
 
-def train(
-    arguments: argparse.Namespace, log: EventLog, reached: dict[str, Any], command: str
-) -> int:
+def train(arguments: argparse.Namespace, log: EventLog, reached: dict[str, Any]) -> int:
     """Train, evaluate, and keep in `reached` what was reached."""
     say = (lambda *_: None) if arguments.quiet else print
     try:
-        device = minidl.get_backend(arguments.device).name
+        device = arguments.device = minidl.get_backend(arguments.device).name
         data, notice, ((x, y), (x_test, y_test)) = load_data(arguments.data, arguments.data_dir)
+        arguments.data = data
         model = build_model(arguments, x.shape[1:])
         resumed = None
         if arguments.resume is not None:
@@ -415,7 +414,8 @@ def train(
             every = arguments.checkpoint_every
             keepers.append(callbacks.ModelCheckpoint(arguments.checkpoint_dir, every_steps=every))
         if arguments.out is not None:
-            configuration = vars(arguments) | {"command": command, "version": minidl.__version__}
+            again = {"command": new_run(arguments), "version": minidl.__version__}
+            configuration = vars(arguments) | again
             keepers.append(RunFolder(arguments.out, configuration, goes_on=resumed is not None))
     except (ValueError, minidl.DeviceError) as error:
         raise InputError(error) from error
@@ -461,26 +461,32 @@ def train(
         "test accuracy": f"{test_accuracy:.2%}",
         "test loss": f"{test_loss:.4f}",
         "images a second": f"{reached['images_per_second']:,.0f} in training",
-        "time": f"{seconds:.1f} s in all, {watch.seconds:.1f} s in training",
+        "time": f"{watch.seconds:.1f} s in training, {seconds:.1f} s from start to test",
     }
     if arguments.save is not None and not watch.interrupted:
         model.save(arguments.save)
         rows["saved"] = arguments.save
     if arguments.out is not None:
-        rows["report"] = write_report(arguments.out, model, (x_test, y_test), rows, command)
+        rows["report"] = write_report(arguments, model, (x_test, y_test), rows)
     for title, text in rows.items():
         print(f"{title:<16} {text}")
     return EXIT_INTERRUPTED if watch.interrupted else 0
 
 
 def write_report(
-    folder: str, model: models.Sequential, test: Split, facts: dict[str, str], command: str
+    arguments: argparse.Namespace, model: models.Sequential, test: Split, rows: dict[str, str]
 ) -> str:
     """Write the page about a run, and return its path, or what is missing."""
     if not report.is_possible():
         return "needs matplotlib: pip install 'minidl[plot]'"
-    page = os.path.join(folder, "report.html")
-    report.write(page, model, *test, facts=facts, command=command)
+    page = os.path.join(arguments.out, "report.html")
+    facts = rows | {
+        "optimizer": f"{arguments.optimizer}, learning rate {arguments.lr}",
+        "batch size": f"{arguments.batch_size:,}",
+        "seed": str(arguments.seed),
+        "version": minidl.__version__,
+    }
+    report.write(page, model, *test, facts=facts, command=new_run(arguments))
     return page
 
 

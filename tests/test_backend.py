@@ -86,7 +86,7 @@ def test_cuda_without_a_device_gives_the_reason_of_the_driver():
     said = run_fresh(ASK_FOR_CUDA.format(preparation=""), CUDA_VISIBLE_DEVICES="")
     error, auto = said.splitlines()
     assert error.startswith("cuda: the driver gives no device: cudaError")
-    assert error.endswith('use device="cpu"')
+    assert error.endswith("; install a CUDA driver, or use the device cpu")
     assert auto == "<backend cpu>"
 
 

@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -56,7 +58,7 @@ def test_the_folder_holds_what_belongs_to_a_run(folder):
     configuration = json.loads((folder / "config.json").read_text())
     assert configuration["hidden"] == [16]
     assert configuration["seed"] == 0
-    assert configuration["command"].startswith("python -m minidl.train --data mnist-5k --hidden 16")
+    assert (configuration["data"], configuration["lr"]) == ("mnist-5k", 0.001)
     lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     assert set(lines[0]) == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy"}
@@ -89,6 +91,9 @@ def test_the_page_holds_every_picture_and_fact(folder):
     command = json.loads((folder / "config.json").read_text())["command"]
     for expected in (command, 'Model: "sequential"', "12,730", "mnist-5k", "2 of 2"):
         assert expected in text
+    assert "adam, learning rate 0.001" in text
+    assert "the first 16 of 16 units of dense look" in text
+    assert "some are dropped; what is kept is scaled up in training." in text
 
 
 def test_what_is_written_into_the_page_is_text(tmp_path):
@@ -134,6 +139,54 @@ def test_the_worst_mistakes_come_first():
     assert titles == ["1, read as 0\n80.0%", "0, read as 1\n70.0%", "1, read as 0\n60.0%"]
 
 
+def pixels(count):
+    return np.random.default_rng(0).integers(0, 256, (count, 28, 28)).astype("uint8")
+
+
+def weights_of(units):
+    model = models.Sequential([layers.Input((784,)), layers.Dense(units)], seed=1)
+    return report.first_weights(model.layers[0], (28, 28))
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        *(report.mistakes(pixels(n), np.ones(n, int), np.tile([1, 0], (n, 1))) for n in (1, 3, 24)),
+        *(weights_of(units) for units in (1, 8, 9, 32)),
+        report.confusion(np.repeat(np.arange(10), 1000), np.repeat(np.arange(10), 1000), 10),
+    ],
+)
+def test_nothing_of_a_figure_is_cut_off(figure):
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()  # in inches
+    assert min(box.x0, box.y0) > 0
+    assert box.x1 < figure.get_figwidth()
+    assert box.y1 < figure.get_figheight()
+
+
+def test_the_ticks_of_the_confusion_are_as_far_apart_as_its_colours():
+    for counts, ticks in ((1, [0, 1]), (100, [0, 4, 16, 36, 64, 100])):
+        y = np.repeat(np.arange(2), counts)
+        assert report.confusion(y, y, 2).axes[1].get_yticks().tolist() == ticks
+
+
+def test_one_epoch_is_one_tick():
+    history = callbacks.History()
+    history.on_epoch_end(0, {"loss": 1.0})
+    (axes,) = report.curves(history).axes
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+
+
+def test_dropout_that_scales_in_prediction_is_told(tmp_path):
+    stack = [layers.Input((2, 2)), layers.Flatten(), layers.Dropout(0.5, scaling="inference")]
+    model = models.Sequential([*stack, layers.Softmax()], seed=1)
+    x = np.eye(4).reshape(4, 2, 2)
+    report.write(tmp_path / "x.html", model, x, np.arange(4), facts={}, command="x")
+    text = "".join(Page(tmp_path / "x.html").texts)
+    assert "some are dropped; all is scaled down in prediction." in text
+
+
 def test_dropout_changes_the_activations_that_are_drawn():
     model = models.Sequential([layers.Input((1000,)), layers.Dropout(0.5)], seed=1)
     (axes,) = report.activations(model, np.ones((5, 1000))).axes
@@ -163,15 +216,40 @@ def test_a_run_goes_on_in_its_folder_and_no_other_begins_there(tmp_path, capsys)
     configuration = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (configuration["epochs"], configuration["resume"]) == (2, None)
     text = "".join(Page(tmp_path / "run" / "report.html").texts)
-    assert f"--epochs 2 --out {out} --epochs 4\n" in text
+    assert " --epochs 4 " in text
     assert "--resume" not in text
 
 
-@pytest.mark.parametrize("resume", [["--resume", "latest"], ["--resume=a b"], []])
-def test_the_command_that_gives_a_run_again_does_not_resume(resume):
-    assert train.new_run(["--seed", "1", *resume, "--out", "a b"]) == (
-        "python -m minidl.train --seed 1 --out 'a b'"
-    )
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--hidden", "16", "--dropout", "0.5", "--max-norm", "3", "--input-dropout", "0.1"),
+        ("--hidden", "--optimizer", "sgd", "--scaling", "inference", "--quiet"),
+    ],
+)
+def test_the_command_of_the_page_gives_the_numbers_again(options, tmp_path, capsys):
+    run = ("--data", "mnist-5k", "--epochs", "1", *options, "--checkpoint-every", "20")
+    assert train.main([*run, "--out", str(tmp_path / "a b")]) == 0
+    first = capsys.readouterr().out
+    text = (tmp_path / "a b" / "config.json").read_text()
+    python, dash_m, module, *again = shlex.split(json.loads(text)["command"])
+    assert (python, dash_m, module) == ("python", "-m", "minidl.train")
+    assert train.main(again) == 0
+    second = capsys.readouterr().out
+    losses = [re.search(r"test loss +(\S+)", printed)[1] for printed in (first, second)]
+    assert losses[0] == losses[1]
+
+
+def test_the_command_of_the_page_names_the_data_that_were_used(tmp_path, monkeypatch):
+    def no_mirror(_):
+        raise OSError("no mirror")
+
+    monkeypatch.setitem(train.LOADERS, "mnist", no_mirror)
+    monkeypatch.delenv("MINIDL_DATA", raising=False)
+    assert train.main(["--hidden", "4", "--epochs", "1", "--out", str(tmp_path), "--quiet"]) == 0
+    configuration = json.loads((tmp_path / "config.json").read_text())
+    assert configuration["data"] == "mnist-5k"
+    assert configuration["command"].endswith(" --data mnist-5k")
 
 
 class Sometimes(callbacks.Callback):

@@ -463,7 +463,7 @@ def test_places_that_cannot_be_used_end_in_one_line(tmp_path, capsys):
     missing = str(tmp_path / "missing" / "model.safetensors")
     assert "there is no folder" in refusal(capsys, *SMALL, "--save", missing)
     assert "expected the name of a file" in refusal(capsys, *SMALL, "--save", str(tmp_path))
-    assert "No such file" in refusal(capsys, *SMALL, "--resume", missing)
+    assert f"{missing}: No such file" in refusal(capsys, *SMALL, "--resume", missing)
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"damaged, surely")
     assert "expected a safetensors file" in refusal(capsys, *SMALL, "--resume", str(damaged))

@@ -33,7 +33,7 @@ class CupyBackend(Backend):
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise DeviceError(
                 f"cuda: the driver gives no device: {error}; install a CUDA driver, "
-                'or use device="cpu"'
+                "or use the device cpu"
             ) from error
         if index >= count:
             raise DeviceError(

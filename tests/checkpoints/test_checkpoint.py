@@ -849,8 +849,11 @@ def test_a_rename_that_fails_leaves_the_old_file(path, monkeypatch):
     ("content", "message"),
     [
         (b"", "expected a safetensors file, found"),
-        (b"\xff" * 64, "whose header claims to have 18,446,744,073,709,551,615 bytes"),
-        ((2**24 + 1).to_bytes(8, "little") + b" " * (2**24 + 1), "claims to have 16,777,217"),
+        (b"\xff" * 64, r"expected a safetensors file .* found a file that starts with b'\\xff"),
+        (
+            (2**24 + 1).to_bytes(8, "little") + b" " * (2**24 + 1),
+            "a header of at most 16,777,216 bytes, found",
+        ),
         ((2).to_bytes(8, "little") + b"[]", "expected a safetensors file, found"),
         (
             (62).to_bytes(8, "little")

@@ -3,14 +3,17 @@
 ``python tests/fuzz/readers.py [--inputs 100000] [READER ...]`` runs for minutes to hours and prints
 how much memory each reader took; the ordinary tests run a few hundred inputs each. Inputs are whole
 files with bytes changed, cut, inserted, doubled or taken from another file, some with lengths of
-the format set to large numbers, and some made from nothing.
+the format set to large numbers, and some made from nothing. Each lies in a folder that is named at
+the start and stays, with the last input in it, however the run fails.
 """
 
 import argparse
+import faulthandler
 import io
 import json
 import random
 import resource
+import shutil
 import struct
 import sys
 import tempfile
@@ -20,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
@@ -29,6 +33,7 @@ from minidl.datasets import idx  # noqa: E402
 
 MEMORY_BOUND = 512 * 2**20  # above what the process has at the start, for any input
 SECONDS_BOUND = 5  # of the processor, for one input
+HANG_SECONDS = 60  # of the clock: one input that takes longer ends the process
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1)
 
 
@@ -185,18 +190,21 @@ def peak_memory() -> int:
 def fuzz(name: str, count: int, seed: int = 0) -> dict[str, int]:
     """Feed `count` inputs to a reader; return how many it read and refused, and its memory.
 
+    A reader that hangs ends the process with its traceback.
+
     Raises
     ------
     AssertionError
         If an input takes more memory or time than the bounds.
     Exception
-        Whatever a reader raises that is not its own clear ValueError; the input is kept.
+        Whatever a reader raises that is not its own clear ValueError.
     """
     chance = random.Random(f"{name} {seed}")
     numbers = {"read": 0, "refused": 0}
-    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
+    folder = Path(tempfile.mkdtemp(prefix="minidl-fuzz-"))
+    print(f"{name}: the inputs lie in {folder}", file=sys.stderr)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of sizes and damaged metadata
-        folder = Path(place)
         good = seeds(folder)
         reader = readers()[name]
         others = [content for contents in good.values() for content in contents]
@@ -209,7 +217,7 @@ def fuzz(name: str, count: int, seed: int = 0) -> dict[str, int]:
             reader(path)  # is good
         grown = peak_memory() - before
         assert grown < MEMORY_BOUND, f"{name} took {grown:,} bytes for good files"
-        for _ in range(count):
+        for _ in tqdm(range(count), name, disable=None):
             content = chance.choice(good[name])
             if name == "checkpoint" and chance.random() < 0.6:
                 content = edited_checkpoint(content, chance)
@@ -217,21 +225,20 @@ def fuzz(name: str, count: int, seed: int = 0) -> dict[str, int]:
                 content = damage(content, others, chance)
             path.write_bytes(content)
             began = time.process_time()
+            # Unlike a signal, it ends compiled code too.
+            faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=sys.__stderr__)
             try:
-                try:
-                    reader(path)
-                    numbers["read"] += 1
-                except ValueError:
-                    numbers["refused"] += 1
-                taken, grown = time.process_time() - began, peak_memory() - before
-                assert taken < SECONDS_BOUND, f"{name} took {taken:.0f} s"
-                assert grown < MEMORY_BOUND, f"{name} took {grown:,} bytes"
-            except BaseException:
-                kept = Path(tempfile.gettempdir(), f"minidl-fuzz-{name}")
-                kept.write_bytes(content)
-                print(f"the input is kept in {kept}", file=sys.stderr)
-                raise
-        return numbers | {"MiB": (peak_memory() - before) // 2**20}
+                reader(path)
+                numbers["read"] += 1
+            except ValueError:
+                numbers["refused"] += 1
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+            taken, grown = time.process_time() - began, peak_memory() - before
+            assert taken < SECONDS_BOUND, f"{name} took {taken:.0f} s"
+            assert grown < MEMORY_BOUND, f"{name} took {grown:,} bytes"
+    shutil.rmtree(folder)
+    return numbers | {"MiB": (peak_memory() - before) // 2**20}
 
 
 def main() -> int:
@@ -241,6 +248,7 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    faulthandler.enable()  # a reader that crashes is named
     for name in arguments.readers or ("idx", "image", "torch", "checkpoint", "keras"):
         began = time.perf_counter()
         numbers = fuzz(name, arguments.inputs, arguments.seed)

@@ -1,6 +1,7 @@
 """A short run of the fuzzer, and files that Hypothesis makes up; `readers.py` runs for long."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -32,15 +33,27 @@ def test_damaged_files_end_in_a_result_or_in_our_error(name):
     assert numbers["refused"] >= 30
 
 
-def test_the_fuzzer_notices_a_reader_that_raises_what_is_not_ours(monkeypatch, capsys):
+def test_the_fuzzer_keeps_the_input_of_a_reader_that_raises_what_is_not_ours(
+    tmp_path, monkeypatch, capsys
+):
     def broken(path):
         if b"\xff" in path.read_bytes()[4:8]:
             raise IndexError("not ours")
 
     monkeypatch.setattr(readers, "readers", lambda: {"idx": broken})
+    monkeypatch.setattr(readers.tempfile, "tempdir", str(tmp_path))
     with pytest.raises(IndexError, match="not ours"):
         readers.fuzz("idx", 2000)
-    assert "the input is kept in" in capsys.readouterr().err
+    (folder,) = tmp_path.iterdir()
+    assert f"the inputs lie in {folder}\n" in capsys.readouterr().err
+    with pytest.raises(IndexError, match="not ours"):
+        broken(folder / "input")
+
+
+def test_the_fuzzer_leaves_nothing_behind_a_good_reader(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers.tempfile, "tempdir", str(tmp_path))
+    readers.fuzz("idx", 3)
+    assert not list(tmp_path.iterdir())
 
 
 GREEDY = """
@@ -49,14 +62,40 @@ readers.MEMORY_BOUND = 2**25
 readers.readers = lambda: {"idx": lambda path: np.ones(2**27) if path.stat().st_size < 15 else None}
 readers.fuzz("idx", 2000)
 """
+HANGING = """
+import itertools, readers
+readers.HANG_SECONDS = 0.1
+def hangs(path):
+    if path.stat().st_size < 15:
+        sum(itertools.repeat(0))  # in compiled code
+readers.readers = lambda: {"idx": hangs}
+readers.fuzz("idx", 2000)
+"""
 
 
-def test_the_fuzzer_notices_a_reader_that_allocates_too_much():
-    # In a process of its own, which has not had more before: Linux counts what its parent has.
-    command = [sys.executable, "-c", GREEDY]
-    here = Path(__file__).parent
-    result = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-    assert re.search(r"AssertionError: idx took [\d,]+ bytes", result.stderr), result.stderr
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (GREEDY, r"AssertionError: idx took [\d,]+ bytes"),
+        (HANGING, r"Timeout \(0:00:00\.1.*\)!(.*\n)+.* in hangs"),
+    ],
+    ids=["allocates too much", "hangs"],
+)
+def test_the_fuzzer_notices_a_reader_that(code, message, tmp_path):
+    # In a process of its own, which may end, and whose parent's memory is not counted as its own.
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert re.search(message, result.stderr), result.stderr
+    (kept,) = tmp_path.glob("minidl-fuzz-*/input")
+    assert kept.stat().st_size < 15
 
 
 MAGIC = st.sampled_from(
