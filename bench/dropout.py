@@ -209,7 +209,8 @@ def draw(result: Mapping[str, Any], axes: Any) -> None:
     for name in sizes[0]["rounds"][0]["seconds"]:
         axes.loglog(elements, [speed(size, name) for size in sizes], ".-", label=name)
     axes.set(title="dropout", xlabel="elements", ylabel="1e9 elements a second")
-    axes.legend(fontsize="x-small")
+    axes.margins(y=0.35)  # room for the legend
+    axes.legend(fontsize="x-small", loc="upper center", ncols=2)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -38,6 +38,7 @@ QUICK = {
         "images": (10_000, 60_000),
     }
 }
+VALUES = "units a layer, layers, images a batch, images"
 WHY = {
     "width": (
         "two hidden layers of this width, batch 128. Narrow layers wait for what a step costs by "
@@ -199,7 +200,7 @@ def draw(result: Mapping[str, Any], axes: Any) -> None:
             for measured in points
         ]
         axes.semilogx([measured["value"] for measured in points], rates, ".-", label=sweep)
-    axes.set(title="scaling of fit", xlabel="value", ylabel="1e9 operations a second", ylim=0)
+    axes.set(title="scaling of fit", xlabel=VALUES, ylabel="1e9 operations a second", ylim=0)
     axes.legend(fontsize="x-small")
 
 
@@ -208,7 +209,7 @@ def draw_memory(result: Mapping[str, Any], axes: Any) -> None:
     for sweep, points in result["sweeps"].items():
         memory = [measured["memory"] / 1e6 for measured in points]
         axes.loglog([measured["value"] for measured in points], memory, ".-", label=sweep)
-    axes.set(title="memory of fit", xlabel="value", ylabel="MB at the peak")
+    axes.set(title="memory of fit", xlabel=VALUES, ylabel="MB at the peak")
     axes.legend(fontsize="x-small")
 
 
