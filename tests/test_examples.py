@@ -194,9 +194,9 @@ def test_the_table_goes_on_where_it_was_stopped(quick, tmp_path):
     first, picture = quick("paper_table")
     first = first["test_error_percent"]
     lines = picture.with_suffix(".jsonl").read_text().splitlines()
-    assert len(lines) == 15  # five rows of two candidates and one seed
+    assert len(lines) == 18  # six rows of two candidates and one seed
     # As if it had been stopped before the last run, and the first row's had ended otherwise.
-    invented = json.dumps(json.loads(lines[2]) | {"error_percent": 77.0})
+    invented = json.dumps(json.loads(lines[2]) | {"number": 77.0})
     log = tmp_path / "table.jsonl"
     log.write_text("\n".join([*lines[:2], invented, *lines[3:-1]]) + "\n")
     again = run_example("paper_table", tmp_path / "table.png")["test_error_percent"]
