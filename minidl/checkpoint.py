@@ -18,6 +18,7 @@ Masks and the order of the samples follow from seed, stream, step and epoch: non
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,7 @@ from minidl.version import __version__
 
 FORMAT = 1
 INTEGERS = 2**32  # all integers are below it: steps, epochs, batches, samples
-POSITION = (
-    *("epoch", "batch", "batch_size", "samples", "shuffle"),
-    *("data_checksum", "validation_checksum"),
-)
+POSITION = tuple(field.name for field in fields(Position) if not field.kw_only)  # the integers
 # What reading a description can raise that makes no sense, wherever in it the nonsense is.
 NONSENSE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 

@@ -324,10 +324,9 @@ class Start(callbacks.Callback):
 
     comes_last = True
 
-    def __init__(self, log: EventLog, arguments: argparse.Namespace, data: str):
+    def __init__(self, log: EventLog, arguments: argparse.Namespace):
         self.log = log
         self.arguments = arguments
-        self.data = data
 
     def on_train_begin(self, logs: callbacks.Logs) -> None:
         """Write the event."""
@@ -336,7 +335,7 @@ class Start(callbacks.Callback):
         self.log.write(
             "start",
             device=model.device,
-            data=self.data,
+            data=arguments.data,
             seed=arguments.seed,
             hidden=arguments.hidden,
             dropout=arguments.dropout,
@@ -437,7 +436,7 @@ def train(arguments: argparse.Namespace, log: EventLog, reached: dict[str, Any])
             batch_size=arguments.batch_size,
             epochs=arguments.epochs,
             verbose=0 if arguments.quiet else 1,
-            callbacks=[watch, guard, *keepers, Start(log, arguments, data)],
+            callbacks=[watch, guard, *keepers, Start(log, arguments)],
             validation_data=(x_test, y_test),
             resume=resumed is not None,
         )
