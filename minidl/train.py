@@ -376,8 +376,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     finite, 130 after Ctrl-C.
     """
     arguments = parse_arguments(argv)
-    level = logging.WARNING if arguments.quiet else logging.INFO
-    logging.basicConfig(format="%(message)s", level=level)
+    logging.basicConfig(format="%(message)s")
+    for package in ("minidl", "minidl_kernels"):  # other libraries tell of their inner workings
+        logging.getLogger(package).setLevel(logging.WARNING if arguments.quiet else logging.INFO)
     reached: dict[str, Any] = {"seed": arguments.seed, "epochs": 0}
     try:
         log = EventLog(arguments.log_json, goes_on=arguments.resume is not None)

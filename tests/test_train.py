@@ -1,6 +1,7 @@
 """The command: what it prints, writes and refuses, run as a user runs it."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -97,6 +98,12 @@ def test_the_log_holds_one_event_a_line(finished):
     assert 0 < end["first_step_seconds"] < end["seconds"]
     trained = 2 * 4000 / sum(epoch["seconds"] for epoch in epochs)
     assert end["images_per_second"] == pytest.approx(trained)
+
+
+def test_what_other_libraries_log_of_themselves_is_not_printed(tmp_path):
+    run(tmp_path, *SMALL)
+    assert logging.getLogger("minidl_kernels.cpu").isEnabledFor(logging.INFO)
+    assert not logging.getLogger("numba.cuda.cudadrv.driver").isEnabledFor(logging.INFO)
 
 
 def test_quiet_prints_the_table_only(tmp_path, capsys):

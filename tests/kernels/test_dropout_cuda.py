@@ -14,7 +14,6 @@ if importlib.util.find_spec("numba_cuda") is None:
 from minidl_kernels import mask_contract
 from minidl_kernels.cuda import dropout as module
 from minidl_kernels.cuda import launch
-from numba import cuda
 
 ADDRESS = {"seed": 2**40 + 17, "stream": 3, "step": 4}
 
@@ -76,52 +75,6 @@ def test_bad_arrays(x, out, error, message, launches):
     assert launches == []
 
 
-@pytest.mark.parametrize(
-    ("rows", "columns"),
-    [(1, 1), (1, 10**8), (60000, 10), (128, 512), (2**32, 1), (1, 2**34), (1000, 65), (3, 10**6)],
-)
-def test_grid_and_block(rows, columns):
-    grid, block = launch.grid_and_block(rows, columns)
-    assert block[0] * block[1] == launch.THREADS
-    assert grid[0] * grid[1] <= launch.MAX_BLOCKS
-    assert all(n & (n - 1) == 0 for n in (*grid, *block))
-    # All threads have work, but for the rounding up to powers of two.
-    assert grid[0] * block[0] < 2 * columns
-    assert grid[1] * block[1] < 2 * max(rows, block[1])
-
-
 def test_tiles_are_filled_by_whole_blocks():
     grid, block = launch.grid_and_block(128, mask_contract.LANES * 8)
     assert (grid, block) == ((1, 64), (128, 2))
-
-
-@pytest.mark.parametrize(
-    ("size", "blocks"), [(1, 1), (256, 1), (257, 2), (535_818, 2**12), (10**9, 2**13)]
-)
-def test_launch_flat(size, blocks, launches):
-    launch.launch_flat("kernel", size, 99, "x", 5)
-    assert launches == [("kernel", (blocks,), (launch.THREADS,), 99, "x", 5)]
-
-
-def test_launch_uses_the_given_stream(monkeypatch):
-    monkeypatch.setattr(cuda, "external_stream", lambda pointer: ("stream", pointer))
-    configurations, calls = [], []
-
-    class Kernel:
-        def __getitem__(self, configuration):
-            configurations.append(configuration)
-            return lambda *arguments: calls.append(arguments)
-
-    kernel = Kernel()
-    for number in (5, 6):
-        launch.launch(kernel, (2, 1), (32, 8), 4711, "x", number)
-    assert configurations == [((2, 1), (32, 8), ("stream", 4711))]
-    assert calls == [("x", 5), ("x", 6)]
-
-
-def test_numba_does_not_warn_of_a_small_grid(monkeypatch):
-    monkeypatch.setattr(cuda, "external_stream", lambda pointer: 0)
-    with pytest.warns(Warning, match="Grid size 1 "):
-        module.drop[(1, 1), (32, 1), 0]
-    launch._configured(module.drop, (1, 1), (64, 1), 4711)
-    launch._configured.cache_clear()

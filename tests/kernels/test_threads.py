@@ -31,8 +31,11 @@ def product():
 """
 
 
-def _run(program, **environment):
-    """Run a program in a process of its own; return its exit status, output and errors."""
+def _run(program, before="", **environment):
+    """Run a program in a process of its own; return its exit status, output and errors.
+
+    `before` is run before the kernels are imported.
+    """
     folder = str(Path(minidl_kernels.__file__).parent.parent)
     inherited = {
         name: value
@@ -40,7 +43,7 @@ def _run(program, **environment):
         if not name.startswith(("MINIDL_", "NUMBA_THREADING", "NUMBA_NUM"))
     }
     done = subprocess.run(
-        [sys.executable, "-c", HEAD + program],
+        [sys.executable, "-c", before + HEAD + program],
         env=inherited | {"PYTHONPATH": folder} | environment,
         capture_output=True,
         text=True,
@@ -224,19 +227,27 @@ print(pool.has_tbb(), all((a == b).all() for a, b in zip(first, again)))
     )
 
 
-def test_without_the_tbb_wheel():
-    program = """
+@pytest.mark.parametrize(
+    "found", ["raise metadata.PackageNotFoundError(name)", "return [NoFile('lib/libtbb.so.12')]"]
+)
+def test_without_the_tbb_wheel_or_its_library(found):
+    before = f"""
 from importlib import metadata
-def missing(name):
-    raise metadata.PackageNotFoundError(name)
-metadata.files = missing
+class NoFile(metadata.PackagePath):
+    def locate(self):
+        return "/nowhere" / self
+def files(name):
+    {found}
+metadata.files = files
+"""
+    program = """
 import numba
 results = layer(), product()
 print(pool.has_tbb() == (numba.threading_layer() == "tbb"))
 x = x.round(); weight = weight.round()  # products are exact in any order
 print((product() == x @ weight).all())
 """
-    status, printed, _ = _run(program)
+    status, printed, _ = _run(program, before)
     assert (status, printed.split()) == (0, ["True", "True"])
 
 

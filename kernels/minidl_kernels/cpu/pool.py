@@ -7,6 +7,7 @@ that outlives a fork and takes calls from several Python threads. Where it is mi
 has chosen another layer, the kernels are serial.
 """
 
+import contextlib
 import ctypes
 import functools
 import logging
@@ -70,7 +71,8 @@ def _load_tbb() -> None:
         return
     for file in files:
         if file.name in _LIBRARIES:
-            ctypes.CDLL(str(file.locate()), ctypes.RTLD_GLOBAL)
+            with contextlib.suppress(OSError):  # `pip install --target` leaves it out
+                ctypes.CDLL(str(file.locate()), ctypes.RTLD_GLOBAL)
 
 
 _load_tbb()  # before any kernel runs: with its first parallel region Numba settles on a layer
