@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -82,7 +83,7 @@ def head(backend: Any) -> Iterator[str]:
     yield f"- CUDA, newest that the driver takes: {cuda_version(runtime.driverGetVersion())}"
     yield f"- CUDA, runtime: {cuda_version(runtime.runtimeGetVersion())}"
     yield f"- Python: {platform.python_version()}"
-    for module in ("numpy", "cupy", "numba", "numba_cuda"):
+    for module in ("numpy", "cupy", "numba", "numba_cuda", "cuda"):
         found = sorted(set(distributions.get(module, ())))
         versions = ", ".join(f"{name} {metadata.version(name)}" for name in found)
         yield f"- {module}: {versions or 'not installed'}"
@@ -195,6 +196,17 @@ def mask_checks(
         require_same_bits(mask, expected, "on a stream that does not wait for the default one")
         return "a stream that does not wait for the default one gives equal masks"
 
+    def another_thread() -> str:
+        host = np.ones((3, 70), "float32")
+        x = backend.asarray(host)
+        backend.dropout(x, 0.5, **ADDRESS)  # the kernel and the memory are then there
+        with ThreadPoolExecutor() as threads:
+            received = threads.submit(backend.dropout, x, 0.5, **ADDRESS).result()
+        require_same_bits(
+            backend.to_numpy(received), CPU.dropout(host, 0.5, **ADDRESS), "in another thread"
+        )
+        return "the first launch of a new thread gives equal elements"
+
     return {
         **{f"masks, {dtype}": functools.partial(contract, dtype) for dtype in DTYPES},
         "masks, many elements": many_elements,
@@ -202,6 +214,7 @@ def mask_checks(
         "dropout, NaN and infinity": not_finite,
         "dropout, a batch in parts": in_parts,
         "dropout, another stream": another_stream,
+        "dropout, another thread": another_thread,
     }
 
 

@@ -67,11 +67,11 @@ def test_the_report_has_its_parts(double, small, capsys):
     assert "- device memory: 24.0 GiB" in lines
     assert "- CUDA, newest that the driver takes: 13.2" in lines
     assert "- CUDA, runtime: 12.8" in lines
-    for module in ("Python", "numpy", "cupy", "numba", "numba_cuda", "host"):
+    for module in ("Python", "numpy", "cupy", "numba", "numba_cuda", "cuda", "host"):
         assert sum(line.startswith(f"- {module}: ") for line in lines) == 1
     assert f"- numpy: numpy {np.__version__}" in lines
     passed = [line for line in lines if line.startswith("- PASS ")]
-    assert len(passed) == 8 + len(gpu.OPS) + len(gpu.OPTIMIZERS) + 5
+    assert len(passed) == 9 + len(gpu.OPS) + len(gpu.OPTIMIZERS) + 5
     assert "The longer check: `pytest --device cuda:0`" in lines
     assert "### Times, measured on this device and its host" in lines
     times = {line.split()[1]: line for line in lines if re.match(r"\| [\d,]+ \|", line)}

@@ -1,7 +1,6 @@
 """The command: what it prints, writes and refuses, run as a user runs it."""
 
 import json
-import logging
 import os
 import re
 import signal
@@ -100,10 +99,19 @@ def test_the_log_holds_one_event_a_line(finished):
     assert end["images_per_second"] == pytest.approx(trained)
 
 
-def test_what_other_libraries_log_of_themselves_is_not_printed(tmp_path):
-    run(tmp_path, *SMALL)
-    assert logging.getLogger("minidl_kernels.cpu").isEnabledFor(logging.INFO)
-    assert not logging.getLogger("numba.cuda.cudadrv.driver").isEnabledFor(logging.INFO)
+def test_what_other_libraries_log_of_themselves_is_not_printed():
+    program = """
+import logging, sys
+from minidl import train
+train.main(sys.argv[1:])
+logging.getLogger("numba.cuda.cudadrv.driver").info("of another library")
+logging.getLogger("minidl_kernels.cpu").info("of our own")
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, *SMALL], capture_output=True, text=True, check=True
+    )
+    assert "of our own" in result.stderr
+    assert "of another library" not in result.stderr
 
 
 def test_quiet_prints_the_table_only(tmp_path, capsys):

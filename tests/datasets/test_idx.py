@@ -12,7 +12,7 @@ from minidl.datasets import idx
 DTYPES = ["uint8", "int8", "int16", "int32", "float32", "float64"]
 HEADER_OF_3_LABELS = bytes([0, 0, 8, 1, 0, 0, 0, 3])
 LABELS = HEADER_OF_3_LABELS + bytes([7, 2, 1])
-COMPRESSED = gzip.compress(LABELS, mtime=0)  # the names of tests hold it
+COMPRESSED = gzip.compress(LABELS, mtime=0)  # or each process names its tests otherwise
 
 
 @pytest.fixture

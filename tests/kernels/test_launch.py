@@ -1,6 +1,8 @@
 """How a CUDA kernel is launched: the grids, and what the compiled kernel is given."""
 
 import importlib.util
+import inspect
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -53,6 +55,7 @@ class DeviceArray:
 def test_launch(monkeypatch):
     launched = []
     monkeypatch.setattr(launch.core, "launch", lambda *given: launched.append(given))
+    monkeypatch.setattr(launch.cuda, "current_context", lambda: None)
     monkeypatch.setattr(launch.core, "Device", lambda: SimpleNamespace(device_id=3))
     monkeypatch.setattr(launch, "_stream", lambda pointer: ("stream", pointer))
     monkeypatch.setattr(launch, "_compiled", lambda *kind: kind)
@@ -75,5 +78,39 @@ def test_flattened_arguments_are_the_parameters_of_the_compiled_kernel(kernel, d
     ]
     kinds, words = launch.flatten(given)
     assert launch.signature(kinds) == build.kernel.argtypes
+    # as the interpreter of the compiled kernel lays them out, and as wide as that takes them
+    laid_out = []
+    for type_, argument in zip(build.kernel.argtypes, build.launch.arguments, strict=True):
+        build.kernel.flatten(type_, argument, laid_out)
+    assert words == [word[1].ctypes.data if isinstance(word, tuple) else word for word in laid_out]
     widths = [word.itemsize if isinstance(word, np.generic) else 8 for word in words]
     assert widths == [size for _, _, size, _ in build.kernel.mod.entry.params]
+
+
+def test_a_thread_has_a_context_before_it_launches(monkeypatch):
+    told = []
+    monkeypatch.setattr(launch.cuda, "current_context", lambda: told.append("context"))
+    monkeypatch.setattr(launch.core, "Device", lambda: SimpleNamespace(device_id=0))
+    monkeypatch.setattr(launch.core, "launch", lambda *given: told.append("launch"))
+    monkeypatch.setattr(launch, "_stream", lambda pointer: None)
+    monkeypatch.setattr(launch, "_compiled", lambda *kind: None)
+
+    def launch_twice():
+        for _ in range(2):
+            launch.launch("kernel", (1,), (32,), 0, np.uint32(9))
+
+    for _ in range(2):
+        thread = threading.Thread(target=launch_twice)
+        thread.start()
+        thread.join()
+    assert told == ["context", "launch", "launch"] * 2
+
+
+def test_what_is_asked_of_numba_is_there():
+    from numba.cuda import codegen, dispatcher
+    from numba.cuda.cudadrv import driver
+
+    assert isinstance(dispatcher._Kernel.library, property)
+    assert callable(codegen.CUDACodeLibrary.get_cufunc)
+    assert "kernel" in driver.CudaPythonFunction.__slots__
+    assert list(inspect.signature(dispatcher.CUDADispatcher.compile).parameters) == ["self", "sig"]

@@ -7,11 +7,11 @@ that outlives a fork and takes calls from several Python threads. Where it is mi
 has chosen another layer, the kernels are serial.
 """
 
-import contextlib
 import ctypes
 import functools
 import logging
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -70,9 +70,9 @@ def _load_tbb() -> None:
     except metadata.PackageNotFoundError:
         return
     for file in files:
-        if file.name in _LIBRARIES:
-            with contextlib.suppress(OSError):  # `pip install --target` leaves it out
-                ctypes.CDLL(str(file.locate()), ctypes.RTLD_GLOBAL)
+        path = Path(str(file.locate()))
+        if file.name in _LIBRARIES and path.exists():  # `pip install --target` leaves it out
+            ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
 
 
 _load_tbb()  # before any kernel runs: with its first parallel region Numba settles on a layer
