@@ -6,6 +6,7 @@ It runs on the double of the CUDA backend's array library, which has no properti
 import functools
 import itertools
 import re
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -154,6 +155,10 @@ def blind_to_small_offsets(x, drop, xp, options):
     return drop(x, row_offset=11) if 0 < options["row_offset"] < 100 else drop(x)
 
 
+def wrong_on_another_thread(x, drop, xp, options):
+    return drop(x, step=9) if threading.current_thread() is not threading.main_thread() else drop(x)
+
+
 def wrong_on_another_stream(x, drop, xp, options):
     stream = xp.cuda.get_current_stream()
     return shifted(x, drop, xp, options) if stream.ptr else drop(x)
@@ -173,6 +178,7 @@ EVERY_MASK = {
     VIEWS,
     NOT_FINITE,
     "dropout, a batch in parts",
+    "dropout, another thread",
 }
 
 
@@ -187,6 +193,7 @@ EVERY_MASK = {
         (without_nan, {NOT_FINITE}),
         (blind_to_small_offsets, {"dropout, a batch in parts"}),
         (wrong_on_another_stream, {"dropout, another stream"}),
+        (wrong_on_another_thread, {"dropout, another thread"}),
         (of_another_dtype, {*DTYPE_BLIND, VIEWS, NOT_FINITE}),
     ],
 )
