@@ -93,7 +93,7 @@ OURS, FLOOR = Side(epochs.minidl_epoch), Side(epochs.products_epoch)
 
 
 # It ends with its parent, also where that is killed: else it would disturb all later figures.
-BUSY = """
+KEEP_BUSY = """
 import os
 parent = os.getppid()
 print(flush=True)
@@ -105,7 +105,7 @@ while os.getppid() == parent:
 @contextlib.contextmanager
 def busy_process() -> Iterator[None]:
     """Keep a core busy from another process."""
-    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as busy:
+    with subprocess.Popen([sys.executable, "-c", KEEP_BUSY], stdout=subprocess.PIPE) as busy:
         try:
             busy.stdout.readline()  # it has started
             yield

@@ -464,7 +464,7 @@ def test_an_unknown_program_is_refused(capsys):
 def test_the_busy_process_ends_with_its_parent_even_if_that_is_killed():
     program = f"""
 import subprocess, sys, time
-busy = subprocess.Popen([sys.executable, "-c", {train.BUSY!r}], stdout=subprocess.PIPE)
+busy = subprocess.Popen([sys.executable, "-c", {train.KEEP_BUSY!r}], stdout=subprocess.PIPE)
 busy.stdout.readline()
 print(busy.pid, flush=True)
 time.sleep(60)
