@@ -199,6 +199,7 @@ CUDA_KERNELS = {
     "cuda.gather.take_float32": CudaKernel(("float32",), _gather, (256, 256)),
     "cuda.gather.take_float64": CudaKernel(("float64",), _gather, (256, 256)),
 }
+KERNELS_AND_DTYPES = [(name, dtype) for name, row in CUDA_KERNELS.items() for dtype in row.dtypes]
 
 _MATRIX, _VECTOR = "float32[:,::1]", "float32[::1]"
 _WORD, _LONG = "uint32", "uint64"

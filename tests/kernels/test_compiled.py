@@ -35,8 +35,11 @@ from numba.cuda.compiler import compile_cuda
 from bench import kernels as bench
 
 CAPABILITIES = ((7, 5), (8, 0), (9, 0), (12, 0))
-KERNELS = [(name, dtype) for name, row in kernel_table.CUDA_KERNELS.items() for dtype in row.dtypes]
-BUILDS = [(*kernel, capability) for kernel in KERNELS for capability in CAPABILITIES]
+BUILDS = [
+    (*kernel, capability)
+    for kernel in kernel_table.KERNELS_AND_DTYPES
+    for capability in CAPABILITIES
+]
 
 
 @contextlib.contextmanager
@@ -145,13 +148,14 @@ def test_compiled_kernel(check, build):
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [(name, dtype) for name, dtype in KERNELS if dtype != "float64"]
+    ("name", "dtype"),
+    [kernel for kernel in kernel_table.KERNELS_AND_DTYPES if kernel[1] != "float64"],
 )
 def test_types(name, dtype):
     check_types(bench.build_of(name, dtype, (9, 0)))
 
 
-@pytest.mark.parametrize(("name", "dtype"), KERNELS)
+@pytest.mark.parametrize(("name", "dtype"), kernel_table.KERNELS_AND_DTYPES)
 def test_no_race(name, dtype):
     check_race(bench.build_of(name, dtype, (9, 0)))
 
