@@ -70,6 +70,12 @@ def test_an_edit_of_philox_makes_its_callers_compile_anew(copy):
     assert _run(copy.parent) == ([], mask)  # the first code again, which is still there
 
 
+def test_the_cache_is_not_kept_in_the_installation(copy):
+    _run(copy.parent)
+    assert list(copy.rglob("*.nbi")) == []
+    assert list(copy.parent.rglob("*.nbi")) != []
+
+
 def test_without_a_folder_for_the_cache(copy):
     # Files where folders would have to be: not even the superuser can write there.
     (copy / "cpu" / "__pycache__").touch()

@@ -69,11 +69,18 @@ _SOURCES = _hash_of_sources()
 
 
 class _CacheFiles(caching.CompileResultCacheImpl):
-    """Names a kernel's files after the sources of all kernels.
+    """Names a kernel's files after the sources of all kernels, and keeps them with the user's.
 
     Numba notices a change of the file that a function stands in, and none of the files whose
     functions it calls: the old Philox would run on after an edit.
+
+    Beside the sources, where Numba would put them first, they would outlive an uninstallation, as
+    a folder that Python takes for the package.
     """
+
+    _locator_classes = sorted(
+        caching.CompileResultCacheImpl._locator_classes, key=lambda place: "InTree" in str(place)
+    )
 
     def get_filename_base(self, fullname: str, abiflags: str) -> str:
         return f"{super().get_filename_base(fullname, abiflags)}.{_SOURCES}"
