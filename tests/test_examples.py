@@ -11,9 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from minidl import datasets
+from minidl import datasets, layers, models
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -37,6 +38,17 @@ def test_the_readme_shows_the_example_as_it_is():
     example = (ROOT / "examples" / "keras_notes.py").read_text()
     program = example[example.index("from minidl") :]
     assert f"```python\n{program}```" in (ROOT / "README.md").read_text()
+
+
+def test_what_the_readme_says_of_keeping_a_model_runs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    block = re.search(r"```python\n(model\.save\(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    model = models.Sequential([layers.Dense(3, "softmax", input_shape=(4,))])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    known = {"model": model, "models": models, "x_test": np.ones((2, 4))}
+    exec(block[1], known)
+    assert np.array_equal(known["probabilities"], model.predict(np.ones((2, 4))))
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_the_readme_names_only_files_that_exist():
@@ -149,12 +161,21 @@ def test_more_thinned_networks_come_closer_to_weight_scaling(quick):
     away = {int(k): error - scaled for k, error in result["monte_carlo_error_percent"].items()}
     assert away[1] > 1
     assert abs(away[60]) < away[1] / 4
+    within = result["within_one_deviation_at_k"]
+    assert 1 < within["first"] <= within["for_good"] <= 60
 
 
 def test_features_cancel_less_with_dropout(quick):
     result, _ = quick("features")
     taken_away = [result[f"{how} dropout"]["share_taken_away"] for how in WAYS]
     assert taken_away[0] > 1.2 * taken_away[1]
+
+
+def test_a_high_rate_hurts_less_where_the_network_grows_with_it(quick):
+    result, _ = quick("rate")
+    highest = result["rates"].index(max(result["rates"]))
+    fixed, growing = (errors[highest] for errors in result["test_error_percent"].values())
+    assert growing < fixed
 
 
 def test_activations_are_sparse_with_dropout(quick):
@@ -194,7 +215,7 @@ def test_the_table_goes_on_where_it_was_stopped(quick, tmp_path):
     first, picture = quick("paper_table")
     first = first["test_error_percent"]
     lines = picture.with_suffix(".jsonl").read_text().splitlines()
-    assert len(lines) == 18  # six rows of two candidates and one seed
+    assert len(lines) == 21  # seven rows of two candidates and one seed
     # As if it had been stopped before the last run, and the first row's had ended otherwise.
     invented = json.dumps(json.loads(lines[2]) | {"number": 77.0})
     log = tmp_path / "table.jsonl"

@@ -138,7 +138,8 @@ class IdxDataset:
             "\n  ".join([f"{self.name}: no mirror delivered {target.name}:", *reasons])
             + f"\nGet the files {', '.join(f'{file}.gz' for file in FILES)} elsewhere, put them "
             f"into a folder DIR/{self.name}, and name DIR by data_dir, --data-dir or the "
-            "environment variable MINIDL_DATA."
+            "environment variable MINIDL_DATA; or take datasets.mnist_5k, 5,000 digits that come "
+            "with minidl."
         )
 
     def _read_archive(self, file: str, path: Path) -> np.ndarray:
