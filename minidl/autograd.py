@@ -393,7 +393,7 @@ class Tensor:
                     f"backward: expected a gradient of shape {self.shape}, received {g.shape}"
                 )
         for leaf, array in (into or {}).items():
-            same_kind = array.shape == leaf.shape and array.dtype == leaf.dtype
+            same_kind = array.shape == leaf.data.shape and array.dtype == leaf.data.dtype
             if not (same_kind and array.flags.c_contiguous):
                 raise ValueError(
                     f"backward: into must hold C-contiguous arrays like their leaves, received "
@@ -489,31 +489,31 @@ def _propagate(root: Tensor, gradient: Array, into: Mapping[Tensor, Array]) -> N
     pending = {root: gradient}
     order = _inputs_first(root)
     while order:
-        tensor = order.pop()  # and what it holds is freed as soon as it is passed
-        with tensor.backend.active:
-            _pull_back(tensor, pending.pop(tensor), pending, into)
+        _pull_back(*order.pop(), pending, into)  # and what they hold is freed as soon as it is used
+    while pending:
+        leaf, g = pending.popitem()
+        with leaf.backend.active:
+            _accumulate(leaf, g, into)
 
 
 def _pull_back(
-    tensor: Tensor, g: Array, pending: dict[Tensor, Array], into: Mapping[Tensor, Array]
+    tensor: Tensor, node: Node, pending: dict[Tensor, Array], into: Mapping[Tensor, Array]
 ) -> None:
     """Hand the whole gradient of a tensor on to the inputs of its op."""
-    node = tensor._node
-    if node is None:
-        _accumulate(tensor, g, into)
-        return
+    g = pending.pop(tensor)
     tensor._node = RELEASED
-    # From the last input on: the bias of a dense layer can then be first to ask, and take its
-    # gradient in one pass with what the other two go on from.
-    for parent, vjp in zip(reversed(node.inputs), reversed(node.vjps), strict=True):
-        if not isinstance(parent, Tensor) or not parent.requires_grad:
-            continue
-        if parent in pending:
-            pending[parent] = pending[parent] + _undo_broadcast(vjp(g), parent)
-        elif parent in into and parent.grad is None and hasattr(vjp, "takes_out"):
-            pending[parent] = vjp(g, out=into[parent])
-        else:
-            pending[parent] = _undo_broadcast(vjp(g), parent)
+    with tensor.backend.active:
+        # From the last input on: the bias of a dense layer can then be first to ask, and take its
+        # gradient in one pass with what the other two go on from.
+        for parent, vjp in zip(reversed(node.inputs), reversed(node.vjps), strict=True):
+            if not isinstance(parent, Tensor) or not parent.requires_grad:
+                continue
+            if parent in pending:
+                pending[parent] = pending[parent] + _undo_broadcast(vjp(g), parent)
+            elif parent in into and parent.grad is None and hasattr(vjp, "takes_out"):
+                pending[parent] = vjp(g, out=into[parent])
+            else:
+                pending[parent] = _undo_broadcast(vjp(g), parent)
 
 
 def _accumulate(leaf: Tensor, g: Array, into: Mapping[Tensor, Array]) -> None:
@@ -539,25 +539,23 @@ def _undo_broadcast(g: Array, parent: Tensor) -> Array:
     return g if g.dtype == parent.dtype else g.astype(parent.dtype)
 
 
-def _inputs_first(root: Tensor) -> list[Tensor]:
-    """Return the tensors that `root` depends on and that need a gradient, inputs first."""
-    found = {root}
+def _inputs_first(root: Tensor) -> list[tuple[Tensor, Node]]:
+    """Return what ops made of all that `root` depends on, each with its node, inputs first."""
+    found: dict[Tensor, Node] = {}
     stack = [root]
     while stack:
-        node = stack.pop()._node
+        tensor = stack.pop()
+        node = tensor._node
+        if node is None or tensor in found:
+            continue
         if node is RELEASED:
             raise RuntimeError(
                 "backward: the graph was released by an earlier backward(); "
                 "add the losses and call it once, or compute the result again"
             )
-        for parent in () if node is None else node.inputs:
-            if isinstance(parent, Tensor) and parent.requires_grad and parent not in found:
-                found.add(parent)
+        found[tensor] = node
+        for parent in node.inputs:
+            if isinstance(parent, Tensor) and parent.requires_grad:
                 stack.append(parent)
-    return sorted(found, key=_number)
-
-
-def _number(tensor: Tensor) -> int:
-    """Return the number of the op that made a tensor: higher than those of its inputs."""
-    node = tensor._node
-    return -1 if node is None else node.number
+    # An op has a higher number than those that made its inputs.
+    return sorted(found.items(), key=lambda item: item[1].number)
