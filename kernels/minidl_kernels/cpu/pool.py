@@ -36,9 +36,8 @@ def pieces(size: int) -> int:
 
     1 means no parallel region at all.
     """
-    if size < SERIAL_BELOW or threads.num_threads() == 1 or not has_tbb():
-        return 1
-    return min(threads.num_threads(), size // (SERIAL_BELOW // 2))
+    paying = min(threads.num_threads(), size // (SERIAL_BELOW // 2))
+    return paying if paying > 1 and has_tbb() else 1
 
 
 @jit.inline
