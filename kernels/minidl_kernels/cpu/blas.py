@@ -57,10 +57,11 @@ class _OneThread:
 
     def __enter__(self) -> None:
         with self._lock:
-            self._holds = self._holds if self._depth else available and pool.has_tbb()
-            if self._depth == 0 and self._holds:
-                self._usual = _library.scipy_openblas_get_num_threads64_()
-                _library.scipy_openblas_set_num_threads64_(1)
+            if self._depth == 0:
+                self._holds = available and pool.has_tbb()
+                if self._holds:
+                    self._usual = _library.scipy_openblas_get_num_threads64_()
+                    _library.scipy_openblas_set_num_threads64_(1)
             self._depth += 1
 
     def __exit__(self, *error: object) -> None:
