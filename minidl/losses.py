@@ -139,6 +139,13 @@ class CategoricalCrossentropy(Loss):
         return -(y_true.astype(logits.dtype) * logits.log_softmax()).sum(axis=-1)
 
 
+def expects_probabilities(loss: Loss) -> bool:
+    """Tell whether a loss takes a logarithm of the outputs; of a subclass that is not known."""
+    return (
+        type(loss) is SparseCategoricalCrossentropy or type(loss) is CategoricalCrossentropy
+    ) and not loss.from_logits
+
+
 def _logits(y_pred: Tensor, from_logits: bool) -> Tensor:
     """Return logits whose softmax is the prediction."""
     if from_logits:

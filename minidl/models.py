@@ -19,7 +19,7 @@ from minidl.batches import Batch, Feed, Samples, checked_size
 from minidl.callbacks import Callback, CallbackList, History, LazyLogs
 from minidl.files import PathLike
 from minidl.keras_gaps import refuse
-from minidl.layers import Dense, Flatten, Input, Layer, Parameter, Rescaling
+from minidl.layers import Dense, Flatten, Input, Layer, Parameter, Rescaling, activations
 from minidl.layers.base import Placement, positive_integer
 from minidl.layers.numbering import name_layers, number_random_layers
 from minidl.metrics import Metric, Running
@@ -28,6 +28,8 @@ from minidl.position import Position, describe_run
 from minidl.progress import ProgressBar, bar, checked_verbose, line
 from minidl.summary import summary_table
 from minidl.uncertainty import Moments, Uncertainty
+
+NO_PROBABILITIES = ("linear", "relu", "tanh")  # activations whose outputs are none
 
 
 class Model(Layer):
@@ -739,6 +741,20 @@ class Sequential(Model):
 
         self._check_built()
         onnx_export.save(self, path)
+
+    def _check_data(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
+        samples = super()._check_data(who, x, y, weight)
+        last = self._layers[-1] if self._layers else None
+        if self._is_plain and type(last) is Dense and losses.expects_probabilities(self.loss):
+            activation = activations.name_of(last.activation)
+            if activation in NO_PROBABILITIES:
+                loss = type(self.loss).__name__
+                raise ValueError(
+                    f"{who}: {loss} expects probabilities, and the last layer ({last.label}) has "
+                    f'activation {activation}; give it activation="softmax", or use '
+                    f"{loss}(from_logits=True)"
+                )
+        return samples
 
     def call(self, x: Tensor) -> Tensor:
         """Return the last layer's output."""

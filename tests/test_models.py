@@ -443,6 +443,54 @@ def test_labels_out_of_range_are_refused_before_anything_is_trained():
     assert same_weights(before, model.get_weights())
 
 
+@pytest.mark.parametrize("activation", ["linear", "relu", "tanh"])
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+@pytest.mark.parametrize(
+    ("loss", "y"),
+    [
+        (losses.SparseCategoricalCrossentropy, LABELS),
+        (losses.CategoricalCrossentropy, np.eye(3)[LABELS]),
+    ],
+)
+def test_a_classifier_without_softmax_is_refused_before_anything_is_trained(
+    activation, method, loss, y
+):
+    model = models.Sequential([layers.Dense(3, activation, input_shape=(6,))])
+    model.compile("adam", loss())
+    before = model.get_weights()
+    message = (
+        rf"{method}: {loss.__name__} expects probabilities, and the last layer \(dense\) has "
+        rf'activation {activation}; give it activation="softmax", or use {loss.__name__}\(from_log'
+    )
+    with pytest.raises(ValueError, match=message):
+        getattr(model, method)(X, y, verbose=0)
+    assert same_weights(before, model.get_weights())
+    model.compile("adam", loss(from_logits=True))
+    getattr(model, method)(X, y, verbose=0)
+
+
+class Softened(models.Sequential):
+    """A subclass that makes probabilities of the last layer's outputs itself."""
+
+    def call(self, x):
+        return super().call(x).softmax()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Softened([layers.Dense(3)]),
+        lambda: models.Sequential([layers.Dense(3), layers.Softmax()]),
+        lambda: models.Sequential([layers.Dense(3, "sigmoid")]),
+        lambda: models.Sequential([layers.Dense(3, lambda x: x.softmax())]),
+    ],
+)
+def test_outputs_that_may_be_probabilities_are_taken(make):
+    model = make()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    assert np.isfinite(model.fit(X, LABELS, verbose=0).history["loss"]).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
