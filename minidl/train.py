@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import IO, Any
@@ -430,6 +431,7 @@ def train(arguments: argparse.Namespace, log: EventLog, reached: dict[str, Any])
 
     watch = Watch(log, len(x), arguments.batch_size)
     guard = callbacks.TerminateOnNaN()
+    warnings.filterwarnings("ignore", "TerminateOnNaN: ")  # it is said below
     try:
         model.fit(
             x,

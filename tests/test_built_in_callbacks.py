@@ -2,6 +2,7 @@
 
 import csv
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -295,11 +296,18 @@ def test_tensorboard_without_its_library_says_how_to_get_it(tmp_path, monkeypatc
 
 
 def guarded(network, *, every=100, x=X, epochs=4):
+    """Train under a guard, and check that a warning says what it found."""
     guard = TerminateOnNaN(every)
-    with np.errstate(all="ignore"):
+    catching = warnings.catch_warnings(record=True, action="always")
+    with np.errstate(all="ignore"), catching as caught:
         history = network.fit(
             x, Y, batch_size=4, epochs=epochs, verbose=0, callbacks=[guard], shuffle=False
         )
+    said = [] if guard.found is None else [f"TerminateOnNaN: stopped, not finite: {guard.found}"]
+    assert [str(warning.message) for warning in caught] == said
+    assert {(warning.category, warning.filename) for warning in caught} <= {
+        (RuntimeWarning, __file__)
+    }
     return guard, history
 
 
@@ -355,7 +363,8 @@ def test_the_guard_goes_back_to_a_later_epoch_and_training_can_go_on():
 
     network, reference = model(optimizers.Adam()), model(optimizers.Adam())
     guard = TerminateOnNaN(2)
-    with np.errstate(all="ignore"):
+    message = "TerminateOnNaN: stopped, not finite: something outside of the steps after step 6"
+    with np.errstate(all="ignore"), pytest.warns(RuntimeWarning, match=message):
         network.fit(X, Y, batch_size=4, epochs=4, verbose=0, callbacks=[Spoil(), guard])
     # Taken again without the spoiling, no step fails: the model is back where the epoch began.
     assert guard.found == "something outside of the steps after step 6"

@@ -1,6 +1,7 @@
 """Stop when numbers are no longer finite, and say where that began."""
 
 import math
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,13 @@ if TYPE_CHECKING:
     from minidl.models import Model
 
 
+TO_THE_CALL_OF_FIT = 6  # frames from on_train_end, so that the warning names the user's line
+
+
 class TerminateOnNaN(Callback):
     """Stop when the loss or a weight is NaN or infinite, at the last step where all was finite.
+
+    At the end of training a `RuntimeWarning` says where that was.
 
     Looking at every step would make the device wait, so it is done now and then. Where something is
     wrong, the model goes back to the last state that was looked at, and the steps since then are
@@ -44,7 +50,8 @@ class TerminateOnNaN(Callback):
     >>> model.compile(optimizers.SGD(1e30), "mse")
     >>> guard = TerminateOnNaN()
     >>> x, y = np.ones((8, 3)), np.ones((8, 1))
-    >>> with np.errstate(all="ignore"):
+    >>> import warnings
+    >>> with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
     ...     history = model.fit(x, y, epochs=9, callbacks=[guard], verbose=0)
     >>> guard.found
     'the outputs of dense in step 1'
@@ -87,6 +94,12 @@ class TerminateOnNaN(Callback):
             self._good.restore(self.model)
             self.found = f"something outside of the steps after step {self.model.step}"
         self.model.stop_training = True
+
+    def on_train_end(self, logs: Logs) -> None:
+        """Say where it stopped; a bar on the terminal is gone by now."""
+        if self.found is not None:
+            message = f"TerminateOnNaN: stopped, not finite: {self.found}"
+            warnings.warn(message, RuntimeWarning, stacklevel=TO_THE_CALL_OF_FIT)
 
 
 class Snapshot:
