@@ -1,7 +1,6 @@
 """Samples of the host, checked and split, and the batches that a device makes of them."""
 
 import math
-import operator
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 from minidl.autograd import Tensor
 from minidl.backend import Array, Backend
 
-DEFAULT_SIZE = 32
+LABELS_AS_NUMBERS = "; number them: classes, y = np.unique(y, return_inverse=True)"
 CHECKED_BYTES = 2**22  # read for a checksum of x, of y or of the weights, in milliseconds
 
 
@@ -93,10 +92,14 @@ class Samples:
 
 
 def _numbers(who: str, name: str, values: Any) -> np.ndarray:
-    values = np.asarray(values)
-    if values.dtype.kind not in "fiub":
-        raise TypeError(f"{who}: {name} must hold numbers, received {values.dtype}")
-    return values
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        are_labels = name == "y" and array.size and isinstance(array.flat[0], str)
+        raise TypeError(
+            f"{who}: {name} must be an array of numbers, received {type(values).__name__} "
+            f"of {array.dtype}" + LABELS_AS_NUMBERS * are_labels
+        )
+    return array
 
 
 class Batch(NamedTuple):
@@ -184,12 +187,3 @@ class Feed:
             None if y_chosen is None else Tensor.of(y_chosen, backend),
             None if weight is None else Tensor.of(weight, backend),
         )
-
-
-def checked_size(who: str, batch_size: int | None) -> int:
-    """Return the batch size to use, the default where it is None; raise where it is below 1."""
-    if batch_size is None:
-        return DEFAULT_SIZE
-    if operator.index(batch_size) < 1:
-        raise ValueError(f"{who}: batch_size must be at least 1, received {batch_size}")
-    return operator.index(batch_size)

@@ -25,9 +25,14 @@ def choose(
         return given
     if isinstance(given, str) and given.lower() in table:
         return table[given.lower()]()
+    remedy = ""
+    if isinstance(given, type) and issubclass(given, kind):
+        remedy = f"; use {given.__name__}()"
+    elif callable(given):
+        remedy = f"; subclass {kind.__name__}"
     raise ValueError(
         f"{what}: expected {_article(kind.__name__)} or one of {', '.join(table)}; "
-        f"received {given!r}"
+        f"received {given!r}{remedy}"
     )
 
 

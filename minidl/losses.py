@@ -38,7 +38,14 @@ class Loss:
         ------
         ValueError
             If `y_true` or `sample_weight` do not fit `y_pred`, or are on another device.
+        TypeError
+            If `y_pred` is no tensor.
         """
+        if not isinstance(y_pred, Tensor):
+            raise TypeError(
+                f"{type(self).__name__}: y_pred must be a Tensor, the model's outputs, received "
+                f"{type(y_pred).__name__}; the order is loss(y_true, y_pred)"
+            )
         y_true = y_true if isinstance(y_true, Tensor) else np.asarray(y_true)
         self.check(y_true, y_pred.shape)
         losses = self.per_sample(_beside(y_pred, y_true), y_pred)
@@ -88,16 +95,19 @@ class SparseCategoricalCrossentropy(Loss):
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless `y_true` holds class numbers below the last axis of outputs."""
         who, classes = "sparse_categorical_crossentropy", output_shape[-1]
-        if y_true.dtype.kind not in "iu":
-            raise ValueError(
-                f"{who}: y must hold class numbers (integers), received {y_true.dtype}; for "
-                "one-hot targets use categorical_crossentropy"
-            )
         one_each = output_shape[:-1]
         if not (shapes_agree(y_true.shape, one_each) or shapes_agree(y_true.shape, (*one_each, 1))):
+            remedy = "for one-hot targets use categorical_crossentropy"
+            if y_true.ndim > len(output_shape):
+                remedy = "the order is loss(y_true, y_pred)"
             raise ValueError(
                 f"{who}: y has shape {y_true.shape}, and outputs of shape {output_shape} need one "
-                "class number for each; for one-hot targets use categorical_crossentropy"
+                f"class number for each; {remedy}"
+            )
+        if y_true.dtype.kind not in "iu":
+            raise ValueError(
+                f"{who}: y must hold class numbers (integers), received {y_true.dtype}; "
+                "use y.astype(int)"
             )
         if isinstance(y_true, np.ndarray) and y_true.size:
             low, high = y_true.min(), y_true.max()
@@ -128,9 +138,12 @@ class CategoricalCrossentropy(Loss):
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless `y_true` has the outputs' shape."""
         if not shapes_agree(y_true.shape, output_shape):
+            remedy = "for class numbers use sparse_categorical_crossentropy"
+            if y_true.ndim == len(output_shape) and y_true.shape[-1] > 1:
+                remedy = "give the last layer one unit for each class of y"
             raise ValueError(
                 f"categorical_crossentropy: y has shape {y_true.shape} and the outputs "
-                f"{output_shape}; for class numbers use sparse_categorical_crossentropy"
+                f"{output_shape}; {remedy}"
             )
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Models: layers with a device, a seed and a training loop."""
 
 import math
-import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -15,7 +14,7 @@ from minidl import fusion, losses, optimizers, rng
 from minidl.autograd import Tensor, no_grad
 from minidl.backend import get_backend
 from minidl.backend.base import FLOAT_TYPES
-from minidl.batches import Batch, Feed, Samples, checked_size
+from minidl.batches import Batch, Feed, Samples
 from minidl.callbacks import Callback, CallbackList, History, LazyLogs
 from minidl.files import PathLike
 from minidl.keras_gaps import refuse
@@ -29,6 +28,7 @@ from minidl.progress import ProgressBar, bar, checked_verbose, line
 from minidl.summary import summary_table
 from minidl.uncertainty import Moments, Uncertainty
 
+DEFAULT_BATCH_SIZE = 32
 NO_PROBABILITIES = ("linear", "relu", "tanh")  # activations whose outputs are none
 
 
@@ -315,6 +315,10 @@ class Model(Layer):
             ``"accuracy"``, or metrics.
         """
         refuse("compile", not_taken)
+        if isinstance(metrics, str | Metric):
+            raise TypeError(
+                f"compile: metrics must be a list, received {metrics!r}; use [{metrics!r}]"
+            )
         # All are chosen before any is taken, so that an error changes nothing.
         new_loss, new_optimizer = losses.get(loss), optimizers.get(optimizer)
         new_metrics = [get_metric(metric) for metric in metrics or ()]
@@ -329,7 +333,7 @@ class Model(Layer):
     def fit(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         batch_size: int | None = None,
         epochs: int = 1,
         verbose: str | int = "auto",
@@ -387,9 +391,10 @@ class Model(Layer):
             If data and arguments do not fit, before anything is trained.
         """
         refuse("fit", not_taken)
-        batch_size = checked_size("fit", batch_size)
+        batch_size = _batch_size("fit", batch_size)
         verbose = checked_verbose("fit", verbose)
-        epochs, initial_epoch = operator.index(epochs), operator.index(initial_epoch)
+        epochs = rng.checked_integer("fit: epochs", epochs, 2**32)
+        initial_epoch = rng.checked_integer("fit: initial_epoch", initial_epoch, 2**32)
         if isinstance(callbacks, Callback):
             raise TypeError(f"fit: callbacks must be a list, received {callbacks!r}; use [it]")
         for callback in callbacks or ():
@@ -531,7 +536,7 @@ class Model(Layer):
     def evaluate(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         batch_size: int | None = None,
         verbose: str | int = "auto",
         *,
@@ -554,7 +559,7 @@ class Model(Layer):
         float, list of float, or dict
             The loss alone; with metrics ``[loss, *metrics]``; with `return_dict` by name.
         """
-        batch_size = checked_size("evaluate", batch_size)
+        batch_size = _batch_size("evaluate", batch_size)
         verbose = checked_verbose("evaluate", verbose)
         samples = self._check_data("evaluate", x, y, sample_weight)
         values = self._evaluate(self._feed(samples), batch_size, verbose)
@@ -604,7 +609,7 @@ class Model(Layer):
         array([[3., 3.],
                [7., 7.]], dtype=float32)
         """
-        batch_size = checked_size("predict", batch_size)
+        batch_size = _batch_size("predict", batch_size)
         verbose = checked_verbose("predict", verbose)
         inputs = Samples.checked("predict", x)
         draws = None if samples is None else positive_integer("predict: samples", samples)
@@ -637,13 +642,22 @@ class Model(Layer):
                 f"{who}: the model is not compiled; call "
                 'model.compile(optimizer="adam", loss=...) first'
             )
-        samples = Samples.checked(who, x, np.asarray(y), weight)
+        if y is None:
+            raise TypeError(
+                f"{who}: expected arrays x and y, received {type(x).__name__} and no y; give both, "
+                "or write the loop by hand where batches come from elsewhere"
+            )
+        samples = Samples.checked(who, x, y, weight)
         assert samples.y is not None, "given above"
         output_shape = self._trace(samples.x.shape[1:])
         self.loss.check(samples.y, output_shape)
         for metric in self.metrics:
             metric.check(samples.y, output_shape)
         return samples
+
+
+def _batch_size(who: str, given: int | None) -> int:
+    return DEFAULT_BATCH_SIZE if given is None else positive_integer(f"{who}: batch_size", given)
 
 
 class Sequential(Model):
@@ -733,13 +747,15 @@ class Sequential(Model):
         TypeError
             If a layer or an activation is of your own.
         ValueError
-            If the model is not built.
+            If the model is not built, or the name is that of another format.
         OSError
             If the file cannot be written; an older one stays.
         """
         from minidl.interchange import onnx_export
 
         self._check_built()
+        if not os.fspath(path).endswith(".onnx"):
+            raise ValueError(f"{path}: export writes ONNX alone; give a name that ends in .onnx")
         onnx_export.save(self, path)
 
     def _check_data(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:

@@ -494,5 +494,12 @@ def test_an_activation_need_not_be_hashable():
     model(np.ones((1, 3)))
     with minidl.training(step=0):
         model(np.ones((1, 3)))
-    with pytest.raises(ValueError, match=r"activation: expected a function or one of .*\['relu'\]"):
-        layers.Dense(2, activation=["relu"])
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"), [(["relu"], r"\['relu'\]"), (np.tanh, "<ufunc 'tanh'>")]
+)
+def test_what_is_no_activation_is_refused(given, shown):
+    message = f"activation: expected a function of a Tensor or one of linear, .*; received {shown}"
+    with pytest.raises(ValueError, match=message):
+        layers.Dense(2, activation=given)

@@ -247,17 +247,23 @@ def test_targets_of_another_shape_are_refused(loss, shape, kind):
             SparseCategoricalCrossentropy,
             np.array([0.0, 1.0]),
             (None, 3),
-            r"class numbers \(integers\), received float64; for one-hot targets use cat",
+            r"class numbers \(integers\), received float64; use y.astype\(int\)",
         ),
         (
             SparseCategoricalCrossentropy,
             np.array([True, False]),
             (None, 3),
-            "received bool",
+            r"received bool; use y.astype\(int\)",
         ),
         (
             SparseCategoricalCrossentropy,
             ONE_HOT.astype(int),
+            (None, 3),
+            r"y has shape \(4, 3\).*one class number for each; for one-hot targets use categorical",
+        ),
+        (
+            SparseCategoricalCrossentropy,
+            ONE_HOT,
             (None, 3),
             r"y has shape \(4, 3\).*one class number for each; for one-hot targets use categorical",
         ),
@@ -273,7 +279,18 @@ def test_targets_of_another_shape_are_refused(loss, shape, kind):
             (None, 3),
             r"y has shape \(4,\) and the outputs \(None, 3\); for class numbers use sparse_",
         ),
-        (CategoricalCrossentropy, ONE_HOT, (None, 4), r"y has shape \(4, 3\)"),
+        (
+            CategoricalCrossentropy,
+            LABELS[:, None],
+            (None, 3),
+            r"y has shape \(4, 1\) and the outputs \(None, 3\); for class numbers use sparse_",
+        ),
+        (
+            CategoricalCrossentropy,
+            ONE_HOT,
+            (None, 4),
+            r"y has shape \(4, 3\) and the outputs \(None, 4\); give the last layer one unit for",
+        ),
         (MeanSquaredError, TARGETS, (None, 1), r"y has shape \(4, 3\) and the outputs \(None, 1\)"),
         (MeanSquaredError, TARGETS[:, 0], (None, 3), "they must agree"),
     ],
@@ -281,6 +298,18 @@ def test_targets_of_another_shape_are_refused(loss, shape, kind):
 def test_targets_that_do_not_fit_are_refused(make, y, shape, message):
     with pytest.raises(ValueError, match=message):
         make().check(y, shape)
+
+
+@pytest.mark.parametrize("loss", [MeanSquaredError(), SparseCategoricalCrossentropy()])
+def test_arguments_in_the_other_order_are_refused(loss):
+    message = r"y_pred must be a Tensor.*received ndarray; the order is loss\(y_true, y_pred\)"
+    with pytest.raises(TypeError, match=f"{type(loss).__name__}: {message}"):
+        loss(Tensor(PROBABILITIES), LABELS)
+
+
+def test_class_numbers_in_the_place_of_outputs_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(4, 3\).*the order is loss\(y_true, y_pred\)"):
+        SparseCategoricalCrossentropy()(Tensor(PROBABILITIES), Tensor(LABELS))
 
 
 @pytest.mark.parametrize("label", [-1, 3])

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 import tracemalloc
 
 import numpy as np
@@ -400,10 +401,17 @@ def test_a_model_that_is_not_compiled_says_so(method):
         ({"y": TARGETS[:, :1]}, ValueError, r"mean_squared_error: y has shape \(50, 1\) and the"),
         ({"x": X[:0], "y": TARGETS[:0]}, ValueError, "fit: x must hold at least one sample"),
         ({"x": np.float64(3)}, ValueError, r"fit: x must hold at least one sample, .* \(\)"),
-        ({"x": X.astype(str)}, TypeError, "fit: x must hold numbers, received <U"),
+        ({"x": X.astype(str)}, TypeError, "fit: x must be .* numbers, received ndarray of <U"),
+        ({"x": None}, TypeError, "fit: x must be an array of numbers, received NoneType of object"),
+        ({"x": {"a": X}}, TypeError, "fit: x must be an array of numbers, received dict of"),
+        ({"x": iter(X)}, TypeError, "fit: x must be .* numbers, received iterator of object"),
+        ({"x": (X, TARGETS), "y": None}, TypeError, "fit: expected arrays x and y, received tuple"),
+        ({"x": iter(X), "y": None}, TypeError, "received iterator and no y; .*loop by hand"),
         ({"x": X[:, :5]}, ValueError, r"expected samples of shape \(6,\), .* received \(5,\)"),
-        ({"batch_size": 0}, ValueError, "fit: batch_size must be at least 1, received 0"),
-        ({"batch_size": 2.5}, TypeError, "float"),
+        ({"batch_size": 0}, ValueError, "fit: batch_size must be a positive integer, received 0"),
+        ({"batch_size": 32.0}, ValueError, "fit: batch_size must be a positive .* received 32.0"),
+        ({"batch_size": True}, ValueError, "fit: batch_size must be a positive .* received True"),
+        ({"batch_size": "adam"}, ValueError, "fit: batch_size must be .* received 'adam'"),
         ({"verbose": 3}, ValueError, 'fit: verbose must be "auto", 0, 1 or 2, received 3'),
         ({"sample_weight": np.ones(49)}, ValueError, r"one number for each of 50 samples.*\(49,\)"),
         ({"sample_weight": np.ones((50, 1))}, ValueError, r"received shape \(50, 1\)"),
@@ -414,6 +422,11 @@ def test_a_model_that_is_not_compiled_says_so(method):
             {"validation_data": (X,)},
             ValueError,
             r"validation_data must be \(x, y\) or .* received tuple",
+        ),
+        (
+            {"validation_data": (X, None)},
+            TypeError,
+            "fit: validation_data: expected arrays x and y, received ndarray and no y",
         ),
         (
             {"validation_data": (X, TARGETS[:7])},
@@ -504,6 +517,37 @@ def test_compile_refuses_what_it_does_not_know(arguments, message):
         models.Sequential([layers.Dense(2)]).compile("sgd", "mse", **arguments)
 
 
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_targets_must_be_given(method):
+    with pytest.raises(TypeError, match=f"{method}: expected arrays x and y, received generator"):
+        getattr(regressor(), method)(x for x in X)
+
+
+@pytest.mark.parametrize("given", ["accuracy", metrics.Accuracy()])
+def test_metrics_are_a_list(given):
+    with pytest.raises(
+        TypeError, match=r"compile: metrics must be a list, received .*; use \[.*\]"
+    ):
+        models.Sequential([layers.Dense(2)]).compile("sgd", "mse", metrics=given)
+
+
+def test_an_optimizer_is_no_class_and_a_loss_no_function():
+    model = models.Sequential([layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"optimizer: expected an Optimizer .*; use Adam\(\)$"):
+        model.compile(Adam, "mse")
+    with pytest.raises(ValueError, match=r"loss: expected a Loss .*; subclass Loss$"):
+        model.compile("adam", lambda y_true, y_pred: (y_true - y_pred).mean())
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 3)])
+def test_one_sample_is_no_batch(shape):
+    model = models.Sequential([layers.Flatten(input_shape=shape), layers.Dense(2)])
+    message = rf"expected samples of shape .*, received {re.escape(str(shape[1:]))}; .*x\[None\]"
+    with pytest.raises(ValueError, match=message):
+        model.predict(np.zeros(shape))
+    assert model.predict(np.zeros(shape)[None], verbose=0).shape == (1, 2)
+
+
 def test_compile_wants_a_loss():
     with pytest.raises(ValueError, match=r"loss: expected a Loss or one of .*received None"):
         models.Sequential([layers.Dense(2)]).compile("sgd")
@@ -512,7 +556,7 @@ def test_compile_wants_a_loss():
 @pytest.mark.parametrize("method", ["evaluate", "predict"])
 def test_evaluate_and_predict_check_their_data(method):
     model = regressor()
-    with pytest.raises(ValueError, match=f"{method}: batch_size must be at least 1, received -1"):
+    with pytest.raises(ValueError, match=f"{method}: batch_size must be a positive .* received -1"):
         getattr(model, method)(X, *([TARGETS] if method == "evaluate" else []), batch_size=-1)
     with pytest.raises(ValueError, match=f"{method}: x must hold at least one sample"):
         getattr(model, method)(X[:0], *([TARGETS[:0]] if method == "evaluate" else []))
@@ -940,12 +984,22 @@ def test_verbose_is_checked(method):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"epochs": 1.5}, TypeError, "float"),
+        ({"epochs": 2.0}, TypeError, "fit: epochs must be an integer, received 2.0 of type float"),
+        ({"epochs": "3"}, TypeError, "fit: epochs must be an integer, received '3' of type str"),
+        ({"epochs": True}, TypeError, "fit: epochs must be an integer, received True"),
+        ({"epochs": -1}, ValueError, r"fit: epochs must be in \[0, 2\*\*32\), received -1"),
+        ({"initial_epoch": -1}, ValueError, r"fit: initial_epoch must be in .*, received -1"),
         ({"callbacks": [print]}, TypeError, "fit: expected a list of Callbacks, received"),
         ({"callbacks": [Callback]}, TypeError, "fit: expected a list of Callbacks, received"),
         ({"validation_data": 5}, ValueError, "fit: validation_data must be .*, received int"),
-        ({"y": np.array(["a"] * 50)}, TypeError, "fit: y must hold numbers, received <U1"),
-        ({"sample_weight": ["a"] * 50}, TypeError, "fit: sample_weight must hold numbers"),
+        (
+            {"y": np.array(["a"] * 50)},
+            TypeError,
+            r"fit: y must be an array of numbers, received ndarray of <U1; number them: cla",
+        ),
+        ({"y": np.array(["a"] * 50, object)}, TypeError, "of object; number them: classes, y ="),
+        ({"y": np.array([None] * 50)}, TypeError, "numbers, received ndarray of object$"),
+        ({"sample_weight": ["a"] * 50}, TypeError, "sample_weight must be .*, received list of <U"),
     ],
 )
 def test_fit_refuses_what_is_of_the_wrong_kind_before_anything_is_trained(

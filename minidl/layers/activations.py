@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from minidl.autograd import Tensor
 from minidl.layers.base import Layer
 
@@ -33,12 +35,13 @@ def get(activation: str | Function | None) -> Function:
     """
     if activation is None:
         return linear
-    if callable(activation):
+    if callable(activation) and not isinstance(activation, np.ufunc):
         return activation
     if isinstance(activation, str) and activation in _BY_NAME:
         return _BY_NAME[activation]
     raise ValueError(
-        f"activation: expected a function or one of {', '.join(_BY_NAME)}; received {activation!r}"
+        f"activation: expected a function of a Tensor or one of {', '.join(_BY_NAME)}; "
+        f"received {activation!r}"
     )
 
 

@@ -163,9 +163,10 @@ class Layer:
                 "or a model, which takes arrays"
             )
         if self.input_shape is not None and x.shape[1:] != self.input_shape:
+            is_one = x.shape[1:] == self.input_shape[1:]
             raise ValueError(
                 f"{self.label}: expected samples of shape {self.input_shape}, as its input_shape "
-                f"says, received {x.shape[1:]}"
+                f"says, received {x.shape[1:]}" + "; for one sample give x[None]" * is_one
             )
         first = not self.built
         if first:

@@ -99,6 +99,14 @@ def test_what_onnx_does_not_have_is_refused(layer, error, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_of_another_format_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"net.tflite: export writes ONNX alone; give a name .*\.onnx"
+    ):
+        network(layers.Dense(2)).export(tmp_path / "net.tflite")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_that_is_not_built_or_no_sequence_is_refused(tmp_path):
     with pytest.raises(ValueError, match="sequential: not built, so it has no weights"):
         models.Sequential([layers.Dense(2)]).export(tmp_path / "net.onnx")
