@@ -16,6 +16,8 @@
 ======================  ====================================================================
 """
 
+import sys
+
 from minidl_kernels.threads import set_num_threads
 
 from minidl import (
@@ -32,6 +34,7 @@ from minidl import (
 )
 from minidl.autograd import Tensor, from_dlpack, no_grad
 from minidl.backend import DeviceError, get_backend
+from minidl.keras_gaps import tell_nearest
 from minidl.rng import training
 from minidl.version import __version__ as __version__
 
@@ -54,3 +57,7 @@ __all__ = [
     "set_num_threads",
     "training",
 ]
+
+tell_nearest(
+    sys.modules[__name__], callbacks, datasets, layers, losses, metrics, models, optimizers
+)

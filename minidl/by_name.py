@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from minidl.keras_gaps import NEAREST
+
 Kind = TypeVar("Kind")
 
 
@@ -26,7 +28,9 @@ def choose(
     if isinstance(given, str) and given.lower() in table:
         return table[given.lower()]()
     remedy = ""
-    if isinstance(given, type) and issubclass(given, kind):
+    if isinstance(given, str) and given.lower() in NEAREST.get(what, {}):
+        remedy = f"; {NEAREST[what][given.lower()]}"
+    elif isinstance(given, type) and issubclass(given, kind):
         remedy = f"; use {given.__name__}()"
     elif callable(given):
         remedy = f"; subclass {kind.__name__}"

@@ -1,8 +1,53 @@
-"""What of Keras is not in minidl, and the nearest way there is."""
+"""What of Keras and PyTorch is not in minidl, and the nearest way there is."""
 
+import functools
 from collections.abc import Mapping
+from types import ModuleType
+from typing import NoReturn
+
+TWO_CLASSES = "end with Dense(2, activation='softmax') and use sparse_categorical_crossentropy"
+SEED = "randomness is owned: give the model its seed="
+PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
+ERROR_METRIC = "subclass metrics.Metric, or use the loss that fit reports"
 
 NEAREST: dict[str, dict[str, str]] = {
+    # names in modules
+    "minidl": {
+        "Model": "use models.Model",
+        "Sequential": "use models.Sequential",
+        "load": "use models.load",
+        "manual_seed": SEED,
+        "nn": "use layers, losses and models",
+        "optim": "use optimizers",
+        "tensor": "use Tensor",
+        "utils": SEED + "; one-hot targets are np.eye(classes)[y]",
+    },
+    "callbacks": {
+        "BackupAndRestore": "use ModelCheckpoint and fit(resume=True)",
+        "LambdaCallback": "subclass callbacks.Callback",
+    },
+    "losses": {
+        "BinaryCrossentropy": TWO_CLASSES,
+        "CrossEntropyLoss": "use SparseCategoricalCrossentropy(from_logits=True)",
+        "MSELoss": "use MeanSquaredError",
+        "MeanAbsoluteError": "subclass losses.Loss",
+    },
+    "metrics": {
+        "AUC": "subclass metrics.Metric",
+        "BinaryAccuracy": "use Accuracy, with one output for each of the two classes",
+        "MeanAbsoluteError": ERROR_METRIC,
+        "MeanSquaredError": ERROR_METRIC,
+        "Precision": "subclass metrics.Metric",
+        "Recall": "subclass metrics.Metric",
+    },
+    "models": {
+        "load_model": "use models.load",
+        "save_model": "use model.save",
+    },
+    "optimizers": {
+        "Adagrad": "subclass optimizers.Optimizer",
+        "Nadam": "subclass optimizers.Optimizer",
+    },
     "layers": {
         "Conv2D": "minidl trains multilayer networks; use Flatten and Dense",
         "BatchNormalization": "subclass layers.Layer",
@@ -13,9 +58,46 @@ NEAREST: dict[str, dict[str, str]] = {
         "LeakyReLU": "use Activation with a function of a tensor",
         "Lambda": "use Activation with a function of a tensor",
     },
+    # attributes
+    "Model": {
+        "cuda": "give device= to the model",
+        "eval": "a model is in inference mode but within `with minidl.training():`",
+        "get_layer": "use model.layers",
+        "load_state_dict": "use model.load_weights or model.set_weights",
+        "state_dict": "use model.save_weights or model.get_weights",
+        "to": "give device= to the model, or to models.load",
+        "train": "use `with minidl.training(step=step):`",
+        "train_on_batch": "use loss(y, model(x)).backward() and optimizer.update",
+        "trainable_variables": PARAMETERS,
+        "trainable_weights": PARAMETERS,
+        "weights": PARAMETERS,
+    },
+    "Optimizer": {
+        "apply_gradients": "use loss.backward() and optimizer.update(model.parameters())",
+        "lr": "use optimizer.learning_rate",
+        "minimize": "use loss.backward() and optimizer.update(model.parameters())",
+        "step": "use optimizer.update(model.parameters())",
+        "zero_grad": "update clears the gradients; leave it out",
+    },
+    # names for compile
+    "loss": {
+        "bce": TWO_CLASSES,
+        "binary_crossentropy": TWO_CLASSES,
+        "mae": "subclass losses.Loss",
+        "mean_absolute_error": "subclass losses.Loss",
+    },
+    "metric": {
+        "binary_accuracy": "use accuracy, with one output for each of the two classes",
+        "mae": ERROR_METRIC,
+        "mean_absolute_error": ERROR_METRIC,
+        "mean_squared_error": ERROR_METRIC,
+        "mse": ERROR_METRIC,
+    },
+    # arguments
     "layer": {
         "batch_size": "give it to fit",
         "activity_regularizer": "add a term to a loss of your own",
+        "bias": "use use_bias",
         "bias_constraint": "set layer.bias.constraint after building",
         "bias_regularizer": "use the optimizer's weight_decay",
         "dtype": "give the dtype to the model",
@@ -31,13 +113,20 @@ NEAREST: dict[str, dict[str, str]] = {
     },
     "optimizer": {
         "amsgrad": "leave it out",
+        "betas": "use beta_1 and beta_2",
         "centered": "leave it out",
         "clipnorm": "scale parameter.grad between backward() and update() in a loop of your own",
         "clipvalue": "clip parameter.grad between backward() and update() in a loop of your own",
+        "decay": "give a schedule of optimizers.schedules as learning_rate",
         "ema_momentum": "average model.get_weights() in a callback",
+        "eps": "use epsilon",
         "global_clipnorm": "scale parameter.grad in a loop of your own",
         "gradient_accumulation_steps": "call backward() several times before update()",
+        "lr": "use learning_rate",
         "use_ema": "average model.get_weights() in a callback",
+    },
+    "learning rate callback": {
+        "verbose": "read model.optimizer.learning_rate in a callback of your own",
     },
     "EarlyStopping": {
         "start_from_epoch": "use patience",
@@ -79,3 +168,29 @@ def refuse(place: str, arguments: Mapping[str, object], who: str | None = None) 
         if name in NEAREST[place]:
             raise TypeError(f"{who or place}: {name} is not in minidl: {NEAREST[place][name]}")
         raise TypeError(f"{who or place}: got an unexpected argument {name!r}")
+
+
+def refuse_name(place: str, name: str) -> None:
+    """Raise AttributeError for a name that others have, with the nearest way.
+
+    Examples
+    --------
+    >>> refuse_name("models", "load_model")
+    Traceback (most recent call last):
+        ...
+    AttributeError: models: load_model is not in minidl: use models.load
+    """
+    if name in NEAREST.get(place, {}):
+        raise AttributeError(f"{place}: {name} is not in minidl: {NEAREST[place][name]}")
+
+
+def tell_nearest(*modules: ModuleType) -> None:
+    """Let modules tell, of a name that they have not, the nearest way or the names there are."""
+    for module in modules:
+        vars(module)["__getattr__"] = functools.partial(_missing, module)
+
+
+def _missing(module: ModuleType, name: str) -> NoReturn:
+    place = module.__name__.removeprefix("minidl.")
+    refuse_name(place, name)
+    raise AttributeError(f"{place}: {name} is none of {', '.join(module.__all__)}")

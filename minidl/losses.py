@@ -8,6 +8,14 @@ from minidl import ops
 from minidl.autograd import Tensor, apply
 from minidl.by_name import choose
 
+__all__ = [
+    "CategoricalCrossentropy",
+    "Loss",
+    "MeanSquaredError",
+    "SparseCategoricalCrossentropy",
+    "get",
+]
+
 EPSILON = 1e-7  # Keras' bound: probabilities are held this far from 0 and 1
 
 

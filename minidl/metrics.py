@@ -10,6 +10,15 @@ from minidl.backend import Array, Backend
 from minidl.by_name import choose
 from minidl.losses import shapes_agree
 
+__all__ = [
+    "Accuracy",
+    "CategoricalAccuracy",
+    "Mean",
+    "Metric",
+    "SparseCategoricalAccuracy",
+    "get",
+]
+
 
 class Metric:
     """Average a number over the samples seen since `reset_state`.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from minidl.backend.base import FLOAT_TYPES
 from minidl.batches import Batch, Feed, Samples
 from minidl.callbacks import Callback, CallbackList, History, LazyLogs
 from minidl.files import PathLike
-from minidl.keras_gaps import refuse
+from minidl.keras_gaps import refuse, refuse_name
 from minidl.layers import Dense, Flatten, Input, Layer, Parameter, Rescaling, activations
 from minidl.layers.base import Placement, positive_integer
 from minidl.layers.numbering import name_layers, number_random_layers
@@ -27,6 +27,8 @@ from minidl.position import Position, describe_run
 from minidl.progress import ProgressBar, bar, checked_verbose, line
 from minidl.summary import summary_table
 from minidl.uncertainty import Moments, Uncertainty
+
+__all__ = ["Model", "Sequential", "load"]
 
 DEFAULT_BATCH_SIZE = 32
 NO_PROBABILITIES = ("linear", "relu", "tanh")  # activations whose outputs are none
@@ -99,6 +101,12 @@ class Model(Layer):
         self.optimizer: optimizers.Optimizer | None = None
         self.history = History()
         self.position = Position()
+
+    if not TYPE_CHECKING:  # there it would stand for every name
+
+        def __getattr__(self, name: str) -> Any:
+            refuse_name("Model", name)
+            return super().__getattribute__(name)  # raises what Python says
 
     # -------------------------------------------------------------------- what it is
 

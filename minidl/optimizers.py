@@ -9,13 +9,13 @@ import math
 import operator
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minidl import schedules
 from minidl.autograd import Tensor
 from minidl.backend import Array, Backend
 from minidl.by_name import choose
-from minidl.keras_gaps import refuse
+from minidl.keras_gaps import refuse, refuse_name
 from minidl.parameter import Parameter
 from minidl.schedules import LearningRateSchedule
 
@@ -87,6 +87,12 @@ class Optimizer:
         self._gradients: Array = None
         self._views: list[Array] = []
         self._into: dict[Tensor, Array] = {}
+
+    if not TYPE_CHECKING:  # there it would stand for every name
+
+        def __getattr__(self, name: str) -> Any:
+            refuse_name("Optimizer", name)
+            return super().__getattribute__(name)  # raises what Python says
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the buffers: in a copy the views would no longer lie in them."""

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minidl.callbacks.base import Callback, Logs, Watcher
+from minidl.keras_gaps import refuse
 from minidl.schedules import LearningRateSchedule
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class LearningRateScheduler(Callback):
     >>> halve_from_3 = LearningRateScheduler(lambda epoch, rate: rate / 2 if epoch >= 3 else rate)
     """
 
-    def __init__(self, schedule: Callable[[int, float], float]):
+    def __init__(self, schedule: Callable[[int, float], float], **not_taken: Any):
+        refuse("learning rate callback", not_taken, who="LearningRateScheduler")
         self.schedule = schedule
 
     def on_train_begin(self, logs: Logs) -> None:
@@ -107,7 +109,9 @@ class ReduceLROnPlateau(Watcher):
         min_delta: float = 1e-4,
         cooldown: int = 0,
         min_lr: float = 0.0,
+        **not_taken: Any,
     ):
+        refuse("learning rate callback", not_taken, who="ReduceLROnPlateau")
         super().__init__(monitor, min_delta, mode)
         if not 0 < factor < 1:
             raise ValueError(f"ReduceLROnPlateau: factor must be in (0, 1), received {factor}")

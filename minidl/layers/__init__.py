@@ -1,6 +1,5 @@
 """The layers: `Dense`, `Dropout` and their companions, and `Layer` to write your own."""
 
-from minidl.keras_gaps import NEAREST
 from minidl.layers.activations import Activation, ReLU, Softmax
 from minidl.layers.base import Layer
 from minidl.layers.dense import Dense
@@ -20,9 +19,3 @@ __all__ = [
     "Rescaling",
     "Softmax",
 ]
-
-
-def __getattr__(name: str) -> type[Layer]:
-    nearest = NEAREST["layers"].get(name)
-    hint = f"is not in minidl: {nearest}" if nearest else f"is none of {', '.join(__all__)}"
-    raise AttributeError(f"layers: {name} {hint}")
