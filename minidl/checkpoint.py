@@ -11,15 +11,15 @@ The file is in the safetensors format. Its arrays are
 =======================  =========================================================================
 
 and its one text, ``minidl``, is a JSON object: the format's number, minidl's version, the network's
-description (in which seeds and streams are), loss, optimizer and metrics, the history, the time.
-Masks and the order of the samples follow from seed, stream, step and epoch: none is stored.
+description (in which seeds and streams are), loss, optimizer and metrics, the history. Masks and
+the order of the samples follow from seed, stream, step and epoch: none is stored. Nor is the time:
+equal runs give equal files.
 """
 
 import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,6 @@ def save(model: Model, path: PathLike) -> None:
         "network": description.describe_network(model),
         "training": describe_training(model),
         "history": list(zip(model.history.epoch, model.history.logs, strict=True)),
-        "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     tensor_file.write(path, _arrays(model), {"minidl": json.dumps(texts)})
 

@@ -120,7 +120,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=8,
 )
-KEYS = ["format", "version", "network", "training", "history", "saved_at"]
+KEYS = ["format", "version", "network", "training", "history"]
 
 
 @FEW
