@@ -2,10 +2,13 @@
 
 A file is a little-endian uint64, that many bytes of JSON, and the arrays
 (https://huggingface.co/docs/safetensors, "Format"). The library checks that the arrays lie side by
-side and fill the file, so none can be larger than the file.
+side and fill the file, so none can be larger than the file. Its texts, which other readers pass
+over, hold a SHA-256 of all the rest: a file with one changed bit is not read.
 """
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 
 import numpy as np
@@ -15,6 +18,7 @@ from safetensors.numpy import save
 from minidl.files import PathLike, check_regular, write_whole
 
 MAX_HEADER_BYTES = 2**24
+CHECKSUM = "minidl_sha256"  # among the texts of the files that are written here
 DTYPES = {
     "BOOL": np.dtype("bool"),
     "F16": np.dtype("float16"),
@@ -28,6 +32,8 @@ def write(
     path: PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write arrays and texts; `path` is the old file or the whole new one at every instant.
+
+    Equal arrays and texts give equal files, byte for byte.
 
     Raises
     ------
@@ -45,11 +51,31 @@ def write(
     ({'x': (3,)}, {'unit': 'm'}, array([0., 1., 2.]))
     """
     contiguous = {name: np.require(array, requirements="C") for name, array in arrays.items()}
-    write_whole(path, save(contiguous, dict(metadata or {})))
+    texts = dict(metadata or {})
+    texts[CHECKSUM] = _checksum(sorted(contiguous.items()), texts)
+    write_whole(path, _with_texts(save(contiguous), texts))
+
+
+def _with_texts(content: bytes, texts: Mapping[str, str]) -> bytes:
+    """Return a file with texts; the library would put them in an order that varies."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = {"__metadata__": texts, **json.loads(content[8:end])}
+    head = json.dumps(header, ensure_ascii=False).encode()
+    head += b" " * (-len(head) % 8)  # the arrays begin at a multiple of 8
+    return len(head).to_bytes(8, "little") + head + content[end:]
+
+
+def _checksum(arrays: Iterable[tuple[str, np.ndarray]], texts: Mapping[str, str]) -> str:
+    """Return the SHA-256 of texts and of arrays, which come in the order of their names."""
+    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
+    for name, array in arrays:
+        digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+        digest.update(array.ravel().data)
+    return digest.hexdigest()
 
 
 class TensorFile:
-    """An open file of arrays, of which none is read before it is asked for.
+    """An open file of arrays, of which one at a time is in memory.
 
     Attributes
     ----------
@@ -58,12 +84,13 @@ class TensorFile:
     dtypes : dict of str to numpy.dtype
         Of which kind it is.
     metadata : dict of str to str
-        The file's texts.
+        The file's texts, but for the checksum.
 
     Raises
     ------
     ValueError
-        If the file is not of this format, is damaged, or holds other dtypes than `DTYPES`.
+        If the file is not of this format, is damaged, or holds other dtypes than `DTYPES`. Damage
+        to numbers is noticed where the file has a checksum, as all that `write` writes have.
     OSError
         If it cannot be opened.
     """
@@ -95,6 +122,17 @@ class TensorFile:
                 )
             self.shapes[name] = tuple(part.get_shape())
             self.dtypes[name] = DTYPES[part.get_dtype()]
+        self._check(self.metadata.pop(CHECKSUM, None))
+
+    def _check(self, checksum: str | None) -> None:
+        """Raise ValueError where the file has another checksum; files of others have none."""
+        arrays = ((name, self.read(name)) for name in sorted(self.shapes))
+        if checksum is not None and checksum != _checksum(arrays, self.metadata):
+            self.close()
+            raise ValueError(
+                f"{self.path}: damaged: its contents do not have the checksum that was written "
+                "with them; use an older file"
+            )
 
     def read(self, name: str) -> np.ndarray:
         """Return a copy of an array."""

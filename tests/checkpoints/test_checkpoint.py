@@ -831,6 +831,91 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def flipped(path, place, bit=1):
+    """Write the file anew with one bit changed."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= bit
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("array", ["weights/dense/weight", "optimizer/mean", "model/step"])
+def test_one_changed_bit_of_an_array_is_noticed(path, array):
+    model = network()
+    model.fit(X, Y, **FIT)
+    model.save(path)
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    first, last = json.loads(content[8:end])[array]["data_offsets"]
+    for place in (end + first, end + last - 1):
+        path.write_bytes(content)
+        flipped(path, place)
+        with pytest.raises(
+            ValueError, match=f"{path}: damaged: its contents do not have the check"
+        ):
+            models.load(path)
+    path.write_bytes(content)
+    assert same_weights(models.load(path), model)
+
+
+@pytest.mark.parametrize(
+    ("written", "found"), [(b"rate 0.5", b"rate 0.4"), (b'"mean"', b'"meam"'), (b"2, 3", b"3, 2")]
+)
+def test_changed_texts_names_and_shapes_are_noticed(path, written, found):
+    tensor_file.write(path, {"mean": np.zeros((2, 3))}, {"network": "rate 0.5"})
+    content = path.read_bytes()
+    assert content.count(written) == 1
+    path.write_bytes(content.replace(written, found))
+    with pytest.raises(ValueError, match="damaged: its contents do not have the checksum"):
+        TensorFile(path)
+
+
+def test_weights_of_others_and_their_damage(path):
+    from safetensors.numpy import load_file, save_file
+
+    model = network()
+    model.save_weights(path)
+    flipped(path, -1)
+    with pytest.raises(ValueError, match=f"{path}: damaged: .* with them; use an older file"):
+        model.load_weights(path)
+    flipped(path, -1)
+    before = model.get_weights()
+    save_file(load_file(path), path)  # as PyTorch writes it: no texts
+    with TensorFile(path) as file:
+        assert file.metadata == {}
+    model.load_weights(path)
+    assert all(map(np.array_equal, before, model.get_weights()))
+
+
+def test_other_readers_read_the_files(path):
+    from safetensors.numpy import load, load_file
+
+    arrays = {"b": np.arange(6, dtype="float16").reshape(2, 3).T, "a": np.ones(3, "bool")}
+    tensor_file.write(path, arrays, {"é": "ü", "z": "\n"})
+    for found in (load_file(path), load(path.read_bytes())):
+        assert found.keys() == arrays.keys()
+        assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
+    content = path.read_bytes()
+    assert int.from_bytes(content[:8], "little") % 8 == 0
+    with TensorFile(path) as file:
+        assert file.metadata == {"é": "ü", "z": "\n"}
+
+
+def test_equal_runs_give_equal_files(path):
+    contents = set()
+    for _ in range(5):
+        model = network()
+        model.fit(X, Y, **FIT)
+        model.save(path)
+        weights = path.with_name("weights.safetensors")
+        model.save_weights(weights)
+        contents.add((path.read_bytes(), weights.read_bytes()))
+    assert len(contents) == 1
+    other = network(seed=1)
+    other.fit(X, Y, **FIT)
+    other.save(path)
+    assert path.read_bytes() not in next(iter(contents))
+
+
 def test_a_rename_that_fails_leaves_the_old_file(path, monkeypatch):
     tensor_file.write(path, {"x": np.ones(3)})
 

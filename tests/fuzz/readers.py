@@ -28,7 +28,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-from minidl import images, layers, models  # noqa: E402  the checkout's own
+from minidl import images, layers, models, tensor_file  # noqa: E402  the checkout's own
 from minidl.datasets import idx  # noqa: E402
 
 MEMORY_BOUND = 512 * 2**20  # above what the process has at the start, for any input
@@ -58,6 +58,7 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
     checkpoint = (folder / "x.safetensors").read_bytes()
     network.save_weights(folder / "y.safetensors")
     torch = (folder / "y.safetensors").read_bytes()
+    bare = without_checksum(torch)
     network.save_weights(folder / "x.weights.h5")
     keras = (folder / "x.weights.h5").read_bytes()
     pixels = np.arange(12, dtype="uint8").reshape(4, 3) * 20
@@ -65,8 +66,12 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
     np.save(stream, pixels)
     head = struct.pack(">HBB2I", 0, 8, 2, 4, 3)
     return {
-        "checkpoint": [checkpoint, large_sample(folder / "z.safetensors")],
-        "torch": [torch],
+        "checkpoint": [
+            checkpoint,
+            without_checksum(checkpoint),
+            large_sample(folder / "z.safetensors"),
+        ],
+        "torch": [torch, bare, bare],
         "keras": [keras],
         "idx": [head + pixels.tobytes(), gzipped(head + pixels.tobytes())],
         "image": [stream.getvalue(), head + pixels.tobytes(), *pictures(pixels)],
@@ -77,9 +82,18 @@ def large_sample(path: Path) -> bytes:
     """Return a small checkpoint of a network for samples of 64 MiB."""
     network = models.Sequential([layers.Input((1,)), *(layers.Softmax() for _ in range(48))])
     network.save(path)
-    content = path.read_bytes()
+    content = without_checksum(path.read_bytes())
     length = int.from_bytes(content[:8], "little")
     head = content[8 : 8 + length].replace(b"[1]", b"[16777216]")
+    return len(head).to_bytes(8, "little") + head + content[8 + length :]
+
+
+def without_checksum(content: bytes) -> bytes:
+    """Return a file as others write it, whose damage gets as far as the reader."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"].pop(tensor_file.CHECKSUM)
+    head = json.dumps(header).encode()
     return len(head).to_bytes(8, "little") + head + content[8 + length :]
 
 
@@ -159,6 +173,7 @@ def edited_checkpoint(content: bytes, chance: random.Random) -> bytes:
         if len(json.dumps(texts)) > 100_000:
             break
     header["__metadata__"]["minidl"] = json.dumps(texts)
+    header["__metadata__"].pop(tensor_file.CHECKSUM, None)
     head = json.dumps(header).encode()
     return len(head).to_bytes(8, "little") + head + content[8 + length :]
 
