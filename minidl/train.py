@@ -7,16 +7,19 @@ import json
 import logging
 import math
 import os
+import platform
 import shlex
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from types import FrameType
 from typing import IO, Any
 
 import psutil
+from minidl_kernels.threads import num_threads
 
 import minidl
 from minidl import (
@@ -207,11 +210,17 @@ def resume(
             f"{path}: the run in it has {where} {found}, and this command asks for {asked_for}; "
             "give it the same arguments, or begin a new run"
         )
+    position = saved.position
+    done = f"{position.epoch} epochs and {position.batch} steps are done"
+    if (position.epoch, position.batch) > (arguments.epochs, 0):
+        raise InputError(
+            f"{path}: {done}, and this command asks for --epochs {arguments.epochs}; give it more, "
+            "or begin a new run"
+        )
     samples, held_out = Samples(*training), Samples(*test)
     run = describe_run(samples, held_out, batch_size=arguments.batch_size, shuffle=True)
-    position = saved.position
     position.check(run, saved.optimizer)
-    return saved, f"{path}: {position.epoch} epochs and {position.batch} steps are done"
+    return saved, f"{path}: {done}"
 
 
 def describe(model: models.Sequential) -> str:
@@ -352,11 +361,27 @@ class Start(callbacks.Callback):
         )
 
 
+def deciding(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments on which the numbers depend."""
+    return {name: value for name, value in vars(arguments).items() if name not in KEEPING}
+
+
+def environment() -> dict[str, Any]:
+    """Return on what else the numbers depend, on the CPU."""
+    return {
+        "minidl": minidl.__version__,
+        "python": platform.python_version(),
+        "numpy": version("numpy"),
+        "numba": version("numba"),
+        "threads": num_threads(),
+    }
+
+
 def new_run(arguments: argparse.Namespace) -> str:
     """Return the command that gives the same numbers again, from the beginning, and keeps none."""
     words = ["python", "-m", "minidl.train"]
-    for name, value in vars(arguments).items():
-        if name not in KEEPING and value is not None:
+    for name, value in deciding(arguments).items():
+        if value is not None:
             words.append(f"--{name.replace('_', '-')}")
             words += map(str, value if isinstance(value, list) else [value])
     return shlex.join(words)
@@ -415,8 +440,8 @@ def train(arguments: argparse.Namespace, log: EventLog, reached: dict[str, Any])
             every = arguments.checkpoint_every
             keepers.append(callbacks.ModelCheckpoint(arguments.checkpoint_dir, every_steps=every))
         if arguments.out is not None:
-            again = {"command": new_run(arguments), "version": minidl.__version__}
-            configuration = vars(arguments) | again
+            again = {"command": new_run(arguments), "environment": environment()}
+            configuration = deciding(arguments) | again
             keepers.append(RunFolder(arguments.out, configuration, goes_on=resumed is not None))
     except (ValueError, minidl.DeviceError) as error:
         raise InputError(error) from error
@@ -462,9 +487,12 @@ def train(arguments: argparse.Namespace, log: EventLog, reached: dict[str, Any])
         "epochs": f"{watch.epochs} of {arguments.epochs}" + " (interrupted)" * watch.interrupted,
         "test accuracy": f"{test_accuracy:.2%}",
         "test loss": f"{test_loss:.4f}",
-        "images a second": f"{reached['images_per_second']:,.0f} in training",
-        "time": f"{watch.seconds:.1f} s in training, {seconds:.1f} s from start to test",
     }
+    if watch.images:
+        rows |= {
+            "images a second": f"{reached['images_per_second']:,.0f} in training",
+            "time": f"{watch.seconds:.1f} s in training, {seconds:.1f} s from start to test",
+        }
     if arguments.save is not None and not watch.interrupted:
         model.save(arguments.save)
         rows["saved"] = arguments.save
@@ -486,7 +514,7 @@ def write_report(
         "optimizer": f"{arguments.optimizer}, learning rate {arguments.lr}",
         "batch size": f"{arguments.batch_size:,}",
         "seed": str(arguments.seed),
-        "version": minidl.__version__,
+        "environment": ", ".join(f"{name} {value}" for name, value in environment().items()),
     }
     report.write(page, model, *test, facts=facts, command=new_run(arguments))
     return page

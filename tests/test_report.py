@@ -9,11 +9,14 @@ import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
+from minidl_kernels.threads import num_threads
 
+import minidl
 from minidl import callbacks, layers, models, report, train
 from minidl.files import lock_folder
 from minidl.run_folder import LOCK, RunFolder
@@ -59,6 +62,13 @@ def test_the_folder_holds_what_belongs_to_a_run(folder):
     assert configuration["hidden"] == [16]
     assert configuration["seed"] == 0
     assert (configuration["data"], configuration["lr"]) == ("mnist-5k", 0.001)
+    assert configuration["environment"] == {
+        "minidl": minidl.__version__,
+        "python": sys.version.split()[0],
+        "numpy": np.__version__,
+        "numba": version("numba"),
+        "threads": num_threads(),
+    }
     lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     assert set(lines[0]) == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy"}
@@ -92,6 +102,8 @@ def test_the_page_holds_every_picture_and_fact(folder):
     for expected in (command, 'Model: "sequential"', "12,730", "mnist-5k", "2 of 2"):
         assert expected in text
     assert "adam, learning rate 0.001" in text
+    assert f", numpy {np.__version__}, " in text
+    assert f", threads {num_threads()}" in text
     assert "the first 16 of 16 units of dense look" in text
     assert "some are dropped; what is kept is scaled up in training." in text
 
@@ -212,12 +224,27 @@ def test_a_run_goes_on_in_its_folder_and_no_other_begins_there(tmp_path, capsys)
     lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
     assert "\n".join(lines).startswith(before.strip())
-    # What the folder was begun with stays, and the page tells how to get the whole run again.
+    # Folder and page tell how to get the whole run again.
     configuration = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (configuration["epochs"], configuration["resume"]) == (2, None)
+    assert configuration["epochs"] == 4
+    assert " --epochs 4 " in configuration["command"]
+    assert not configuration.keys() & train.KEEPING
     text = "".join(Page(tmp_path / "run" / "report.html").texts)
     assert " --epochs 4 " in text
     assert "--resume" not in text
+
+
+def test_a_page_tells_no_times_where_nothing_was_trained(tmp_path, capsys):
+    for _ in range(2):
+        again = ("--out", str(tmp_path), "--resume", "latest")
+        assert train.main([*SMALL, *again, "--quiet"]) == 0
+    first, second = capsys.readouterr().out.split("report ")[:2]
+    assert "images a second" in first
+    assert "from start to test" in first
+    for text in (second, "".join(Page(tmp_path / "report.html").texts)):
+        assert "images a second" not in text
+        assert "from start to test" not in text
+        assert "2 of 2" in text
 
 
 @pytest.mark.parametrize(

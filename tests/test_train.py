@@ -434,6 +434,14 @@ def test_a_finished_run_that_is_resumed_evaluates_and_saves(tmp_path, capsys):
     assert models.load(again).step == models.load(file).step == 64
 
 
+def test_a_run_of_more_epochs_than_asked_for_is_refused(tmp_path, capsys):
+    file = str(tmp_path / "a.safetensors")
+    assert train.main([*SMALL, "--save", file, "--quiet"]) == 0
+    capsys.readouterr()
+    message = refusal(capsys, *SMALL, "--epochs", "1", "--resume", file)
+    assert "2 epochs and 0 steps are done, and this command asks for --epochs 1; give" in message
+
+
 def test_the_log_of_a_resumed_run_goes_on(tmp_path):
     folder = ("--checkpoint-dir", str(tmp_path / "run"), "--resume", "latest")
     run(tmp_path, *SMALL, *folder)
