@@ -18,6 +18,7 @@ equal runs give equal files.
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -29,7 +30,7 @@ from minidl import description, losses, metrics, optimizers, tensor_file
 from minidl.backend import get_backend
 from minidl.callbacks import History
 from minidl.callbacks.saving import step_files
-from minidl.files import PathLike
+from minidl.files import PathLike, check_writable
 from minidl.layers import Dropout
 from minidl.models import Model, Sequential
 from minidl.position import Position
@@ -38,6 +39,7 @@ from minidl.tensor_file import TensorFile
 from minidl.version import __version__
 
 FORMAT = 1
+ENDING = ".safetensors"
 INTEGERS = 2**32  # all integers are below it: steps, epochs, batches, samples
 POSITION = tuple(field.name for field in fields(Position) if not field.kw_only)  # the integers
 # What reading a description can raise that makes no sense, wherever in it the nonsense is.
@@ -47,8 +49,19 @@ NONSENSE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeEr
 # ------------------------------------------------------------------------------ writing
 
 
+def check_path(path: PathLike) -> None:
+    """Raise ValueError or OSError where no checkpoint could be, before there is one to write."""
+    check_writable(path)
+    if not os.fspath(path).endswith(ENDING):
+        raise ValueError(
+            f"{path}: a model is saved in NAME{ENDING}; give a file of such a name, "
+            f"{Path(path).with_suffix(ENDING).name}"
+        )
+
+
 def save(model: Model, path: PathLike) -> None:
     """Write a checkpoint of `model`; `Model.save` is the public name."""
+    check_path(path)
     if not isinstance(model, Sequential):
         raise TypeError(description.foreign(type(model)))
     texts = {
@@ -112,6 +125,11 @@ def _random_layers(model: Model) -> list[Dropout]:
 def load(path: PathLike, device: str = "cpu") -> Sequential:
     """Build a model from a checkpoint; `models.load` is the public name."""
     get_backend(device)  # whose errors say nothing of the file
+    if os.path.isdir(path):
+        raise ValueError(
+            f"{path}: expected a file, received a folder; give one of its files, as that of "
+            f"checkpoint.latest({os.fspath(path)!r})"
+        )
     with TensorFile(path) as file:
         try:
             return _Reader(file).model(device)

@@ -5,6 +5,7 @@ import os
 import secrets
 import stat
 import sys
+import tempfile
 from pathlib import Path
 from typing import IO
 
@@ -23,7 +24,7 @@ def write_whole(path: PathLike, content: bytes) -> None:
     Raises
     ------
     OSError
-        If the folder is not there or not writable, or the disk is full.
+        As `check_writable`, or if the disk is full.
 
     Examples
     --------
@@ -34,6 +35,7 @@ def write_whole(path: PathLike, content: bytes) -> None:
     ...     path.read_text()
     '1 2 3'
     """
+    check_writable(path)
     path = Path(path).absolute()
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
@@ -68,6 +70,20 @@ def check_writable(path: PathLike) -> None:
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}; make it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise PermissionError(f"{path}: the folder {path.parent} is not writable")
+
+
+def check_folder(path: PathLike) -> None:
+    """Raise OSError where no folder `path` with files in it could be made; leave nothing there."""
+    path = Path(path).absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{path}: expected a folder, and {there} is a file")
+    try:
+        tempfile.TemporaryDirectory(dir=there).cleanup()  # /proc says that it is writable
+    except OSError as error:
+        raise PermissionError(
+            f"{path}: the folder {there} is not writable ({error.strerror})"
+        ) from error
 
 
 def check_regular(path: PathLike, max_bytes: int | None = None) -> None:

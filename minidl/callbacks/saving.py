@@ -14,6 +14,7 @@ from minidl.files import TEMPORARY, PathLike, lock_folder
 STEP_FILE = "step-{:010d}.safetensors"
 STEP_FILES = re.compile(r"step-\d{10}\.safetensors")
 BEST_FILE = "best.safetensors"
+FILE_ENDINGS = (".keras", ".h5", ".safetensors")  # of Keras' checkpoints and ours
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class ModelCheckpoint(Watcher):
 
     Raises
     ------
+    ValueError
+        If `folder` is the name of a file, or a number is below 1.
     BlockingIOError
         At the beginning of training, where another run uses the folder.
     FileExistsError
@@ -92,6 +95,11 @@ class ModelCheckpoint(Watcher):
             if count is not None and count < 1:
                 raise ValueError(f"ModelCheckpoint: {name} must be at least 1, received {count}")
         self.folder = Path(folder)
+        if self.folder.suffix in FILE_ENDINGS:
+            raise ValueError(
+                f"ModelCheckpoint: expected a folder, received a file's name, {folder}; the files "
+                f"in it have names of their own, as {BEST_FILE}"
+            )
         self.every_steps = every_steps
         self.every_epochs = 1 if every_steps is every_epochs is None else every_epochs
         self.keep = keep

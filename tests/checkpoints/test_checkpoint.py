@@ -569,6 +569,14 @@ def test_a_small_file_takes_little_memory_however_large_its_samples(path, stack,
     assert model.built_for == tuple(shape)
 
 
+def test_a_folder_of_checkpoints_is_no_file(tmp_path):
+    message = (
+        f"{tmp_path}: expected a file, received .* that of checkpoint.latest\\('{tmp_path}'\\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        models.load(tmp_path)
+
+
 def test_weights_without_a_network_are_no_checkpoint(path):
     tensor_file.write(path, {"x": np.zeros(3)})
     with pytest.raises(ValueError, match="no description of a network; for weights alone"):
@@ -721,7 +729,7 @@ def test_the_best_is_written_before_the_step(tmp_path, monkeypatch):
 
 
 def test_where_it_stops_within_an_epoch_it_is_saved(tmp_path, whole, path):
-    stop = SaveAndStop(path.with_name("other"), 5)
+    stop = SaveAndStop(path.with_name("other.safetensors"), 5)
     folder = tmp_path / "run"
     network().fit(X, Y, **FIT, callbacks=[callbacks.ModelCheckpoint(folder), stop])
     assert steps_in(folder) == [3, 5]
@@ -773,6 +781,14 @@ def test_what_a_killed_run_left_half_written_is_cleared_away(tmp_path):
     assert (tmp_path / "notes.txt").exists()
 
 
+@pytest.mark.parametrize("name", ["best.keras", "best.weights.h5", "a/best.safetensors"])
+def test_a_folder_with_the_name_of_a_file_is_refused(name):
+    with pytest.raises(
+        ValueError, match=f"ModelCheckpoint: expected a folder, received .* {name};"
+    ):
+        callbacks.ModelCheckpoint(name)
+
+
 @pytest.mark.parametrize("name", ["every_steps", "every_epochs", "keep"])
 def test_numbers_below_1_are_refused(name, tmp_path):
     with pytest.raises(ValueError, match=f"ModelCheckpoint: {name} must be at least 1, received 0"):
@@ -799,6 +815,29 @@ def test_a_reader_meets_the_old_file_or_the_new_one(path):
             x = file.read("x")
         assert x.min() == x.max()
     thread.join()
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.h5", "m.pt", "m"])
+def test_a_name_of_another_format_is_refused(name, tmp_path):
+    message = rf"{name}: a model is saved in NAME.safetensors; give .* name, m.safetensors"
+    with pytest.raises(ValueError, match=message):
+        network().save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_for_no_file_are_named(path, tmp_path):
+    missing = tmp_path / "missing"
+    for name in ("x.safetensors", "x.weights.h5", "x.onnx"):
+        model = network()
+        write = model.export if name.endswith(".onnx") else model.save_weights
+        with pytest.raises(FileNotFoundError, match=f"{name}: there is no folder {missing}; make"):
+            write(missing / name)
+    with pytest.raises(FileNotFoundError, match=f"there is no folder {missing}; make it first"):
+        network().save(missing / "x.safetensors")
+    path.mkdir()
+    with pytest.raises(IsADirectoryError, match=f"{path}: expected the name of a file, received a"):
+        network().save(path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 LIMITED = """
