@@ -35,7 +35,7 @@ from minidl import (
 from minidl.batches import Samples
 from minidl.command_line import EXIT_INTERRUPTED, InputError, Parser, complain, number
 from minidl.datasets.idx_dataset import Split
-from minidl.files import check_writable
+from minidl.files import check_folder, check_writable
 from minidl.position import describe_run
 from minidl.run_folder import CHECKPOINTS, RunFolder
 
@@ -145,6 +145,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def check_places(arguments: argparse.Namespace) -> None:
+    """Raise ValueError or OSError where what the run gives could not be kept."""
+    if arguments.save is not None:
+        checkpoint.check_path(arguments.save)
+    for folder in (arguments.out, arguments.checkpoint_dir):
+        if folder is not None:
+            check_folder(folder)
+
+
 # ------------------------------------------------------------------------------ what is trained
 
 
@@ -196,7 +205,7 @@ def resume(
     Raises
     ------
     InputError
-        If the checkpoint is that of another run than the arguments describe.
+        If the checkpoint is damaged, or that of another run than the arguments describe.
     """
     path = arguments.resume
     if path == LATEST:
@@ -204,7 +213,11 @@ def resume(
         path = checkpoint.latest(folder) if os.path.isdir(folder) else None
         if path is None:
             return model, f"nothing in {folder}: a new run"
-    saved = models.load(path, arguments.device)
+    try:
+        saved = models.load(path, arguments.device)
+    except ValueError as error:
+        advice = "; delete it, and --resume latest takes the one before it"
+        raise InputError(f"{error}{advice * (arguments.resume == LATEST)}") from error
     for where, asked_for, found in checkpoint.differences(model, saved):
         raise InputError(
             f"{path}: the run in it has {where} {found}, and this command asks for {asked_for}; "
@@ -426,6 +439,7 @@ def train(arguments: argparse.Namespace, log: EventLog, reached: dict[str, Any])
     """Train, evaluate, and keep in `reached` what was reached."""
     say = (lambda *_: None) if arguments.quiet else print
     try:
+        check_places(arguments)
         device = arguments.device = minidl.get_backend(arguments.device).name
         data, notice, ((x, y), (x_test, y_test)) = load_data(arguments.data, arguments.data_dir)
         arguments.data = data
@@ -433,8 +447,6 @@ def train(arguments: argparse.Namespace, log: EventLog, reached: dict[str, Any])
         resumed = None
         if arguments.resume is not None:
             model, resumed = resume(arguments, model, (x, y), (x_test, y_test))
-        if arguments.save is not None:
-            check_writable(arguments.save)
         keepers: list[callbacks.Callback] = []
         if arguments.checkpoint_dir is not None:
             every = arguments.checkpoint_every

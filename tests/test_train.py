@@ -548,8 +548,51 @@ def test_a_folder_that_is_not_writable_ends_in_one_line(tmp_path, capsys, monkey
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     path = tmp_path / "model.safetensors"
     assert f"the folder {tmp_path} is not writable" in refusal(capsys, *SMALL, "--save", str(path))
-    assert train.main([*SMALL, "--quiet", "--checkpoint-dir", "/dev/null/run"]) == 2
-    assert "Not a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--out", "--checkpoint-dir"])
+def test_folders_that_cannot_be_made_end_in_one_line_before_data_are_read(
+    tmp_path, capsys, monkeypatch, option
+):
+    def unread(*_):
+        raise AssertionError("data were read")
+
+    monkeypatch.setattr(train, "load_data", unread)
+    file = tmp_path / "file.py"
+    file.touch()
+    for folder in (file, file / "run" / "a"):
+        message = f"minidl.train: {folder}: expected a folder, and {file} is a file\n"
+        assert refusal(capsys, *SMALL, option, str(folder)) == message
+    if sys.platform == "linux":  # where root may write anywhere but there
+        message = refusal(capsys, *SMALL, option, "/proc/run")
+        assert "minidl.train: /proc/run: the folder /proc is not writable (" in message
+    with pytest.raises(AssertionError, match="data were read"):
+        train.main([*SMALL, option, str(tmp_path / "new" / "run")])
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_network_is_saved_under_the_name_of_its_format(tmp_path, capsys):
+    message = refusal(capsys, *SMALL, "--save", str(tmp_path / "x.h5"))
+    assert "x.h5: a model is saved in NAME.safetensors; give a file of such a name, x" in message
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_latest_checkpoint_is_named_and_the_one_before_it_is_taken(
+    tmp_path, capsys, damage
+):
+    resumed = [*SMALL, "--quiet", "--checkpoint-dir", str(tmp_path), "--resume", "latest"]
+    assert train.main(resumed) == 0
+    capsys.readouterr()
+    latest = tmp_path / "step-0000000064.safetensors"
+    content = bytearray(latest.read_bytes())
+    content[-1] ^= 1
+    latest.write_bytes(content[:-100] if damage == "cut" else content)
+    message = refusal(capsys, *resumed)
+    assert f"minidl.train: {latest}: " in message
+    assert "; delete it, and --resume latest takes the one before it\n" in message
+    latest.unlink()
+    assert train.main(resumed) == 0
+    assert models.load(latest).step == 64
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX limits")
