@@ -4,6 +4,14 @@ A `Dense` is a ``torch.nn.Linear``, whose weight is transposed, (units, inputs);
 is. Written names are ``LAYER.weight`` and ``LAYER.bias``, with minidl's name of the layer. A file
 that is read has these names, or numbers its layers, as ``torch.nn.Sequential`` and attributes like
 ``fc1``, ``fc2`` do: then they are taken in the order of the numbers.
+
+``load_state_dict`` of a ``torch.nn.Sequential`` wants the places of the layers for their names::
+
+    places = {"dense": "1", "dense_1": "4"}
+    split = ((*name.split("."), w) for name, w in safetensors.torch.load_file(path).items())
+    theirs.load_state_dict({f"{places[layer]}.{kind}": w for layer, kind, w in split})
+
+It has them at once where minidl's layers were named so, ``Dense(8, name="1")``.
 """
 
 import re
@@ -24,10 +32,15 @@ def load(model: Model, path: PathLike) -> list[np.ndarray]:
     Raises
     ------
     ValueError
-        If the file is damaged, its names do not tell which weight is whose, or shapes differ.
+        If the file is damaged or a whole model's, its names do not tell which weight is whose, or
+        shapes differ.
     """
     transposed = _transposed(model)
     with TensorFile(path) as file:
+        if "minidl" in file.metadata:
+            raise ValueError(
+                f"{path}: expected weights alone, found a whole model; use models.load(path)"
+            )
         names = _matched(model, list(file.shapes), path)
         for parameter in model.parameters():
             expected = parameter.shape[:: -1 if parameter in transposed else 1]

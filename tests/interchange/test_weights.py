@@ -312,16 +312,26 @@ def test_torch_trains_and_minidl_predicts_the_same_and_back(tmp_path):
     np.testing.assert_allclose(model.predict(INPUTS), expected, rtol=1e-5, atol=1e-6)
 
     model.save_weights(tmp_path / "ours.safetensors")
-    names = {"dense": "1", "dense_1": "4"}
-    state = {
-        f"{names[name.split('.')[0]]}.{name.split('.')[1]}": values
-        for name, values in load_file(tmp_path / "ours.safetensors").items()
-    }
+    places = {"dense": "1", "dense_1": "4"}
+    split = ((*name.split("."), w) for name, w in load_file(tmp_path / "ours.safetensors").items())
+    state = {f"{places[layer]}.{kind}": w for layer, kind, w in split}
     for values in theirs.parameters():
         values.data.zero_()
     theirs.load_state_dict(state)
     with torch.no_grad():
         np.testing.assert_array_equal(theirs(torch.from_numpy(INPUTS)).numpy(), expected)
+
+    named = models.Sequential([layers.Input((12,)), layers.Dense(8, name="0")])
+    named.save_weights(tmp_path / "named.safetensors")
+    torch.nn.Sequential(torch.nn.Linear(12, 8)).load_state_dict(
+        load_file(tmp_path / "named.safetensors")
+    )
+
+
+def test_a_whole_model_is_not_taken_for_weights(tmp_path):
+    network().save(tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"found a whole model; use models.load\(path\)"):
+        network().load_weights(tmp_path / "x.safetensors")
 
 
 # ------------------------------------------------------------------------------ both
