@@ -1,6 +1,6 @@
 """Where a run of `fit` stands: what is needed, besides the model, to go on from there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,20 +57,23 @@ class Position:
 
     def check(self, run: Mapping[str, Any], optimizer: Optimizer | None) -> None:
         """Raise ValueError where a run, from `describe_run`, is not the one that was begun."""
-        if not self.batch_size:
-            return
-        for name, number in run.items():
-            if getattr(self, name) != number:
-                raise ValueError(
-                    f"fit: resume=True goes on with a run of {name} {getattr(self, name)}, "
-                    f"received {name} {number}; give the same, or leave resume out"
-                )
-        if self.optimizer is not optimizer:
+        for name, expected, received in self.differences(run):
+            raise ValueError(
+                f"fit: resume=True goes on with a run of {name} {expected}, received {name} "
+                f"{received}; give the same, or leave resume out"
+            )
+        if self.batch_size and self.optimizer is not optimizer:
             raise ValueError(
                 "fit: resume=True goes on with a run, and compile, called since it began, has put "
                 "another optimizer, loss and metrics in their place; leave compile out, as a "
                 "loaded model is compiled, or leave resume out"
             )
+
+    def differences(self, run: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+        """Give where a run, from `describe_run`, is not the one that was begun: name, ours, its."""
+        for name, number in run.items():
+            if self.batch_size and getattr(self, name) != number:
+                yield name, getattr(self, name), number
 
     def totals(self) -> dict[str, tuple[float, int]]:
         """Return, for the loss and each metric, the epoch's sum so far and its number of samples.

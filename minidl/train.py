@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from types import FrameType
 from typing import IO, Any
@@ -218,10 +218,12 @@ def resume(
     except ValueError as error:
         advice = "; delete it, and --resume latest takes the one before it"
         raise InputError(f"{error}{advice * (arguments.resume == LATEST)}") from error
-    for where, asked_for, found in checkpoint.differences(model, saved):
+    samples, held_out = Samples(*training), Samples(*test)
+    run = describe_run(samples, held_out, batch_size=arguments.batch_size, shuffle=True)
+    for where, asked_for, found in differences(model, run, saved):
         raise InputError(
-            f"{path}: the run in it has {where} {found}, and this command asks for {asked_for}; "
-            "give it the same arguments, or begin a new run"
+            f"{path}: the run in it has {where} {found!s:.200}, and this command asks for "
+            f"{asked_for!s:.200}; give it the same arguments, or begin a new run"
         )
     position = saved.position
     done = f"{position.epoch} epochs and {position.batch} steps are done"
@@ -230,10 +232,20 @@ def resume(
             f"{path}: {done}, and this command asks for --epochs {arguments.epochs}; give it more, "
             "or begin a new run"
         )
-    samples, held_out = Samples(*training), Samples(*test)
-    run = describe_run(samples, held_out, batch_size=arguments.batch_size, shuffle=True)
-    position.check(run, saved.optimizer)
     return saved, f"{path}: {done}"
+
+
+def differences(
+    model: models.Sequential, run: Mapping[str, Any], saved: models.Sequential
+) -> Iterator[tuple[str, Any, Any]]:
+    """Give where what is asked for is not what was saved: as `checkpoint.differences`, in words."""
+    networks = describe(model), describe(saved)
+    if networks[0] != networks[1]:
+        yield "network", *networks
+    yield from checkpoint.differences(model, saved)
+    for name, found, asked_for in saved.position.differences(run):
+        option = "--batch-size" if name == "batch_size" else f"--data of {name}"
+        yield option, asked_for, found
 
 
 def describe(model: models.Sequential) -> str:
@@ -505,9 +517,13 @@ def train(arguments: argparse.Namespace, log: EventLog, reached: dict[str, Any])
             "images a second": f"{reached['images_per_second']:,.0f} in training",
             "time": f"{watch.seconds:.1f} s in training, {seconds:.1f} s from start to test",
         }
-    if arguments.save is not None and not watch.interrupted:
+    if arguments.save is not None and watch.interrupted:
+        rows["saved"] = f"not {arguments.save}: interrupted"
+    elif arguments.save is not None:
         model.save(arguments.save)
         rows["saved"] = arguments.save
+    if arguments.checkpoint_dir is not None and watch.interrupted:
+        rows["to go on"] = "the same command with --resume latest"
     if arguments.out is not None:
         rows["report"] = write_report(arguments, model, (x_test, y_test), rows)
     for title, text in rows.items():
