@@ -62,7 +62,7 @@ def _with_texts(content: bytes, texts: Mapping[str, str]) -> bytes:
     header = {"__metadata__": texts, **json.loads(content[8:end])}
     head = json.dumps(header, ensure_ascii=False).encode()
     head += b" " * (-len(head) % 8)  # the arrays begin at a multiple of 8
-    return len(head).to_bytes(8, "little") + head + content[end:]
+    return b"".join((len(head).to_bytes(8, "little"), head, memoryview(content)[end:]))
 
 
 def _checksum(arrays: Iterable[tuple[str, np.ndarray]], texts: Mapping[str, str]) -> str:

@@ -518,7 +518,7 @@ def train(arguments: argparse.Namespace, log: EventLog, reached: dict[str, Any])
             "time": f"{watch.seconds:.1f} s in training, {seconds:.1f} s from start to test",
         }
     if arguments.save is not None and watch.interrupted:
-        rows["saved"] = f"not {arguments.save}: interrupted"
+        rows["saved"] = "not saved: interrupted"
     elif arguments.save is not None:
         model.save(arguments.save)
         rows["saved"] = arguments.save

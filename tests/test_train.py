@@ -527,7 +527,7 @@ def test_ctrl_c_saves_where_it_stops(tmp_path, monkeypatch, capsys):
     places = ("--checkpoint-dir", str(tmp_path / "run"), "--save", str(file))
     assert train.main([*SMALL, *places]) == 130
     table = capsys.readouterr().out
-    assert f"\nsaved            not {file}: interrupted\n" in table
+    assert "\nsaved            not saved: interrupted\n" in table
     assert "\nto go on         the same command with --resume latest\n" in table
     assert not file.exists()  # it is for the network that is trained to the end
     monkeypatch.undo()
