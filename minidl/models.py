@@ -170,6 +170,8 @@ class Model(Layer):
         ------
         TypeError
             If the model, or a part of it, is of a class of your own.
+        ValueError
+            If the name does not end in ``.safetensors``.
         OSError
             If the file cannot be written; an older one stays.
         """
@@ -181,7 +183,8 @@ class Model(Layer):
         """Write the weights alone, for others to load.
 
         ``NAME.weights.h5`` is Keras' format (it needs h5py, the extra ``keras``);
-        ``NAME.safetensors`` a state dict as PyTorch names and shapes it.
+        ``NAME.safetensors`` a state dict as PyTorch names and shapes it, by the names of the layers
+        (`minidl.interchange.torch_weights` says how to number them for ``torch.nn.Sequential``).
 
         Raises
         ------

@@ -216,7 +216,7 @@ def resume(
     try:
         saved = models.load(path, arguments.device)
     except ValueError as error:
-        advice = "; delete it, and --resume latest takes the one before it"
+        advice = "; move it elsewhere, and --resume latest takes the one before it"
         raise InputError(f"{error}{advice * (arguments.resume == LATEST)}") from error
     samples, held_out = Samples(*training), Samples(*test)
     run = describe_run(samples, held_out, batch_size=arguments.batch_size, shuffle=True)

@@ -607,7 +607,7 @@ def test_a_damaged_latest_checkpoint_is_named_and_the_one_before_it_is_taken(
     latest.write_bytes(content[:-100] if damage == "cut" else content)
     message = refusal(capsys, *resumed)
     assert f"minidl.train: {latest}: " in message
-    assert "; delete it, and --resume latest takes the one before it\n" in message
+    assert "; move it elsewhere, and --resume latest takes the one before it\n" in message
     latest.unlink()
     assert train.main(resumed) == 0
     assert models.load(latest).step == 64
