@@ -11,7 +11,7 @@ import numpy as np
 from minidl.autograd import Tensor
 from minidl.backend import Array, Backend
 
-LABELS_AS_NUMBERS = "; number them: classes, y = np.unique(y, return_inverse=True)"
+LABELS_AS_NUMBERS = "; number them: classes, y = np.unique(y, return_inverse=True), all y at once"
 CHECKED_BYTES = 2**22  # read for a checksum of x, of y or of the weights, in milliseconds
 
 

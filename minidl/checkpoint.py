@@ -53,10 +53,7 @@ def check_path(path: PathLike) -> None:
     """Raise ValueError or OSError where no checkpoint could be, before there is one to write."""
     check_writable(path)
     if not os.fspath(path).endswith(ENDING):
-        raise ValueError(
-            f"{path}: a model is saved in NAME{ENDING}; give a file of such a name, "
-            f"{Path(path).with_suffix(ENDING).name}"
-        )
+        raise ValueError(f"{path}: a model is saved in NAME{ENDING}; give a file of such a name")
 
 
 def save(model: Model, path: PathLike) -> None:

@@ -93,6 +93,10 @@ NEAREST: dict[str, dict[str, str]] = {
         "mean_squared_error": ERROR_METRIC,
         "mse": ERROR_METRIC,
     },
+    "optimizer": {
+        "adagrad": "subclass optimizers.Optimizer",
+        "nadam": "subclass optimizers.Optimizer",
+    },
     # arguments
     "layer": {
         "batch_size": "give it to fit",
@@ -111,7 +115,7 @@ NEAREST: dict[str, dict[str, str]] = {
         "training": "use `with minidl.training():` for training mode",
         "mask": "leave it out",
     },
-    "optimizer": {
+    "optimizer's arguments": {
         "amsgrad": "leave it out",
         "betas": "use beta_1 and beta_2",
         "centered": "leave it out",
@@ -185,7 +189,10 @@ def refuse_name(place: str, name: str) -> None:
 
 
 def tell_nearest(*modules: ModuleType) -> None:
-    """Let modules tell, of a name that they have not, the nearest way or the names there are."""
+    """Let modules tell, of a name that they have not, the nearest way or the names there are.
+
+    That is of ``layers.Conv2D``; of ``from minidl.layers import Conv2D`` Python tells by itself.
+    """
     for module in modules:
         vars(module)["__getattr__"] = functools.partial(_missing, module)
 

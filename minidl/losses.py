@@ -106,7 +106,7 @@ class SparseCategoricalCrossentropy(Loss):
         one_each = output_shape[:-1]
         if not (shapes_agree(y_true.shape, one_each) or shapes_agree(y_true.shape, (*one_each, 1))):
             remedy = "for one-hot targets use categorical_crossentropy"
-            if y_true.ndim > len(output_shape):
+            if y_true.shape[:-1] == output_shape:
                 remedy = "the order is loss(y_true, y_pred)"
             raise ValueError(
                 f"{who}: y has shape {y_true.shape}, and outputs of shape {output_shape} need one "
@@ -147,7 +147,9 @@ class CategoricalCrossentropy(Loss):
         """Raise ValueError unless `y_true` has the outputs' shape."""
         if not shapes_agree(y_true.shape, output_shape):
             remedy = "for class numbers use sparse_categorical_crossentropy"
-            if y_true.ndim == len(output_shape) and y_true.shape[-1] > 1:
+            if y_true.shape[1:] == output_shape[1:]:
+                remedy = "give as many targets as outputs"
+            elif y_true.ndim == len(output_shape) and y_true.shape[-1] > 1:
                 remedy = "give the last layer one unit for each class of y"
             raise ValueError(
                 f"categorical_crossentropy: y has shape {y_true.shape} and the outputs "

@@ -105,7 +105,8 @@ class Model(Layer):
     if not TYPE_CHECKING:  # there it would stand for every name
 
         def __getattr__(self, name: str) -> Any:
-            refuse_name("Model", name)
+            if not hasattr(type(self), name):  # else a property of a subclass has failed
+                refuse_name("Model", name)
             return super().__getattribute__(name)  # raises what Python says
 
     # -------------------------------------------------------------------- what it is
@@ -471,8 +472,8 @@ class Model(Layer):
                 self.position.next_epoch()
                 told.tell("on_epoch_end", epoch, logs)
         finally:
-            told.end(logs)
             del self._fed  # a model does not keep, or copy, the data it saw
+            told.end(logs)
         return self.history
 
     def _fit_epoch(self, told: CallbackList) -> dict[str, float]:

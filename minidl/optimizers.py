@@ -66,7 +66,7 @@ class Optimizer:
         weight_decay: float | None = None,
         **not_taken: Any,
     ):
-        refuse("optimizer", not_taken, who=type(self).__name__)
+        refuse("optimizer's arguments", not_taken, who=type(self).__name__)
         if not isinstance(learning_rate, LearningRateSchedule | Real):
             raise TypeError(
                 f"{type(self).__name__}: learning_rate must be a number or a LearningRateSchedule, "
@@ -91,7 +91,8 @@ class Optimizer:
     if not TYPE_CHECKING:  # there it would stand for every name
 
         def __getattr__(self, name: str) -> Any:
-            refuse_name("Optimizer", name)
+            if not hasattr(type(self), name):  # else a property of a subclass has failed
+                refuse_name("Optimizer", name)
             return super().__getattribute__(name)  # raises what Python says
 
     def __getstate__(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class RunFolder(Callback):
     folder : path
         Made where it is not there. Only one run at a time may use it.
     configuration : mapping
-        What JSON can hold. That of the command that resumes a run takes the place of the older.
+        What JSON can hold. That of a command that goes on with a run takes the place of the older.
     goes_on : bool
         Whether the folder's run is resumed; any other finds a folder that has no run yet.
 
@@ -60,11 +60,15 @@ class RunFolder(Callback):
         with ExitStack() as opened:
             opened.enter_context(lock_folder(lock))
             self._check()  # again, now that no other run can begin
-            configuration = json.dumps(self.configuration, indent=2) + "\n"
-            write_whole(self.folder / "config.json", configuration.encode())
+            self._write_configuration()
             self._write_past()
             self._file = opened.enter_context(open(self._history, "a", encoding="utf-8"))
             self._opened = opened.pop_all()
+
+    def _write_configuration(self) -> None:
+        path = self.folder / "config.json"
+        if self.model.position.epoch < self.params["epochs"] or not path.exists():
+            write_whole(path, (json.dumps(self.configuration, indent=2) + "\n").encode())
 
     def _write_past(self) -> None:
         past = self.model.history

@@ -131,7 +131,8 @@ class TensorFile:
             self.close()
             raise ValueError(
                 f"{self.path}: damaged: its contents do not have the checksum that was written "
-                "with them; use an older file"
+                f"with them; use an older file, or, if they were changed on purpose, write them "
+                f"without the text {CHECKSUM}"
             )
 
     def read(self, name: str) -> np.ndarray:

@@ -392,7 +392,7 @@ def deciding(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Return on what else the numbers depend, on the CPU."""
+    """Return on what else the numbers depend, on the CPU, in this command."""
     return {
         "minidl": minidl.__version__,
         "python": platform.python_version(),
@@ -480,18 +480,19 @@ def train(arguments: argparse.Namespace, log: EventLog, reached: dict[str, Any])
 
     watch = Watch(log, len(x), arguments.batch_size)
     guard = callbacks.TerminateOnNaN()
-    warnings.filterwarnings("ignore", "TerminateOnNaN: ")  # it is said below
     try:
-        model.fit(
-            x,
-            y,
-            batch_size=arguments.batch_size,
-            epochs=arguments.epochs,
-            verbose=0 if arguments.quiet else 1,
-            callbacks=[watch, guard, *keepers, Start(log, arguments)],
-            validation_data=(x_test, y_test),
-            resume=resumed is not None,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "TerminateOnNaN: ")  # it is said below
+            model.fit(
+                x,
+                y,
+                batch_size=arguments.batch_size,
+                epochs=arguments.epochs,
+                verbose=0 if arguments.quiet else 1,
+                callbacks=[watch, guard, *keepers, Start(log, arguments)],
+                validation_data=(x_test, y_test),
+                resume=resumed is not None,
+            )
     finally:  # a second Ctrl-C does not come back from fit
         reached |= watch.report()
     if guard.found is not None:

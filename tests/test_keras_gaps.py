@@ -74,11 +74,12 @@ def test_an_argument_that_is_missing_names_the_nearest_way(make, message):
     [
         (losses.get, "binary_crossentropy", "end with Dense.* sparse_categorical_crossentropy"),
         (losses.get, "MAE", "subclass losses.Loss"),
+        (optimizers.get, "Nadam", "subclass optimizers.Optimizer"),
         (metrics.get, "mse", "subclass metrics.Metric, or use the loss that fit reports"),
     ],
 )
 def test_a_loss_or_metric_that_is_missing_names_the_nearest_way(get, name, remedy):
-    with pytest.raises(ValueError, match=f"expected a .* received '{name}'; {remedy}"):
+    with pytest.raises(ValueError, match=f"expected an? .* received '{name}'; {remedy}"):
         get(name)
 
 
@@ -102,11 +103,11 @@ def test_what_is_said_to_be_missing_is_missing(place, owner):
 def test_an_attribute_that_fails_inside_a_subclass_says_its_own_reason():
     class Net(models.Model):
         @property
-        def depth(self):
+        def weights(self):  # which models have not
             return self.blocks
 
     with pytest.raises(AttributeError, match="'Net' object has no attribute 'blocks'"):
-        Net().depth  # noqa: B018
+        Net().weights  # noqa: B018
 
 
 def test_models_are_copied_as_ever():

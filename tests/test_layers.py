@@ -503,3 +503,10 @@ def test_what_is_no_activation_is_refused(given, shown):
     message = f"activation: expected a function of a Tensor or one of linear, .*; received {shown}"
     with pytest.raises(ValueError, match=message):
         layers.Dense(2, activation=given)
+
+
+@pytest.mark.parametrize(("features", "remedy"), [(1, r"x\[:, None\]"), (3, r"x\[None\]")])
+def test_an_axis_that_is_missing_is_named(features, remedy):
+    layer = layers.Dense(2, input_shape=(features,))
+    with pytest.raises(ValueError, match=rf"received \(\); for .* give {remedy}$"):
+        layer(Tensor(np.ones(3)))

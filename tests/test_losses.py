@@ -291,6 +291,8 @@ def test_targets_of_another_shape_are_refused(loss, shape, kind):
             (None, 4),
             r"y has shape \(4, 3\) and the outputs \(None, 4\); give the last layer one unit for",
         ),
+        (CategoricalCrossentropy, ONE_HOT, (5, 3), "give as many targets as outputs"),
+        (SparseCategoricalCrossentropy, np.zeros((4, 2, 2), int), (None, 3), "for one-hot targets"),
         (MeanSquaredError, TARGETS, (None, 1), r"y has shape \(4, 3\) and the outputs \(None, 1\)"),
         (MeanSquaredError, TARGETS[:, 0], (None, 3), "they must agree"),
     ],

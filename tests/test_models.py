@@ -1103,6 +1103,18 @@ def test_a_model_does_not_keep_its_data():
     assert len(pickle.dumps(model)) < before + 20_000  # the optimizer's state
 
 
+def test_a_model_does_not_keep_its_data_where_a_callback_fails_at_the_end():
+    class Fails(Callback):
+        def on_train_end(self, logs):
+            raise RuntimeError("at the end")
+
+    model = classifier()
+    before = vars(model).keys()
+    with pytest.raises(RuntimeError, match="at the end"):
+        model.fit(X, LABELS, callbacks=[Fails()], verbose=0)
+    assert vars(model).keys() <= before | {"_trained"}
+
+
 def test_a_weight_that_is_unfrozen_within_fit_is_refused_and_not_forgotten():
     class Unfreezes(Callback):
         def on_epoch_end(self, epoch, logs):

@@ -234,8 +234,9 @@ def test_a_run_goes_on_in_its_folder_and_no_other_begins_there(tmp_path, capsys)
     assert "--resume" not in text
 
 
-def test_a_page_tells_no_times_where_nothing_was_trained(tmp_path, capsys):
-    for _ in range(2):
+def test_a_page_tells_no_times_where_nothing_was_trained(tmp_path, capsys, monkeypatch):
+    for threads in (1, 2):
+        monkeypatch.setattr(train, "num_threads", lambda threads=threads: threads)
         again = ("--out", str(tmp_path), "--resume", "latest")
         assert train.main([*SMALL, *again, "--quiet"]) == 0
     first, second = capsys.readouterr().out.split("report ")[:2]
@@ -245,6 +246,9 @@ def test_a_page_tells_no_times_where_nothing_was_trained(tmp_path, capsys):
         assert "images a second" not in text
         assert "from start to test" not in text
         assert "2 of 2" in text
+    # The numbers are those of the first command, and so is what they depend on.
+    configuration = json.loads((tmp_path / "config.json").read_text())
+    assert configuration["environment"]["threads"] == 1
 
 
 @pytest.mark.parametrize(

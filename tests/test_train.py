@@ -591,7 +591,7 @@ def test_folders_that_cannot_be_made_end_in_one_line_before_data_are_read(
 
 def test_a_network_is_saved_under_the_name_of_its_format(tmp_path, capsys):
     message = refusal(capsys, *SMALL, "--save", str(tmp_path / "x.h5"))
-    assert "x.h5: a model is saved in NAME.safetensors; give a file of such a name, x" in message
+    assert "x.h5: a model is saved in NAME.safetensors; give a file of such a name\n" in message
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])

@@ -163,10 +163,14 @@ class Layer:
                 "or a model, which takes arrays"
             )
         if self.input_shape is not None and x.shape[1:] != self.input_shape:
-            is_one = x.shape[1:] == self.input_shape[1:]
+            remedy = ""
+            if x.shape[1:] == self.input_shape[1:]:
+                remedy = "; for numbers that are a sample each give x[:, None]"
+                if self.input_shape != (1,):
+                    remedy = "; for one sample give x[None]"
             raise ValueError(
                 f"{self.label}: expected samples of shape {self.input_shape}, as its input_shape "
-                f"says, received {x.shape[1:]}" + "; for one sample give x[None]" * is_one
+                f"says, received {x.shape[1:]}{remedy}"
             )
         first = not self.built
         if first:

@@ -819,7 +819,7 @@ def test_a_reader_meets_the_old_file_or_the_new_one(path):
 
 @pytest.mark.parametrize("name", ["m.keras", "m.h5", "m.pt", "m"])
 def test_a_name_of_another_format_is_refused(name, tmp_path):
-    message = rf"{name}: a model is saved in NAME.safetensors; give .* name, m.safetensors"
+    message = rf"{name}: a model is saved in NAME.safetensors; give a file of such a name"
     with pytest.raises(ValueError, match=message):
         network().save(tmp_path / name)
     assert not list(tmp_path.iterdir())
