@@ -54,7 +54,6 @@ def main() -> None:
     axes.plot(
         1 - np.array(keeps), train_errors, "^-.", color="gray", label=f"training error, n = {units}"
     )
-    shown = np.array(list(errors.values()))
     axes.set_yscale("log")
     axes.set_yticks(
         [0.1, 1, 2, 5, 10, 20, 50], ["0.1", "1", "2", "5", "10", "20", "50"], minor=False
@@ -63,7 +62,7 @@ def main() -> None:
     axes.set(
         xlabel="dropout rate of the three hidden layers, 1 - p",
         ylabel="error (%)",
-        ylim=(0.5 * shown.min(), 2 * shown.max()),
+        ylim=(0.5 * min(min(part) for part in errors.values()), 100),
         title=f"{images:,} training images, {epochs} epochs",
     )
     axes.legend()
