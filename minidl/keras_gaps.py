@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Mapping
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 TWO_CLASSES = "end with Dense(2, activation='softmax') and use sparse_categorical_crossentropy"
 SEED = "randomness is owned: give the model its seed="
@@ -186,6 +186,13 @@ def refuse_name(place: str, name: str) -> None:
     """
     if name in NEAREST.get(place, {}):
         raise AttributeError(f"{place}: {name} is not in minidl: {NEAREST[place][name]}")
+
+
+def missing_attribute(owner: object, place: str, name: str) -> Any:
+    """Raise for an attribute that `owner` has not, as Python does or with the nearest way."""
+    if not hasattr(type(owner), name):  # else a property of a subclass has failed
+        refuse_name(place, name)
+    return object.__getattribute__(owner, name)
 
 
 def tell_nearest(*modules: ModuleType) -> None:

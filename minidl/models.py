@@ -17,7 +17,7 @@ from minidl.backend.base import FLOAT_TYPES
 from minidl.batches import Batch, Feed, Samples
 from minidl.callbacks import Callback, CallbackList, History, LazyLogs
 from minidl.files import PathLike
-from minidl.keras_gaps import refuse, refuse_name
+from minidl.keras_gaps import missing_attribute, refuse
 from minidl.layers import Dense, Flatten, Input, Layer, Parameter, Rescaling, activations
 from minidl.layers.base import Placement, positive_integer
 from minidl.layers.numbering import name_layers, number_random_layers
@@ -105,9 +105,7 @@ class Model(Layer):
     if not TYPE_CHECKING:  # there it would stand for every name
 
         def __getattr__(self, name: str) -> Any:
-            if not hasattr(type(self), name):  # else a property of a subclass has failed
-                refuse_name("Model", name)
-            return super().__getattribute__(name)  # raises what Python says
+            return missing_attribute(self, "Model", name)
 
     # -------------------------------------------------------------------- what it is
 

@@ -15,7 +15,7 @@ from minidl import schedules
 from minidl.autograd import Tensor
 from minidl.backend import Array, Backend
 from minidl.by_name import choose
-from minidl.keras_gaps import refuse, refuse_name
+from minidl.keras_gaps import missing_attribute, refuse
 from minidl.parameter import Parameter
 from minidl.schedules import LearningRateSchedule
 
@@ -91,9 +91,7 @@ class Optimizer:
     if not TYPE_CHECKING:  # there it would stand for every name
 
         def __getattr__(self, name: str) -> Any:
-            if not hasattr(type(self), name):  # else a property of a subclass has failed
-                refuse_name("Optimizer", name)
-            return super().__getattribute__(name)  # raises what Python says
+            return missing_attribute(self, "Optimizer", name)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the buffers: in a copy the views would no longer lie in them."""

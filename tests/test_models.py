@@ -1109,7 +1109,7 @@ def test_a_model_does_not_keep_its_data_where_a_callback_fails_at_the_end():
             raise RuntimeError("at the end")
 
     model = classifier()
-    before = vars(model).keys()
+    before = set(vars(model))
     with pytest.raises(RuntimeError, match="at the end"):
         model.fit(X, LABELS, callbacks=[Fails()], verbose=0)
     assert vars(model).keys() <= before | {"_trained"}
