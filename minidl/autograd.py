@@ -548,7 +548,7 @@ def _inputs_first(root: Tensor) -> list[tuple[Tensor, Node]]:
         node = tensor._node
         if node is None or tensor in found:
             continue
-        if node is RELEASED:
+        if node == RELEASED:  # not `is`: a copy of the tensor has a copy of it
             raise RuntimeError(
                 "backward: the graph was released by an earlier backward(); "
                 "add the losses and call it once, or compute the result again"

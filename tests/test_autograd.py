@@ -1,5 +1,6 @@
 """The tensor and its tape: operators, gradients, memory, dtypes, and other libraries' arrays."""
 
+import copy
 import threading
 import tracemalloc
 import types
@@ -286,6 +287,14 @@ def test_a_second_backward_over_a_released_graph_raises_and_changes_nothing(devi
         with pytest.raises(RuntimeError, match=message):
             loss.backward()
     equal(x.grad, [6])
+
+
+def test_a_copy_knows_that_the_graph_was_released(device):
+    loss = leaf([1.0], device) * 2
+    loss.backward()
+    for copied in (copy.copy(loss), copy.deepcopy(loss)):
+        with pytest.raises(RuntimeError, match="backward: the graph was released"):
+            copied.backward()
 
 
 def test_several_elements_need_a_gradient(device):

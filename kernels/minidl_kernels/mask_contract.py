@@ -252,7 +252,8 @@ def keep_mask(
 ) -> np.ndarray:
     """Return the mask of dropout: True where an element is kept.
 
-    The arguments and errors are those of `mask_address` and `check_rate`.
+    The arguments and errors are those of `mask_address` and `check_rate`; a shape that is not a
+    tuple or list of lengths is a TypeError.
 
     Returns
     -------
@@ -265,6 +266,9 @@ def keep_mask(
     array([[ True, False,  True, False],
            [False,  True,  True,  True]])
     """
+    if not isinstance(shape, (tuple, list)):
+        raise TypeError(f"mask: shape must be a tuple of lengths, as (32, 784), received {shape!r}")
+    shape = tuple(checked_integer("mask: a length", length, 2**63) for length in shape)
     dropped = threshold(rate)
     address = mask_address(shape, seed=seed, stream=stream, step=step, row_offset=row_offset)
     mask = np.empty((address.rows, address.columns), np.bool)

@@ -240,6 +240,19 @@ def test_numpy_integers_are_integers():
     assert all(type(integer) is int for integer in address)
 
 
+@pytest.mark.parametrize(
+    ("shape", "error", "message"),
+    [
+        (4, TypeError, r"mask: shape must be a tuple of lengths, as \(32, 784\), received 4"),
+        ((4, 2.0), TypeError, "mask: a length must be an integer, received 2.0"),
+        ((-1, 3), ValueError, r"mask: a length must be in \[0, 2\*\*63\), received -1"),
+    ],
+)
+def test_a_shape_that_is_none(shape, error, message):
+    with pytest.raises(error, match=message):
+        mask_contract.keep_mask(shape, 0.5, seed=0, stream=0, step=0)
+
+
 def test_too_many_rows_or_columns():
     zero = {"seed": 0, "stream": 0, "step": 0}
     mask_contract.mask_address((5, 2**34), **zero, row_offset=2**32 - 5)
