@@ -104,9 +104,12 @@ def _describe_layers(model: Sequential) -> dict[str, Any]:
 
 
 def _arguments(kind: type) -> list[str]:
-    """Return the names of a constructor's arguments that are kept in attributes."""
+    """Return the names of a constructor's arguments that are kept in attributes.
+
+    An input_shape is the model's to keep: it would build a layer before its weights are at hand.
+    """
     parameters = inspect.signature(kind).parameters.values()
-    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "input_shape"]
 
 
 def describe_network(model: Sequential) -> dict[str, Any]:
@@ -176,7 +179,6 @@ def build(description: Any, kind: type) -> Any:
         key: build(value, object) if isinstance(value, Mapping) else value
         for key, value in description["arguments"].items()
     }
-    # An input_shape, above all, which would build the layer before its weights are at hand.
     unknown = arguments.keys() - {*_arguments(known), "name"}
     if unknown:
         raise ValueError(f"{name}: found unknown arguments {sorted(unknown)!r:.80}")

@@ -42,12 +42,14 @@ def test_the_readme_shows_the_example_as_it_is():
 
 def test_what_the_readme_says_of_keeping_a_model_runs(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    block = re.search(r"```python\n(model\.save\(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    model = models.Sequential([layers.Dense(3, "softmax", input_shape=(4,))])
-    model.compile("sgd", "sparse_categorical_crossentropy")
-    known = {"model": model, "models": models, "x_test": np.ones((2, 4))}
-    exec(block[1], known)
-    assert np.array_equal(known["probabilities"], model.predict(np.ones((2, 4))))
+    readme = (ROOT / "README.md").read_text()
+    network = re.search(r"\n(model = models\.Sequential\(.*?)model\.summary", readme, re.S)
+    keeping = re.search(r"```python\n(model\.save\(.*?)```", readme, re.S)
+    known = {"layers": layers, "models": models, "x_test": np.ones((2, 28, 28))}
+    exec(network[1], known)
+    before = known["model"].predict(known["x_test"])
+    exec(keeping[1], known)
+    assert np.array_equal(known["probabilities"], before)
     assert len(list(tmp_path.iterdir())) == 4
 
 

@@ -132,22 +132,36 @@ def test_the_file_says_what_it_is(path):
     assert texts["network"]["layers"][3]["arguments"]["rate"] == 0.5
 
 
-@pytest.mark.parametrize("layer", sorted(KNOWN))
-def test_every_class_of_minidl_can_be_described(layer):
-    arguments = {
-        "Activation": ("tanh",),
-        "Dense": (3,),
-        "Dropout": (0.5,),
-        "Rescaling": (2.0,),
-        "PiecewiseConstantDecay": ([2], [0.1, 0.2]),
-        "CosineDecay": (0.1, 5),
-        "ExponentialDecay": (0.1, 5, 0.5),
-        "InverseTimeDecay": (0.1, 5, 0.5),
-    }.get(layer, ())
-    thing = KNOWN[layer](*arguments)
-    described = describe(thing)
+ARGUMENTS = {
+    "Activation": ("tanh",),
+    "Dense": (3,),
+    "Dropout": (0.5,),
+    "Rescaling": (2.0,),
+    "PiecewiseConstantDecay": ([2], [0.1, 0.2]),
+    "CosineDecay": (0.1, 5),
+    "ExponentialDecay": (0.1, 5, 0.5),
+    "InverseTimeDecay": (0.1, 5, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_every_class_of_minidl_can_be_described(name):
+    described = describe(KNOWN[name](*ARGUMENTS.get(name, ())))
     assert json.loads(json.dumps(described)) == described
-    assert described["class"] == layer
+    assert described["class"] == name
+
+
+LAYERS = [name for name, kind in KNOWN.items() if issubclass(kind, layers.Layer)]
+
+
+@pytest.mark.parametrize("name", sorted(set(LAYERS) - {"Sequential"}))
+def test_every_layer_may_be_the_first_and_give_the_input_shape(name, path):
+    first = KNOWN[name](*ARGUMENTS.get(name, ()), input_shape=(4, 3))
+    model = models.Sequential([first, layers.Dense(2)])
+    model.save(path)
+    again = models.load(path)
+    assert again.input_shape == (4, 3)
+    assert same_weights(model, again)
 
 
 def public_classes(module, base):
