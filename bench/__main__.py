@@ -2,7 +2,7 @@
 
     python -m bench [--quick] [train dropout memory startup scaling]
 
-Without names all are run, which takes about half an hour; with names the others' results stay. The
+Without names all are run, which takes about an hour; with names the others' results stay. The
 figures themselves are kept in `bench/results.json`, from which the report and the picture are made.
 """
 

@@ -176,8 +176,8 @@ def section(result: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"{result['made_with']} Each side returns a new array, in memory that its process "
-        f"kept; medians of {len(sizes[0]['rounds'])} rounds, and in brackets minidl's speed over "
-        "the side's, the median of the rounds' ratios. Made by `python -m bench.dropout`."
+        f"already had; medians of {len(sizes[0]['rounds'])} rounds, and in brackets minidl's speed "
+        "over the side's, the median of the rounds' ratios. Made by `python -m bench.dropout`."
     )
     yield ""
     yield from table(
@@ -208,7 +208,7 @@ def draw(result: Mapping[str, Any], axes: Any) -> None:
     elements = [size["elements"] for size in sizes]
     for name in sizes[0]["rounds"][0]["seconds"]:
         axes.loglog(elements, [speed(size, name) for size in sizes], ".-", label=name)
-    axes.set(title="dropout", xlabel="elements", ylabel="1e9 elements a second")
+    axes.set(title="dropout", xlabel="float32 elements", ylabel="1e9 elements a second")
     axes.margins(y=0.35)  # room for the legend
     axes.legend(fontsize="x-small", loc="upper center", ncols=2)
 

@@ -1,4 +1,4 @@
-"""Memory: what the main command takes at its peak, and what dropout keeps for the way back.
+"""Memory: what the main command takes at its peak, and what dropout keeps for the backward pass.
 
 python -m bench.memory
 """
@@ -119,11 +119,11 @@ def section(result: Mapping[str, Any]) -> Iterator[str]:
         [
             (f"`{result['command']}`, peak of resident memory", f"{result['peak']:,}"),
             (
-                f"`Dropout(0.5)` on {rows} x {units} float32, kept for the way back",
+                f"`Dropout(0.5)` on {rows} x {units} float32, kept for the backward pass",
                 f"{result['layer']:,}",
             ),
             (
-                f"the notes' network, batch {rows}, all arrays kept for the way back",
+                f"the notes' network, batch {rows}, all arrays kept for the backward pass",
                 f"{result['with_dropout']:,}",
             ),
             ("the same network without its dropout layers", f"{result['without_dropout']:,}"),

@@ -38,7 +38,14 @@ QUICK = {
         "images": (10_000, 60_000),
     }
 }
-VALUES = "units a layer, layers, images a batch, images"
+VARIED = "what is varied, in the legend's units"
+# sweep: what its values count, and a mark that can be told apart without colours
+LOOKS = {
+    "width": {"label": "width: units a layer", "marker": "o"},
+    "depth": {"label": "depth: hidden layers", "marker": "s"},
+    "batch": {"label": "batch: images a batch", "marker": "^"},
+    "images": {"label": "images: images an epoch", "marker": "x"},
+}
 WHY = {
     "width": (
         "two hidden layers of this width, batch 128. Narrow layers wait for what a step costs by "
@@ -54,9 +61,10 @@ WHY = {
         "depend on the batch: small batches share them among few images."
     ),
     "images": (
-        "the notes' network, batch 128, an epoch. The work is in proportion. The rows of a "
-        "shuffled batch lie anywhere in the file: as long as the system can keep its pages in "
-        "memory that makes little difference, beyond that each image is an access to the disk."
+        "the notes' network, batch 128, an epoch. The work is in proportion. The images lie in a "
+        "file that is mapped into memory, and the rows of a shuffled batch anywhere in it: as long "
+        "as the system can keep its pages in memory that makes little difference, beyond that each "
+        "image is an access to the disk."
     ),
 }
 
@@ -166,6 +174,8 @@ def section(result: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{result['made_with']} Each point in a new process, the best of {result['turns']} epochs; "
         "the operations are those of the matrix products; memory is the peak without mapped files. "
+        f"Where images are not varied, an epoch has {SAMPLES:,} of them, or {STEPS} batches where "
+        "that is more, so what an epoch costs by itself weighs more there. "
         f"Other processes used {result['load']:.2f} cores. Made by `python -m bench.scaling`."
     )
     for sweep, points in result["sweeps"].items():
@@ -199,18 +209,18 @@ def draw(result: Mapping[str, Any], axes: Any) -> None:
             Point.of(sweep, measured["value"]).operations / min(measured["seconds"]) / 1e9
             for measured in points
         ]
-        axes.semilogx([measured["value"] for measured in points], rates, ".-", label=sweep)
-    axes.set(title="scaling of fit", xlabel=VALUES, ylabel="1e9 operations a second", ylim=0)
-    axes.legend(fontsize="x-small")
+        axes.semilogx([measured["value"] for measured in points], rates, **LOOKS[sweep])
+    axes.set(title="scaling of fit", xlabel=VARIED, ylabel="1e9 operations a second", ylim=0)
+    axes.legend(fontsize="x-small", loc="lower right")
 
 
 def draw_memory(result: Mapping[str, Any], axes: Any) -> None:
     """Draw the memory at the peak against each value."""
     for sweep, points in result["sweeps"].items():
         memory = [measured["memory"] / 1e6 for measured in points]
-        axes.loglog([measured["value"] for measured in points], memory, ".-", label=sweep)
-    axes.set(title="memory of fit", xlabel=VALUES, ylabel="MB at the peak")
-    axes.legend(fontsize="x-small")
+        axes.loglog([measured["value"] for measured in points], memory, **LOOKS[sweep])
+    axes.set(title="memory of fit", xlabel=VARIED, ylabel="MB at the peak")
+    axes.legend(fontsize="x-small", loc="upper left")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

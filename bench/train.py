@@ -134,7 +134,7 @@ def batch_lines(batch: Mapping[str, Any]) -> Iterator[str]:
     yield f"### Batch {batch['batch_size']}"
     yield ""
     yield from table(
-        ("side", "median s", "best s", "minidl / side", "round by round", "loss, first epochs"),
+        ("side", "median s", "best s", "minidl / side", "in each round", "loss, first epochs"),
         [
             (
                 name,

@@ -10,9 +10,14 @@
 `callbacks`             what happens around training
 `datasets`              MNIST and its kin
 `Tensor`, `no_grad`     the autograd underneath, which can be used alone
+`from_dlpack`           a tensor that shares the memory of another library's array
 `training`              training mode and the address of its random draws
 `rng`                   the mask contract: every dropout decision has an address
 `set_num_threads`       how many threads the CPU works on; MINIDL_NUM_THREADS says it too
+`get_backend`           what computes on a device, by its name
+`DeviceError`           what is raised for a device that is not there
+`minidl.checkpoint`     `latest`, the newest file that `ModelCheckpoint` left in a folder
+`minidl.testing`        `check_gradient`, for operations of your own
 ======================  ====================================================================
 """
 

@@ -7,8 +7,8 @@ from minidl.by_name import choose
 class MaxNorm:
     """Keep the weights into each unit within a ball.
 
-    Srivastava et al. (JMLR 15, 2014, section 5.1) found it to help dropout most, with `max_value`
-    between 3 and 4.
+    Srivastava et al. (JMLR 15, 2014) found it to help dropout most (section 5.1), with `max_value`
+    between 3 and 4 (appendix A).
 
     Parameters
     ----------

@@ -132,6 +132,13 @@ NEAREST: dict[str, dict[str, str]] = {
     "learning rate callback": {
         "verbose": "read model.optimizer.learning_rate in a callback of your own",
     },
+    "ModelCheckpoint": {
+        "initial_value_threshold": "leave it out",
+        "save_best_only": "use monitor: the best epoch is kept beside the latest ones",
+        "save_freq": "use every_steps or every_epochs",
+        "save_weights_only": "use model.save_weights in a callback of your own",
+        "verbose": "leave it out",
+    },
     "EarlyStopping": {
         "start_from_epoch": "use patience",
         "verbose": "read stopped_epoch afterwards",
@@ -142,6 +149,14 @@ NEAREST: dict[str, dict[str, str]] = {
         "run_eagerly": "every model runs eagerly; leave it out",
         "steps_per_execution": "leave it out",
         "weighted_metrics": "use metrics",
+    },
+    "evaluate": {
+        "callbacks": "leave it out",
+        "steps": "slice x and y",
+    },
+    "predict": {
+        "callbacks": "leave it out",
+        "steps": "slice x",
     },
     "fit": {
         "class_weight": "use sample_weight=weights[y]",

@@ -44,7 +44,7 @@ class Model(Layer):
     device : str
         ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"auto"``.
     dtype : {"float16", "float32", "float64"}
-        The dtype of weights, inputs and outputs.
+        The dtype of weights, inputs and outputs. A float16 model predicts; it cannot be trained.
     seed : int
         In [0, 2**64). With the step it decides all that is random: initial weights, the order of
         the samples and every dropout mask.
@@ -367,7 +367,7 @@ class Model(Layer):
         batch_size : int, optional
             Samples an update; 32 where it is None. The last batch of an epoch may be smaller.
         epochs : int
-            The number of the epoch to stop before, `initial_epoch` the first.
+            Train until so many epochs are over, counted from 0; the first one is `initial_epoch`.
         verbose : {"auto", 0, 1, 2}
             0 prints nothing, 1 (auto) shows a bar on a terminal, 2 prints a line an epoch. What
             is no terminal gets a line an epoch in place of the bar.
@@ -552,6 +552,7 @@ class Model(Layer):
         *,
         sample_weight: Any = None,
         return_dict: bool = False,
+        **not_taken: Any,
     ) -> Any:
         """Return the loss, and the metrics where there are any, in inference mode.
 
@@ -569,6 +570,7 @@ class Model(Layer):
         float, list of float, or dict
             The loss alone; with metrics ``[loss, *metrics]``; with `return_dict` by name.
         """
+        refuse("evaluate", not_taken)
         batch_size = _batch_size("evaluate", batch_size)
         verbose = checked_verbose("evaluate", verbose)
         samples = self._check_data("evaluate", x, y, sample_weight)
@@ -593,6 +595,7 @@ class Model(Layer):
         verbose: str | int = "auto",
         *,
         samples: int | None = None,
+        **not_taken: Any,
     ) -> Any:
         """Return the outputs for all samples on the host, in inference mode.
 
@@ -619,6 +622,7 @@ class Model(Layer):
         array([[3., 3.],
                [7., 7.]], dtype=float32)
         """
+        refuse("predict", not_taken)
         batch_size = _batch_size("predict", batch_size)
         verbose = checked_verbose("predict", verbose)
         inputs = Samples.checked("predict", x)

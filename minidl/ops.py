@@ -279,7 +279,7 @@ def dropout(
 ) -> tuple[Array, tuple[Vjp, ...]]:
     """Return `x` with elements dropped, as ``backend.dropout`` says.
 
-    Dropout is linear and its matrix is diagonal, so the way back is the same call: nothing but the
+    Dropout is linear and its matrix is diagonal, so its gradient is the same call: nothing but the
     address is kept.
     """
 

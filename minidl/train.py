@@ -1,4 +1,4 @@
-"""Train a multilayer network with dropout on images of digits: ``python -m minidl.train``."""
+"""Train a multilayer network with dropout on MNIST, or on a data set of the same form."""
 
 import argparse
 import contextlib
@@ -82,12 +82,30 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "(default: 0.5 0.3, with another number of hidden layers 0.5)",
     )
     add("--input-dropout", type=rate, default=0.0, metavar="RATE", help="default: 0")
-    add("--scaling", choices=("train", "inference"), default="train", help="where dropout scales")
-    add("--optimizer", choices=("sgd", "rmsprop", "adam", "adamw"), default="adam")
+    add(
+        "--scaling",
+        choices=("train", "inference"),
+        default="train",
+        help="where dropout scales: in training (default) or at inference",
+    )
+    add(
+        "--optimizer",
+        choices=("sgd", "rmsprop", "adam", "adamw"),
+        default="adam",
+        help="default: adam",
+    )
     add("--lr", type=number(float, 0, above=True), help="learning rate (default: the optimizer's)")
-    add("--max-norm", type=number(float, 0, above=True), help="bound on the weights into a unit")
+    add(
+        "--max-norm",
+        type=number(float, 0, above=True),
+        help="largest norm of the weights into a unit",
+    )
     add("--seed", type=number(int, 0, 2**64 - 1), default=0, help="default: 0")
-    add("--data", choices=tuple(LOADERS), help="default: mnist, else its 5,000 digits shipped here")
+    add(
+        "--data",
+        choices=tuple(LOADERS),
+        help="default: mnist; where it cannot be had, mnist-5k, which comes with minidl",
+    )
     add("--data-dir", metavar="DIR", help="a folder with a sub-folder for each data set")
     add(
         "--out",
@@ -104,7 +122,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--resume",
         metavar="PATH",
-        help="go on with the run in this file, or in the latest one of --checkpoint-dir: latest",
+        help="go on with the run in this file; latest: the newest in --checkpoint-dir or --out",
     )
     add("--save", metavar="FILE", help="save the trained network; minidl.predict reads it")
     add("--quiet", action="store_true", help="print the final table only")

@@ -62,6 +62,12 @@ def test_a_name_that_is_missing_names_the_nearest_way(look, message):
             lambda: callbacks.ReduceLROnPlateau("loss", verbose=1),
             "ReduceLROnPlateau: verbose is not in minidl: read model.optimizer.learning_rate",
         ),
+        (
+            lambda: callbacks.ModelCheckpoint("best.keras", save_best_only=True),
+            "ModelCheckpoint: save_best_only is not in minidl: use monitor",
+        ),
+        (lambda: model().evaluate([], steps=2), "evaluate: steps is not in minidl: slice x and y"),
+        (lambda: model().predict([], callbacks=[1]), "predict: callbacks is not in minidl: leave"),
     ],
 )
 def test_an_argument_that_is_missing_names_the_nearest_way(make, message):

@@ -40,8 +40,7 @@ class Callback:
     params : dict
         ``epochs``, ``steps`` (an epoch), ``verbose``, ``metrics`` (the names that epochs log).
     comes_last : bool
-        Whether all callbacks that do not come last are told before it, as where it writes down
-        what they have done.
+        Whether it is told after all callbacks for which this is False: it records what they did.
     """
 
     model: "Model"

@@ -5,11 +5,12 @@ import os
 import re
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from minidl.callbacks.base import Logs, Watcher
 from minidl.callbacks.non_finite import failing_weight
 from minidl.files import TEMPORARY, PathLike, lock_folder
+from minidl.keras_gaps import refuse
 
 STEP_FILE = "step-{:010d}.safetensors"
 STEP_FILES = re.compile(r"step-\d{10}\.safetensors")
@@ -88,7 +89,9 @@ class ModelCheckpoint(Watcher):
         keep: int = 3,
         monitor: str | None = None,
         mode: str = "auto",
+        **not_taken: Any,
     ):
+        refuse("ModelCheckpoint", not_taken)
         super().__init__(monitor or "loss", 0.0, mode)
         counts = {"every_steps": every_steps, "every_epochs": every_epochs, "keep": keep}
         for name, count in counts.items():

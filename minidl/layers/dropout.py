@@ -10,7 +10,7 @@ SCALINGS = ("train", "inference")
 
 
 class Dropout(Layer):
-    """Drop each element with probability `rate` in training; pass everything in inference.
+    """Drop each element with probability `rate` in training, and none in inference.
 
     Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15
     (2014) 1929-1958. Which element is dropped is a function of the seed, the layer's stream, the
