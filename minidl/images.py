@@ -14,8 +14,9 @@ MAX_BYTES = 2**30  # of an array, and of any file
 def read(path: PathLike, sample_shape: tuple[int, ...], *, invert: bool = False) -> np.ndarray:
     """Return the images of a file, of shape (images, *sample_shape).
 
-    PNG and JPEG become bytes of brightness, 0 (black) to 255 (white), and are resized where their
-    size differs; arrays are taken as they are, one sample or several.
+    PNG and JPEG are turned as viewers show them, become bytes of brightness, 0 (black) to 255
+    (white), and are resized where their size differs; arrays are taken as they are, one sample or
+    several.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def _npy(path: PathLike) -> np.ndarray:
 
 def _picture(path: PathLike, sample_shape: tuple[int, ...], invert: bool) -> np.ndarray:
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError as error:
         raise ImportError(f"{path}: needs Pillow; pip install 'minidl[images]'") from error
     if len(sample_shape) != 2:
@@ -86,8 +87,9 @@ def _picture(path: PathLike, sample_shape: tuple[int, ...], invert: bool) -> np.
                 raise ValueError(f"{image.size} pixels")
             if image.mode.startswith(("I", "F")):
                 raise ValueError("16 bits or more; convert it to 8")
-            paper = Image.new("RGBA", image.size, "white" if invert else "black")
-            grey = Image.alpha_composite(paper, image.convert("RGBA")).convert("L")
+            upright = ImageOps.exif_transpose(image).convert("RGBA")  # as viewers show photos
+            paper = Image.new("RGBA", upright.size, "white" if invert else "black")
+            grey = Image.alpha_composite(paper, upright).convert("L")
             height, width = sample_shape
             pixels = np.asarray(grey.resize((width, height), Image.Resampling.BOX))
     except Exception as error:  # what Pillow raises of damaged files is not documented

@@ -95,12 +95,21 @@ def predict(arguments: argparse.Namespace) -> Iterator[str]:
             f"{names[finite.argmin()]}: the outputs of the network in {arguments.model} for it are "
             "NaN or infinite; scale the image as those that the network was trained on"
         )
-    if probabilities.ndim != 2 or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-2):
+    uncertainty = found if arguments.samples else None
+    entropies = uncertainty is None or uncertainty.predictive_entropy is not None
+    if not (are_probabilities(probabilities) and entropies):
         raise InputError(
             f"{arguments.model}: the outputs of the network in it are no probabilities of classes; "
             "end it with a softmax, or use model.predict"
         )
-    yield from table(names, probabilities, found if arguments.samples else None)
+    yield from table(names, probabilities, uncertainty)
+
+
+def are_probabilities(outputs: np.ndarray) -> bool:
+    """Tell whether each row of outputs can be the probabilities of two or more classes."""
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        return False
+    return bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=1e-2))
 
 
 def check_images(names: Sequence[str], x: np.ndarray, dtype: np.dtype) -> None:

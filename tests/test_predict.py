@@ -174,6 +174,15 @@ def test_dark_ink_is_inverted_where_asked_and_glass_is_paper(tmp_path):
     assert np.abs(found.astype(int) - DIGIT).max() <= 1
 
 
+def test_a_photo_is_turned_as_viewers_show_it(tmp_path):
+    turned = pillow.Exif()
+    turned[274] = 6  # the tag of the orientation: turn it clockwise by a quarter to view it
+    stored = np.rot90(DIGIT)
+    assert not np.array_equal(stored, DIGIT)
+    path = picture(tmp_path / "x.png", stored, exif=turned)
+    assert np.array_equal(images.read(path, (28, 28))[0], DIGIT)
+
+
 def test_another_size_is_resized(tmp_path):
     large = np.kron(DIGIT, np.ones((4, 4), "uint8"))
     found = images.read(picture(tmp_path / "x.png", large), (28, 28))
@@ -347,11 +356,18 @@ def test_bad_input_ends_in_one_line(saved, tmp_path, capsys):
     assert "expected a safetensors file" in refusal(capsys, tmp_path / "bad", image)
     assert "expected a PNG, JPEG, IDX or NPY" in refusal(capsys, path, image, tmp_path / "bad")
     assert 'expected "cpu"' in refusal(capsys, path, image, "--device", "tpu")
-    scores = models.Sequential([layers.Input((28, 28)), layers.Flatten(), layers.Dense(10)])
-    scores.save(tmp_path / "scores.safetensors")
+    ends = {
+        "scores": [layers.Dense(10)],
+        "one": [layers.Dense(1, "sigmoid", kernel_initializer="zeros"), layers.Rescaling(2.0)],
+        "pair": [layers.Dense(2, "sigmoid", kernel_initializer="zeros")],  # 0.5 and 0.5
+    }
     message = "the outputs of the network in it are no probabilities of classes"
-    assert message in refusal(capsys, tmp_path / "scores.safetensors", image)
-    assert message in refusal(capsys, tmp_path / "scores.safetensors", image, "--samples", "2")
+    for name, end in ends.items():
+        network = models.Sequential([layers.Input((28, 28)), layers.Flatten(), *end])
+        network.save(tmp_path / f"{name}.safetensors")
+        assert message in refusal(capsys, tmp_path / f"{name}.safetensors", image, "--samples", "2")
+        if name != "pair":  # which cannot be told from a softmax by one output
+            assert message in refusal(capsys, tmp_path / f"{name}.safetensors", image)
     models.Sequential([layers.Dense(10)]).save(tmp_path / "new.safetensors")
     assert "was never built" in refusal(capsys, tmp_path / "new.safetensors", image)
 
