@@ -49,7 +49,7 @@ def main() -> None:
     (x, _), (x_test, _) = digits(chosen.quick)
     epochs = 8 if chosen.quick else 12
     numbers = {}
-    figure, panels = plt.subplots(1, 2, figsize=(7.4, 4))
+    figure, panels = plt.subplots(1, 2, figsize=(6.6, 3.7))
     for panel, (name, rate) in zip(panels, {"without": 0.0, "with": 0.5}.items(), strict=True):
         model, hidden = autoencoder(rate, x, epochs, chosen)
         encoder, _, decoder, _ = model.get_weights()
@@ -63,12 +63,8 @@ def main() -> None:
         tiles = np.pad(shown, ((0, 0), (0, 2), (0, 2)), constant_values=1.0)
         grid = tiles.reshape(8, 8, 30, 30).swapaxes(1, 2).reshape(240, 240)
         panel.imshow(grid, cmap="gray", vmin=-1, vmax=1)
-        panel.set(
-            title=f"{name} dropout",
-            xlabel="features' columns (pixels, 28 each)",
-            ylabel="features' rows (pixels, 28 each)",
-        )
-        panel.grid(False)
+        panel.set(title=f"{name} dropout", xticks=[], yticks=[])
+        panel.set_xlabel(f"{SHOWN} units' weights, 28 x 28 pixels each; grey is 0")
     finish(chosen, figure, **numbers, epochs=epochs, images=len(x))
 
 

@@ -42,7 +42,7 @@ def main() -> None:
                     losses,
                     **look | {"markevery": max(1, epochs // 10)},
                     label=f"{part}, {name} dropout"
-                    + f" (error {test_error:.1f} %)" * (part == "test"),
+                    + f" (error {test_error:.2f} %)" * (part == "test"),
                 )
             numbers[f"{images} images, {name} dropout"] = {
                 "test_error_percent": test_error,
