@@ -25,12 +25,12 @@ class Node(NamedTuple):
     op: str
     inputs: tuple[Any, ...]
     vjps: tuple[ops.Vjp, ...]
-    number: int  # nodes are counted as they are made
+    number: int  # nodes, and changes of weights in place, are counted in one order
 
 
 RELEASED = Node("released", (), (), -1)
 
-_numbers = itertools.count()
+next_number = itertools.count().__next__
 
 _recording: ContextVar[bool] = ContextVar("minidl records the graph", default=True)
 
@@ -77,6 +77,7 @@ class Tensor:
 
     __slots__ = ("__weakref__", "_node", "backend", "data", "grad", "logits", "requires_grad")
     __array_ufunc__ = None  # so that array + tensor asks the tensor
+    changed_at = -1  # of a weight: the number of its last change in place
 
     def __init__(
         self,
@@ -370,7 +371,8 @@ class Tensor:
             If the tensor has several elements and no `gradient` is given, or a wrong shape; or an
             array of `into` does not fit its leaf.
         RuntimeError
-            If nothing here requires a gradient, or the graph was used before.
+            If nothing here requires a gradient, the graph was used before, or a weight in it was
+            changed in place since then. No gradient is written.
         """
         if not self.requires_grad:
             raise RuntimeError(
@@ -480,7 +482,7 @@ def apply(op: ops.Op, *inputs: Any, **static: Any) -> Tensor:
         out = Tensor.of(value if target.is_array(value) else target.asarray(value), target)
     if wanted and _recording.get() and value.dtype.kind == "f":  # integers have no slope
         out.requires_grad = True
-        out._node = Node(op.__name__, inputs, vjps, next(_numbers))
+        out._node = Node(op.__name__, inputs, vjps, next_number())
     return out
 
 
@@ -555,7 +557,14 @@ def _inputs_first(root: Tensor) -> list[tuple[Tensor, Node]]:
             )
         found[tensor] = node
         for parent in node.inputs:
-            if isinstance(parent, Tensor) and parent.requires_grad:
+            if not isinstance(parent, Tensor):
+                continue
+            if parent.changed_at > node.number:
+                raise RuntimeError(
+                    f"backward: {parent.name} was changed in place after {node.op} had used it; "  # type: ignore[attr-defined]
+                    "call backward() before update() or set_weights(), or compute the result again"
+                )
+            if parent.requires_grad:
                 stack.append(parent)
     # An op has a higher number than those that made its inputs.
     return sorted(found.items(), key=lambda item: item[1].number)

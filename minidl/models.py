@@ -157,7 +157,7 @@ class Model(Layer):
         arrays = [np.asarray(weight, dtype=self.dtype) for weight in weights]
         with self.backend.active:
             for parameter, array in zip(parameters, arrays, strict=True):
-                parameter.data[...] = self.backend.asarray(array)
+                parameter.assign(self.backend.asarray(array))
 
     def save(self, path: PathLike) -> None:
         """Write the model, its optimizer and the position in its training into one file.

@@ -154,11 +154,13 @@ class Optimizer:
         rate = float(schedule(self.iterations) if callable(schedule) else schedule)
         with backend.active:
             self._lay_out(parameters)
-            for parameter, view in self._into.items():
+            for parameter in parameters:
+                view = self._into[parameter]
                 assert parameter.grad is not None
                 if parameter.grad.data is not view:
                     view[...] = parameter.grad.data
                 parameter.grad = None
+                parameter.note_change()
             self.rule(self._weights, self._gradients, rate, 1 - rate * (self.weight_decay or 0))
             for parameter in parameters:
                 if parameter.constraint is not None:

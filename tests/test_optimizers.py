@@ -1,12 +1,14 @@
 """Optimizers against formulas for one array; the flat buffer, constraints and schedules."""
 
+import itertools
 import math
+import pickle
 
 import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, layers, losses, models, optimizers
+from minidl import Tensor, autograd, layers, losses, models, optimizers
 from minidl.constraints import MaxNorm
 from minidl.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, schedules
 
@@ -291,6 +293,77 @@ def test_frozen_weights_stay_and_the_others_learn():
         False,
         False,
     ]
+
+
+# ------------------------------------------------------------------------------ changes in place
+
+
+def one_weight(device="cpu"):
+    """Return a model whose output is the sum of two inputs, to begin with."""
+    ones = layers.Dense(
+        1, input_shape=(2,), kernel_initializer="ones", use_bias=False, name="plain"
+    )
+    return models.Sequential([ones], device=device)
+
+
+def update_once(model):
+    model(Tensor([[1.0, 1.0]], device=model.device)).sum().backward()
+    SGD(0.5).update(model.parameters())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(update_once, id="update"),
+        pytest.param(lambda m: m.set_weights([[[3.0], [4.0]]]), id="set_weights"),
+    ],
+)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_backward_refuses_a_result_of_weights_that_changed_since(change, frozen, device):
+    model = one_weight(device)
+    update_once(model)  # from now on the weight is a view, and changes in place
+    x = Tensor([[1.0, 2.0]], device=device, requires_grad=True)
+    bystander = Tensor(1.0, device=device, requires_grad=True)
+    (weight,) = model.parameters()
+    loss = model(x).sum() * bystander
+    change(model)
+    weight.requires_grad = not frozen
+    message = (
+        r"backward: plain/weight was changed in place after matmul had used it; call backward\(\) "
+        r"before update\(\) or set_weights\(\), or compute the result again"
+    )
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=message):
+            loss.backward()
+        assert x.grad is weight.grad is bystander.grad is None
+    model(x).sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), weight.numpy().T)
+
+
+def test_results_of_weights_that_changed_before_or_elsewhere_have_gradients(device):
+    first, second = one_weight(device), one_weight(device)
+    x = Tensor([[1.0, 2.0]], device=device)
+    for step in range(3):
+        losses_of_both = [model(x).sum() for model in (first, second)]
+        again = first(x).sum()
+        for loss in (losses_of_both[0], again):  # gradients add up
+            loss.backward()
+        SGD(0.5).update(first.parameters())
+        losses_of_both[1].backward()
+        SGD(0.5).update(second.parameters())
+        gradients = (step + 1) * np.array([[1.0], [2.0]])
+        np.testing.assert_array_equal(first.get_weights()[0], 1 - 0.5 * 2 * gradients)
+        np.testing.assert_array_equal(second.get_weights()[0], 1 - 0.5 * gradients)
+
+
+def test_a_pickled_weight_has_gradients_in_a_process_that_counts_anew(monkeypatch):
+    model = one_weight()
+    update_once(model)
+    model = pickle.loads(pickle.dumps(model))
+    monkeypatch.setattr(autograd, "next_number", itertools.count().__next__)
+    x = Tensor([[1.0, 2.0]], requires_grad=True)
+    model(x).sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [[0.5, 0.5]])
 
 
 def test_a_rule_of_ones_own():

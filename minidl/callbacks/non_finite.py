@@ -122,7 +122,7 @@ class Snapshot:
         assert model.optimizer is not None, "fit has checked it"
         with model.backend.active:
             for parameter, values in zip(model.parameters(), self._weights, strict=True):
-                parameter.data[...] = values
+                parameter.assign(values)
             for name, values in model.optimizer.state.items():
                 values[...] = self._state.get(name, 0)  # 0 before the first update
         model.optimizer.iterations = self._iterations
