@@ -51,6 +51,8 @@ class Samples:
                 )
         if weight is not None:
             weight = _numbers(who, "sample_weight", weight)
+            if weight.shape == (len(x), 1):
+                weight = weight[:, 0]
             if weight.shape != (len(x),):
                 raise ValueError(
                     f"{who}: sample_weight must hold one number for each of {len(x)} samples, "

@@ -30,7 +30,10 @@ class Loss:
     """
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return the loss of each sample, shape (batch,) or (batch, ...)."""
+        """Return the loss of each sample, shape (batch,) or (batch, ...).
+
+        Targets come in the outputs' shape where a last axis of length 1 alone tells them apart.
+        """
         raise NotImplementedError
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
@@ -56,9 +59,9 @@ class Loss:
             )
         y_true = y_true if isinstance(y_true, Tensor) else np.asarray(y_true)
         self.check(y_true, y_pred.shape)
-        losses = self.per_sample(_beside(y_pred, y_true), y_pred)
+        losses = self.per_sample(aligned(_beside(y_pred, y_true), y_pred), y_pred)
         if sample_weight is not None:
-            weight = _beside(y_pred, sample_weight).astype(losses.dtype)
+            weight = aligned(_beside(y_pred, sample_weight).astype(losses.dtype), losses)
             if weight.shape != losses.shape[: weight.ndim]:
                 raise ValueError(
                     f"loss: sample_weight must have the shape {losses.shape[:1]} of the samples, "
@@ -77,6 +80,16 @@ def _beside(y_pred: Tensor, values: Any) -> Tensor:
             f"loss: the outputs are on {y_pred.device} and targets or weights on {values.device}; "
             f'move these with .to("{y_pred.device}")'
         )
+    return values
+
+
+def aligned(values: Tensor, like: Tensor) -> Tensor:
+    """Return `values` in the shape of `like` where a last axis of length 1 tells them apart.
+
+    Left as they are, (batch,) and (batch, 1) would be compared each with each.
+    """
+    if (*values.shape, 1) == like.shape or values.shape == (*like.shape, 1):
+        return values.reshape(like.shape)
     return values
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from minidl.autograd import Tensor
 from minidl.backend import Array, Backend
 from minidl.by_name import choose
-from minidl.losses import shapes_agree
+from minidl.losses import aligned, shapes_agree
 
 __all__ = [
     "Accuracy",
@@ -48,7 +48,10 @@ class Metric:
         self._count = 0
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return the number of each sample, shape (batch,) or (batch, ...)."""
+        """Return the number of each sample, shape (batch,) or (batch, ...).
+
+        Targets come in the outputs' shape where a last axis of length 1 alone tells them apart.
+        """
         raise NotImplementedError
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
@@ -58,7 +61,7 @@ class Metric:
         """Add a batch."""
         self.check(y_true, y_pred.shape)
         with y_pred.backend.active:
-            values = self.per_sample(y_true, y_pred).data
+            values = self.per_sample(aligned(y_true, y_pred), y_pred).data
             self.add(values.sum(dtype="float64"), values.size)
 
     def add(self, total: Array, count: int) -> None:

@@ -380,7 +380,7 @@ class Model(Layer):
         shuffle : bool
             Whether each epoch has an order of its own, which follows from seed and epoch.
         sample_weight : array_like, optional
-            One weight for each sample's loss.
+            One weight for each sample's loss, of shape (n,) or (n, 1).
         resume : bool
             Whether the run goes on that the model was in when it was saved, or when it stopped: in
             the epoch and at the batch where it was, with its history. All data, `batch_size`,

@@ -202,7 +202,7 @@ def test_from_logits_refuses_the_outputs_of_a_softmax(loss, y):
         loss(from_logits=True)(y, Tensor(LOGITS).softmax())
 
 
-@pytest.mark.parametrize("shape", [(4, 1), (1,), (3,), (4, 4)])
+@pytest.mark.parametrize("shape", [(1,), (3,), (1, 4), (4, 4)])
 def test_weights_that_are_not_one_for_each_sample_are_refused(shape):
     outputs = Tensor(np.zeros((4, 2)))
     with pytest.raises(ValueError, match=r"loss: sample_weight must have the shape \(4,\)"):
@@ -348,6 +348,43 @@ def test_a_loss_of_ones_own():
 
     value = MeanAbsoluteError()(TARGETS, Tensor(LOGITS)).item()
     assert value == pytest.approx(np.abs(TARGETS - LOGITS).mean())
+
+
+COLUMN_PAIRS = [((4,), (4, 1)), ((4, 1), (4,)), ((4, 3), (4, 3, 1)), ((4, 3, 1), (4, 3))]
+
+
+@pytest.mark.parametrize(("shape", "output_shape"), COLUMN_PAIRS)
+def test_a_last_axis_of_length_1_is_no_reason_to_compare_each_with_each(
+    shape, output_shape, device
+):
+    class Square(Loss, metrics.Metric):
+        def per_sample(self, y_true, y_pred):
+            return (y_pred - y_true) ** 2
+
+    y = np.random.default_rng(2).normal(size=shape)
+    outputs = np.random.default_rng(3).normal(size=output_shape)
+    expected = ((outputs.ravel() - y.ravel()) ** 2).mean()
+    square = Square()
+    assert square(y, Tensor(outputs, device)).item() == pytest.approx(expected)
+    square.update_state(Tensor(y, device), Tensor(outputs, device))
+    assert square.result() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("labels", [[0, 0], [[0], [0]]])
+def test_class_numbers_of_a_single_class(labels):
+    outputs = Tensor([[2.0], [3.0]])
+    assert SparseCategoricalCrossentropy(from_logits=True)(labels, outputs).item() == 0
+    accuracy = metrics.SparseCategoricalAccuracy()
+    accuracy.update_state(Tensor(labels), outputs)
+    assert accuracy.total() == (2, 2)
+
+
+@pytest.mark.parametrize("output_shape", [(4,), (4, 1), (4, 2)])
+def test_weights_may_be_a_column_where_samples_have_one_loss_each(output_shape):
+    y, outputs = np.zeros(output_shape), Tensor(np.arange(1.0, 5) * np.ones(output_shape[::-1])).T
+    weights = np.array([0.5, 2.0, 0.0, 1.0])
+    loss = MeanSquaredError()
+    assert loss(y, outputs, weights[:, None]).item() == loss(y, outputs, weights).item() == 6.125
 
 
 # ------------------------------------------------------------------------------ metrics

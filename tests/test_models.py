@@ -317,6 +317,28 @@ def test_sample_weights_scale_the_loss_of_each_sample():
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
+def test_sample_weights_may_be_a_column():
+    weights = np.arange(50.0)
+    losses_of_both = [
+        regressor().fit(X, TARGETS, sample_weight=given, verbose=0).history["loss"]
+        for given in (weights, weights[:, None])
+    ]
+    assert losses_of_both[0] == losses_of_both[1]
+
+
+def test_a_loss_of_ones_own_takes_targets_without_the_outputs_last_axis():
+    class Square(losses.Loss, metrics.Metric):
+        def per_sample(self, y_true, y_pred):
+            return (y_pred - y_true) ** 2
+
+    model = models.Sequential([layers.Dense(1, input_shape=(6,))], dtype="float64")
+    model.compile(SGD(1e-12), Square(), metrics=[Square("square")])
+    y = np.arange(50.0)
+    logged = model.fit(X, y, batch_size=20, verbose=0).history
+    expected = ((model.predict(X)[:, 0] - y) ** 2).mean()
+    assert logged == {name: [pytest.approx(expected)] for name in ("loss", "square")}
+
+
 def test_sample_weights_go_with_their_samples_when_these_are_shuffled():
     weights = np.where(np.arange(50) < 25, 1.0, 0.0)
     targets = TARGETS + np.where(weights, 0, 1e6)[:, None]  # what counts nothing is far away
@@ -414,7 +436,8 @@ def test_a_model_that_is_not_compiled_says_so(method):
         ({"batch_size": "adam"}, ValueError, "fit: batch_size must be .* received 'adam'"),
         ({"verbose": 3}, ValueError, 'fit: verbose must be "auto", 0, 1 or 2, received 3'),
         ({"sample_weight": np.ones(49)}, ValueError, r"one number for each of 50 samples.*\(49,\)"),
-        ({"sample_weight": np.ones((50, 1))}, ValueError, r"received shape \(50, 1\)"),
+        ({"sample_weight": np.ones((50, 2))}, ValueError, r"received shape \(50, 2\)"),
+        ({"sample_weight": np.ones((1, 50))}, ValueError, r"received shape \(1, 50\)"),
         ({"validation_split": 1.0}, ValueError, r"validation_split must be in \[0, 1\)"),
         ({"validation_split": -0.1}, ValueError, "received -0.1"),
         ({"validation_split": 0.999}, ValueError, "0.999 of 50 samples leaves one part empty"),
