@@ -322,7 +322,7 @@ class Tensor:
 
     def clip(self, low: float, high: float) -> "Tensor":
         """Return the elements held within [low, high]."""
-        return apply(ops.clip, self, low=low, high=high)
+        return apply(ops.clip, self, low=_number(low), high=_number(high))
 
     def relu(self) -> "Tensor":
         """Return the positive part of each element."""
@@ -432,13 +432,18 @@ def from_dlpack(source: Any) -> Tensor:
     return Tensor.of(backend.from_dlpack(source), backend)
 
 
+def _number(operand: Any) -> Any:
+    """Return a NumPy scalar as Python's number, which does not widen a tensor; others stay."""
+    return operand.item() if isinstance(operand, np.generic) else operand
+
+
 def _operands(name: str, operands: Sequence[Any]) -> tuple[Backend, list[Any]]:
     """Return the one backend of `operands` and their arrays; numbers and indices stay."""
     backend: Backend | None = None
     arrays = []
     for operand in operands:
         if not isinstance(operand, Tensor):
-            arrays.append(operand)
+            arrays.append(_number(operand))
             continue
         arrays.append(operand.data)
         if operand.backend is not backend:

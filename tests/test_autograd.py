@@ -527,14 +527,27 @@ def test_dtype_of_a_new_tensor(values, dtype, expected, device):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_python_numbers_do_not_widen(dtype, device):
+@pytest.mark.parametrize("kind", [int, float, np.int64, np.uint8, np.float32, np.float64])
+def test_numbers_do_not_widen(kind, dtype, device):
     x = Tensor(np.array([0.5, 2.0], dtype), device, requires_grad=True)
-    results = [x * 2.0, 2.0 * x, x + 1, 1 - x, x / 3, 1 / x, x**2, x**0.5, 2.0**x, -x, x.mean()]
-    results += [x.clip(0, 1), x.relu(), x.sigmoid(), x.tanh(), x.exp(), x.log(), x.softmax()]
+    one, two = kind(1), kind(2)
+    results = [x * two, two * x, x + one, one - x, x / two, one / x, x**two, two**x, -x, x.mean()]
+    results += [x.clip(one, two), x.relu(), x.sigmoid(), x.tanh(), x.exp(), x.log(), x.softmax()]
     assert {str(result.dtype) for result in results} == {dtype}
     for result in results:
         result.sum().backward()
     assert x.grad.dtype == dtype
+
+
+def test_a_numpy_scalar_is_the_number_that_it_shows(device):
+    x = Tensor([0.1, 3.0], device)
+    assert (x == np.float64(0.1)).numpy().tolist() == (x == 0.1).numpy().tolist() == [True, False]
+    assert x[np.int64(1)].item() == x[np.int64(-1) :].item() == 3
+    assert x[np.True_].shape == (1, 2)
+    wide = Tensor(np.array([0.5]), device) * np.float32(0.1)
+    assert (wide.dtype, wide.item()) == (np.float64, 0.5 * float(np.float32(0.1)))
+    whole = Tensor([1, 2], device) * np.float64(0.5)
+    assert (whole.dtype, whole.numpy().tolist()) == (np.float64, [0.5, 1])
 
 
 def test_two_widths_promote_and_each_leaf_has_a_gradient_of_its_own(device):
