@@ -173,13 +173,7 @@ class SparseCategoricalAccuracy(Metric):
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return True for each sample that was right; one with a NaN is not."""
-        # Logits tell apart what rounds to one probability.
-        scores = (y_pred if y_pred.logits is None else y_pred.logits).data
-        guess = scores.argmax(axis=-1)
-        right = (guess == y_true.data.reshape(guess.shape)) & ~y_pred.backend.xp.isnan(
-            scores.max(axis=-1)
-        )
-        return Tensor.of(right, y_pred.backend)
+        return _right(y_true.data.reshape(y_pred.shape[:-1]), y_pred)
 
 
 class CategoricalAccuracy(Metric):
@@ -196,9 +190,16 @@ class CategoricalAccuracy(Metric):
             )
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return True for each sample that was right."""
-        right = y_pred.data.argmax(axis=-1) == y_true.data.argmax(axis=-1)
-        return Tensor.of(right, y_pred.backend)
+        """Return True for each sample that was right; one with a NaN is not."""
+        return _right(y_true.data.argmax(axis=-1), y_pred)
+
+
+def _right(labels: Array, y_pred: Tensor) -> Tensor:
+    """Tell for each sample whether its largest output is that of its label, and none is NaN."""
+    # Logits tell apart what rounds to one probability.
+    scores = (y_pred if y_pred.logits is None else y_pred.logits).data
+    is_nan = y_pred.backend.xp.isnan(scores.max(axis=-1))
+    return Tensor.of((scores.argmax(axis=-1) == labels) & ~is_nan, y_pred.backend)
 
 
 class Accuracy(Metric):

@@ -163,7 +163,10 @@ def _keep_axes(g: Array, x: Array, axis: Axis, keepdims: bool) -> Array:
     """Give `g` back the axes of length 1 that a reduction of `x` took away."""
     if keepdims:
         return g
-    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    if axis is None:
+        axes: Sequence[int] = range(x.ndim)
+    else:
+        axes = axis if isinstance(axis, Sequence) else (axis,)
     gone = {place % x.ndim for place in axes}
     return g.reshape([1 if place in gone else size for place, size in enumerate(x.shape)])
 
@@ -198,11 +201,14 @@ def mean(
 def max(
     backend: Backend, x: Array, *, axis: Axis = None, keepdims: bool = False
 ) -> tuple[Array, tuple[Vjp, ...]]:
-    """Return the maximum over `axis`; elements that share it share its gradient equally."""
+    """Return the maximum over `axis`; elements that share it share its gradient equally.
+
+    NaN counts as the largest, as in NumPy.
+    """
     y = x.max(axis=axis, keepdims=keepdims)
 
     def vjp(g: Array) -> Array:
-        largest = x == _keep_axes(y, x, axis, keepdims)
+        largest = (x == _keep_axes(y, x, axis, keepdims)) | (x != x)  # the latter for NaN
         count = largest.sum(axis=axis, keepdims=True).astype(x.dtype)
         return backend.xp.where(largest, _keep_axes(g, x, axis, keepdims) / count, 0)
 

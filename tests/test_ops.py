@@ -180,6 +180,7 @@ AXES = [
     ((2, 3, 4), (0, -1)),
     ((2, 3, 4), (1,)),
     ((1, 4), 0),
+    ((3, 4), np.int64(1)),
 ]
 
 ELEMENTWISE_INPUTS = [draw(), draw(1), draw(3, 4), draw(0, 3), draw(255), draw(2, 3, 4)]
@@ -584,6 +585,8 @@ def test_sparse_cross_entropy_far_out(backend, dtype):
         ([[1.0, 2.0], [2.0, 2.0]], 0, [[0, 0.5], [1, 0.5]]),
         ([[1.0, 2.0], [2.0, 2.0]], None, [[0, 1 / 3], [1 / 3, 1 / 3]]),
         ([-INF, -INF], 0, [0.5, 0.5]),
+        ([INF, np.nan, np.nan], None, [0, 0.5, 0.5]),
+        ([[np.nan, 1.0], [2.0, 2.0]], 1, [[1, 0], [0.5, 0.5]]),
     ],
 )
 def test_those_that_share_a_maximum_share_its_gradient(x, axis, expected, device):
