@@ -28,7 +28,7 @@ class Optimizer:
     Parameters
     ----------
     learning_rate : float or LearningRateSchedule
-        Above 0.
+        0 or above. It may be set between updates.
     weight_decay : float, optional
         Before each update weights shrink by this times the learning rate (decoupled, as in
         Loshchilov & Hutter, ICLR 2019, algorithm 2).
@@ -67,18 +67,9 @@ class Optimizer:
         **not_taken: Any,
     ):
         refuse("optimizer's arguments", not_taken, who=type(self).__name__)
-        if not isinstance(learning_rate, LearningRateSchedule | Real):
-            raise TypeError(
-                f"{type(self).__name__}: learning_rate must be a number or a LearningRateSchedule, "
-                f"received {learning_rate!r}"
-            )
-        if not isinstance(learning_rate, LearningRateSchedule):
-            self.check(
-                "learning_rate", learning_rate, 0 < learning_rate < math.inf, "above 0 and finite"
-            )
         if weight_decay is not None:
             self.check("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or above")
-        self.learning_rate: float | LearningRateSchedule = learning_rate
+        self.learning_rate = learning_rate
         self.weight_decay = None if weight_decay is None else float(weight_decay)
         self.iterations = 0
         self.state: dict[str, Array] = {}
@@ -96,6 +87,22 @@ class Optimizer:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the buffers: in a copy the views would no longer lie in them."""
         return vars(self) | {"_weights": None, "_gradients": None, "_views": [], "_into": {}}
+
+    @property
+    def learning_rate(self) -> float | LearningRateSchedule:
+        """The learning rate of the next update, or the schedule that gives it."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float | LearningRateSchedule) -> None:
+        if not isinstance(rate, LearningRateSchedule):
+            if not isinstance(rate, Real):
+                raise TypeError(
+                    f"{type(self).__name__}: learning_rate must be a number or a "
+                    f"LearningRateSchedule, received {rate!r}"
+                )
+            self.check("learning_rate", rate, schedules.is_rate(rate), schedules.RATE)
+        self._learning_rate = rate
 
     def check(self, name: str, value: float, holds: bool, expected: str) -> None:
         """Raise ValueError where a hyperparameter is not what is expected."""
@@ -131,6 +138,7 @@ class Optimizer:
         ------
         ValueError
             If a parameter has no gradient, or they are not those of the first update.
+            Or if the schedule gives no learning rate.
         TypeError
             If the weights are float16.
         """
@@ -149,9 +157,7 @@ class Optimizer:
                 'gradients underflow; use dtype="float32"'
             )
         self.backend = backend = parameters[0].backend
-        schedule = self.learning_rate
-        # Python's float takes on the dtype of the weights, a NumPy float64 would not.
-        rate = float(schedule(self.iterations) if callable(schedule) else schedule)
+        rate = self._next_rate()
         with backend.active:
             self._lay_out(parameters)
             for parameter in parameters:
@@ -166,6 +172,20 @@ class Optimizer:
                 if parameter.constraint is not None:
                     parameter.constraint.apply(parameter.data, backend)
         self.iterations += 1
+
+    def _next_rate(self) -> float:
+        """Return the learning rate of the next update."""
+        rate = self.learning_rate
+        if isinstance(rate, LearningRateSchedule):
+            schedule = type(rate).__name__
+            rate = rate(self.iterations)
+            if not schedules.is_rate(rate):
+                raise ValueError(
+                    f"{type(self).__name__}: {schedule} must return {schedules.RATE}, received "
+                    f"{rate!r} for update {self.iterations}"
+                )
+        # Python's float takes on the dtype of the weights, a NumPy float64 would not.
+        return float(rate)
 
     def _lay_out(self, parameters: Sequence[Parameter]) -> None:
         """Make each weight a view of one flat buffer, where it is not one already."""

@@ -2,13 +2,22 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+RATE = "a number, 0 or above and finite"
+
+
+def is_rate(value: Any) -> bool:
+    """Tell whether `value` can be a learning rate; with 0 weights stay as they are."""
+    return isinstance(value, Real) and 0 <= float(value) < math.inf
 
 
 class LearningRateSchedule:
     """Give the learning rate of an update; subclass it and give ``__call__``."""
 
     def __call__(self, step: int) -> float:
-        """Return the learning rate of update `step`; the first is 0."""
+        """Return the learning rate of update `step`, 0 or above and finite; the first is 0."""
         raise NotImplementedError
 
 

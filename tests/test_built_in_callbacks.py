@@ -66,10 +66,37 @@ def test_the_rate_that_is_set_is_the_rate_that_is_used():
     )
 
 
-@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (lambda epoch: 0.1 * epoch, [0, 0.1, 0.2]),
+        (lambda epoch, rate=7.0: rate / 2, [0.05, 0.025, 0.0125]),
+        (lambda *told: np.float32(2 ** -len(told)), [0.25, 0.25, 0.25]),
+        (schedules.ExponentialDecay(0.1, 1, 0.5), [0.1, 0.05, 0.025]),
+    ],
+)
+def test_a_schedule_takes_the_epoch_and_where_it_can_the_rate(schedule, expected):
+    rates = Rates()
+    fit(model(), LearningRateScheduler(schedule), rates, epochs=3)
+    assert rates.seen == expected
+
+
+@pytest.mark.parametrize("schedule", [0.1, None, lambda: 0.1, lambda epoch, rate, more: rate])
+def test_a_schedule_that_does_not_take_the_epoch_is_refused(schedule):
+    message = "LearningRateScheduler: schedule must be a function of the epoch, or of the epoch and"
+    with pytest.raises(TypeError, match=message):
+        LearningRateScheduler(schedule)
+
+
+@pytest.mark.parametrize(
+    "rate", [-1, float("nan"), float("inf"), None, "0.1", schedules.CosineDecay(0.1, 10)]
+)
 def test_a_schedule_that_gives_no_rate_is_refused(rate):
-    with pytest.raises(ValueError, match="SGD: learning_rate must be above 0 and finite, received"):
-        fit(model(), LearningRateScheduler(lambda epoch, _: rate))
+    network = model()
+    message = "LearningRateScheduler: schedule must return a number, 0 or above .* for epoch 0"
+    with pytest.raises(ValueError, match=message):
+        fit(network, LearningRateScheduler(lambda epoch, _: rate))
+    assert network.step == 0
 
 
 @pytest.mark.parametrize(

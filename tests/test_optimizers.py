@@ -185,12 +185,18 @@ def test_optimizers_by_name():
         optimizers.get("ada")
 
 
-@pytest.mark.parametrize("rate", [0, -0.1, float("nan")])
+@pytest.mark.parametrize("rate", [-0.1, float("nan"), math.inf, np.float32(-1)])
 @pytest.mark.parametrize("kind", [SGD, RMSprop, Adam, AdamW])
-def test_a_learning_rate_not_above_0_is_refused(kind, rate):
-    message = f"{kind.__name__}: learning_rate must be above 0 and finite, received {rate}"
+def test_a_learning_rate_below_0_or_not_finite_is_refused(kind, rate):
+    message = (
+        f"{kind.__name__}: learning_rate must be a number, 0 or above and finite, received {rate}"
+    )
     with pytest.raises(ValueError, match=message):
         kind(rate)
+    optimizer = kind(0.5)
+    with pytest.raises(ValueError, match=message):
+        optimizer.learning_rate = rate
+    assert optimizer.learning_rate == 0.5
 
 
 @pytest.mark.parametrize("momentum", [-0.1, 1.0, float("nan")])
@@ -507,7 +513,7 @@ def test_positions_are_those_of_keras():
         (lambda: optimizers.Adam(epsilon=-1), "Adam: epsilon must be 0 or above, received -1"),
         (
             lambda: optimizers.SGD(float("inf")),
-            "must be above 0 and finite, received inf",
+            "SGD: learning_rate must be a number, 0 or above and finite, received inf",
         ),
         (lambda: optimizers.SGD(weight_decay=-1), "SGD: weight_decay must be 0 or above"),
         (
@@ -523,8 +529,51 @@ def test_numbers_out_of_range_are_refused(make, message):
 
 @pytest.mark.parametrize("rate", ["0.1", lambda step: 0.1, None])
 def test_a_learning_rate_is_a_number_or_a_schedule(rate):
-    with pytest.raises(TypeError, match="SGD: learning_rate must be a number or a Learning"):
+    optimizer, message = optimizers.SGD(0.5), "SGD: learning_rate must be a number or a Learning"
+    with pytest.raises(TypeError, match=message):
         optimizers.SGD(rate)
+    with pytest.raises(TypeError, match=message):
+        optimizer.learning_rate = rate
+    assert optimizer.learning_rate == 0.5
+
+
+def test_a_learning_rate_of_0_changes_nothing_and_one_that_is_set_is_used():
+    parameters, optimizer = two_weights(), SGD(0)
+    starts = [p.numpy() for p in parameters]
+    for step, rate in enumerate((None, 0.0, schedules.CosineDecay(0.3, 2))):
+        if rate is not None:
+            optimizer.learning_rate = rate
+        give(parameters, step)
+        optimizer.update(parameters)
+        for p, start in zip(parameters, starts, strict=True):
+            np.testing.assert_array_equal(p.numpy(), start)
+    optimizer.learning_rate = 0.5
+    give(parameters, 3)
+    optimizer.update(parameters)
+    for p, start in zip(parameters, starts, strict=True):
+        expected = start - 0.5 * gradients_of(p.shape)[3]
+        np.testing.assert_allclose(p.numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("wrong", [None, -0.1, float("nan"), math.inf, "0.1"])
+def test_a_schedule_that_gives_no_learning_rate_is_refused_and_nothing_changes(wrong):
+    class Ending(schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.1 if step == 0 else wrong
+
+    parameters, optimizer = two_weights(), SGD(Ending())
+    give(parameters, 0)
+    optimizer.update(parameters)
+    before = [p.numpy() for p in parameters]
+    give(parameters, 1)
+    message = (
+        f"SGD: Ending must return a number, 0 or above and finite, received {wrong!r} for update 1"
+    )
+    with pytest.raises(ValueError, match=message):
+        optimizer.update(parameters)
+    assert all((p.numpy() == values).all() for p, values in zip(parameters, before, strict=True))
+    assert all(p.grad is not None for p in parameters)
+    assert optimizer.iterations == 1
 
 
 def test_what_keras_has_and_minidl_not_is_refused_by_name():

@@ -1,12 +1,12 @@
 """Change the learning rate between epochs."""
 
-import math
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from minidl.callbacks.base import Callback, Logs, Watcher
 from minidl.keras_gaps import refuse
-from minidl.schedules import LearningRateSchedule
+from minidl.schedules import RATE, LearningRateSchedule, is_rate
 
 if TYPE_CHECKING:
     from minidl.models import Model
@@ -27,7 +27,6 @@ def learning_rate(who: str, model: "Model") -> float:
 def set_learning_rate(model: "Model", rate: float) -> None:
     """Set the optimizer's learning rate, or raise ValueError where it is none."""
     assert model.optimizer is not None, "fit has checked it"
-    model.optimizer.check("learning_rate", rate, 0 < rate < math.inf, "above 0 and finite")
     model.optimizer.learning_rate = float(rate)
 
 
@@ -37,12 +36,14 @@ class LearningRateScheduler(Callback):
     Parameters
     ----------
     schedule : callable
-        Takes the epoch, from 0, and the learning rate until now, and returns the new one.
+        Takes the epoch, from 0, and, where it has a second argument, the learning rate until now;
+        returns the new one, 0 or above.
 
     Raises
     ------
     TypeError
-        At the beginning of training, where the optimizer follows a schedule of its own.
+        If `schedule` does not take these arguments; at the beginning of training, where the
+        optimizer follows a schedule of its own.
     ValueError
         At the beginning of an epoch, where what `schedule` returned is no learning rate.
 
@@ -51,9 +52,12 @@ class LearningRateScheduler(Callback):
     >>> halve_from_3 = LearningRateScheduler(lambda epoch, rate: rate / 2 if epoch >= 3 else rate)
     """
 
-    def __init__(self, schedule: Callable[[int, float], float], **not_taken: Any):
+    def __init__(
+        self, schedule: Callable[[int, float], float] | Callable[[int], float], **not_taken: Any
+    ):
         refuse("learning rate callback", not_taken, who="LearningRateScheduler")
-        self.schedule = schedule
+        self.schedule: Callable[..., float] = schedule
+        self._takes = _number_of_arguments(schedule)
 
     def on_train_begin(self, logs: Logs) -> None:
         """Check that there is a number to change."""
@@ -62,8 +66,30 @@ class LearningRateScheduler(Callback):
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
         """Set the learning rate, unless a resumed run is in the middle of the epoch."""
         if self.model.position.batch == 0:
-            rate = learning_rate("LearningRateScheduler", self.model)
-            set_learning_rate(self.model, self.schedule(epoch, rate))
+            told = (epoch, learning_rate("LearningRateScheduler", self.model))
+            rate = self.schedule(*told[: self._takes])
+            if not is_rate(rate):
+                raise ValueError(
+                    f"LearningRateScheduler: schedule must return {RATE}, received {rate!r} for "
+                    f"epoch {epoch}"
+                )
+            set_learning_rate(self.model, rate)
+
+
+def _number_of_arguments(schedule: Callable[..., float]) -> int:
+    """Return whether a schedule takes epoch and learning rate, 2, or the epoch alone, 1."""
+    if callable(schedule):
+        signature = inspect.signature(schedule)
+        for number in (2, 1):
+            try:
+                signature.bind(*range(number))
+            except TypeError:
+                continue
+            return number
+    raise TypeError(
+        "LearningRateScheduler: schedule must be a function of the epoch, or of the epoch and the "
+        f"learning rate, received {schedule!r}"
+    )
 
 
 class ReduceLROnPlateau(Watcher):
