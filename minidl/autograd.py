@@ -89,6 +89,7 @@ class Tensor:
     ):
         if isinstance(values, Tensor):
             raise TypeError("Tensor: expected numbers, received a Tensor; use detach() or to()")
+        refuse_masked("Tensor", values)
         backend = get_backend(device)
         if not hasattr(values, "dtype"):
             values = np.asarray(values)
@@ -432,6 +433,15 @@ def from_dlpack(source: Any) -> Tensor:
     return Tensor.of(backend.from_dlpack(source), backend)
 
 
+def refuse_masked(who: str, values: Any) -> None:
+    """Raise TypeError for a masked array: its mask would be lost."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(
+            f"{who}: received a masked array, whose mask would be lost; give its filled() values, "
+            "or leave out what is masked"
+        )
+
+
 def _number(operand: Any) -> Any:
     """Return a NumPy scalar as Python's number, which does not widen a tensor; others stay."""
     return operand.item() if isinstance(operand, np.generic) else operand
@@ -443,6 +453,7 @@ def _operands(name: str, operands: Sequence[Any]) -> tuple[Backend, list[Any]]:
     arrays = []
     for operand in operands:
         if not isinstance(operand, Tensor):
+            refuse_masked(name, operand)
             arrays.append(_number(operand))
             continue
         arrays.append(operand.data)

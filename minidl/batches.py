@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.autograd import Tensor
+from minidl.autograd import Tensor, refuse_masked
 from minidl.backend import Array, Backend
 
 LABELS_AS_NUMBERS = "; number them: classes, y = np.unique(y, return_inverse=True), all y at once"
@@ -36,9 +36,10 @@ class Samples:
         Raises
         ------
         TypeError
-            If one of them does not hold numbers.
+            If one of them does not hold numbers, or is a masked array.
         ValueError
-            If there are no samples, or the three do not agree in their number.
+            If there are no samples, they differ in shape, or the three do not agree in their
+            number.
         """
         x = _numbers(who, "x", x)
         if x.ndim == 0 or len(x) == 0:
@@ -94,7 +95,14 @@ class Samples:
 
 
 def _numbers(who: str, name: str, values: Any) -> np.ndarray:
-    array = np.asarray(values)
+    refuse_masked(f"{who}: {name}", values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{who}: {name} must be an array of numbers, received {type(values).__name__} whose "
+            "items differ in shape; give them one shape, for instance by padding"
+        ) from error
     if array.dtype.kind not in "fiub":
         are_labels = name == "y" and array.size and isinstance(array.flat[0], str)
         raise TypeError(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from minidl import ops
-from minidl.autograd import Tensor, apply
+from minidl.autograd import Tensor, apply, refuse_masked
 from minidl.by_name import choose
 
 __all__ = [
@@ -57,6 +57,8 @@ class Loss:
                 f"{type(self).__name__}: y_pred must be a Tensor, the model's outputs, received "
                 f"{type(y_pred).__name__}; the order is loss(y_true, y_pred)"
             )
+        refuse_masked("loss: y_true", y_true)
+        refuse_masked("loss: sample_weight", sample_weight)
         y_true = y_true if isinstance(y_true, Tensor) else np.asarray(y_true)
         self.check(y_true, y_pred.shape)
         losses = self.per_sample(aligned(_beside(y_pred, y_true), y_pred), y_pred)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minidl import fusion, losses, optimizers, rng
-from minidl.autograd import Tensor, no_grad
+from minidl.autograd import Tensor, no_grad, refuse_masked
 from minidl.backend import get_backend
 from minidl.backend.base import FLOAT_TYPES
 from minidl.batches import Batch, Feed, Samples
@@ -243,6 +243,7 @@ class Model(Layer):
 
     def _as_input(self, x: Any) -> Tensor:
         if not isinstance(x, Tensor):
+            refuse_masked(self.label, x)
             x = Tensor.of(self.backend.asarray(x), self.backend)
         if x.backend is not self.backend:
             raise ValueError(

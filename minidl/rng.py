@@ -107,7 +107,8 @@ def training(*, step: int | None = None, row_offset: int | None = None) -> Itera
         layer takes that layer's next step.
     row_offset : int, optional
         The place of the batch's first sample in the global batch, for micro-batches and workers:
-        they share the step and differ in `row_offset`. Default 0.
+        they share the step and differ in `row_offset`. Default 0. The block does not reach threads
+        that are started inside it: each opens its own.
 
     Raises
     ------

@@ -9,7 +9,17 @@ import weakref
 import numpy as np
 import pytest
 
-from minidl import DeviceError, Tensor, from_dlpack, get_backend, losses, no_grad, ops
+from minidl import (
+    DeviceError,
+    Tensor,
+    from_dlpack,
+    get_backend,
+    layers,
+    losses,
+    models,
+    no_grad,
+    ops,
+)
 from minidl import autograd as engine
 from minidl.autograd import apply
 from minidl.backend.numpy_backend import NumpyBackend
@@ -783,6 +793,27 @@ def test_a_mean_of_many_float16_does_not_overflow():
 def test_lists_are_not_operands(operand):
     with pytest.raises(TypeError, match="add: expected tensors or numbers, received a list"):
         Tensor([1.0, 2.0]) + operand
+
+
+@pytest.mark.parametrize(
+    ("use", "who"),
+    [
+        (Tensor, "Tensor"),
+        (lambda masked: leaf([1.0, 2.0]) * masked, "multiply"),
+        (lambda masked: masked - leaf([1.0, 2.0]), "subtract"),
+        (lambda masked: leaf([1.0, 2.0]) < masked, "lt"),
+        (lambda masked: leaf([1.0, 2.0])[masked], "getitem"),
+        (models.Sequential([layers.Dense(1)], name="net"), "net"),
+        (lambda masked: losses.MeanSquaredError()(masked, leaf([1.0, 2.0])), "loss: y_true"),
+        (
+            lambda masked: losses.MeanSquaredError()([1, 2], leaf([1.0, 2.0]), masked),
+            "loss: sample_weight",
+        ),
+    ],
+)
+def test_a_masked_array_is_refused_and_does_not_lose_its_mask(use, who):
+    with pytest.raises(TypeError, match=f"^{who}: received a masked array, whose mask would be lo"):
+        use(np.ma.masked_array([1.0, 2.0], mask=[True, False]))
 
 
 def test_an_op_without_a_tensor_is_refused():

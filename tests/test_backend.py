@@ -48,6 +48,36 @@ def test_other_names_are_refused(name):
         get_backend(name)
 
 
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_threads_that_ask_first_together_get_one_backend(name):
+    program = f"""
+        import sys
+        import threading
+        import time
+        import types
+        import minidl.backend as devices
+
+        made, found = [], []
+
+        class Slow(devices.NumpyBackend):
+            def __init__(self, *index):
+                made.append(self)
+                time.sleep(0.2)
+                super().__init__()
+
+        devices.NumpyBackend = Slow
+        sys.modules["minidl.backend.cupy_backend"] = types.SimpleNamespace(CupyBackend=Slow)
+        ask = lambda: found.append(devices.get_backend({name!r}))
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        print(len(made), len(found), len(set(found)))
+    """
+    assert run_fresh(program) == "1 4 1\n"
+
+
 # ------------------------------------------------------------------------------ no GPU
 
 ASK_FOR_CUDA = """

@@ -2,11 +2,14 @@
 
 import functools
 import re
+import threading
 
 from minidl.backend.base import Array, Backend, DeviceError
 from minidl.backend.numpy_backend import NumpyBackend
 
 __all__ = ["Array", "Backend", "DeviceError", "get_backend"]
+
+_one_at_a_time = threading.Lock()  # a cache alone lets threads that are first together make two
 
 
 @functools.cache
@@ -32,7 +35,8 @@ def get_backend(device: str) -> Backend:
     <backend cpu>
     """
     if device == "cpu":
-        return NumpyBackend()
+        with _one_at_a_time:
+            return _numpy_backend()
     if device == "auto":
         try:
             return get_backend("cuda")
@@ -41,7 +45,13 @@ def get_backend(device: str) -> Backend:
     number = re.fullmatch(r"cuda(?::(\d+))?", device) if isinstance(device, str) else None
     if number is None:
         raise ValueError(f'device: expected "cpu", "cuda", "cuda:N" or "auto", received {device!r}')
-    return _cuda_backend(int(number[1] or 0))
+    with _one_at_a_time:
+        return _cuda_backend(int(number[1] or 0))
+
+
+@functools.cache
+def _numpy_backend() -> Backend:
+    return NumpyBackend()
 
 
 @functools.cache

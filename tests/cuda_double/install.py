@@ -33,7 +33,6 @@ def cuda_double(device_count: int = 1) -> Iterator[Counts]:
     """Make ``get_backend("cuda")`` the real backend over the double; give the double's counts."""
     from minidl_kernels.cuda import launch
 
-    import minidl
     import minidl.backend as devices
 
     double = _double()
@@ -43,20 +42,17 @@ def cuda_double(device_count: int = 1) -> Iterator[Counts]:
         patch.setitem(sys.modules, "cupy.cuda", double.cuda)
         patch.setattr(launch, "launch", run_compiled)
         try:
-            _forget_cuda(devices, minidl.get_backend("cpu"))
+            _forget_cuda(devices)
             yield state.counts
         finally:
-            _forget_cuda(devices, minidl.get_backend("cpu"))
+            _forget_cuda(devices)
 
 
-def _forget_cuda(devices: Any, cpu: Any) -> None:
+def _forget_cuda(devices: Any) -> None:
     """Drop the CUDA backends and the module that knows their library; the CPU's stays."""
     sys.modules.pop("minidl.backend.cupy_backend", None)
     devices._cuda_backend.cache_clear()
     devices.get_backend.cache_clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(devices, "NumpyBackend", lambda: cpu)
-        devices.get_backend("cpu")
 
 
 def run_compiled(
