@@ -137,8 +137,8 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If a parameter has no gradient, or they are not those of the first update.
-            Or if the schedule gives no learning rate.
+            If a parameter has no gradient, they are not those of the first update, or the schedule
+            gives no learning rate; nothing is changed then.
         TypeError
             If the weights are float16.
         """
