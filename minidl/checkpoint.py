@@ -6,20 +6,22 @@ The file is in the safetensors format. Its arrays are
 ``weights/NAME``         the weights
 ``optimizer/NAME``       the optimizer's flat buffers, and ``optimizer/iterations``
 ``model/...``            ``step`` and ``epoch``
+``names/is_given``       of all layers, depth first, the model before them
 ``random/...``           ``step`` and ``is_fixed`` of the random layers, depth first
 ``position/...``         `Position`, integer by integer; ``totals`` and ``counts`` of its metrics
 =======================  =========================================================================
 
 and its one text, ``minidl``, is a JSON object: the format's number, minidl's version, the network's
-description (in which seeds and streams are), loss, optimizer and metrics, the history. Masks and
-the order of the samples follow from seed, stream, step and epoch: none is stored. Nor is the time:
-equal runs give equal files.
+description (in which seeds and streams are), loss, optimizer and metrics, the history, and whether
+the run can be resumed. Masks and the order of the samples follow from seed, stream, step and epoch:
+none is stored. Nor is the time: equal runs give equal files.
 """
 
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from minidl import description, losses, metrics, optimizers, tensor_file
-from minidl.backend import get_backend
-from minidl.callbacks import History
+from minidl.backend import Array, get_backend
+from minidl.callbacks import History, Logs
 from minidl.callbacks.saving import step_files
 from minidl.files import PathLike, check_writable
 from minidl.layers import Dropout
@@ -59,16 +61,35 @@ def check_path(path: PathLike) -> None:
 def save(model: Model, path: PathLike) -> None:
     """Write a checkpoint of `model`; `Model.save` is the public name."""
     check_path(path)
+    texts = describe(model)
+    tensor_file.write(path, _arrays(model), {"minidl": json.dumps(texts)})
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """Return what the file says in words, or raise where `load` could not read what it says."""
     if not isinstance(model, Sequential):
         raise TypeError(description.foreign(type(model)))
-    texts = {
+    if model.position.torn:
+        raise ValueError(
+            "save: training was broken off within a step, so that weights and optimizer are not "
+            "of the same one; load the last checkpoint, train on with fit, or keep the weights "
+            "with model.save_weights(path)"
+        )
+    network, training = description.describe_network(model), describe_training(model)
+    try:
+        description.build_without_weights(network, model.device)
+        _build_training(training)
+    except NONSENSE as error:
+        raise ValueError(f"save: {error}") from error
+    epochs = zip(model.history.epoch, model.history.logs, strict=True)
+    return {
         "format": FORMAT,
         "version": __version__,
-        "network": description.describe_network(model),
-        "training": describe_training(model),
-        "history": list(zip(model.history.epoch, model.history.logs, strict=True)),
+        "network": network,
+        "training": training,
+        "resumable": model.position.is_of(model.optimizer, model.parameters()),
+        "history": [(epoch, _numbers(logs)) for epoch, logs in epochs],
     }
-    tensor_file.write(path, _arrays(model), {"minidl": json.dumps(texts)})
 
 
 def describe_training(model: Model) -> dict[str, Any] | None:
@@ -82,19 +103,45 @@ def describe_training(model: Model) -> dict[str, Any] | None:
     }
 
 
-def _arrays(model: Sequential) -> dict[str, np.ndarray]:
+def _build_training(training: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the arguments of `compile` that `describe_training` described."""
+    if training is None:
+        return {}
+    return {
+        "optimizer": description.build(training["optimizer"], optimizers.Optimizer),
+        "loss": description.build(training["loss"], losses.Loss),
+        "metrics": [description.build(metric, metrics.Metric) for metric in training["metrics"]],
+    }
+
+
+def _numbers(logs: Logs) -> dict[str, float]:
+    """Return the numbers of an epoch; callbacks may have added to it whatever they like.
+
+    A run of hours is not to end for what is no number: it is left out.
+    """
+    numbers = {}
+    for name, value in logs.items():
+        with suppress(TypeError, ValueError, OverflowError):
+            if isinstance(name, str) and not isinstance(value, str) and np.ndim(value) == 0:
+                numbers[name] = float(value)
+    return numbers
+
+
+def _arrays(model: Model) -> dict[str, np.ndarray]:
     random_layers = _random_layers(model)
     position = model.position
     arrays = {f"weights/{parameter.name}": parameter.numpy() for parameter in model.parameters()}
     arrays |= {
         "model/step": _integer(model.step),
         "model/epoch": _integer(model.epoch),
+        "names/is_given": np.array([layer.name_is_given for layer in model.walk()], "bool"),
         "random/step": np.array([layer.step for layer in random_layers], "int64"),
         "random/is_fixed": np.array([layer.stream_is_fixed for layer in random_layers], "bool"),
     }
     if model.optimizer is not None:
-        arrays["optimizer/iterations"] = _integer(model.optimizer.iterations)
-        for name, values in model.optimizer.state.items():
+        iterations, state = _state(model.optimizer, model)
+        arrays["optimizer/iterations"] = _integer(iterations)
+        for name, values in state.items():
             arrays[f"optimizer/{name}"] = model.backend.to_numpy(values)
         arrays |= {f"position/{name}": _integer(getattr(position, name)) for name in POSITION}
         sums = position.totals()
@@ -102,6 +149,16 @@ def _arrays(model: Sequential) -> dict[str, np.ndarray]:
         arrays["position/totals"] = np.array([total for total, _ in totals], "float64")
         arrays["position/counts"] = np.array([count for _, count in totals], "int64")
     return arrays
+
+
+def _state(optimizer: optimizers.Optimizer, model: Model) -> tuple[int, dict[str, Array]]:
+    """Return the iterations, and the state for which the optimizer has a use when built again."""
+    if not optimizer.is_for(model.parameters()):
+        return 0, {}  # it is that of other weights, and would be refused
+    names = description.build(description.describe(optimizer), optimizers.Optimizer).state_names
+    return optimizer.iterations, {
+        name: values for name, values in optimizer.state.items() if name in names
+    }
 
 
 def _integer(value: int) -> np.ndarray:
@@ -156,8 +213,13 @@ class _Reader:
         for layer, step, is_fixed in zip(random_layers, steps, fixed, strict=True):
             layer.step = checked_integer("random/step", step, INTEGERS)
             layer.stream_is_fixed = bool(is_fixed)
+        if "names/is_given" in self._file.shapes:  # not in files of before it was kept
+            everything = list(model.walk())
+            is_given = self._array("names/is_given", (len(everything),), "bool")
+            for part, name_is_given in zip(everything, is_given, strict=True):
+                part.name_is_given = bool(name_is_given)
         if texts["training"] is not None:
-            self._restore_training(model, texts["training"])
+            self._restore_training(model, texts)
         if self._unread:
             raise ValueError(f"arrays that the network does not have: {sorted(self._unread)!r:.80}")
         return model
@@ -175,24 +237,25 @@ class _Reader:
             )
         return texts
 
-    def _restore_training(self, model: Sequential, training: Mapping[str, Any]) -> None:
-        model.compile(
-            description.build(training["optimizer"], optimizers.Optimizer),
-            description.build(training["loss"], losses.Loss),
-            metrics=[description.build(part, metrics.Metric) for part in training["metrics"]],
-        )
-        assert model.optimizer is not None, "compile has just set it"
-        size = sum(p.data.size for p in model.parameters() if p.requires_grad)
-        for name in model.optimizer.state_names:
+    def _restore_training(self, model: Sequential, texts: Mapping[str, Any]) -> None:
+        model.compile(**_build_training(texts["training"]))
+        optimizer = model.optimizer
+        assert optimizer is not None, "compile has just set it"
+        parameters = model.parameters()
+        size = sum(p.data.size for p in parameters if p.requires_grad)
+        state = {}
+        for name in optimizer.state_names:
             if f"optimizer/{name}" in self._file.shapes:  # from the first update on
                 values = self._array(f"optimizer/{name}", (size,), self._dtype)
-                model.optimizer.state[name] = model.backend.asarray(values)
-        model.optimizer.iterations = self._integer("optimizer/iterations")
+                state[name] = model.backend.asarray(values)
+        optimizer.restore(parameters, self._integer("optimizer/iterations"), state)
         names = _logged(model)
         totals = self._array("position/totals", (len(names),), "float64").tolist()
         counts = self._array("position/counts", (len(names),), "int64").tolist()
         integers = (self._integer(f"position/{name}") for name in POSITION)
-        model.position = Position(*integers, optimizer=model.optimizer)
+        model.position = Position(*integers)
+        if texts.get("resumable", True):  # not in files of before it was kept
+            model.position.optimizer = optimizer
         _check_position(model.position, totals, counts)
         model.position.earlier = dict(zip(names, zip(totals, counts, strict=True), strict=True))
 
@@ -235,8 +298,6 @@ def _history(rows: list[Any]) -> History:
             raise ValueError(f"history: {row!r:.80}, which is no epoch with what it logged")
         epoch, logs = row
         checked_integer("history: epoch", epoch, INTEGERS)
-        if "loss" not in logs:  # which each epoch of fit logs, whatever else
-            raise ValueError(f"history: epoch {epoch} without a loss")
         for name, value in logs.items():
             if not isinstance(value, int | float):
                 raise ValueError(f"history: {name!r:.80} with {value!r:.80}, which is no number")

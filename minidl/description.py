@@ -62,6 +62,8 @@ def describe(thing: Any) -> Any:
     """
     if thing is None or isinstance(thing, bool | str):
         return thing
+    if isinstance(thing, np.bool):
+        return bool(thing)
     if isinstance(thing, Integral):
         return int(thing)
     if isinstance(thing, Real):
@@ -120,7 +122,8 @@ def describe_network(model: Sequential) -> dict[str, Any]:
     TypeError
         If the model, or a part of it, is of a class of the user's own.
     ValueError
-        If a layer is in the model more than once.
+        If a layer is in the model more than once, is not built while others are, or has weights
+        that are not named as it is, or not of the model's dtype.
     """
     described = describe(model)
     twice = [layer.label for layer, count in Counter(_all_layers(model)).items() if count > 1]
@@ -129,6 +132,7 @@ def describe_network(model: Sequential) -> dict[str, Any]:
             f"save: {twice[0]} is in the model more than once, which a file cannot hold; keep the "
             "weights with model.save_weights(path)"
         )
+    _check_weights(model)
     weights = [
         {
             "name": parameter.name,
@@ -145,6 +149,28 @@ def describe_network(model: Sequential) -> dict[str, Any]:
         "seed": model.seed,
         "weights": weights,
     }
+
+
+def _check_weights(model: Sequential) -> None:
+    """Raise ValueError where weights are not those that the model, built again, would ask for."""
+    unbuilt = next((layer for layer in model.walk() if not layer.built), None)
+    if unbuilt is not None and (model.built_for is not None or model.parameters()):
+        raise ValueError(
+            f"save: {unbuilt.label} is not built, and other layers are, so that not all weights "
+            "are known; call the model on data first"
+        )
+    for layer in (layer for layer in _all_layers(model) if not isinstance(layer, Sequential)):
+        for parameter in layer.parameters():
+            if parameter.name.rpartition("/")[0] != layer.label:
+                raise ValueError(
+                    f"save: {layer.label} has the weight {parameter.name}, from before it was "
+                    "given another name; give it back the name that it was built with"
+                )
+            if parameter.dtype != model.dtype:
+                raise ValueError(
+                    f"save: {parameter.name} is {parameter.dtype}, and the model {model.dtype}; "
+                    "build the layer within this model"
+                )
 
 
 def _all_layers(model: Sequential) -> Iterator[Layer]:
@@ -199,22 +225,13 @@ def build_network(
     description: Mapping[str, Any], device: str, saved: Callable[[str, tuple[int, ...]], Any]
 ) -> Sequential:
     """Return the model that `describe_network` described, with the weights that `saved` gives."""
-    if _count_layers(description) > MAX_LAYERS:
-        raise ValueError(f"expected at most {MAX_LAYERS:,} layers, found more")
-    _check_type("Sequential", "name", description["name"], str | None)
-    model = Sequential(
-        [build(layer, Layer) for layer in description["layers"]],
-        device=device,
-        dtype=description["dtype"],
-        seed=description["seed"],
-        name=description["name"],
-    )
+    model, sample_shape = build_without_weights(description, device)
     assert model.placement is not None, "Sequential adopts its layers"
-    if description["built_for"] is not None:
+    if sample_shape is not None:
         model.placement.saved = saved
         # A batch of no samples: it has the shapes, and takes no memory however large they are.
         with no_grad():
-            model(np.zeros((0, *_checked_shape(description["built_for"])), model.dtype))
+            model(np.zeros((0, *sample_shape), model.dtype))
         model.placement.saved = None
     _set_input_shapes(model, description)
     parameters = model.parameters()
@@ -231,6 +248,24 @@ def build_network(
             parameter.constraint.check(parameter.shape)
     model.placement.weight_streams.update(p.stream for p in parameters)
     return model
+
+
+def build_without_weights(
+    description: Mapping[str, Any], device: str
+) -> tuple[Sequential, tuple[int, ...] | None]:
+    """Return the model before it is built, and the shape of the samples to build it for, if any."""
+    if _count_layers(description) > MAX_LAYERS:
+        raise ValueError(f"expected at most {MAX_LAYERS:,} layers, found more")
+    _check_type("Sequential", "name", description["name"], str | None)
+    model = Sequential(
+        [build(layer, Layer) for layer in description["layers"]],
+        device=device,
+        dtype=description["dtype"],
+        seed=description["seed"],
+        name=description["name"],
+    )
+    built_for = description["built_for"]
+    return model, None if built_for is None else _checked_shape(built_for)
 
 
 def _count_layers(description: Mapping[str, Any]) -> int:

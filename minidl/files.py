@@ -16,6 +16,8 @@ TEMPORARY = ".*.tmp"  # what `write_whole` may leave behind
 def write_whole(path: PathLike, content: bytes) -> None:
     """Write a file so that, at every instant, `path` is the old file or the new one.
 
+    Where `path` is a symbolic link, the file is the one that it leads to.
+
     A temporary file in the same folder is written to the disk, then renamed, then the folder is
     written to the disk. On an error the old file stays and the temporary one is taken away; only a
     process that is killed leaves it behind, under a name that starts with a dot and ends in
@@ -36,7 +38,7 @@ def write_whole(path: PathLike, content: bytes) -> None:
     '1 2 3'
     """
     check_writable(path)
-    path = Path(path).absolute()
+    path = _destination(path)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         with open(temporary, "xb") as file:
@@ -52,6 +54,11 @@ def write_whole(path: PathLike, content: bytes) -> None:
         _sync_folder(path.parent)
 
 
+def _destination(path: PathLike) -> Path:
+    """Return the place that is written to, behind symbolic links; there may be nothing yet."""
+    return Path(os.path.realpath(path))
+
+
 def _sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -63,13 +70,13 @@ def _sync_folder(folder: Path) -> None:
 
 def check_writable(path: PathLike) -> None:
     """Raise OSError where no file `path` could be written, before there is one to write."""
-    path = Path(path).absolute()
+    path, folder = Path(path).absolute(), _destination(path).parent
     if path.is_dir():
         raise IsADirectoryError(f"{path}: expected the name of a file, received a folder's")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {path.parent}; make it first")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path}: the folder {path.parent} is not writable")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: the folder {folder} is not writable")
 
 
 def check_folder(path: PathLike) -> None:
@@ -124,6 +131,7 @@ def lock_folder(folder: PathLike) -> IO[str]:
     except OSError as error:
         file.close()
         raise BlockingIOError(
-            f"{folder}: another run writes here; give each run a folder of its own"
+            f"{folder}: another run, or another callback, writes here; give each a folder of its "
+            "own"
         ) from error
     return file

@@ -170,9 +170,16 @@ class Model(Layer):
         TypeError
             If the model, or a part of it, is of a class of your own.
         ValueError
-            If the name does not end in ``.safetensors``.
+            If the name does not end in ``.safetensors``; if the model could not be built again, as
+            where two layers have one name; or if training was broken off within a step.
         OSError
             If the file cannot be written; an older one stays.
+
+        Notes
+        -----
+        An optimizer that has updated other weights than those that are trained now, since some were
+        frozen, unfrozen or added, is saved as a new one, and the run cannot be resumed. Of what
+        callbacks add to the logs, the file holds the numbers.
         """
         from minidl import checkpoint
 
@@ -387,7 +394,8 @@ class Model(Layer):
             the epoch and at the batch where it was, with its history. All data, `batch_size`,
             `shuffle` and what `compile` chose must be the same; then the weights are those of a
             run that was never broken off, bit for bit. Other data are noticed by a checksum, for
-            which a part of large ones is read.
+            which a part of large ones is read. A run that Ctrl-C broke off while weights were being
+            updated is refused; its last checkpoint goes on.
 
         Returns
         -------
@@ -399,13 +407,16 @@ class Model(Layer):
         RuntimeError
             If the model is not compiled.
         TypeError, ValueError
-            If data and arguments do not fit, before anything is trained.
+            If data and arguments do not fit, before anything is trained; `history` and
+            `position` stay those of the `fit` before.
         """
         refuse("fit", not_taken)
         batch_size = _batch_size("fit", batch_size)
         verbose = checked_verbose("fit", verbose)
         epochs = rng.checked_integer("fit: epochs", epochs, 2**32)
         initial_epoch = rng.checked_integer("fit: initial_epoch", initial_epoch, 2**32)
+        if shuffle not in (True, False):
+            raise ValueError(f"fit: shuffle must be True or False, received {shuffle!r}")
         if isinstance(callbacks, Callback):
             raise TypeError(f"fit: callbacks must be a list, received {callbacks!r}; use [it]")
         for callback in callbacks or ():
@@ -426,21 +437,21 @@ class Model(Layer):
         if not any(parameter.requires_grad for parameter in self.parameters()):
             raise ValueError(f"fit: {self.label} has no weights to train; add a Dense layer")
 
-        run = describe_run(samples, held_out, batch_size=batch_size, shuffle=shuffle)
+        run = describe_run(samples, held_out, batch_size=batch_size, shuffle=bool(shuffle))
         if resume:
             if initial_epoch:
                 raise ValueError(
                     f"fit: resume=True says where to begin, received initial_epoch={initial_epoch} "
                     "too; leave one of them out"
                 )
-            self.position.check(run, self.optimizer)
-        else:
-            self.history, self.position = History(), Position(initial_epoch)
-        self.position = replace(self.position, **run, optimizer=self.optimizer)
+            self.position.check(run, self.optimizer, self.parameters())
+        before = self.history, self.position
+        history, position = before if resume else (History(), Position(initial_epoch))
+        position = replace(position, **run, optimizer=self.optimizer)
 
         names = ["loss", *(metric.name for metric in self.metrics)]
         # Told first, the history has the epoch that a callback saves at its end.
-        everyone = [self.history, *([ProgressBar()] if verbose else []), *(callbacks or ())]
+        everyone = [history, *([ProgressBar()] if verbose else []), *(callbacks or ())]
         told = CallbackList(
             sorted(everyone, key=lambda callback: callback.comes_last),
             self,
@@ -455,8 +466,13 @@ class Model(Layer):
         self._fed = self._feed(samples)
         validation = None if held_out is None else self._feed(held_out)
         logs: dict[str, float] = {}
+        self.history, self.position = history, position
         try:
-            told.begin()
+            try:
+                told.begin()
+            except BaseException:
+                self.history, self.position = before  # this run was refused
+                raise
             for epoch in range(self.position.epoch, epochs):
                 if self.stop_training:
                     break
@@ -511,11 +527,14 @@ class Model(Layer):
         with rng.training(step=self.step):
             loss = self._batch_loss(batch, running)
         loss.backward(into=self.optimizer.gradients_of(self._trained))
+        position = self.position
+        position.torn = True  # until the step is counted
         self.optimizer.update(self._trained)
         self.step += 1
-        if self.position.batch == 0:  # an epoch has begun with its first step
+        if position.batch == 0:  # an epoch has begun with its first step
             self.epoch += 1
-        self.position.batch += 1
+        position.batch += 1
+        position.torn = False
 
     # -------------------------------------------------------------------- what fit may fuse
 

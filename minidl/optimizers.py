@@ -151,11 +151,6 @@ class Optimizer:
             )
         if not parameters:
             return
-        if parameters[0].dtype == "float16":
-            raise TypeError(
-                f"{type(self).__name__}: float16 weights cannot be trained, since squares of their "
-                'gradients underflow; use dtype="float32"'
-            )
         self.backend = backend = parameters[0].backend
         rate = self._next_rate()
         with backend.active:
@@ -187,12 +182,25 @@ class Optimizer:
         # Python's float takes on the dtype of the weights, a NumPy float64 would not.
         return float(rate)
 
+    def is_for(self, parameters: Sequence[Parameter]) -> bool:
+        """Tell whether `update` takes `parameters`: any at first, then the same again."""
+        return self._are_known([parameter for parameter in parameters if parameter.requires_grad])
+
+    def _are_known(self, trained: Sequence[Parameter]) -> bool:
+        known = self._parameters
+        return not known or (len(trained) == len(known) and all(map(operator.is_, trained, known)))
+
+    def restore(
+        self, parameters: Sequence[Parameter], iterations: int, state: dict[str, Array]
+    ) -> None:
+        """Go on where an optimizer stood that had updated `parameters`, if it had."""
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        self._parameters = trained if iterations else []
+        self.iterations, self.state = iterations, state
+
     def _lay_out(self, parameters: Sequence[Parameter]) -> None:
         """Make each weight a view of one flat buffer, where it is not one already."""
-        self._parameters = self._parameters or list(parameters)
-        if len(parameters) != len(self._parameters) or not all(
-            map(operator.is_, parameters, self._parameters)
-        ):
+        if not self._are_known(parameters):
             raise ValueError(
                 f"{type(self).__name__}: expected the {len(self._parameters)} weights of the first "
                 f"update, received {len(parameters)} that are not the same; use one optimizer for "
@@ -200,6 +208,12 @@ class Optimizer:
             )
         if self._views and all(p.data is v for p, v in zip(parameters, self._views, strict=True)):
             return
+        if parameters[0].dtype == "float16":
+            raise TypeError(
+                f"{type(self).__name__}: float16 weights cannot be trained, since squares of their "
+                'gradients underflow; use dtype="float32"'
+            )
+        self._parameters = list(parameters)
         xp = parameters[0].backend.xp
         shapes = [parameter.shape for parameter in parameters]
         self._weights = xp.concatenate([parameter.data.ravel() for parameter in parameters])

@@ -1,12 +1,13 @@
 """Where a run of `fit` stands: what is needed, besides the model, to go on from there."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from minidl.batches import Samples
 from minidl.metrics import Running
 from minidl.optimizers import Optimizer
+from minidl.parameter import Parameter
 
 
 def describe_run(
@@ -36,6 +37,9 @@ class Position:
         Of the run; 0 before the first.
     data_checksum, validation_checksum : int
         `Samples.checksum` of what it trains on, and of what it is validated on; 0 without any.
+    torn : bool
+        Whether a step has begun to change weights and is not counted yet. Training that is broken
+        off there, as by Ctrl-C, is between no two batches.
     optimizer : Optimizer, optional
         What updates its weights; `compile` puts another in its place.
     earlier : dict of str to (float, int)
@@ -51,23 +55,38 @@ class Position:
     shuffle: int = 0
     data_checksum: int = 0
     validation_checksum: int = 0
+    torn: bool = field(default=False, kw_only=True)
     optimizer: Optimizer | None = field(default=None, kw_only=True)
     earlier: dict[str, tuple[float, int]] = field(default_factory=dict, kw_only=True)
     running: Running | None = field(default=None, kw_only=True)
 
-    def check(self, run: Mapping[str, Any], optimizer: Optimizer | None) -> None:
+    def check(
+        self,
+        run: Mapping[str, Any],
+        optimizer: Optimizer | None,
+        parameters: Sequence[Parameter],
+    ) -> None:
         """Raise ValueError where a run, from `describe_run`, is not the one that was begun."""
         for name, expected, received in self.differences(run):
             raise ValueError(
                 f"fit: resume=True goes on with a run of {name} {expected}, received {name} "
                 f"{received}; give the same, or leave resume out"
             )
-        if self.batch_size and self.optimizer is not optimizer:
+        if self.batch_size and not self.is_of(optimizer, parameters):
             raise ValueError(
-                "fit: resume=True goes on with a run, and compile, called since it began, has put "
-                "another optimizer, loss and metrics in their place; leave compile out, as a "
-                "loaded model is compiled, or leave resume out"
+                "fit: resume=True goes on with a run, and since it began compile was called, or "
+                "weights were frozen, unfrozen or added, so that its optimizer is not theirs; "
+                "leave that out (a loaded model is compiled), or leave resume out"
             )
+        if self.torn:
+            raise ValueError(
+                "fit: resume=True goes on between two steps, and training was broken off within "
+                "one; load the last checkpoint, or leave resume out"
+            )
+
+    def is_of(self, optimizer: Optimizer | None, parameters: Sequence[Parameter]) -> bool:
+        """Tell whether `optimizer` is the run's, and would go on updating `parameters`."""
+        return optimizer is self.optimizer and (optimizer is None or optimizer.is_for(parameters))
 
     def differences(self, run: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
         """Give where a run, from `describe_run`, is not the one that was begun: name, ours, its."""

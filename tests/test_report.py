@@ -316,7 +316,7 @@ def test_a_run_that_is_refused_leaves_the_folder_of_another_alone(tmp_path, caps
     with lock_folder(folder / LOCK):  # as another run would hold it
         resumed = ("--resume", "latest", "--epochs", "3", "--quiet")
         assert train.main([*SMALL, "--out", str(folder), *resumed]) == 2
-    assert "another run writes here" in capsys.readouterr().err
+    assert "another run, or another callback, writes here" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     assert train.main([*SMALL, "--out", str(folder), *resumed]) == 0  # free again
 

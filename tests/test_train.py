@@ -558,7 +558,8 @@ def test_two_runs_in_one_folder_end_in_one_line(tmp_path, capsys):
         assert train.main([*SMALL, "--checkpoint-dir", str(tmp_path), "--quiet"]) == 2
     written = capsys.readouterr().err
     assert written == (
-        f"minidl.train: {tmp_path}: another run writes here; give each run a folder of its own\n"
+        f"minidl.train: {tmp_path}: another run, or another callback, writes here; give each a "
+        "folder of its own\n"
     )
 
 

@@ -51,6 +51,8 @@ class ModelCheckpoint(Watcher):
     ------
     ValueError
         If `folder` is the name of a file, or a number is below 1.
+    TypeError, ValueError
+        At the beginning of training, where `Model.save` cannot save the model.
     BlockingIOError
         At the beginning of training, where another run uses the folder.
     FileExistsError
@@ -110,8 +112,11 @@ class ModelCheckpoint(Watcher):
         self._lock: IO[str] | None = None
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Take the folder, and clear away what a run that was killed left half-written."""
+        """Check the model, take the folder, and clear away what a killed run left half-written."""
+        from minidl import checkpoint
+
         super().on_train_begin(logs)
+        checkpoint.describe(self.model)
         for _, value in self.past():
             self.improves(value)
         self.folder.mkdir(parents=True, exist_ok=True)

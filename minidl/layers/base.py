@@ -87,6 +87,11 @@ class Layer:
         refuse("layer", not_taken, who=type(self).__name__)
         if not isinstance(name, str | None):
             raise TypeError(f"{type(self).__name__}: name must be a string, received {name!r}")
+        if name == "":
+            raise ValueError(
+                f"{type(self).__name__}: name must not be empty; leave it out, and the model gives "
+                "one"
+            )
         if input_shape is not None:
             if not isinstance(input_shape, tuple | list):
                 raise TypeError(
