@@ -39,6 +39,8 @@ def write(
     ------
     OSError
         If the file cannot be written; an older one stays as it is.
+    ValueError
+        If texts and names are longer than `TensorFile` reads.
 
     Examples
     --------
@@ -62,6 +64,11 @@ def _with_texts(content: bytes, texts: Mapping[str, str]) -> bytes:
     header = {"__metadata__": texts, **json.loads(content[8:end])}
     head = json.dumps(header, ensure_ascii=False).encode()
     head += b" " * (-len(head) % 8)  # the arrays begin at a multiple of 8
+    if len(head) > MAX_HEADER_BYTES:
+        raise ValueError(
+            f"save: expected texts and names of at most {MAX_HEADER_BYTES:,} bytes, received "
+            f"{len(head):,}; let callbacks log less, or train for fewer epochs with each fit"
+        )
     return b"".join((len(head).to_bytes(8, "little"), head, memoryview(content)[end:]))
 
 

@@ -279,6 +279,24 @@ def test_the_csv_goes_on_where_asked(tmp_path):
     assert len(rows(path, ";")) == 5
 
 
+def test_a_resumed_run_has_each_epoch_in_the_log_once(tmp_path):
+    def logger():
+        return CSVLogger(tmp_path / "log.csv", append=True)
+
+    fit(model(optimizers.SGD(0.2)), logger(), epochs=3)  # another run, whose lines stay
+    saver = SaveAll(tmp_path)
+    fit(model(), logger(), saver, epochs=3)
+    whole = rows(tmp_path / "log.csv")
+    assert [row[0] for row in whole] == ["epoch", *"012012"]
+    for file in ("1-0", "1-1", "2-0", "3-0"):
+        fit(models.load(tmp_path / f"{file}.safetensors"), logger(), epochs=3, resume=True)
+        assert rows(tmp_path / "log.csv") == whole
+    fit(model(optimizers.SGD(0.2)), logger(), epochs=1)
+    before = rows(tmp_path / "log.csv")
+    fit(models.load(tmp_path / "1-0.safetensors"), logger(), epochs=2, resume=True)
+    assert rows(tmp_path / "log.csv") == [*before, whole[5]]  # none of another run's are taken away
+
+
 def test_a_csv_that_cannot_be_written_is_an_error_before_training(tmp_path):
     network = model()
     with pytest.raises(FileNotFoundError):

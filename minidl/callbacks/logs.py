@@ -2,9 +2,9 @@
 
 import csv
 import os
-from typing import Any
 
 from minidl.callbacks.base import Callback, Logs
+from minidl.files import write_whole
 
 
 class CSVLogger(Callback):
@@ -17,7 +17,9 @@ class CSVLogger(Callback):
     separator : str
         What stands between the values.
     append : bool
-        Whether lines are added to a file that is there, as a resumed run wants it.
+        Whether lines are added to a file that is there, as a resumed run wants it. Such a run has
+        the epochs again that came after its checkpoint: their lines, behind that of the last epoch
+        that it knows of, are taken away.
 
     Raises
     ------
@@ -37,6 +39,8 @@ class CSVLogger(Callback):
     def on_train_begin(self, logs: Logs) -> None:
         """Open the file, and write or check the names of the columns."""
         columns = ["epoch", *self.params["metrics"]]
+        if self.append and self.model.history.epoch and os.path.exists(self.filename):
+            self._drop_what_comes_again()
         mode = "a+" if self.append else "w"
         self._file = open(self.filename, mode, newline="", encoding="utf-8")  # noqa: SIM115
         self._writer = csv.writer(self._file, delimiter=self.separator)
@@ -51,13 +55,33 @@ class CSVLogger(Callback):
                 f"{columns}; give another file, or append=False"
             )
 
-    def _write(self, values: list[Any]) -> None:
+    def _drop_what_comes_again(self) -> None:
+        """Take away the lines behind that of the last epoch which a resumed run has had.
+
+        A file without that very line, or with another run's behind it, stays as it is.
+        """
+        past = self.model.history
+        last = self._row(past.epoch[-1], past.logs[-1])
+        with open(self.filename, newline="", encoding="utf-8") as file:
+            lines = file.readlines()
+        rows = [next(csv.reader([line], delimiter=self.separator), []) for line in lines]
+        later: list[list[str]] = []
+        while rows and rows[-1] != last:
+            later.append(rows.pop())
+        epochs = [int(row[0]) if row and row[0].isdigit() else -1 for row in later]
+        if rows and later and min(epochs) > past.epoch[-1]:
+            write_whole(self.filename, "".join(lines[: len(rows)]).encode())
+
+    def _row(self, epoch: int, logs: Logs) -> list[str]:
+        return [str(epoch), *(str(logs[name]) for name in self.params["metrics"])]
+
+    def _write(self, values: list[str]) -> None:
         self._writer.writerow(values)
         self._file.flush()
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Write the epoch."""
-        self._write([epoch, *(logs[name] for name in self.params["metrics"])])
+        self._write(self._row(epoch, logs))
 
     def on_train_end(self, logs: Logs) -> None:
         """Close the file."""

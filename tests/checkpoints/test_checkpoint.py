@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from minidl import (
+    Tensor,
     callbacks,
     checkpoint,
     constraints,
@@ -374,6 +375,92 @@ def test_a_finished_run_that_is_resumed_does_nothing(path):
     before = model.get_weights()
     assert model.fit(X, Y, **FIT, resume=True).epoch == [0, 1, 2, 3]
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def broken_off(*_, **__):
+    raise KeyboardInterrupt
+
+
+def updated_and_broken_off(optimizer, parameters, update=optimizers.Optimizer.update):
+    update(optimizer, parameters)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "breaks_off"),
+    [
+        (optimizers.Adam, "rule", broken_off),
+        (constraints.MaxNorm, "apply", broken_off),
+        (optimizers.Adam, "update", updated_and_broken_off),
+    ],
+)
+def test_a_run_broken_off_within_a_step_is_neither_resumed_nor_saved(
+    path, whole, monkeypatch, kind, name, breaks_off
+):
+    model = network()
+    model.fit(X, Y, **FIT, callbacks=[SaveAndStop(path, 5)])
+    monkeypatch.setattr(kind, name, breaks_off)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, **FIT, resume=True)
+    monkeypatch.undo()
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"save: training was broken off within a step, .* load t"):
+        model.save(path)
+    assert path.read_bytes() == before
+    with pytest.raises(ValueError, match="and training was broken off within one; load the last"):
+        model.fit(X, Y, **FIT, resume=True)
+    model.save_weights(path.with_name("weights.safetensors"))
+    again = models.load(path)
+    again.fit(X, Y, **FIT, resume=True)
+    assert same_weights(again, whole)
+    model.fit(X, Y, **FIT)  # begins anew
+    model.save(path)
+
+
+def test_a_run_broken_off_before_weights_change_is_resumed(path, whole, monkeypatch):
+    model = network()
+    model.fit(X, Y, **FIT, callbacks=[SaveAndStop(path, 5)])
+    monkeypatch.setattr(Tensor, "backward", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, **FIT, resume=True)
+    monkeypatch.undo()
+    model.save(path)
+    for resumed in (model, models.load(path)):
+        resumed.fit(X, Y, **FIT, resume=True)
+        assert same_weights(resumed, whole)
+
+
+def test_a_model_of_float16_that_was_refused_can_be_saved(path):
+    model = models.Sequential([layers.Dense(1, input_shape=(3,))], dtype="float16")
+    model.compile("sgd", "mse")
+    with pytest.raises(TypeError, match="float16 weights cannot be trained"):
+        model.fit(X[:, 0] / 255, Y / 5, verbose=0)
+    model.save(path)
+    assert same_weights(models.load(path), model)
+
+
+def test_a_fit_that_is_refused_leaves_the_run_before_it(path):
+    model = network()
+    model.fit(X, Y, **FIT, callbacks=[SaveAndStop(path, 5)])
+    history, position = model.history, model.position
+    with pytest.raises(ValueError, match="accurcy is not logged"):
+        model.fit(X, Y, **FIT, callbacks=[callbacks.EarlyStopping("accurcy")])
+    assert model.history is history
+    assert model.position is position
+    assert (position.epoch, position.batch, history.epoch) == (1, 2, [0])
+
+
+@pytest.mark.parametrize("shuffle", ["yes", None, 2])
+def test_what_does_not_say_whether_to_shuffle_is_refused(shuffle):
+    with pytest.raises(ValueError, match="fit: shuffle must be True or False, received"):
+        network().fit(X, Y, **FIT, shuffle=shuffle)
+
+
+def test_numpys_truth_says_whether_to_shuffle(path):
+    model = network()
+    model.fit(X, Y, **FIT, shuffle=np.bool_(True))
+    model.save(path)
+    assert models.load(path).position.shuffle == 1
 
 
 # ------------------------------------------------------------------------------ what is refused
@@ -1074,6 +1161,32 @@ def test_places_for_no_file_are_named(path, tmp_path):
     with pytest.raises(IsADirectoryError, match=f"{path}: expected the name of a file, received a"):
         network().save(path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_one_and_leads_to_the_new_file(path, tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    path.symlink_to(Path("elsewhere", "real.safetensors"))
+    for value in (1.0, 2.0):  # the first makes the file that the link leads to
+        tensor_file.write(path, {"x": np.full(3, value)})
+        assert path.is_symlink()
+        assert [file.name for file in folder.iterdir()] == ["real.safetensors"]
+        with TensorFile(folder / "real.safetensors") as file:
+            assert file.read("x").tolist() == [value] * 3
+    nowhere = tmp_path / "nowhere.safetensors"
+    nowhere.symlink_to(tmp_path / "missing" / "real.safetensors")
+    with pytest.raises(
+        FileNotFoundError, match=f"{nowhere}: there is no folder {tmp_path}/missing"
+    ):
+        tensor_file.write(nowhere, {"x": np.ones(3)})
+
+
+def test_texts_that_no_reader_takes_are_not_written(path):
+    with pytest.raises(ValueError, match="save: expected texts and names of at most 16,777,216"):
+        tensor_file.write(path, {"x": np.ones(3)}, {"history": " " * 2**24})
+    assert not path.exists()
+    tensor_file.write(path, {"x": np.ones(3)}, {"history": " " * (2**24 - 1000)})
+    TensorFile(path).close()
 
 
 LIMITED = """
