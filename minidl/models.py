@@ -2,9 +2,10 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -499,8 +500,9 @@ class Model(Layer):
         for parameter in self._trained:
             parameter.grad = None  # an interrupted step may have left one
         totals = position.totals()
-        position.running = running = Running(self.metrics, self.backend)
+        running = Running(self.metrics, self.backend)
         running.restore(totals)
+        position.running = running
         logs = LazyLogs(running.readers())
         for batch in self.batches_left():
             place = position.batch
@@ -525,10 +527,11 @@ class Model(Layer):
         """Update the weights once."""
         assert self.optimizer is not None, "checked by _check_data"
         with rng.training(step=self.step):
-            loss = self._batch_loss(batch, running)
+            loss, count = self._batch_loss(batch, running)
         loss.backward(into=self.optimizer.gradients_of(self._trained))
         position = self.position
         position.torn = True  # until the step is counted
+        count()
         self.optimizer.update(self._trained)
         self.step += 1
         if position.batch == 0:  # an epoch has begun with its first step
@@ -546,16 +549,20 @@ class Model(Layer):
         """Return the outputs for a batch of the feed."""
         return self(batch.x)
 
-    def _batch_loss(self, batch: Batch, running: Running) -> Tensor:
-        """Return the mean loss of a batch of the feed, and add it and the metrics to `running`."""
+    def _batch_loss(self, batch: Batch, running: Running) -> tuple[Tensor, Callable[[], None]]:
+        """Return the mean loss of a batch of the feed, and what adds the batch to `running`.
+
+        Training calls it no earlier than it must: a step that is broken off is not counted.
+        """
         return self._compared(batch, self._outputs(batch), running)
 
-    def _compared(self, batch: Batch, outputs: Tensor, running: Running) -> Tensor:
-        """Return the mean loss of the outputs, and add it and the metrics to `running`."""
+    def _compared(
+        self, batch: Batch, outputs: Tensor, running: Running
+    ) -> tuple[Tensor, Callable[[], None]]:
+        """Return the mean loss of the outputs, and what adds the batch to `running`."""
         assert batch.y is not None, "checked by _check_data"
         loss = self.loss(batch.y, outputs, batch.weight)
-        running.add(batch.y, outputs, loss)
-        return loss
+        return loss, partial(running.add, batch.y, outputs, loss)
 
     def stages(self) -> Sequence[Layer]:
         """Return what a batch of the feed goes through, one after the other."""
@@ -605,7 +612,8 @@ class Model(Layer):
         running = Running(self.metrics, self.backend)
         with self.backend.working, rng.inference(), no_grad():
             for batch in bar("Evaluation", feed, batch_size, verbose):
-                self._batch_loss(batch, running)
+                _, count = self._batch_loss(batch, running)
+                count()
         return {name: read() for name, read in running.readers().items()}
 
     def predict(
@@ -852,7 +860,7 @@ class Sequential(Model):
             return super()._outputs(batch)
         return self._behind_feed(batch.x, len(self._layers))
 
-    def _batch_loss(self, batch: Batch, running: Running) -> Tensor:
+    def _batch_loss(self, batch: Batch, running: Running) -> tuple[Tensor, Callable[[], None]]:
         last = self._layers[-1] if self._layers else None
         if last is None or not (
             self._is_plain and fusion.can_classify_at_once(last, batch, self.loss, self.metrics)
@@ -866,8 +874,7 @@ class Sequential(Model):
         with self.backend.active:
             sums = self.backend.xp.empty(2, self.dtype)
         loss = fusion.classify(last, x, batch.y.data, sums)
-        running.add_sums(sums, len(x))
-        return loss
+        return loss, partial(running.add_sums, sums, len(x))
 
 
 def load(path: PathLike, device: str = "cpu") -> Sequential:

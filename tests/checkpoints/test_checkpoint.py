@@ -428,6 +428,7 @@ def test_a_run_broken_off_before_weights_change_is_resumed(path, whole, monkeypa
     for resumed in (model, models.load(path)):
         resumed.fit(X, Y, **FIT, resume=True)
         assert same_weights(resumed, whole)
+        assert resumed.history.history == whole.history.history
 
 
 def test_a_model_of_float16_that_was_refused_can_be_saved(path):
