@@ -1,13 +1,15 @@
 """What of Keras and PyTorch is not in minidl, and the nearest way there is."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, NoReturn
 
 TWO_CLASSES = "end with Dense(2, activation='softmax') and use sparse_categorical_crossentropy"
 SEED = "randomness is owned: give the model its seed="
 PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
+PARAMETERS_OF_A_LAYER = "use layer.parameters(), of which each has numpy()"
+FREEZE = "set requires_grad of each of its parameters(), then compile"
 ERROR_METRIC = "subclass metrics.Metric, or use the loss that fit reports"
 
 NEAREST: dict[str, dict[str, str]] = {
@@ -59,6 +61,15 @@ NEAREST: dict[str, dict[str, str]] = {
         "Lambda": "use Activation with a function of a tensor",
     },
     # attributes
+    "Layer": {
+        "get_weights": PARAMETERS_OF_A_LAYER,
+        "kernel": "use layer.weight",
+        "set_weights": "use model.set_weights",
+        "trainable": FREEZE,
+        "trainable_variables": PARAMETERS_OF_A_LAYER,
+        "trainable_weights": PARAMETERS_OF_A_LAYER,
+        "weights": PARAMETERS_OF_A_LAYER,
+    },
     "Model": {
         "cuda": "give device= to the model",
         "eval": "a model is in inference mode but within `with minidl.training():`",
@@ -108,12 +119,34 @@ NEAREST: dict[str, dict[str, str]] = {
         "input_dim": "use input_shape=(n,)",
         "kernel_regularizer": "use the optimizer's weight_decay",
         "noise_shape": "every element is decided by itself",
-        "trainable": "set requires_grad of the layer's parameters()",
+        "trainable": FREEZE,
         "weights": "use model.set_weights",
     },
     "call": {
         "training": "use `with minidl.training():` for training mode",
         "mask": "leave it out",
+    },
+    # what a subclass defines
+    "call's parameters": {
+        "training": "ask minidl.rng.current_block(), which is None in inference mode",
+        "mask": "leave it out",
+    },
+    "Callback": {
+        "on_batch_begin": "define on_train_batch_begin",
+        "on_batch_end": "define on_train_batch_end",
+        "set_model": "define on_train_begin, which finds it in self.model",
+        "set_params": "define on_train_begin, which finds them in self.params",
+        **dict.fromkeys(
+            ("on_test_begin", "on_test_end", "on_test_batch_begin", "on_test_batch_end"),
+            "define on_epoch_end, whose logs hold the val_ numbers",
+        ),
+        **dict.fromkeys(
+            (
+                *("on_predict_begin", "on_predict_end"),
+                *("on_predict_batch_begin", "on_predict_batch_end"),
+            ),
+            "predict tells no callbacks; work on what it returns",
+        ),
     },
     "optimizer's arguments": {
         "amsgrad": "leave it out",
@@ -182,11 +215,24 @@ def refuse(place: str, arguments: Mapping[str, object], who: str | None = None) 
     TypeError: fit: class_weight is not in minidl: use sample_weight=weights[y]
     """
     for name, value in arguments.items():
-        if value is None:
-            continue
+        if value is not None:
+            refuse_definition(place, [name], who or place)
+            raise TypeError(f"{who or place}: got an unexpected argument {name!r}")
+
+
+def refuse_definition(place: str, names: Iterable[str], who: str) -> None:
+    """Raise TypeError for a name that a class of the user's defines and minidl never uses.
+
+    Examples
+    --------
+    >>> refuse_definition("call's parameters", ["x", "mask"], who="Net.call")
+    Traceback (most recent call last):
+        ...
+    TypeError: Net.call: mask is not in minidl: leave it out
+    """
+    for name in names:
         if name in NEAREST[place]:
-            raise TypeError(f"{who or place}: {name} is not in minidl: {NEAREST[place][name]}")
-        raise TypeError(f"{who or place}: got an unexpected argument {name!r}")
+            raise TypeError(f"{who}: {name} is not in minidl: {NEAREST[place][name]}")
 
 
 def refuse_name(place: str, name: str) -> None:
@@ -201,6 +247,28 @@ def refuse_name(place: str, name: str) -> None:
     """
     if name in NEAREST.get(place, {}):
         raise AttributeError(f"{place}: {name} is not in minidl: {NEAREST[place][name]}")
+
+
+class Missing:
+    """An attribute that others have, and that would do nothing if it were set: it is refused.
+
+    Parameters
+    ----------
+    place : str
+        Where in `NEAREST` the nearest way is.
+    """
+
+    def __init__(self, place: str):
+        self._place = place
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, owner: object, kind: type | None = None) -> Any:
+        refuse_name(self._place, self._name)
+
+    def __set__(self, owner: object, value: object) -> None:
+        refuse_name(self._place, self._name)
 
 
 def missing_attribute(owner: object, place: str, name: str) -> Any:

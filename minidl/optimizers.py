@@ -15,7 +15,7 @@ from minidl import schedules
 from minidl.autograd import Tensor
 from minidl.backend import Array, Backend
 from minidl.by_name import choose
-from minidl.keras_gaps import missing_attribute, refuse
+from minidl.keras_gaps import Missing, missing_attribute, refuse
 from minidl.parameter import Parameter
 from minidl.schedules import LearningRateSchedule
 
@@ -58,6 +58,7 @@ class Optimizer:
 
     state_names: tuple[str, ...] = ()
     backend: Backend  # of the weights, known from the first update on
+    lr = Missing("Optimizer")
 
     def __init__(
         self,

@@ -42,11 +42,72 @@ def model():
         (lambda: Adam().step(), "Optimizer: step is not in minidl: use optimizer.update"),
         (lambda: Adam().zero_grad(), "Optimizer: zero_grad is not .*: update clears the gradients"),
         (lambda: Adam().rate, "'Adam' object has no attribute 'rate'"),
+        (lambda: model().layers[0].get_weights(), r"Layer: get_weights is not .* layer.parameters"),
+        (lambda: model().layers[0].kernel, "Layer: kernel is not in minidl: use layer.weight"),
+        (lambda: model().layers[0].unit, "'Dense' object has no attribute 'unit'"),
+        (lambda: model().trainable, "Layer: trainable is not .*: set requires_grad of each"),
+        (lambda: Adam().lr, "Optimizer: lr is not in minidl: use optimizer.learning_rate"),
     ],
 )
 def test_a_name_that_is_missing_names_the_nearest_way(look, message):
     with pytest.raises(AttributeError, match=message):
         look()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "message"),
+    [
+        (model(), "trainable", "Layer: trainable is not in minidl: set requires_grad of each of"),
+        (layers.Dense(2), "trainable", "Layer: trainable is not in minidl: set requires_grad of"),
+        (Adam(), "lr", "Optimizer: lr is not in minidl: use optimizer.learning_rate"),
+    ],
+)
+def test_an_attribute_that_would_do_nothing_is_not_set(owner, name, message):
+    with pytest.raises(AttributeError, match=message):
+        setattr(owner, name, False)
+
+
+def test_a_subclass_may_have_such_an_attribute_of_its_own():
+    class Gate(layers.Layer):
+        trainable = True
+
+    gate = Gate()
+    gate.trainable = False
+    assert not gate.trainable
+
+
+@pytest.mark.parametrize("base", [layers.Layer, models.Model, models.Sequential])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda self, x, training=None: x, r"training is not in minidl: ask .*current_block\(\)"),
+        (lambda self, x, training: x, "training is not in minidl"),
+        (lambda self, x, *, mask=None: x, "mask is not in minidl: leave it out"),
+    ],
+)
+def test_a_call_that_wants_what_it_is_never_told_is_refused(base, call, message):
+    with pytest.raises(TypeError, match=rf"^Net\.call: {message}"):
+        type("Net", (base,), {"call": call})
+
+
+def test_a_call_asks_for_the_mode():
+    class Mode(layers.Layer):
+        def call(self, x, *, scale=1.0):
+            return x * (scale if minidl.rng.current_block() is None else 0.0)
+
+    layer, x = Mode(), minidl.Tensor([3.0])
+    with minidl.training():
+        assert layer(x).item() == 0.0
+    assert layer(x).item() == 3.0
+
+
+@pytest.mark.parametrize("name", sorted(NEAREST["Callback"]))
+def test_a_callback_for_what_is_never_told_is_refused(name):
+    assert not hasattr(callbacks.Callback, name)
+    mixin = type("Mixin", (), {name: lambda self, *arguments: None})
+    for bases, body in (((callbacks.Callback,), vars(mixin)), ((mixin, callbacks.Callback), {})):
+        with pytest.raises(TypeError, match=f"^Mine: {name} is not in minidl: "):
+            type("Mine", bases, {key: body[key] for key in body if key == name})
 
 
 @pytest.mark.parametrize(
@@ -98,6 +159,7 @@ def test_the_names_that_a_module_lists_are_there(module):
     ("place", "owner"),
     [
         *((module.__name__.removeprefix("minidl."), module) for module in MODULES),
+        ("Layer", layers.Dense(2)),
         ("Model", model()),
         ("Optimizer", Adam()),
     ],

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from minidl.keras_gaps import refuse_definition
+
 if TYPE_CHECKING:
     from minidl.models import Model
 
@@ -46,6 +48,10 @@ class Callback:
     model: "Model"
     params: dict[str, Any]
     comes_last = False
+
+    def __init_subclass__(cls, **arguments: Any):
+        super().__init_subclass__(**arguments)
+        refuse_definition("Callback", dir(cls), who=cls.__name__)
 
     def on_train_begin(self, logs: Logs) -> None:
         """Run before the first epoch."""

@@ -1,11 +1,12 @@
 """What a layer is: weights, a name, and the model it belongs to."""
 
+import inspect
 import math
 import operator
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from minidl import initializers, rng
 from minidl.autograd import Tensor
 from minidl.backend import Backend, get_backend
 from minidl.constraints import MaxNorm
-from minidl.keras_gaps import refuse
+from minidl.keras_gaps import Missing, missing_attribute, refuse, refuse_definition
 from minidl.parameter import Parameter
 
 
@@ -76,6 +77,13 @@ class Layer:
     output_shape: tuple[int | None, ...] | None = None
     built = False
     placement: Placement | None = None
+    trainable = Missing("Layer")
+
+    def __init_subclass__(cls, **arguments: Any):
+        super().__init_subclass__(**arguments)
+        if inspect.isfunction(cls.call):
+            parameters = inspect.signature(cls.call).parameters
+            refuse_definition("call's parameters", parameters, who=f"{cls.__name__}.call")
 
     def __init__(
         self,
@@ -103,6 +111,11 @@ class Layer:
         self.name = name
         self.name_is_given = name is not None
         self.input_shape = input_shape
+
+    if not TYPE_CHECKING:  # there it would stand for every name
+
+        def __getattr__(self, name: str) -> Any:
+            return missing_attribute(self, "Layer", name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.label}>"
