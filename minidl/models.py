@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,14 @@ __all__ = ["Model", "Sequential", "load"]
 
 DEFAULT_BATCH_SIZE = 32
 NO_PROBABILITIES = ("linear", "relu", "tanh")  # activations whose outputs are none
+
+
+@dataclass
+class _Run:
+    """What a model has while it is in `fit`, and not later: the data, and the weights it trains."""
+
+    feed: Feed
+    trained: list[Parameter] = field(default_factory=list)
 
 
 class Model(Layer):
@@ -102,11 +110,16 @@ class Model(Layer):
         self.optimizer: optimizers.Optimizer | None = None
         self.history = History()
         self.position = Position()
+        self._run: _Run | None = None
 
     if not TYPE_CHECKING:  # there it would stand for every name
 
         def __getattr__(self, name: str) -> Any:
             return missing_attribute(self, "Model", name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the data: a copy that a callback makes is not in `fit`."""
+        return vars(self) | {"_run": None}
 
     # -------------------------------------------------------------------- what it is
 
@@ -302,8 +315,7 @@ class Model(Layer):
 
     def _check_place(self, layer: Layer) -> None:
         """Raise ValueError where a layer has weights on another device or of another dtype."""
-        built = [value for value in vars(layer).values() if isinstance(value, Parameter)]
-        for parameter in built:
+        for parameter in layer.own_parameters():
             if parameter.backend is not self.backend or parameter.dtype != self.dtype:
                 raise ValueError(
                     f"{self.label}: {parameter.name} was built on {parameter.device} as "
@@ -406,12 +418,17 @@ class Model(Layer):
         Raises
         ------
         RuntimeError
-            If the model is not compiled.
+            If the model is not compiled, or is in `fit` already.
         TypeError, ValueError
             If data and arguments do not fit, before anything is trained; `history` and
             `position` stay those of the `fit` before.
         """
         refuse("fit", not_taken)
+        if self._run is not None:
+            raise RuntimeError(
+                f"fit: {self.label} is in fit already; a callback can evaluate it and predict with "
+                "it, and train another: copy.deepcopy(model)"
+            )
         batch_size = _batch_size("fit", batch_size)
         verbose = checked_verbose("fit", verbose)
         epochs = rng.checked_integer("fit: epochs", epochs, 2**32)
@@ -464,11 +481,12 @@ class Model(Layer):
             },
         )
         self.stop_training = False
-        self._fed = self._feed(samples)
+        feed = self._feed(samples)
         validation = None if held_out is None else self._feed(held_out)
         logs: dict[str, float] = {}
         self.history, self.position = history, position
         try:
+            self._run = _Run(feed)
             try:
                 told.begin()
             except BaseException:
@@ -488,17 +506,16 @@ class Model(Layer):
                 self.position.next_epoch()
                 told.tell("on_epoch_end", epoch, logs)
         finally:
-            del self._fed  # a model does not keep, or copy, the data it saw
+            self._run = None
             told.end(logs)
         return self.history
 
     def _fit_epoch(self, told: CallbackList) -> dict[str, float]:
         """Train on each sample that the epoch has left; return the epoch's logs so far."""
         position = self.position
+        assert self._run is not None, "set by fit"
         # Anew in each epoch: a callback may have frozen some, which the optimizer then refuses.
-        self._trained = [p for p in self.parameters() if p.requires_grad]
-        for parameter in self._trained:
-            parameter.grad = None  # an interrupted step may have left one
+        self._run.trained = [p for p in self.parameters() if p.requires_grad]
         totals = position.totals()
         running = Running(self.metrics, self.backend)
         running.restore(totals)
@@ -515,24 +532,29 @@ class Model(Layer):
 
     def batches_left(self) -> Iterator[Batch]:
         """Give the batches that the epoch of `fit` has left, from `position` on."""
-        size, count = self.position.batch_size, len(self._fed)
+        assert self._run is not None, "set by fit"
+        size, count = self.position.batch_size, len(self._run.feed)
         order = np.arange(count)
         if self.position.shuffle:
             has_begun = self.position.batch > 0  # and is counted, see train_step
             epoch = self.epoch - 1 if has_begun else self.epoch
             order = rng.permutation(count, seed=self.seed, epoch=epoch)
-        return self._fed.batches(size, order[self.position.batch * size :])
+        return self._run.feed.batches(size, order[self.position.batch * size :])
 
     def train_step(self, batch: Batch, running: Running) -> None:
         """Update the weights once."""
         assert self.optimizer is not None, "checked by _check_data"
+        assert self._run is not None, "set by fit"
+        trained = self._run.trained
         with rng.training(step=self.step):
             loss, count = self._batch_loss(batch, running)
-        loss.backward(into=self.optimizer.gradients_of(self._trained))
+        for parameter in trained:
+            parameter.grad = None  # a callback, or an interrupted step, may have left one
+        loss.backward(into=self.optimizer.gradients_of(trained))
         position = self.position
         position.torn = True  # until the step is counted
         count()
-        self.optimizer.update(self._trained)
+        self.optimizer.update(trained)
         self.step += 1
         if position.batch == 0:  # an epoch has begun with its first step
             self.epoch += 1

@@ -385,6 +385,48 @@ def test_each_weight_has_its_own_stream():
     assert not np.array_equal(second, third)
 
 
+class Polynomial(layers.Layer):
+    """Keep weights in containers: a + b x + c x^2 + d x^3."""
+
+    def build(self, input_shape):
+        size = input_shape[-1:]
+        self.rest = [self.add_weight(name, size, "ones") for name in "ab"]
+        self.rest.append(({"c": self.add_weight("c", size, "ones")},))
+        self.cubic = self.add_weight("d", size, "ones")
+
+    def call(self, x):
+        a, b, (rest,) = self.rest
+        return a + b * x + rest["c"] * x * x + self.cubic * x * x * x
+
+
+def test_weights_in_lists_tuples_and_dictionaries_are_found_in_order_and_learn():
+    model = models.Sequential([Polynomial(input_shape=(2,)), layers.Dense(1)], seed=1)
+    names = [*(f"polynomial/{name}" for name in "abcd"), "dense/weight", "dense/bias"]
+    assert [p.name for p in model.parameters()] == names
+    assert [p.stream - minidl.rng.WEIGHT_STREAMS for p in model.parameters()] == list(range(6))
+    assert model.count_params() == 4 * 2 + 3
+    before = model.get_weights()
+    model.compile("sgd", "mse")
+    model.fit(numbers((5, 2)), numbers((5, 1)), verbose=0)
+    after = model.get_weights()
+    assert not any(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_weights_in_containers_are_renamed_with_their_layer():
+    inside = [models.Sequential([Polynomial(input_shape=(2,))]) for _ in range(2)]
+    found = [p.name for p in models.Sequential(inside).parameters()]
+    assert found == [
+        f"{layer}/{name}" for layer in ("polynomial", "polynomial_1") for name in "abcd"
+    ]
+
+
+def test_weights_in_containers_of_another_dtype_are_refused():
+    layer = Polynomial()
+    layer(Tensor(numbers((1, 2), "float32")))
+    with pytest.raises(ValueError, match=r"polynomial/a was built on cpu as float32, and the mod"):
+        models.Sequential([layer], dtype="float64")
+
+
 def test_a_nested_model_that_is_built_keeps_its_streams_and_the_others_go_around():
     inside = models.Sequential([layers.Dense(4, input_shape=(4,))])
     model = models.Sequential([layers.Dense(4, input_shape=(4,)), inside])

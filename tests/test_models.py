@@ -1143,7 +1143,56 @@ def test_a_model_does_not_keep_its_data_where_a_callback_fails_at_the_end():
     before = set(vars(model))
     with pytest.raises(RuntimeError, match="at the end"):
         model.fit(X, LABELS, callbacks=[Fails()], verbose=0)
-    assert vars(model).keys() <= before | {"_trained"}
+    assert model._run is None
+    assert vars(model).keys() == before
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_that_a_callback_makes_has_no_data_and_can_be_trained(copied):
+    class Copies(Callback):
+        def on_train_batch_end(self, batch, logs):
+            self.copy = copied(self.model)
+            self.size = len(pickle.dumps(self.copy))
+
+    model, callback = classifier(), Copies()
+    small = len(pickle.dumps(model))
+    model.fit(
+        np.repeat(X, 50, axis=0), np.repeat(LABELS, 50), 1250, callbacks=[callback], verbose=0
+    )
+    assert callback.size < small + 20_000  # the optimizer's state
+    ours, theirs = (m.fit(X, LABELS, verbose=0).history for m in (model, callback.copy))
+    assert ours == theirs
+    assert same_weights(model.get_weights(), callback.copy.get_weights())
+
+
+def test_a_fit_within_a_fit_is_refused_and_the_callbacks_are_told_of_the_end():
+    told = []
+
+    class Again(Callback):
+        def on_epoch_end(self, epoch, logs):
+            self.model.fit(X, LABELS, verbose=0)
+
+        def on_train_end(self, logs):
+            told.append("end")
+
+    model = classifier()
+    with pytest.raises(RuntimeError, match=r"fit: sequential is in fit already; .* copy.deepcopy"):
+        model.fit(X, LABELS, callbacks=[Again()], verbose=0)
+    assert told == ["end"]
+    assert model.history.epoch == [0]  # of the outer one
+    model.fit(X, LABELS, verbose=0)
+
+
+@pytest.mark.parametrize("moment", ["on_epoch_begin", "on_train_batch_begin", "on_train_batch_end"])
+def test_gradients_that_a_callback_leaves_are_forgotten(moment):
+    def leave(self, number, logs):
+        self.model.loss(LABELS, self.model(X)).backward()
+
+    guests = [type("Saliency", (Callback,), {moment: leave})()]
+    first, second = classifier(), classifier()
+    first.fit(X, LABELS, batch_size=8, verbose=0)
+    second.fit(X, LABELS, batch_size=8, callbacks=guests, verbose=0)
+    assert same_weights(first.get_weights(), second.get_weights())
 
 
 def test_a_weight_that_is_unfrozen_within_fit_is_refused_and_not_forgotten():

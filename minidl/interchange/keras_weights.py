@@ -38,7 +38,7 @@ def load(model: Model, path: PathLike) -> list[np.ndarray]:
     try:
         with h5py.File(path, "r") as file:
             for name, layer in _groups(model):
-                parameters = _own_parameters(layer)
+                parameters = list(layer.own_parameters())
                 variables = _variables(h5py, file, f"{name}/vars")
                 _check_shapes(path, layer, parameters, variables)
                 for parameter, variable in zip(parameters, variables, strict=True):
@@ -59,7 +59,7 @@ def save(model: Model, path: PathLike) -> None:
         for name, layer in _groups(model):
             group = file.create_group(f"{name}/vars")
             group.attrs["name"] = layer.label
-            for place, parameter in enumerate(_own_parameters(layer)):
+            for place, parameter in enumerate(layer.own_parameters()):
                 group.create_dataset(str(place), data=parameter.numpy())
         file.create_group("vars").attrs["name"] = model.label
     write_whole(path, content.getvalue())
@@ -90,10 +90,6 @@ def _groups(model: Layer, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         yield name, layer
         if next(layer.sublayers(), None) is not None:
             yield from _groups(layer, f"{name}/")
-
-
-def _own_parameters(layer: Layer) -> list[Parameter]:
-    return [value for value in vars(layer).values() if isinstance(value, Parameter)]
 
 
 def _variables(h5py: ModuleType, file: Any, name: str) -> list[Any]:

@@ -64,7 +64,8 @@ def save(model: Model, path: PathLike) -> None:
         arrays[_name(parameter)] = values.T if parameter in transposed else values
     if len(arrays) < len(model.parameters()):
         raise ValueError(
-            f"{model.label}: two weights have one name; give layers names of their own"
+            f"{model.label}: two weights have one name; give layers, and the weights that one "
+            "layer adds, names of their own"
         )
     tensor_file.write(path, arrays, {"format": "pt"})
 

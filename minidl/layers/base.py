@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from minidl.backend import Backend, get_backend
 from minidl.constraints import MaxNorm
 from minidl.keras_gaps import Missing, missing_attribute, refuse, refuse_definition
 from minidl.parameter import Parameter
+
+Kind = TypeVar("Kind")
 
 
 @dataclass
@@ -45,8 +47,8 @@ class Placement:
 class Layer:
     """A function with weights; subclass it and give `call`, and `build` where it has weights.
 
-    Layers that are held in attributes, or in lists, tuples and dictionaries in attributes, are
-    found by themselves, and their weights are this layer's too.
+    Weights and layers that are held in attributes, or in lists, tuples and dictionaries in
+    attributes, are found by themselves; the weights of such layers are this layer's too.
 
     Parameters
     ----------
@@ -143,6 +145,8 @@ class Layer:
     ) -> Parameter:
         """Create a weight; call it in `build` and keep the result in an attribute.
 
+        Where a layer keeps several in a list, tuple or dictionary, give each a `name` of its own.
+
         Raises
         ------
         RuntimeError
@@ -202,8 +206,11 @@ class Layer:
 
     def sublayers(self) -> "Iterator[Layer]":
         """Give the layers that this one holds directly, in the order they were set."""
-        for value in vars(self).values():
-            yield from _layers_in(value)
+        return _held(vars(self), Layer)
+
+    def own_parameters(self) -> Iterator[Parameter]:
+        """Give the weights that this layer holds directly, in the order they were set."""
+        return _held(vars(self), Parameter)
 
     def walk(self) -> "Iterator[Layer]":
         """Give this layer and all below it, depth first, each once."""
@@ -218,12 +225,8 @@ class Layer:
 
     def parameters(self) -> list[Parameter]:
         """Return the weights of this layer and of all below it, depth first."""
-        found: dict[Parameter, None] = {}
-        for layer in self.walk():
-            for value in vars(layer).values():
-                if isinstance(value, Parameter):
-                    found[value] = None
-        return list(found)
+        found = (parameter for layer in self.walk() for parameter in layer.own_parameters())
+        return list(dict.fromkeys(found))
 
     def count_params(self) -> int:
         """Return the number of numbers in the weights.
@@ -248,12 +251,13 @@ def positive_integer(name: str, value: Any) -> int:
     return operator.index(value)
 
 
-def _layers_in(value: object) -> Iterator[Layer]:
-    if isinstance(value, Layer):
+def _held(value: object, kind: type[Kind]) -> Iterator[Kind]:
+    """Give what there is of `kind` in lists, tuples and dictionaries, in their order."""
+    if isinstance(value, kind):
         yield value
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _layers_in(item)
+            yield from _held(item, kind)
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _layers_in(item)
+            yield from _held(item, kind)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from minidl import rng
 from minidl.layers.base import Layer
 from minidl.layers.dropout import Dropout
-from minidl.parameter import Parameter
 
 
 def name_layers(layers: Sequence[Layer], taken: set[str]) -> None:
@@ -37,9 +36,8 @@ def _rename(layer: Layer, taken: set[str]) -> None:
     stem = layer.label
     names = (f"{stem}_{n}" if n else stem for n in range(len(taken) + 1))
     layer.name = next(name for name in names if name not in taken)
-    for value in vars(layer).values():
-        if isinstance(value, Parameter):
-            value.name = f"{layer.name}/{value.name.rpartition('/')[2]}"
+    for parameter in layer.own_parameters():
+        parameter.name = f"{layer.name}/{parameter.name.rpartition('/')[2]}"
 
 
 def number_random_layers(layers: Sequence[Layer], foreign: Sequence[Layer]) -> None:

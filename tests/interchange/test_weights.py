@@ -251,6 +251,35 @@ def test_shapes_and_dtypes_that_do_not_fit_are_refused(arrays, tmp_path):
         model.load_weights(tmp_path / "x.safetensors")
 
 
+class Affine(layers.Layer):
+    """Keep its weights in a list."""
+
+    def build(self, input_shape):
+        self.both = [self.add_weight(name, input_shape[-1:], "ones") for name in ("a", "b")]
+
+    def call(self, x):
+        return x * self.both[0] + self.both[1]
+
+
+@pytest.mark.parametrize("ending", [".weights.h5", ".safetensors"])
+def test_weights_in_a_list_come_back(ending, tmp_path):
+    first, second = (models.Sequential([Affine(input_shape=(3,))]) for _ in range(2))
+    first.set_weights([np.arange(3), np.arange(3) + 0.5])
+    first.save_weights(tmp_path / f"a{ending}")
+    second.load_weights(tmp_path / f"a{ending}")
+    assert [w.tolist() for w in second.get_weights()] == [[0, 1, 2], [0.5, 1.5, 2.5]]
+
+
+def test_two_weights_of_one_name_are_refused(tmp_path):
+    class Twins(Affine):
+        def build(self, input_shape):
+            self.both = [self.add_weight("w", input_shape[-1:], "ones") for _ in range(2)]
+
+    model = models.Sequential([Twins(input_shape=(3,))])
+    with pytest.raises(ValueError, match="two weights have one name; give layers, and the weights"):
+        model.save_weights(tmp_path / "a.safetensors")
+
+
 def test_weights_of_a_model_of_the_users_own_come_back(tmp_path):
     class Scale(layers.Layer):
         def build(self, input_shape):
