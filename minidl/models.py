@@ -20,7 +20,7 @@ from minidl.callbacks import Callback, CallbackList, History, LazyLogs
 from minidl.files import PathLike
 from minidl.keras_gaps import missing_attribute, refuse
 from minidl.layers import Dense, Flatten, Input, Layer, Parameter, Rescaling, activations
-from minidl.layers.base import Placement, positive_integer
+from minidl.layers.base import Placement, positive_integer, unchanged_on_error
 from minidl.layers.numbering import name_layers, number_random_layers
 from minidl.metrics import Metric, Running
 from minidl.metrics import get as get_metric
@@ -292,9 +292,9 @@ class Model(Layer):
         """Give every layer below a name, a place and, where it draws, a stream."""
         if self.placement is None:
             self.placement = Placement(self.backend, self.dtype, self.seed, owner=self)
-        owner = self.placement.owner
-        if isinstance(owner, Model) and owner is not self:
-            owner._adopt_layers()
+        outermost = self._outermost
+        if outermost is not self:
+            outermost._adopt_layers()
             return
         below = [layer for layer in self.walk() if layer is not self]
         within = {self, *below}
@@ -302,8 +302,9 @@ class Model(Layer):
         foreign: list[Layer] = []
         for layer in below:
             self._check_place(layer)
-            # A layer of another model keeps its name, seed and number: its draws must not change.
-            is_own = layer.placement is None or layer.placement.owner in within
+            # A layer that another model has built keeps its name, seed and number: its draws must
+            # not change.
+            is_own = not layer.built or layer.placement is None or layer.placement.owner in within
             (own if is_own else foreign).append(layer)
         for layer in own:
             layer.placement = self.placement
@@ -312,6 +313,12 @@ class Model(Layer):
         self.placement.weight_streams.update(p.stream for p in self.parameters())
         name_layers(own, taken={layer.label for layer in foreign})
         number_random_layers(own, foreign)
+
+    @property
+    def _outermost(self) -> "Model":
+        """The model that names and numbers the layers: this one, or the one that it is within."""
+        owner = None if self.placement is None else self.placement.owner
+        return owner if isinstance(owner, Model) else self
 
     def _check_place(self, layer: Layer) -> None:
         """Raise ValueError where a layer has weights on another device or of another dtype."""
@@ -713,10 +720,11 @@ class Model(Layer):
             )
         samples = Samples.checked(who, x, y, weight)
         assert samples.y is not None, "given above"
-        output_shape = self._trace(samples.x.shape[1:])
-        self.loss.check(samples.y, output_shape)
-        for metric in self.metrics:
-            metric.check(samples.y, output_shape)
+        with unchanged_on_error([self._outermost]):  # not built for data that are refused
+            output_shape = self._trace(samples.x.shape[1:])
+            self.loss.check(samples.y, output_shape)
+            for metric in self.metrics:
+                metric.check(samples.y, output_shape)
         return samples
 
 
@@ -763,10 +771,7 @@ class Sequential(Model):
         if isinstance(layers, Layer):
             raise TypeError(f"{self.label}: expected a list of layers, received {layers!r}")
         self._layers: list[Layer] = []
-        for layer in layers or ():
-            self._append(layer)
-        self._adopt_layers()
-        self._build_if_known()
+        self._take(list(layers or ()))
 
     def add(self, layer: Layer) -> None:
         """Append a layer.
@@ -774,20 +779,22 @@ class Sequential(Model):
         Raises
         ------
         ValueError
-            If it does not fit; the model stays as it was.
+            If it does not fit; the model, and the layer, stay as they were.
         """
-        before = self._layers.copy(), self.built, self.input_shape
-        try:
-            self._append(layer)
+        self._take([layer])
+
+    def _take(self, layers: list[Layer]) -> None:
+        for layer in layers:
+            if not isinstance(layer, Layer):
+                raise TypeError(f"{self.label}: expected layers, received {layer!r}")
+        with unchanged_on_error([self._outermost, *layers]):
+            for layer in layers:
+                self._append(layer)
             self._adopt_layers()
-            self._build_if_known()
-        except Exception:
-            self._layers, self.built, self.input_shape = before
-            raise
+            if self.input_shape is not None and self._layers:
+                self._trace(self.input_shape)
 
     def _append(self, layer: Layer) -> None:
-        if not isinstance(layer, Layer):
-            raise TypeError(f"{self.label}: expected layers, received {layer!r}")
         self.built = False  # the new layer's shapes are not known
         first = not self._layers and self.input_shape is None
         if isinstance(layer, Input) and not first:
@@ -795,11 +802,7 @@ class Sequential(Model):
         if first:
             self.input_shape = layer.input_shape
         if not isinstance(layer, Input):
-            self._layers.append(layer)
-
-    def _build_if_known(self) -> None:
-        if self.input_shape is not None and self._layers:
-            self._trace(self.input_shape)
+            self._layers = [*self._layers, layer]  # see unchanged_on_error
 
     def export(self, path: PathLike) -> None:
         """Write the network as an ONNX file, as it computes in inference.

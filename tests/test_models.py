@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, layers, losses, metrics, models, optimizers, rng
+from minidl import Tensor, initializers, layers, losses, metrics, models, optimizers, rng
 from minidl.callbacks import Callback
 from minidl.optimizers import SGD, Adam
 
@@ -876,6 +876,86 @@ def test_a_layer_that_was_built_elsewhere_is_refused():
     message = "dense/weight was built on cpu as float32, and the model is on cpu as float64"
     with pytest.raises(ValueError, match=message):
         models.Sequential([inside], dtype="float64")
+
+
+def refused():
+    """Return a layer whose first call fails, after it has added a weight."""
+    return layers.Dense(2, kernel_initializer="ones", bias_initializer=initializers.HeNormal())
+
+
+def stack():
+    return [layers.Dense(8, input_shape=(4,)), layers.Dropout(0.5), layers.Dense(3)]
+
+
+def test_layers_that_a_failed_model_had_are_as_new():
+    used, nested = stack(), models.Sequential([layers.Dense(3)], seed=9, dtype="float64")
+    with pytest.raises(ValueError, match="HeNormal: expected a weight with at least two axes"):
+        models.Sequential([*used, nested, refused()], seed=1)
+    assert not any(layer.built for layer in used)
+    assert nested.seed == 9
+    assert nested.dtype == "float64"
+    with pytest.raises(ValueError, match="two layers are named 'b'"):
+        models.Sequential([*used, layers.ReLU(name="b"), layers.ReLU(name="b")], dtype="float64")
+    model, fresh = (models.Sequential(made, seed=2) for made in (used, stack()))
+    assert list(map(repr, model.layers)) == list(map(repr, fresh.layers))
+    assert [(p.name, p.stream) for p in model.parameters()] == [
+        (p.name, p.stream) for p in fresh.parameters()
+    ]
+    assert same_weights(model.get_weights(), fresh.get_weights())
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_layer_that_fails_when_it_is_added_uses_up_nothing(is_nested):
+    def grown(*failing):
+        model = models.Sequential(stack(), seed=3)
+        outer = (
+            models.Sequential([model, layers.Dense(2, input_shape=(3,))]) if is_nested else model
+        )
+        outer(np.zeros((1, 4)))
+        for layer in failing:
+            with pytest.raises(ValueError, match="HeNormal"):
+                model.add(layer)
+        model.add(layers.Dense(3))
+        outer(np.zeros((1, 4)))
+        return [(p.name, p.stream, p.numpy().tobytes()) for p in outer.parameters()]
+
+    nested = models.Sequential([layers.Dense(3), layers.Dropout(0.5), refused()])
+    assert grown(refused(), nested) == grown()
+
+
+def test_a_name_that_an_earlier_layer_takes_is_given_back_where_that_fails():
+    inner = models.Sequential([layers.ReLU(input_shape=(4,))])
+    model = models.Sequential([inner, layers.Dense(3)])
+    model(np.zeros((1, 4)))
+    with pytest.raises(ValueError, match="HeNormal"):
+        inner.add(models.Sequential([layers.Dense(4, name="dense"), refused()]))
+    assert [p.name for p in model.parameters()] == ["dense/weight", "dense/bias"]
+    assert model.layers[1].name == "dense"
+
+
+def test_layers_belong_to_the_model_that_builds_them():
+    shared = stack()[1:]
+    models.Sequential(shared, seed=1)
+    model = models.Sequential(shared, dtype="float64", seed=2)
+    fresh = models.Sequential(stack()[1:], dtype="float64", seed=2)
+    x = np.ones((2, 4))
+    with minidl.training(step=0):
+        assert same_weights([model(x).numpy()], [fresh(x).numpy()])
+    assert model(x).dtype == "float64"
+    other = models.Sequential([*shared, layers.ReLU()], dtype="float64", seed=3)
+    other(x)
+    assert same_weights(other.get_weights(), model.get_weights())
+    with pytest.raises(ValueError, match="dense/weight was built on cpu as float64, and the model"):
+        models.Sequential(shared)
+
+
+def test_an_unbuilt_model_is_not_built_for_what_fit_refuses():
+    model = models.Sequential([layers.Dense(3, activation="softmax")], seed=1)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=r"y has shape \(5,\), and outputs of shape"):
+        model.fit(np.ones((5, 2, 3)), LABELS[:5], verbose=0)
+    assert not model.built
+    model.fit(X, LABELS, verbose=0)
 
 
 def test_a_nested_model_trains(device):

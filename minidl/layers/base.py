@@ -4,7 +4,8 @@ import inspect
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -242,6 +243,33 @@ class Layer:
                 "layer input_shape=, or call the model on data"
             )
         return sum(math.prod(parameter.shape) for parameter in self.parameters())
+
+
+@contextmanager
+def unchanged_on_error(layers: Iterable[Layer]) -> Iterator[None]:
+    """Bring layers, and all below them, back to what they were where what is done inside fails.
+
+    Attributes are brought back, not what is inside a list, say, that one of them holds.
+    """
+    below = [layer for above in layers for layer in above.walk()]
+    attributes = [(layer, vars(layer).copy()) for layer in below]
+    names = [(weight, weight.name) for layer in below for weight in layer.own_parameters()]
+    owned = [
+        (layer.placement, layer.placement.weight_streams.copy())
+        for layer in below
+        if layer.placement is not None and layer.placement.owner is layer
+    ]
+    try:
+        yield
+    except BaseException:
+        for layer, before in attributes:
+            vars(layer).clear()
+            vars(layer).update(before)
+        for weight, name in names:
+            weight.name = name
+        for placement, streams in owned:
+            placement.weight_streams = streams
+        raise
 
 
 def positive_integer(name: str, value: Any) -> int:
