@@ -18,6 +18,8 @@ class Initializer:
         The seed of the draw; the model's where it is None.
     """
 
+    seed: int | None = None  # here as well, for subclasses that do not call __init__
+
     def __init__(self, *, seed: int | None = None):
         self.seed = seed
 

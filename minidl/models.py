@@ -115,6 +115,11 @@ class Model(Layer):
     if not TYPE_CHECKING:  # there it would stand for every name
 
         def __getattr__(self, name: str) -> Any:
+            if "backend" not in vars(self):
+                raise AttributeError(
+                    f"{type(self).__name__}: no attribute {name!r} before super().__init__(); call "
+                    "that first in __init__"
+                )
             return missing_attribute(self, "Model", name)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -275,6 +280,21 @@ class Model(Layer):
             raise ValueError(f"{self.label}: expected a batch of samples, received one number")
         return x.astype(self.dtype)
 
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Build the model for batches of `input_shape`, as ``(None, 784)``: None is any number.
+
+        Data build a model too. A subclass with weights of its own creates them here, as `Layer`
+        does; for that the first call gives the shape of its batch, which holds no None.
+
+        Raises
+        ------
+        ValueError
+            If the shape of a sample is none, or not that of the layers.
+        """
+        if input_shape[0] is None:
+            who = f"{self.label}: build: input_shape"
+            self._trace(tuple(positive_integer(who, length) for length in input_shape[1:]))
+
     def _trace(self, sample_shape: tuple[int, ...]) -> tuple[int | None, ...]:
         """Build the model by sending a batch of one zero sample through; return the output shape.
 
@@ -282,7 +302,12 @@ class Model(Layer):
         """
         zeros = np.zeros((1, *sample_shape), dtype=self.dtype)
         # A layer of the user's may divide by them or take their logarithm.
-        with rng.inference(), no_grad(), np.errstate(all="ignore"):
+        with (
+            unchanged_on_error([self._outermost]),
+            rng.inference(),
+            no_grad(),
+            np.errstate(all="ignore"),
+        ):
             y = self(zeros)
         return (None, *y.shape[1:])
 

@@ -200,31 +200,36 @@ class Optimizer:
         self.iterations, self.state = iterations, state
 
     def _lay_out(self, parameters: Sequence[Parameter]) -> None:
-        """Make each weight a view of one flat buffer, where it is not one already."""
+        """Make each weight a view of one flat buffer, where it is not one already.
+
+        State that the rule needs is made too, also later: a momentum may be given in between.
+        """
         if not self._are_known(parameters):
             raise ValueError(
                 f"{type(self).__name__}: expected the {len(self._parameters)} weights of the first "
                 f"update, received {len(parameters)} that are not the same; use one optimizer for "
                 "each model, and a new one (or compile again) after freezing or adding weights"
             )
-        if self._views and all(p.data is v for p, v in zip(parameters, self._views, strict=True)):
-            return
-        if parameters[0].dtype == "float16":
-            raise TypeError(
-                f"{type(self).__name__}: float16 weights cannot be trained, since squares of their "
-                'gradients underflow; use dtype="float32"'
-            )
-        self._parameters = list(parameters)
         xp = parameters[0].backend.xp
-        shapes = [parameter.shape for parameter in parameters]
-        self._weights = xp.concatenate([parameter.data.ravel() for parameter in parameters])
-        self._gradients = xp.empty_like(self._weights)
-        self._views = _views(self._weights, shapes)
-        self._into = dict(zip(parameters, _views(self._gradients, shapes), strict=True))
+        if not self._views or any(
+            p.data is not v for p, v in zip(parameters, self._views, strict=True)
+        ):
+            if parameters[0].dtype == "float16":
+                raise TypeError(
+                    f"{type(self).__name__}: float16 weights cannot be trained, since squares of "
+                    'their gradients underflow; use dtype="float32"'
+                )
+            self._parameters = list(parameters)
+            shapes = [parameter.shape for parameter in parameters]
+            self._weights = xp.concatenate([parameter.data.ravel() for parameter in parameters])
+            self._gradients = xp.empty_like(self._weights)
+            self._views = _views(self._weights, shapes)
+            self._into = dict(zip(parameters, _views(self._gradients, shapes), strict=True))
+            for parameter, view in zip(parameters, self._views, strict=True):
+                parameter.data = view
         for name in self.state_names:
-            self.state.setdefault(name, xp.zeros_like(self._weights))
-        for parameter, view in zip(parameters, self._views, strict=True):
-            parameter.data = view
+            if name not in self.state:
+                self.state[name] = xp.zeros_like(self._weights)
 
 
 def _views(flat: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
@@ -257,7 +262,11 @@ class SGD(Optimizer):
         self.check("momentum", momentum, 0 <= momentum < 1, "in [0, 1)")
         self.momentum = float(momentum)
         self.nesterov = nesterov
-        self.state_names = ("velocity",) if momentum else ()
+
+    @property
+    def state_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The velocity, with momentum."""
+        return ("velocity",) if self.momentum else ()
 
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Update `weights`."""

@@ -152,3 +152,16 @@ def test_an_initializer_of_ones_own():
     models.Sequential([layer])(np.zeros((1, 3)))
     assert np.array_equal(layer.weight.numpy(), np.eye(3, dtype="float32"))
     assert not issubclass(Diagonal, VarianceScaling)
+
+
+def test_an_initializer_need_not_call_init():
+    class Constant(Initializer):
+        def __init__(self, value):
+            self.value = value
+
+        def draw(self, shape, *, seed, stream):
+            return np.full(shape, self.value)
+
+    layer = layers.Dense(2, kernel_initializer=Constant(3.0))
+    models.Sequential([layer])(np.zeros((1, 2)))
+    assert layer.weight.numpy().tolist() == [[3, 3], [3, 3]]

@@ -843,6 +843,73 @@ def test_a_shape_that_is_given_builds_the_model(first):
     assert [type(layer).__name__ for layer in model.layers] == ["Flatten", "Dense"]
 
 
+def test_build_builds_for_any_number_of_samples(capsys):
+    built, called = (models.Sequential([layers.Dense(3), layers.Dropout(0.5)]) for _ in range(2))
+    built.build((None, 4))
+    called(np.zeros((2, 4)))
+    assert built.built
+    assert built.count_params() == 15
+    assert same_weights(built.get_weights(), called.get_weights())
+    built.summary()
+    assert "(None, 3)" in capsys.readouterr().out
+    built.build((None, 4))  # is nothing new
+    assert same_weights(built.get_weights(), called.get_weights())
+    with pytest.raises(ValueError, match="dense: expected inputs with 4 features"):
+        built.build((None, 5))
+
+
+def test_build_of_a_subclass_builds_its_layers_and_its_own_weights():
+    class Scaled(models.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(3)
+
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.scale = self.add_weight("scale", (3,), "ones")
+
+        def call(self, x):
+            return self.dense(x) * self.scale
+
+    model = Scaled()
+    assert model(np.zeros((2, 4))).shape == (2, 3)
+    assert model.count_params() == 18
+
+    branches = Branches()
+    branches.build((None, 6))
+    assert branches.count_params() == (6 + 1) * 8 + (8 + 1) * 8 + (8 + 1) * 3
+
+
+@pytest.mark.parametrize("shape", [(None, None), (None, 0), (None, 2.0)])
+def test_build_wants_the_shape_of_a_sample(shape):
+    model = models.Sequential([layers.Dense(3)])
+    with pytest.raises(ValueError, match="sequential: build: input_shape must be a positive int"):
+        model.build(shape)
+    assert not model.built
+
+
+def test_a_model_is_not_half_built_where_a_layer_fails():
+    model = models.Sequential([layers.Dense(3), refused()], seed=1)
+    for build in (lambda: model.build((None, 4)), lambda: model.predict(X, verbose=0)):
+        with pytest.raises(ValueError, match="HeNormal"):
+            build()
+        assert model.parameters() == []
+        assert not any(layer.built for layer in model.walk())
+
+
+def test_a_subclass_that_does_not_call_init_is_told_to():
+    class Net(models.Model):
+        def __init__(self):
+            self.dense = layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(x)
+
+    for use in (lambda: Net()(X), lambda: Net().fit(X, LABELS), lambda: Net().dtype):
+        with pytest.raises(AttributeError, match=r"^Net: no attribute .* call that first in __in"):
+            use()
+
+
 def test_input_is_the_first_element_or_refused():
     with pytest.raises(ValueError, match="sequential: Input must be the first element"):
         models.Sequential([layers.Dense(2), layers.Input((3,))])

@@ -372,6 +372,20 @@ def test_a_pickled_weight_has_gradients_in_a_process_that_counts_anew(monkeypatc
     np.testing.assert_array_equal(x.grad.numpy(), [[0.5, 0.5]])
 
 
+def test_a_momentum_may_be_given_later(device):
+    parameters, optimizer = two_weights(device), SGD(0.1)
+    starts = [p.numpy() for p in parameters]
+    for step in range(STEPS):
+        optimizer.momentum = 0.0 if step < 3 else 0.9
+        give(parameters, step)
+        optimizer.update(parameters)
+    for p, start in zip(parameters, starts, strict=True):
+        gradients = gradients_of(p.shape)
+        expected = sgd(start, gradients[:3], [0.1] * 3)
+        expected = sgd(expected, gradients[3:], [0.1] * (STEPS - 3), momentum=0.9)
+        np.testing.assert_allclose(p.numpy(), expected, rtol=1e-12)
+
+
 def test_a_rule_of_ones_own():
     class SignDescent(Optimizer):
         state_names = ("last",)
