@@ -326,10 +326,9 @@ class Model(Layer):
         own: list[Layer] = []
         foreign: list[Layer] = []
         for layer in below:
-            self._check_place(layer)
-            # A layer that another model has built keeps its name, seed and number: its draws must
-            # not change.
-            is_own = not layer.built or layer.placement is None or layer.placement.owner in within
+            # A layer of another model keeps its name, seed and number: its draws must not change.
+            is_own = layer.placement is None or layer.placement.owner in within
+            self._check_place(layer, is_own)
             (own if is_own else foreign).append(layer)
         for layer in own:
             layer.placement = self.placement
@@ -345,15 +344,24 @@ class Model(Layer):
         owner = None if self.placement is None else self.placement.owner
         return owner if isinstance(owner, Model) else self
 
-    def _check_place(self, layer: Layer) -> None:
-        """Raise ValueError where a layer has weights on another device or of another dtype."""
+    def _check_place(self, layer: Layer, is_own: bool) -> None:
+        """Raise ValueError where a layer's weights are, or will be, not as the model's."""
+        here = f"the model is on {self.device} as {self.dtype}"
         for parameter in layer.own_parameters():
             if parameter.backend is not self.backend or parameter.dtype != self.dtype:
                 raise ValueError(
                     f"{self.label}: {parameter.name} was built on {parameter.device} as "
-                    f"{parameter.dtype}, and the model is on {self.device} as {self.dtype}; "
-                    "build the layer within this model"
+                    f"{parameter.dtype}, and {here}; build the layer within this model"
                 )
+        place = layer.placement
+        if is_own or layer.built or place is None:
+            return
+        if place.backend is not self.backend or place.dtype != self.dtype:
+            raise ValueError(
+                f"{self.label}: {layer.label} is a layer of another model, on "
+                f"{place.backend.name} as {place.dtype}, and {here}; give each model layers of its "
+                "own"
+            )
 
     # -------------------------------------------------------------------- training it
 

@@ -1000,20 +1000,13 @@ def test_a_name_that_an_earlier_layer_takes_is_given_back_where_that_fails():
     assert model.layers[1].name == "dense"
 
 
-def test_layers_belong_to_the_model_that_builds_them():
-    shared = stack()[1:]
-    models.Sequential(shared, seed=1)
-    model = models.Sequential(shared, dtype="float64", seed=2)
-    fresh = models.Sequential(stack()[1:], dtype="float64", seed=2)
-    x = np.ones((2, 4))
-    with minidl.training(step=0):
-        assert same_weights([model(x).numpy()], [fresh(x).numpy()])
-    assert model(x).dtype == "float64"
-    other = models.Sequential([*shared, layers.ReLU()], dtype="float64", seed=3)
-    other(x)
-    assert same_weights(other.get_weights(), model.get_weights())
-    with pytest.raises(ValueError, match="dense/weight was built on cpu as float64, and the model"):
-        models.Sequential(shared)
+def test_a_layer_that_another_model_will_build_otherwise_is_refused(device):
+    shared = layers.Dense(3)
+    models.Sequential([shared], device=device)
+    message = rf"dense is a layer of another model, on {device} as float32, and the model is on cpu"
+    with pytest.raises(ValueError, match=message):
+        models.Sequential([layers.Dense(4), shared], dtype="float64")
+    models.Sequential([models.Sequential([shared], device=device)], device=device)
 
 
 def test_an_unbuilt_model_is_not_built_for_what_fit_refuses():
