@@ -134,7 +134,10 @@ class Layer:
         """Create the weights for inputs of `input_shape`, the batch included."""
 
     def call(self, x: Any) -> Any:
-        """Return the layer's output; `build` has run."""
+        """Return the layer's output; `build` has run.
+
+        In inference mode ``minidl.rng.current_block()`` is None.
+        """
         raise NotImplementedError(f"{type(self).__name__}: a Layer must define call(self, x)")
 
     def add_weight(
