@@ -594,7 +594,11 @@ class Model(Layer):
         position = self.position
         position.torn = True  # until the step is counted
         count()
-        self.optimizer.update(trained)
+        try:
+            self.optimizer.update(trained)
+        except Exception:
+            position.torn = self.optimizer.is_changing  # it may have refused beforehand
+            raise
         self.step += 1
         if position.batch == 0:  # an epoch has begun with its first step
             self.epoch += 1

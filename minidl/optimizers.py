@@ -37,6 +37,8 @@ class Optimizer:
     ----------
     iterations : int
         The number of updates made.
+    is_changing : bool
+        Whether the latest update has begun to change weights and state, and is not done with it.
 
     Examples
     --------
@@ -73,6 +75,7 @@ class Optimizer:
         self.learning_rate = learning_rate
         self.weight_decay = None if weight_decay is None else float(weight_decay)
         self.iterations = 0
+        self.is_changing = False
         self.state: dict[str, Array] = {}
         self._parameters: list[Parameter] = []
         self._weights: Array = None
@@ -143,6 +146,7 @@ class Optimizer:
         TypeError
             If the weights are float16.
         """
+        self.is_changing = False
         parameters = [parameter for parameter in parameters if parameter.requires_grad]
         missing = [parameter.name for parameter in parameters if parameter.grad is None]
         if missing:
@@ -152,6 +156,11 @@ class Optimizer:
             )
         if not parameters:
             return
+        if parameters[0].dtype == "float16":
+            raise TypeError(
+                f"{type(self).__name__}: float16 weights cannot be trained, since squares of their "
+                'gradients underflow; use dtype="float32"'
+            )
         self.backend = backend = parameters[0].backend
         rate = self._next_rate()
         with backend.active:
@@ -163,11 +172,13 @@ class Optimizer:
                     view[...] = parameter.grad.data
                 parameter.grad = None
                 parameter.note_change()
+            self.is_changing = True
             self.rule(self._weights, self._gradients, rate, 1 - rate * (self.weight_decay or 0))
             for parameter in parameters:
                 if parameter.constraint is not None:
                     parameter.constraint.apply(parameter.data, backend)
         self.iterations += 1
+        self.is_changing = False
 
     def _next_rate(self) -> float:
         """Return the learning rate of the next update."""
@@ -214,11 +225,6 @@ class Optimizer:
         if not self._views or any(
             p.data is not v for p, v in zip(parameters, self._views, strict=True)
         ):
-            if parameters[0].dtype == "float16":
-                raise TypeError(
-                    f"{type(self).__name__}: float16 weights cannot be trained, since squares of "
-                    'their gradients underflow; use dtype="float32"'
-                )
             self._parameters = list(parameters)
             shapes = [parameter.shape for parameter in parameters]
             self._weights = xp.concatenate([parameter.data.ravel() for parameter in parameters])

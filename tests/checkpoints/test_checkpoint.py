@@ -431,6 +431,22 @@ def test_a_run_broken_off_before_weights_change_is_resumed(path, whole, monkeypa
         assert resumed.history.history == whole.history.history
 
 
+def test_a_run_whose_update_was_refused_is_saved_and_resumed(path, whole, monkeypatch):
+    def refused(*_):
+        raise ValueError("no learning rate")
+
+    model = network()
+    model.fit(X, Y, **FIT, callbacks=[SaveAndStop(path, 5)])
+    monkeypatch.setattr(schedules.CosineDecay, "__call__", refused)
+    with pytest.raises(ValueError, match="no learning rate"):
+        model.fit(X, Y, **FIT, resume=True)
+    monkeypatch.undo()
+    model.save(path)
+    for resumed in (model, models.load(path)):
+        resumed.fit(X, Y, **FIT, resume=True)
+        assert same_weights(resumed, whole)
+
+
 def test_a_model_of_float16_that_was_refused_can_be_saved(path):
     model = models.Sequential([layers.Dense(1, input_shape=(3,))], dtype="float16")
     model.compile("sgd", "mse")
