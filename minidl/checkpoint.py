@@ -155,9 +155,10 @@ def _state(optimizer: optimizers.Optimizer, model: Model) -> tuple[int, dict[str
     """Return the iterations, and the state for which the optimizer has a use when built again."""
     if not optimizer.is_for(model.parameters()):
         return 0, {}  # it is that of other weights, and would be refused
-    names = description.build(description.describe(optimizer), optimizers.Optimizer).state_names
     return optimizer.iterations, {
-        name: values for name, values in optimizer.state.items() if name in names
+        name: values
+        for name, values in optimizer.state.items()
+        if name in optimizer.state_names  # SGD's momentum may be 0 by now
     }
 
 
