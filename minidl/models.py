@@ -593,12 +593,12 @@ class Model(Layer):
         loss.backward(into=self.optimizer.gradients_of(trained))
         position = self.position
         position.torn = True  # until the step is counted
-        count()
         try:
             self.optimizer.update(trained)
         except Exception:
             position.torn = self.optimizer.is_changing  # it may have refused beforehand
             raise
+        count()
         self.step += 1
         if position.batch == 0:  # an epoch has begun with its first step
             self.epoch += 1
@@ -618,7 +618,7 @@ class Model(Layer):
     def _batch_loss(self, batch: Batch, running: Running) -> tuple[Tensor, Callable[[], None]]:
         """Return the mean loss of a batch of the feed, and what adds the batch to `running`.
 
-        Training calls it no earlier than it must: a step that is broken off is not counted.
+        Training counts it when the weights are updated: a step that is broken off is not counted.
         """
         return self._compared(batch, self._outputs(batch), running)
 
