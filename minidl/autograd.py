@@ -372,8 +372,8 @@ class Tensor:
             If the tensor has several elements and no `gradient` is given, or a wrong shape; or an
             array of `into` does not fit its leaf.
         RuntimeError
-            If nothing here requires a gradient, the graph was used before, or a weight has changed
-            in place since it was used in it. No gradient is written then.
+            If nothing here requires a gradient, the graph was used before, or a weight in it has
+            changed in place since, whether or not its value is needed. No gradient is written then.
         """
         if not self.requires_grad:
             raise RuntimeError(

@@ -205,7 +205,7 @@ NEAREST: dict[str, dict[str, str]] = {
 def refuse(place: str, arguments: Mapping[str, object], who: str | None = None) -> None:
     """Raise TypeError for arguments that minidl does not take, with the nearest way.
 
-    None asks for nothing and is let through: it is the default of most of them.
+    None asks for nothing and is let through with a name that others have: it is their default.
 
     Examples
     --------
@@ -215,7 +215,7 @@ def refuse(place: str, arguments: Mapping[str, object], who: str | None = None) 
     TypeError: fit: class_weight is not in minidl: use sample_weight=weights[y]
     """
     for name, value in arguments.items():
-        if value is not None:
+        if value is not None or name not in NEAREST[place]:
             refuse_definition(place, [name], who or place)
             raise TypeError(f"{who or place}: got an unexpected argument {name!r}")
 

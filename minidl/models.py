@@ -56,7 +56,7 @@ class Model(Layer):
         The dtype of weights, inputs and outputs. A float16 model predicts; it cannot be trained.
     seed : int
         In [0, 2**64). With the step it decides all that is random: initial weights, the order of
-        the samples and every dropout mask.
+        the samples and every dropout mask. Layers that another model has had keep that one's.
 
     Attributes
     ----------
@@ -303,7 +303,7 @@ class Model(Layer):
         zeros = np.zeros((1, *sample_shape), dtype=self.dtype)
         # A layer of the user's may divide by them or take their logarithm.
         with (
-            unchanged_on_error([self._outermost]),
+            unchanged_on_error([self._outermost, self]),
             rng.inference(),
             no_grad(),
             np.errstate(all="ignore"),
@@ -400,6 +400,9 @@ class Model(Layer):
                 'name one: SparseCategoricalAccuracy("name")'
             )
         self.loss, self.metrics, self.optimizer = new_loss, new_metrics, new_optimizer
+        self.position.torn = False  # the new optimizer has no state of another step
+        if self._run is not None:  # a callback has called it, and the run goes on
+            self.position.optimizer = new_optimizer
 
     def fit(
         self,
@@ -460,8 +463,8 @@ class Model(Layer):
         RuntimeError
             If the model is not compiled, or is in `fit` already.
         TypeError, ValueError
-            If data and arguments do not fit, before anything is trained; `history` and
-            `position` stay those of the `fit` before.
+            If data and arguments do not fit, before anything is trained. Where that is found before
+            the first epoch begins, `history` and `position` stay those of the `fit` before.
         """
         refuse("fit", not_taken)
         if self._run is not None:
@@ -757,7 +760,7 @@ class Model(Layer):
             )
         samples = Samples.checked(who, x, y, weight)
         assert samples.y is not None, "given above"
-        with unchanged_on_error([self._outermost]):  # not built for data that are refused
+        with unchanged_on_error([self._outermost, self]):  # not built for data that are refused
             output_shape = self._trace(samples.x.shape[1:])
             self.loss.check(samples.y, output_shape)
             for metric in self.metrics:
@@ -824,7 +827,7 @@ class Sequential(Model):
         for layer in layers:
             if not isinstance(layer, Layer):
                 raise TypeError(f"{self.label}: expected layers, received {layer!r}")
-        with unchanged_on_error([self._outermost, *layers]):
+        with unchanged_on_error([self._outermost, self, *layers]):
             for layer in layers:
                 self._append(layer)
             self._adopt_layers()

@@ -99,14 +99,14 @@ class Optimizer:
 
     @learning_rate.setter
     def learning_rate(self, rate: float | LearningRateSchedule) -> None:
-        if not isinstance(rate, LearningRateSchedule):
-            if not isinstance(rate, Real):
-                raise TypeError(
-                    f"{type(self).__name__}: learning_rate must be a number or a "
-                    f"LearningRateSchedule, received {rate!r}"
-                )
-            self.check("learning_rate", rate, schedules.is_rate(rate), schedules.RATE)
-        self._learning_rate = rate
+        number = rate if isinstance(rate, LearningRateSchedule) else schedules.as_rate(rate)
+        if number is None:
+            error = ValueError if isinstance(rate, Real) else TypeError
+            raise error(
+                f"{type(self).__name__}: learning_rate must be {schedules.RATE}, or a "
+                f"LearningRateSchedule, received {rate!r}"
+            )
+        self._learning_rate: float | LearningRateSchedule = number
 
     def check(self, name: str, value: float, holds: bool, expected: str) -> None:
         """Raise ValueError where a hyperparameter is not what is expected."""
@@ -182,17 +182,18 @@ class Optimizer:
 
     def _next_rate(self) -> float:
         """Return the learning rate of the next update."""
-        rate = self.learning_rate
-        if isinstance(rate, LearningRateSchedule):
-            schedule = type(rate).__name__
-            rate = rate(self.iterations)
-            if not schedules.is_rate(rate):
-                raise ValueError(
-                    f"{type(self).__name__}: {schedule} must return {schedules.RATE}, received "
-                    f"{rate!r} for update {self.iterations}"
-                )
+        schedule = self.learning_rate
+        if not isinstance(schedule, LearningRateSchedule):
+            return schedule
+        returned = schedule(self.iterations)
         # Python's float takes on the dtype of the weights, a NumPy float64 would not.
-        return float(rate)
+        rate = schedules.as_rate(returned)
+        if rate is None:
+            raise ValueError(
+                f"{type(self).__name__}: {type(schedule).__name__} must return {schedules.RATE}, "
+                f"received {returned!r} for update {self.iterations}"
+            )
+        return rate
 
     def is_for(self, parameters: Sequence[Parameter]) -> bool:
         """Tell whether `update` takes `parameters`: any at first, then the same again."""

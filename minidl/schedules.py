@@ -5,12 +5,19 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 RATE = "a number, 0 or above and finite"
 
 
-def is_rate(value: Any) -> bool:
-    """Tell whether `value` can be a learning rate; with 0 weights stay as they are."""
-    return isinstance(value, Real) and 0 <= float(value) < math.inf
+def as_rate(value: Any) -> float | None:
+    """Return a number, or an array without axes, as a learning rate; None where it can be none.
+
+    With 0 weights stay as they are.
+    """
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    return float(value) if isinstance(value, Real) and 0 <= float(value) < math.inf else None
 
 
 class LearningRateSchedule:

@@ -72,6 +72,7 @@ def test_the_rate_that_is_set_is_the_rate_that_is_used():
         (lambda epoch: 0.1 * epoch, [0, 0.1, 0.2]),
         (lambda epoch, rate=7.0: rate / 2, [0.05, 0.025, 0.0125]),
         (lambda *told: np.float32(2 ** -len(told)), [0.25, 0.25, 0.25]),
+        (lambda epoch: np.where(epoch < 1, 0.5, 0.25), [0.5, 0.25, 0.25]),
         (schedules.ExponentialDecay(0.1, 1, 0.5), [0.1, 0.05, 0.025]),
     ],
 )
@@ -81,7 +82,7 @@ def test_a_schedule_takes_the_epoch_and_where_it_can_the_rate(schedule, expected
     assert rates.seen == expected
 
 
-@pytest.mark.parametrize("schedule", [0.1, None, lambda: 0.1, lambda epoch, rate, more: rate])
+@pytest.mark.parametrize("schedule", [0.1, None, max, lambda: 0.1, lambda epoch, rate, more: rate])
 def test_a_schedule_that_does_not_take_the_epoch_is_refused(schedule):
     message = "LearningRateScheduler: schedule must be a function of the epoch, or of the epoch and"
     with pytest.raises(TypeError, match=message):

@@ -129,6 +129,7 @@ def test_a_callback_for_what_is_never_told_is_refused(name):
         ),
         (lambda: model().evaluate([], steps=2), "evaluate: steps is not in minidl: slice x and y"),
         (lambda: model().predict([], callbacks=[1]), "predict: callbacks is not in minidl: leave"),
+        (lambda: model().evaluate([], shape=None), "evaluate: got an unexpected argument 'shape'"),
     ],
 )
 def test_an_argument_that_is_missing_names_the_nearest_way(make, message):

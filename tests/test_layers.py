@@ -393,6 +393,7 @@ class Polynomial(layers.Layer):
         self.rest = [self.add_weight(name, size, "ones") for name in "ab"]
         self.rest.append(({"c": self.add_weight("c", size, "ones")},))
         self.cubic = self.add_weight("d", size, "ones")
+        self.offset = self.rest[0]
 
     def call(self, x):
         a, b, (rest,) = self.rest
@@ -405,6 +406,7 @@ def test_weights_in_lists_tuples_and_dictionaries_are_found_in_order_and_learn()
     assert [p.name for p in model.parameters()] == names
     assert [p.stream - minidl.rng.WEIGHT_STREAMS for p in model.parameters()] == list(range(6))
     assert model.count_params() == 4 * 2 + 3
+    assert len(list(model.layers[0].own_parameters())) == 4  # one of them is held twice
     before = model.get_weights()
     model.compile("sgd", "mse")
     model.fit(numbers((5, 2)), numbers((5, 1)), verbose=0)

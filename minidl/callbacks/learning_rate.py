@@ -2,11 +2,12 @@
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from minidl.callbacks.base import Callback, Logs, Watcher
 from minidl.keras_gaps import refuse
-from minidl.schedules import RATE, LearningRateSchedule, is_rate
+from minidl.schedules import RATE, LearningRateSchedule, as_rate
 
 if TYPE_CHECKING:
     from minidl.models import Model
@@ -67,24 +68,21 @@ class LearningRateScheduler(Callback):
         """Set the learning rate, unless a resumed run is in the middle of the epoch."""
         if self.model.position.batch == 0:
             told = (epoch, learning_rate("LearningRateScheduler", self.model))
-            rate = self.schedule(*told[: self._takes])
-            if not is_rate(rate):
+            returned = self.schedule(*told[: self._takes])
+            rate = as_rate(returned)
+            if rate is None:
                 raise ValueError(
-                    f"LearningRateScheduler: schedule must return {RATE}, received {rate!r} for "
-                    f"epoch {epoch}"
+                    f"LearningRateScheduler: schedule must return {RATE}, received {returned!r} "
+                    f"for epoch {epoch}"
                 )
             set_learning_rate(self.model, rate)
 
 
 def _number_of_arguments(schedule: Callable[..., float]) -> int:
     """Return whether a schedule takes epoch and learning rate, 2, or the epoch alone, 1."""
-    if callable(schedule):
-        signature = inspect.signature(schedule)
-        for number in (2, 1):
-            try:
-                signature.bind(*range(number))
-            except TypeError:
-                continue
+    for number in (2, 1):
+        with suppress(TypeError, ValueError):  # ValueError of functions that tell no signature
+            inspect.signature(schedule).bind(*range(number))
             return number
     raise TypeError(
         "LearningRateScheduler: schedule must be a function of the epoch, or of the epoch and the "

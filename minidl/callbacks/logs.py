@@ -19,7 +19,7 @@ class CSVLogger(Callback):
     append : bool
         Whether lines are added to a file that is there, as a resumed run wants it. Such a run has
         the epochs again that came after its checkpoint: their lines, behind that of the last epoch
-        that it knows of, are taken away.
+        that it knows of, are taken away (none, where it had not come to the end of its first).
 
     Raises
     ------
@@ -73,7 +73,7 @@ class CSVLogger(Callback):
             write_whole(self.filename, "".join(lines[: len(rows)]).encode())
 
     def _row(self, epoch: int, logs: Logs) -> list[str]:
-        return [str(epoch), *(str(logs[name]) for name in self.params["metrics"])]
+        return [str(epoch), *(str(float(logs[name])) for name in self.params["metrics"])]
 
     def _write(self, values: list[str]) -> None:
         self._writer.writerow(values)

@@ -214,7 +214,7 @@ class Layer:
 
     def own_parameters(self) -> Iterator[Parameter]:
         """Give the weights that this layer holds directly, in the order they were set."""
-        return _held(vars(self), Parameter)
+        return iter(dict.fromkeys(_held(vars(self), Parameter)))
 
     def walk(self) -> "Iterator[Layer]":
         """Give this layer and all below it, depth first, each once."""

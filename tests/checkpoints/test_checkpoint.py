@@ -358,6 +358,27 @@ def test_a_run_that_was_compiled_anew_is_not_resumed(path):
         assert broken_off.step == 5
 
 
+class FreezeAndCompile(callbacks.Callback):
+    """Train on without the first layer, and with another optimizer, from the second epoch on."""
+
+    def on_epoch_end(self, epoch, logs):
+        if epoch == 0:
+            for parameter in self.model.layers[2].parameters():
+                parameter.requires_grad = False
+            self.model.compile("rmsprop", self.model.loss, metrics=self.model.metrics)
+
+
+def test_a_run_that_a_callback_compiles_goes_on(path):
+    whole = network()
+    whole.fit(X, Y, **FIT, callbacks=[FreezeAndCompile()])
+    model = network()
+    model.fit(X, Y, **FIT, callbacks=[FreezeAndCompile(), SaveAndStop(path, 5)])
+    for resumed in (model, models.load(path)):
+        resumed.fit(X, Y, **FIT, resume=True)
+        assert same_weights(resumed, whole)
+        assert resumed.history.history == whole.history.history
+
+
 def test_resuming_and_an_epoch_to_begin_with_exclude_each_other():
     with pytest.raises(ValueError, match="resume=True says where to begin, received initial_epoch"):
         network().fit(X, Y, **FIT, resume=True, initial_epoch=2)
