@@ -64,7 +64,7 @@ def main() -> None:
         grid = tiles.reshape(8, 8, 30, 30).swapaxes(1, 2).reshape(240, 240)
         panel.imshow(grid, cmap="gray", vmin=-1, vmax=1)
         panel.set(title=f"{name} dropout", xticks=[], yticks=[])
-        panel.set_xlabel(f"{SHOWN} units' weights, 28 x 28 pixels each; grey is 0")
+        panel.set_xlabel(f"{SHOWN} units, 28 x 28 weights each (0: grey)")
     finish(chosen, figure, **numbers, epochs=epochs, images=len(x))
 
 
