@@ -63,7 +63,7 @@ def main() -> None:
     unpenalised = closed_form(x, y, 0.0)
 
     difference, from_unpenalised, norms = {}, {}, {}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4))
     for rate in rates:
         expected, found = closed_form(x, y, rate), trained(x, y, rate, updates, chosen)
         length = np.linalg.norm(expected)
