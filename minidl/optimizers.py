@@ -126,7 +126,7 @@ class Optimizer:
         What is written there need not be copied. It is overwritten in the next step: copy what you
         keep. Frozen parameters have no place.
         """
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        trained = _trained(parameters)
         if not trained:
             return {}
         with trained[0].backend.active:
@@ -147,7 +147,7 @@ class Optimizer:
             If the weights are float16.
         """
         self.is_changing = False
-        parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        parameters = _trained(parameters)
         missing = [parameter.name for parameter in parameters if parameter.grad is None]
         if missing:
             raise ValueError(
@@ -185,19 +185,14 @@ class Optimizer:
         schedule = self.learning_rate
         if not isinstance(schedule, LearningRateSchedule):
             return schedule
-        returned = schedule(self.iterations)
         # Python's float takes on the dtype of the weights, a NumPy float64 would not.
-        rate = schedules.as_rate(returned)
-        if rate is None:
-            raise ValueError(
-                f"{type(self).__name__}: {type(schedule).__name__} must return {schedules.RATE}, "
-                f"received {returned!r} for update {self.iterations}"
-            )
-        return rate
+        who = f"{type(self).__name__}: {type(schedule).__name__}"
+        step = self.iterations
+        return schedules.returned_rate(who, schedule(step), f"update {step}")
 
     def is_for(self, parameters: Sequence[Parameter]) -> bool:
         """Tell whether `update` takes `parameters`: any at first, then the same again."""
-        return self._are_known([parameter for parameter in parameters if parameter.requires_grad])
+        return self._are_known(_trained(parameters))
 
     def _are_known(self, trained: Sequence[Parameter]) -> bool:
         known = self._parameters
@@ -207,8 +202,7 @@ class Optimizer:
         self, parameters: Sequence[Parameter], iterations: int, state: dict[str, Array]
     ) -> None:
         """Go on where an optimizer stood that had updated `parameters`, if it had."""
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
-        self._parameters = trained if iterations else []
+        self._parameters = _trained(parameters) if iterations else []
         self.iterations, self.state = iterations, state
 
     def _lay_out(self, parameters: Sequence[Parameter]) -> None:
@@ -237,6 +231,11 @@ class Optimizer:
         for name in self.state_names:
             if name not in self.state:
                 self.state[name] = xp.zeros_like(self._weights)
+
+
+def _trained(parameters: Sequence[Parameter]) -> list[Parameter]:
+    """Return those that are not frozen."""
+    return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 def _views(flat: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:

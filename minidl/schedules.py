@@ -20,6 +20,14 @@ def as_rate(value: Any) -> float | None:
     return float(value) if isinstance(value, Real) and 0 <= float(value) < math.inf else None
 
 
+def returned_rate(who: str, value: Any, when: str) -> float:
+    """Return the learning rate that `who` returned, or raise ValueError where it is none."""
+    rate = as_rate(value)
+    if rate is None:
+        raise ValueError(f"{who} must return {RATE}, received {value!r} for {when}")
+    return rate
+
+
 class LearningRateSchedule:
     """Give the learning rate of an update; subclass it and give ``__call__``."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from minidl.callbacks.base import Callback, Logs, Watcher
 from minidl.keras_gaps import refuse
-from minidl.schedules import RATE, LearningRateSchedule, as_rate
+from minidl.schedules import LearningRateSchedule, returned_rate
 
 if TYPE_CHECKING:
     from minidl.models import Model
@@ -69,13 +69,8 @@ class LearningRateScheduler(Callback):
         if self.model.position.batch == 0:
             told = (epoch, learning_rate("LearningRateScheduler", self.model))
             returned = self.schedule(*told[: self._takes])
-            rate = as_rate(returned)
-            if rate is None:
-                raise ValueError(
-                    f"LearningRateScheduler: schedule must return {RATE}, received {returned!r} "
-                    f"for epoch {epoch}"
-                )
-            set_learning_rate(self.model, rate)
+            who = "LearningRateScheduler: schedule"
+            set_learning_rate(self.model, returned_rate(who, returned, f"epoch {epoch}"))
 
 
 def _number_of_arguments(schedule: Callable[..., float]) -> int:
