@@ -1,9 +1,10 @@
-"""Files of named arrays in the safetensors format: no pickle, no code, nothing to execute.
+"""Files of named arrays in the safetensors format.
 
 A file is a little-endian uint64, that many bytes of JSON, and the arrays
-(https://huggingface.co/docs/safetensors, "Format"). The library checks that the arrays lie side by
-side and fill the file, so none can be larger than the file. Its texts, which other readers pass
-over, hold a SHA-256 of all the rest: a file with one changed bit is not read.
+(https://huggingface.co/docs/safetensors, "Format"). It holds no pickle and no code. The library
+checks that the arrays lie side by side and fill the file, so no array is larger than the file. The
+metadata, which other readers ignore, hold a SHA-256 of all the rest: a file with one changed bit is
+rejected.
 """
 
 import hashlib
@@ -15,10 +16,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from minidl.files import PathLike, check_regular, write_whole
+from minidl.storage.atomic import PathLike, check_regular_file, write_atomically
 
 MAX_HEADER_BYTES = 2**24
-CHECKSUM = "minidl_sha256"  # among the texts of the files that are written here
+CHECKSUM = "minidl_sha256"  # the metadata entry of the checksum
 DTYPES = {
     "BOOL": np.dtype("bool"),
     "F16": np.dtype("float16"),
@@ -31,16 +32,16 @@ DTYPES = {
 def write(
     path: PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write arrays and texts; `path` is the old file or the whole new one at every instant.
+    """Write arrays and metadata atomically.
 
-    Equal arrays and texts give equal files, byte for byte.
+    Equal arrays and metadata give equal files, byte for byte.
 
     Raises
     ------
     OSError
-        If the file cannot be written; an older one stays as it is.
+        If the file cannot be written. An older file stays.
     ValueError
-        If texts and names are longer than `TensorFile` reads.
+        If names and metadata are longer than `TensorFile` reads.
 
     Examples
     --------
@@ -53,28 +54,28 @@ def write(
     ({'x': (3,)}, {'unit': 'm'}, array([0., 1., 2.]))
     """
     contiguous = {name: np.require(array, requirements="C") for name, array in arrays.items()}
-    texts = dict(metadata or {})
-    texts[CHECKSUM] = _checksum(sorted(contiguous.items()), texts)
-    write_whole(path, _with_texts(save(contiguous), texts))
+    complete = dict(metadata or {})
+    complete[CHECKSUM] = _checksum(sorted(contiguous.items()), complete)
+    write_atomically(path, _with_metadata(save(contiguous), complete))
 
 
-def _with_texts(content: bytes, texts: Mapping[str, str]) -> bytes:
-    """Return a file with texts; the library would put them in an order that varies."""
+def _with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return a file with metadata in a fixed order; the library's own order varies."""
     end = 8 + int.from_bytes(content[:8], "little")
-    header = {"__metadata__": texts, **json.loads(content[8:end])}
+    header = {"__metadata__": metadata, **json.loads(content[8:end])}
     head = json.dumps(header, ensure_ascii=False).encode()
     head += b" " * (-len(head) % 8)  # the arrays begin at a multiple of 8
     if len(head) > MAX_HEADER_BYTES:
         raise ValueError(
-            f"save: expected texts and names of at most {MAX_HEADER_BYTES:,} bytes, received "
-            f"{len(head):,}; let callbacks log less, or train for fewer epochs with each fit"
+            f"save: expected names and metadata of at most {MAX_HEADER_BYTES:,} bytes, got "
+            f"{len(head):,}. Let callbacks log less, or train for fewer epochs with each fit."
         )
     return b"".join((len(head).to_bytes(8, "little"), head, memoryview(content)[end:]))
 
 
-def _checksum(arrays: Iterable[tuple[str, np.ndarray]], texts: Mapping[str, str]) -> str:
-    """Return the SHA-256 of texts and of arrays, which come in the order of their names."""
-    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
+def _checksum(arrays: Iterable[tuple[str, np.ndarray]], metadata: Mapping[str, str]) -> str:
+    """Return the SHA-256 of metadata and arrays; the arrays are sorted by name."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, array in arrays:
         digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
         digest.update(array.ravel().data)
@@ -82,64 +83,64 @@ def _checksum(arrays: Iterable[tuple[str, np.ndarray]], texts: Mapping[str, str]
 
 
 class TensorFile:
-    """An open file of arrays, of which one at a time is in memory.
+    """An open file of arrays; `read` loads one array at a time.
 
     Attributes
     ----------
     shapes : dict of str to tuple of int
-        What is in the file.
+        The shape of each array.
     dtypes : dict of str to numpy.dtype
-        Of which kind it is.
+        The dtype of each array.
     metadata : dict of str to str
-        The file's texts, but for the checksum.
+        The metadata without the checksum.
 
     Raises
     ------
     ValueError
-        If the file is not of this format, is damaged, or holds other dtypes than `DTYPES`. Damage
-        to numbers is noticed where the file has a checksum, as all that `write` writes have.
+        If the file has another format, is damaged, or holds other dtypes than `DTYPES`. Damage to
+        the values is detected if the file has a checksum, as all files by `write` have.
     OSError
-        If it cannot be opened.
+        If the file cannot be opened.
     """
 
     def __init__(self, path: PathLike):
         self.path = path
-        check_regular(path)
+        check_regular_file(path)
         with open(path, "rb") as file:
             start = file.read(8)
         if int.from_bytes(start, "little") > MAX_HEADER_BYTES:
             raise ValueError(
                 f"{path}: expected a safetensors file with a header of at most "
-                f"{MAX_HEADER_BYTES:,} bytes, found a file that starts with {start!r}"
+                f"{MAX_HEADER_BYTES:,} bytes, got a file that starts with {start!r}."
             )
         try:
             self._file = safe_open(path, framework="np").__enter__()
         except SafetensorError as error:
-            raise ValueError(f"{path}: expected a safetensors file, found: {error}") from error
+            raise ValueError(f"{path}: expected a safetensors file, got: {error}.") from error
         self.metadata: dict[str, str] = self._file.metadata() or {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, np.dtype] = {}
-        for name in self._file.keys():  # noqa: SIM118  it is no dictionary
+        for name in self._file.keys():  # noqa: SIM118  not a dictionary
             part = self._file.get_slice(name)
             if part.get_dtype() not in DTYPES:
                 self.close()
                 raise ValueError(
-                    f"{path}: {name} has dtype {part.get_dtype()}; expected one of "
-                    f"{', '.join(DTYPES)}"
+                    f"{path}: expected {name} to have one of the dtypes {', '.join(DTYPES)}, got "
+                    f"{part.get_dtype()}."
                 )
             self.shapes[name] = tuple(part.get_shape())
             self.dtypes[name] = DTYPES[part.get_dtype()]
         self._check(self.metadata.pop(CHECKSUM, None))
 
     def _check(self, checksum: str | None) -> None:
-        """Raise ValueError where the file has another checksum; files of others have none."""
+        """Raise ValueError if the checksum is wrong; files of other programs have none."""
         arrays = ((name, self.read(name)) for name in sorted(self.shapes))
         if checksum is not None and checksum != _checksum(arrays, self.metadata):
             self.close()
             raise ValueError(
-                f"{self.path}: damaged: its contents do not have the checksum that was written "
-                f"with them; use an older file, or, if they were changed on purpose, write them "
-                f"without the text {CHECKSUM}"
+                f"{self.path}: expected contents with the checksum in the file, got other "
+                f"contents: the file is damaged. Use an older file. If you changed it on purpose, "
+                f"write it without the metadata entry {CHECKSUM}."
             )
 
     def read(self, name: str) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Files: atomic writes, folders and locks, tensor files, and the registry of formats."""
