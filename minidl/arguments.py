@@ -1,0 +1,279 @@
+"""Checks of arguments, choice by name, and alternatives to names of Keras and PyTorch."""
+
+import functools
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+
+Kind = TypeVar("Kind")
+
+
+# ------------------------------------------------------------------------------ checks
+
+
+def positive_integer(name: str, value: Any) -> int:
+    """Return `value` as a Python int if it is an integer above 0, else raise ValueError.
+
+    Parameters
+    ----------
+    name : str
+        Who asks for what: ``"Dense: units"``.
+
+    Examples
+    --------
+    >>> positive_integer("Dense: units", np.int64(3))
+    3
+    >>> positive_integer("Dense: units", 0)
+    Traceback (most recent call last):
+    ValueError: Dense: units: expected a positive integer, got 0.
+    """
+    if isinstance(value, bool | np.bool) or not hasattr(value, "__index__") or not value > 0:
+        raise ValueError(f"{name}: expected a positive integer, got {value!r}.")
+    return operator.index(value)
+
+
+def refuse_masked(name: str, values: Any) -> None:
+    """Raise TypeError for a masked array, whose mask would be lost."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: expected an ordinary array, got a masked array. Pass its filled() values, "
+            "or leave out the masked samples."
+        )
+
+
+def choose(
+    what: str, given: Any, kind: type[Kind], table: Mapping[str, Callable[[], Kind]]
+) -> Kind:
+    """Return `given` if it is a `kind`, or make the table's entry of that name, in any case.
+
+    Raises
+    ------
+    ValueError
+        If it is neither. The message lists the names, and an alternative if there is one.
+
+    Examples
+    --------
+    >>> choose("number", "ONE", float, {"one": lambda: 1.0})
+    1.0
+    """
+    if isinstance(given, kind):
+        return given
+    if isinstance(given, str) and given.lower() in table:
+        return table[given.lower()]()
+    advice = ""
+    if isinstance(given, str) and given.lower() in ALTERNATIVES.get(what, {}):
+        advice = f" {_sentence(ALTERNATIVES[what][given.lower()])}"
+    elif isinstance(given, type) and issubclass(given, kind):
+        advice = f" Use {given.__name__}()."
+    elif callable(given):
+        advice = f" Subclass {kind.__name__}."
+    article = "an" if kind.__name__[0] in "AEIO" else "a"
+    raise ValueError(
+        f"{what}: expected {article} {kind.__name__} or one of {', '.join(table)}, "
+        f"got {given!r}.{advice}"
+    )
+
+
+# ------------------------------------------------------------------------------ alternatives
+
+TWO_CLASSES = "end with Dense(2, activation='softmax') and use sparse_categorical_crossentropy"
+SEED = "give the model its seed="
+PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
+LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
+FREEZE = "set requires_grad of each of its parameters(), then compile"
+ERROR_METRIC = "subclass metrics.Metric, or use the loss that fit reports"
+GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
+
+ALTERNATIVES: dict[str, dict[str, str]] = {
+    # names in modules
+    "minidl": {
+        "Model": "use models.Model",
+        "Sequential": "use models.Sequential",
+        "load": "use models.load",
+        "manual_seed": SEED,
+        "nn": "use layers, losses and models",
+        "optim": "use optimizers",
+        "tensor": "use Tensor",
+        "utils": f"{SEED}; one-hot targets are np.eye(classes)[y]",
+    },
+    "callbacks": {
+        "BackupAndRestore": "use ModelCheckpoint and fit(resume=True)",
+        "LambdaCallback": "subclass callbacks.Callback",
+    },
+    "losses": {
+        "BinaryCrossentropy": TWO_CLASSES,
+        "CrossEntropyLoss": "use SparseCategoricalCrossentropy(from_logits=True)",
+        "MSELoss": "use MeanSquaredError",
+        "MeanAbsoluteError": "subclass losses.Loss",
+    },
+    "metrics": {
+        "AUC": "subclass metrics.Metric",
+        "BinaryAccuracy": "use Accuracy, with one output for each of the two classes",
+        "MeanAbsoluteError": ERROR_METRIC,
+        "MeanSquaredError": ERROR_METRIC,
+        "Precision": "subclass metrics.Metric",
+        "Recall": "subclass metrics.Metric",
+    },
+    "models": {"load_model": "use models.load", "save_model": "use model.save"},
+    "optimizers": {
+        "Adagrad": "subclass optimizers.Optimizer",
+        "Nadam": "subclass optimizers.Optimizer",
+    },
+    "layers": {
+        "Conv2D": "use Flatten and Dense; minidl trains multilayer networks",
+        "BatchNormalization": "subclass layers.Layer",
+        "GaussianDropout": "use Dropout",
+        "AlphaDropout": "use Dropout",
+        "SpatialDropout1D": "use Dropout",
+        "Embedding": "subclass layers.Layer",
+        "LeakyReLU": "use Activation with a function of a tensor",
+        "Lambda": "use Activation with a function of a tensor",
+    },
+    # attributes; setting one would silently do nothing
+    "Layer": {
+        "get_weights": LAYER_PARAMETERS,
+        "kernel": "use layer.weight",
+        "set_weights": "use model.set_weights",
+        "trainable": FREEZE,
+        "trainable_variables": LAYER_PARAMETERS,
+        "trainable_weights": LAYER_PARAMETERS,
+        "weights": LAYER_PARAMETERS,
+    },
+    "Model": {
+        "cuda": "give device= to the model",
+        "eval": "call the model outside of `with minidl.training():`",
+        "get_layer": "use model.layers",
+        "load_state_dict": "use model.load_weights or model.set_weights",
+        "state_dict": "use model.save_weights or model.get_weights",
+        "to": "give device= to the model, or to models.load",
+        "train": "use `with minidl.training(step=step):`",
+        "train_on_batch": "use loss(y, model(x)).backward() and optimizer.update",
+        "trainable_variables": PARAMETERS,
+        "trainable_weights": PARAMETERS,
+        "weights": PARAMETERS,
+    },
+    "Optimizer": {
+        "apply_gradients": GRADIENT_LOOP,
+        "lr": "use optimizer.learning_rate",
+        "minimize": GRADIENT_LOOP,
+        "step": "use optimizer.update(model.parameters())",
+        "zero_grad": "leave it out; update() clears the gradients",
+    },
+    # names that compile takes
+    "loss": {
+        "bce": TWO_CLASSES,
+        "binary_crossentropy": TWO_CLASSES,
+        "mae": "subclass losses.Loss",
+        "mean_absolute_error": "subclass losses.Loss",
+    },
+    "metric": {
+        "binary_accuracy": "use accuracy, with one output for each of the two classes",
+        "mae": ERROR_METRIC,
+        "mean_absolute_error": ERROR_METRIC,
+        "mean_squared_error": ERROR_METRIC,
+        "mse": ERROR_METRIC,
+    },
+    "optimizer": {
+        "adagrad": "subclass optimizers.Optimizer",
+        "nadam": "subclass optimizers.Optimizer",
+    },
+    # definitions in a subclass that minidl would never use
+    "call's parameters": {
+        "training": "use minidl.rng.is_training()",
+        "mask": "leave it out",
+    },
+    "Callback": {
+        "on_batch_begin": "define on_train_batch_begin",
+        "on_batch_end": "define on_train_batch_end",
+        "set_model": "use self.model, which is set before on_train_begin",
+        "set_params": "use self.params, which is set before on_train_begin",
+        **dict.fromkeys(
+            ("on_test_begin", "on_test_end", "on_test_batch_begin", "on_test_batch_end"),
+            "define on_epoch_end, whose logs hold the val_ values",
+        ),
+        **dict.fromkeys(
+            (
+                *("on_predict_begin", "on_predict_end"),
+                *("on_predict_batch_begin", "on_predict_batch_end"),
+            ),
+            "work on the result of predict, which tells no callbacks",
+        ),
+    },
+}
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def refuse_names(place: str, names: Iterable[str], who: str) -> None:
+    """Raise TypeError for the first name that `ALTERNATIVES` lists for `place`.
+
+    Examples
+    --------
+    >>> refuse_names("call's parameters", ["x", "mask"], who="Net.call")
+    Traceback (most recent call last):
+        ...
+    TypeError: Net.call: minidl has no mask. Leave it out.
+    """
+    for name in names:
+        if name in ALTERNATIVES[place]:
+            raise TypeError(_no(who, place, name))
+
+
+def _no(who: str, place: str, name: str) -> str:
+    return f"{who}: minidl has no {name}. {_sentence(ALTERNATIVES[place][name])}"
+
+
+class Unavailable:
+    """An attribute of Keras that minidl lacks: reading and setting it raise AttributeError.
+
+    Without this, setting it would silently do nothing.
+
+    Parameters
+    ----------
+    place : str
+        The entry of `ALTERNATIVES` that names the alternative.
+    """
+
+    def __init__(self, place: str):
+        self._place = place
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, owner: object, kind: type | None = None) -> Any:
+        raise AttributeError(_no(self._place, self._place, self._name))
+
+    def __set__(self, owner: object, value: object) -> None:
+        raise AttributeError(_no(self._place, self._place, self._name))
+
+
+def missing_attribute(owner: object, place: str, name: str) -> Any:
+    """Raise AttributeError for a missing attribute, with the alternative if there is one.
+
+    It is for ``__getattr__`` of a class.
+    """
+    # If the class has the name, a property has failed: Python's own error says why.
+    if not hasattr(type(owner), name) and name in ALTERNATIVES[place]:
+        raise AttributeError(_no(place, place, name))
+    return object.__getattribute__(owner, name)
+
+
+def suggest_alternatives(*modules: ModuleType) -> None:
+    """Make modules raise AttributeError with the alternative, or with the list of their names.
+
+    ``layers.Conv2D`` raises this error; ``from minidl.layers import Conv2D`` raises Python's own.
+    """
+    for module in modules:
+        vars(module)["__getattr__"] = functools.partial(_missing_name, module)
+
+
+def _missing_name(module: ModuleType, name: str) -> NoReturn:
+    place = module.__name__.removeprefix("minidl.")
+    if name in ALTERNATIVES.get(place, {}):
+        raise AttributeError(_no(place, place, name))
+    raise AttributeError(f"{place}: expected one of {', '.join(module.__all__)}, got {name}.")
