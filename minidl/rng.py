@@ -1,18 +1,18 @@
-"""Randomness: every draw has an address, and the address alone decides it.
+"""Random streams and addresses: every random decision depends only on its address.
 
-A draw is a word of Philox4x32-10 at (seed, stream, step, row, column), and
-`minidl_kernels.mask_contract` says how these become key and counter. There is no generator and no
-hidden state: a seed and three integers are all there is to save. The streams are divided so that
-no draw repeats another:
+A draw is a word of Philox4x32-10 at (seed, stream, step, row, column);
+`minidl_kernels.mask_contract` maps these to key and counter. There is no generator and no hidden
+state: a seed and three integers are all that is saved. The stream numbers are divided, so that no
+draw repeats another:
 
 ==================  ================================================================
-stream              what is drawn
+stream              use
 ==================  ================================================================
-below 2**30         dropout in training: layer n, called for the k-th time in one step
-                    (from 0), uses stream n + k * 2**20
-from 2**30          the same layers in Monte-Carlo prediction
+below 2**30         random layers in training: stream n, call k of one step (from 0),
+                    draws from n + k * 2**20
+from 2**30          the same streams in Monte-Carlo prediction
 2**31               the order of the samples; step = epoch
-from 2**31 + 1      the initial weights: parameter n of a model uses 2**31 + 1 + n
+from 2**31 + 1      initial weights: parameter n of a model uses 2**31 + 1 + n
 ==================  ================================================================
 """
 
@@ -27,11 +27,12 @@ from minidl_kernels.mask_contract import check_rate, checked_integer, keep_mask,
 
 __all__ = [
     "Address",
-    "TrainingBlock",
+    "RandomStream",
+    "batch_of",
     "check_rate",
     "checked_integer",
-    "current_block",
     "inference",
+    "is_training",
     "keep_mask",
     "monte_carlo",
     "permutation",
@@ -48,7 +49,7 @@ WEIGHT_STREAMS = 2**31 + 1
 
 
 class Address(NamedTuple):
-    """Say which random words a layer takes: the arguments of ``backend.dropout``."""
+    """Address of the random words of one array: who draws, in which step, from which row on."""
 
     seed: int
     stream: int
@@ -56,59 +57,58 @@ class Address(NamedTuple):
     row_offset: int = 0
 
 
+# ------------------------------------------------------------------------------ modes
+
+
 @dataclass
-class TrainingBlock:
-    """What one ``with training(...)`` says to the layers that are called inside it."""
+class _Block:
+    """One ``with training(...)`` block: the address of all draws inside it."""
 
     step: int | None
     row_offset: int | None
     first_stream: int = 0
     batch_size: int | None = None
-    calls: dict[object, int] = field(default_factory=dict)
-
-    @contextmanager
-    def batch_of(self, size: int) -> Iterator[None]:
-        """Say, while a model is called, how many samples its batch has; the outermost says it."""
-        outer = self.batch_size
-        self.batch_size = size if outer is None else outer
-        try:
-            yield
-        finally:
-            self.batch_size = outer
-
-    def count_call(self, layer: object) -> int:
-        """Return how often `layer` was called in this block before, and count this call."""
-        call = self.calls.get(layer, 0)
-        if call >= CALLS_PER_STEP:
-            raise ValueError(
-                f"{layer!r}: called more than {CALLS_PER_STEP} times in one training step; "
-                "open a new `with training(step=...)` for each step"
-            )
-        self.calls[layer] = call + 1
-        return call
+    calls: dict["RandomStream", int] = field(default_factory=dict)
 
 
-_block: ContextVar[TrainingBlock | None] = ContextVar("minidl training block", default=None)
+_block: ContextVar[_Block | None] = ContextVar("minidl training block", default=None)
 
 
-def current_block() -> TrainingBlock | None:
-    """Return the innermost training block, or None in inference mode."""
-    return _block.get()
+def is_training() -> bool:
+    """Return whether random layers draw: inside of `training`, or in Monte-Carlo prediction.
+
+    Examples
+    --------
+    >>> with training():
+    ...     is_training()
+    True
+    """
+    return _block.get() is not None
+
+
+@contextmanager
+def _mode(block: _Block | None) -> Iterator[None]:
+    token = _block.set(block)
+    try:
+        yield
+    finally:
+        _block.reset(token)
 
 
 @contextmanager
 def training(*, step: int | None = None, row_offset: int | None = None) -> Iterator[None]:
     """Put all layers that are called inside into training mode.
 
+    The block does not reach threads that start inside it: each thread opens its own.
+
     Parameters
     ----------
     step : int, optional
-        The training step that random layers use, in [0, 2**32). Without it each call of a random
-        layer takes that layer's next step.
+        The training step that random layers use, in [0, 2**32). Without it, each call of a random
+        layer uses the next step of that layer.
     row_offset : int, optional
-        The place of the batch's first sample in the global batch, for micro-batches and workers:
-        they share the step and differ in `row_offset`. Default 0. The block does not reach threads
-        that are started inside it: each opens its own.
+        Index of the batch's first sample in the global batch, in [0, 2**32). Micro-batches and
+        workers share the step and differ in `row_offset`. Default 0.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def training(*, step: int | None = None, row_offset: int | None = None) -> Itera
 
     Examples
     --------
-    Two halves of a batch meet the mask of the whole:
+    Two halves of a batch get the mask of the whole batch:
 
     >>> from minidl import Tensor, layers
     >>> dropout, x = layers.Dropout(0.5, seed=1), Tensor(np.ones((4, 3), "float32"))
@@ -132,48 +132,187 @@ def training(*, step: int | None = None, row_offset: int | None = None) -> Itera
         step = checked_integer("training: step", step, 2**32)
     if row_offset is not None:
         row_offset = checked_integer("training: row_offset", row_offset, 2**32)
-    token = _block.set(TrainingBlock(step, row_offset))
-    try:
+    with _mode(_Block(step, row_offset)):
         yield
-    finally:
-        _block.reset(token)
 
 
 @contextmanager
 def monte_carlo(*, sample: int, row_offset: int) -> Iterator[None]:
-    """Let random layers draw as in training, from streams of their own, and keep their steps.
+    """Let random layers draw as in training, from separate streams; their steps do not advance.
 
-    So one of the many outputs is made that a prediction with dropout averages (Gal & Ghahramani,
+    Each block yields one of the outputs that a Monte-Carlo prediction averages (Gal & Ghahramani,
     "Dropout as a Bayesian approximation", ICML 2016).
 
     Parameters
     ----------
     sample : int
-        Which one, in [0, 2**32).
+        Index of the draw, in [0, 2**32).
     row_offset : int
-        The place of the batch's first row among all that are predicted.
+        Index of the batch's first row among all predicted rows, in [0, 2**32).
     """
     sample = checked_integer("predict: sample", sample, 2**32)
     row_offset = checked_integer("predict: row_offset", row_offset, 2**32)
-    token = _block.set(TrainingBlock(sample, row_offset, MONTE_CARLO_STREAMS))
-    try:
+    with _mode(_Block(sample, row_offset, MONTE_CARLO_STREAMS)):
         yield
-    finally:
-        _block.reset(token)
 
 
 @contextmanager
 def inference() -> Iterator[None]:
-    """Put all layers that are called inside into inference mode, also within `training`."""
-    token = _block.set(None)
+    """Put all layers that are called inside into inference mode, even inside of `training`."""
+    with _mode(None):
+        yield
+
+
+@contextmanager
+def batch_of(size: int) -> Iterator[None]:
+    """Declare the batch size of a model call; the outermost declaration counts.
+
+    With it, a random layer can check that axis 0 of its input is the batch.
+    """
+    block = _block.get()
+    if block is None:
+        yield
+        return
+    outer = block.batch_size
+    block.batch_size = size if outer is None else outer
     try:
         yield
     finally:
-        _block.reset(token)
+        block.batch_size = outer
+
+
+# ------------------------------------------------------------------------------ streams
+
+
+class RandomStream:
+    """One source of random decisions: a seed, a stream number and a step.
+
+    A random layer holds one in an attribute. The model finds it there by its type, numbers it,
+    saves it and restores it. Make one draw for each stream in a call; a layer with two draws holds
+    two streams.
+
+    Parameters
+    ----------
+    seed : int, optional
+        In [0, 2**64). If None, the seed of the model is used.
+    number : int, optional
+        The stream number, in [0, 2**20). If None, the model assigns the next free number.
+
+    Attributes
+    ----------
+    step : int
+        The step of the next draw if ``training`` gives none.
+    is_fixed : bool
+        Whether the number can no longer change: it was given, or the stream has drawn.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is not an integer, or is out of range.
+
+    Examples
+    --------
+    >>> stream = RandomStream(seed=3)
+    >>> with training(step=5):
+    ...     stream.next_address((32, 10))
+    Address(seed=3, stream=0, step=5, row_offset=0)
+    """
+
+    def __init__(self, seed: int | None = None, number: int | None = None):
+        if seed is not None:
+            seed = checked_integer("RandomStream: seed", seed, 2**64)
+        if number is not None:
+            number = checked_integer("RandomStream: number", number, LAYER_STREAMS)
+        self.number = number
+        self.step = 0
+        self.is_fixed = number is not None
+        self.own_seed = seed
+        self.model_seed: int | None = None  # set by the model
+
+    def __repr__(self) -> str:
+        return f"RandomStream(seed={self.seed}, number={self.number}, step={self.step})"
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the next draw: its own, or the model's until the first draw."""
+        return self.model_seed if self.own_seed is None else self.own_seed
+
+    def restore(self, *, seed: int | None, number: int | None, is_fixed: bool) -> None:
+        """Set the address that a checkpoint holds."""
+        self.own_seed = None if seed is None else checked_integer("seed", seed, 2**64)
+        self.number = None if number is None else checked_integer("stream", number, LAYER_STREAMS)
+        self.is_fixed = is_fixed
+
+    def next_address(self, shape: tuple[int, ...]) -> Address:
+        """Return the address of this call's draw in training mode, and count the call.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            The shape of the array that is drawn for; axis 0 is the batch.
+
+        Raises
+        ------
+        RuntimeError
+            In inference mode, or if neither the stream nor a model has a seed.
+        ValueError
+            If `training` has a ``row_offset`` and axis 0 is not the batch, or if the stream is
+            used more than 2**10 times in one step.
+        """
+        block = _block.get()
+        if block is None:
+            raise RuntimeError(
+                "RandomStream: expected training mode, got inference mode. "
+                "Draw inside of `with minidl.training():`."
+            )
+        seed, number, step = self.seed, self.number or 0, self.step
+        if seed is None:
+            raise RuntimeError(
+                "RandomStream: expected a seed, got None. Put the layer into a model, or give it "
+                "a seed: Dropout(rate, seed=0)."
+            )
+        if block.row_offset is not None:
+            _check_batch_axis(shape, block.batch_size)
+        stream = number + block.first_stream
+        if block.step is not None:
+            stream += LAYER_STREAMS * self._count_call(block)
+            step = block.step
+        if not block.first_stream:  # in training, not in a prediction
+            self.step = step + 1
+            self.own_seed, self.number, self.is_fixed = seed, number, True
+        return Address(seed, stream, step, block.row_offset or 0)
+
+    def _count_call(self, block: _Block) -> int:
+        """Return the number of earlier calls in this block; each call draws anew."""
+        call = block.calls.get(self, 0)
+        if call >= CALLS_PER_STEP:
+            raise ValueError(
+                f"{self!r}: expected at most {CALLS_PER_STEP} calls in a training step, got more. "
+                "Open a new `with training(step=...)` for each step."
+            )
+        block.calls[self] = call + 1
+        return call
+
+
+def _check_batch_axis(shape: tuple[int, ...], batch_size: int | None) -> None:
+    """Raise ValueError if axis 0 is not the batch, so that a row offset has no meaning."""
+    if len(shape) < 2:
+        raise ValueError(
+            f"row_offset: expected an input with a batch axis and features, got shape {shape}. "
+            "Leave row_offset out, or reshape the input."
+        )
+    if batch_size is not None and shape[0] != batch_size:
+        raise ValueError(
+            f"row_offset: expected the batch of {batch_size} samples on axis 0, got an input with "
+            f"{shape[0]} rows. Keep the batch on axis 0."
+        )
+
+
+# ------------------------------------------------------------------------------ draws
 
 
 def permutation(count: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Return the order of `count` samples in an epoch: the stable argsort of as many words.
+    """Return the order of `count` samples in an epoch: the stable argsort of `count` words.
 
     Examples
     --------
@@ -184,20 +323,26 @@ def permutation(count: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 def _centred(shape: tuple[int, ...], seed: int, stream: int) -> np.ndarray:
-    """Return numbers of (-1/2, 1/2), float64 and symmetric around 0, exact on every machine."""
+    """Return float64 numbers in (-1/2, 1/2), symmetric around 0 and exact on every machine."""
     drawn = words(1, int(np.prod(shape)), seed=seed, stream=stream, step=0)
     return ((drawn.astype(np.float64) + 0.5) * 2.0**-32 - 0.5).reshape(shape)
 
 
 def uniform(shape: tuple[int, ...], limit: float, *, seed: int, stream: int) -> np.ndarray:
-    """Return float64 numbers uniform in (-limit, limit)."""
+    """Return float64 numbers, uniform in (-limit, limit).
+
+    Examples
+    --------
+    >>> uniform((2,), 1.0, seed=0, stream=0).round(3)
+    array([-0.202,  0.763])
+    """
     return _centred(shape, seed, stream) * (2.0 * limit)
 
 
 # Wichura, "Algorithm AS 241: The percentage points of the normal distribution", Applied Statistics
 # 37 (1988) 477-484: PPND16's rational function for the middle of the distribution. Within two
-# standard deviations it is used a little beyond its middle and is off by 2.1e-6 at most; it needs
-# no logarithm, whose last bit differs from machine to machine.
+# standard deviations, a little beyond that middle, its error is at most 2.1e-6. It needs no
+# logarithm, whose last bit differs between machines.
 _NUMERATOR = (
     2.5090809287301226727e3,
     3.3430575583588128105e4,
@@ -225,7 +370,7 @@ _TRUNCATED_SIGMA = 0.8796256610342398
 def truncated_normal(
     shape: tuple[int, ...], stddev: float, *, seed: int, stream: int
 ) -> np.ndarray:
-    """Return float64 numbers of mean 0, from a normal distribution cut at two sigma.
+    """Return float64 numbers with mean 0, from a normal distribution cut at two sigma.
 
     Parameters
     ----------
