@@ -1,21 +1,28 @@
-"""What a weight must satisfy after each update."""
+"""Constraints on weights, applied after each update."""
 
+from minidl.arguments import choose
 from minidl.backend import Array, Backend
-from minidl.by_name import choose
+
+__all__ = ["MaxNorm", "get"]
 
 
 class MaxNorm:
-    """Keep the weights into each unit within a ball.
+    """Upper bound on the norm of the weights into each unit.
 
-    Srivastava et al. (JMLR 15, 2014) found it to help dropout most (section 5.1), with `max_value`
-    between 3 and 4 (appendix A).
+    Srivastava et al. (JMLR 15, 2014) report that dropout gains most from it (section 5.1), with
+    `max_value` between 3 and 4 (appendix A).
 
     Parameters
     ----------
     max_value : float
         The largest Euclidean norm, above 0.
     axis : int
-        The axis over which the norm is taken; 0 is the inputs of a `Dense` layer's unit.
+        The axis over which the norm is computed; 0 is the inputs of a unit of `Dense`.
+
+    Raises
+    ------
+    ValueError
+        If `max_value` is not above 0.
 
     Examples
     --------
@@ -30,20 +37,20 @@ class MaxNorm:
 
     def __init__(self, max_value: float = 2.0, axis: int = 0):
         if not max_value > 0:
-            raise ValueError(f"MaxNorm: max_value must be above 0, received {max_value}")
+            raise ValueError(f"MaxNorm: expected max_value above 0, got {max_value}.")
         self.max_value = float(max_value)
         self.axis = axis
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError where a weight of that shape has no such axis."""
+        """Raise ValueError if a weight of `shape` has no such axis."""
         if not -len(shape) <= self.axis < len(shape):
-            raise ValueError(f"{self!r}: a weight of shape {shape} has no axis {self.axis}")
+            raise ValueError(f"{self!r}: expected a weight with axis {self.axis}, got {shape}.")
 
     def __repr__(self) -> str:
         return f"MaxNorm(max_value={self.max_value}, axis={self.axis})"
 
     def apply(self, weight: Array, backend: Backend) -> None:
-        """Scale down, in place, what is too long; leave the rest bit for bit."""
+        """Scale down in place the units whose norm is too large; the others keep their bits."""
         xp = backend.xp
         # Squares of float16 overflow above 255.
         wide = weight.astype("float32") if weight.dtype == "float16" else weight
@@ -55,11 +62,11 @@ _BY_NAME = {"max_norm": MaxNorm}
 
 
 def get(constraint: str | MaxNorm | None) -> MaxNorm | None:
-    """Return the constraint of that name with its defaults, or the one given; None is none.
+    """Return the constraint of that name with its defaults, or the given one; None stays None.
 
     Raises
     ------
     ValueError
-        If there is none of that name; the message lists them.
+        If the name is unknown. The message lists the names.
     """
     return None if constraint is None else choose("constraint", constraint, MaxNorm, _BY_NAME)

@@ -1,19 +1,29 @@
-"""A weight."""
+"""Weights of layers."""
 
 from typing import Any
 
 import numpy as np
 
-from minidl.autograd import Tensor, next_number
 from minidl.backend import Array, Backend
 from minidl.constraints import MaxNorm
+from minidl.engine.backward import next_number
+from minidl.engine.tensor import Tensor
 
 
 class Parameter(Tensor):
     """A weight: a leaf tensor with a name, which the optimizer updates in place.
 
-    Gradients need the values that results were computed from, so each change in place is noted,
-    and `backward` refuses results from before it.
+    Gradients depend on the values that results were computed from. So each change in place is
+    recorded, and `backward` rejects results from before it.
+
+    Attributes
+    ----------
+    name : str
+        ``"LAYER/NAME"``.
+    stream : int
+        The random stream of its initial values.
+    constraint : MaxNorm or None
+        Applied after each update.
     """
 
     __slots__ = ("changed_at", "constraint", "name", "stream")
@@ -27,16 +37,16 @@ class Parameter(Tensor):
         self.constraint: MaxNorm | None = None
 
     def __getstate__(self) -> Any:
-        """Leave out when it was changed: another process counts anew, and has no older results."""
+        """Return the state of a copy: another process counts its changes anew."""
         state: Any = super().__getstate__()
         others, slots = state
         return others, slots | {"changed_at": -1}
 
     def note_change(self) -> None:
-        """Say that the values change in place now."""
+        """Record that the values change in place now."""
         self.changed_at = next_number()
 
     def assign(self, values: Array) -> None:
-        """Take over values of its shape, an array of the device, in place."""
+        """Copy `values`, an array of the device and of this shape, into the weight."""
         self.note_change()
         self.data[...] = values

@@ -1,56 +1,15 @@
-"""The engine: a `Tensor` remembers the op that made it, and `backward` walks the ops in reverse.
+"""Arrays that remember how they were computed."""
 
-Defined by run: applying an op records a `Node` with the op's vector-Jacobian products and its
-inputs. Broadcasting is undone here, once, for every op. The graph is released as it is used.
-"""
-
-import itertools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from minidl import ops
+from minidl.arguments import refuse_masked
 from minidl.backend import Array, Backend, get_backend
-
-DLPACK_CPU, DLPACK_CUDA = 1, 2  # DLDeviceType of dlpack.h
-
-
-class Node(NamedTuple):
-    """One application of an op: what `backward` needs of it."""
-
-    op: str
-    inputs: tuple[Any, ...]
-    vjps: tuple[ops.Vjp, ...]
-    number: int  # nodes, and changes of weights in place, are counted in one order
-
-
-RELEASED = Node("released", (), (), -1)
-
-next_number = itertools.count().__next__
-
-_recording: ContextVar[bool] = ContextVar("minidl records the graph", default=True)
-
-
-@contextmanager
-def no_grad() -> Iterator[None]:
-    """Record no graph inside: results need no gradient and keep nothing alive.
-
-    Examples
-    --------
-    >>> x = Tensor([1.0, 2.0], requires_grad=True)
-    >>> with no_grad():
-    ...     (x * 2).requires_grad
-    False
-    """
-    token = _recording.set(False)
-    try:
-        yield
-    finally:
-        _recording.reset(token)
+from minidl.engine import ops
+from minidl.engine.backward import Node, backpropagate, is_recording, next_number
 
 
 class Tensor:
@@ -63,9 +22,16 @@ class Tensor:
     device : str
         ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"auto"``.
     dtype : str or numpy.dtype, optional
-        The dtype, where it is not that of `values`.
+        The dtype; if None, that of `values`.
     requires_grad : bool
-        Whether `backward` leaves a gradient in ``grad``; floating dtypes only.
+        Whether `backward` computes ``grad``; for floating dtypes only.
+
+    Raises
+    ------
+    TypeError
+        If `values` is a Tensor or a masked array, or an integer tensor shall have a gradient.
+    DeviceError
+        If the device is not available.
 
     Examples
     --------
@@ -76,8 +42,8 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "_node", "backend", "data", "grad", "logits", "requires_grad")
-    __array_ufunc__ = None  # so that array + tensor asks the tensor
-    changed_at = -1  # of a weight: the number of its last change in place
+    __array_ufunc__ = None  # so that array + tensor calls Tensor.__radd__
+    changed_at = -1  # for a weight: the number of its last change in place
 
     def __init__(
         self,
@@ -88,7 +54,7 @@ class Tensor:
         requires_grad: bool = False,
     ):
         if isinstance(values, Tensor):
-            raise TypeError("Tensor: expected numbers, received a Tensor; use detach() or to()")
+            raise TypeError("Tensor: expected numbers, got a Tensor. Use its detach() or to().")
         refuse_masked("Tensor", values)
         backend = get_backend(device)
         if not hasattr(values, "dtype"):
@@ -98,8 +64,8 @@ class Tensor:
         self._fill(backend.asarray(values, dtype), backend)
         if requires_grad and self.dtype.kind != "f":
             raise TypeError(
-                f"Tensor: requires_grad needs a floating dtype, received {self.dtype}; "
-                'give dtype="float32"'
+                f"Tensor: expected a floating dtype for requires_grad=True, got {self.dtype}. "
+                'Pass dtype="float32".'
             )
         self.requires_grad = requires_grad
 
@@ -108,7 +74,7 @@ class Tensor:
         self.backend = backend
         self.requires_grad = False
         self.grad: Tensor | None = None
-        self.logits: Tensor | None = None  # of a softmax: its input, which stable losses take
+        self.logits: Tensor | None = None  # input of the softmax that made this; losses use it
         self._node: Node | None = None
 
     @classmethod
@@ -118,7 +84,11 @@ class Tensor:
         tensor._fill(data, backend)
         return tensor
 
-    # -------------------------------------------------------------------------- what it is
+    def like(self, data: Array) -> "Tensor":
+        """Return a plain tensor of this tensor's device with the array `data`."""
+        return Tensor.of(data, self.backend)
+
+    # -------------------------------------------------------------------------- properties
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -160,7 +130,7 @@ class Tensor:
         return len(self.data)
 
     def __iter__(self) -> Iterator["Tensor"]:
-        return (self[place] for place in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
     def __bool__(self) -> bool:
         return bool(self.item())
@@ -171,14 +141,14 @@ class Tensor:
     def __int__(self) -> int:
         return int(self.item())
 
-    # -------------------------------------------------------------------------- moving it
+    # -------------------------------------------------------------------------- conversion
 
     def numpy(self) -> np.ndarray:
-        """Return a copy on the host, which the caller owns."""
+        """Return a copy on the host."""
         return self.backend.to_numpy(self.data)
 
     def item(self) -> float | int | bool:
-        """Return the only element as a Python number; waits for the device.
+        """Return the only element as a Python number; this waits for the device.
 
         Raises
         ------
@@ -187,28 +157,29 @@ class Tensor:
         """
         if self.size != 1:
             raise ValueError(
-                f"item: expected a tensor with one element, received shape {self.shape}; "
-                "reduce or index it first"
+                f"item: expected a tensor with one element, got shape {self.shape}. "
+                "Reduce or index it first."
             )
         return self.numpy().item()
 
     def detach(self) -> "Tensor":
-        """Return a tensor that shares the values and knows nothing of the graph."""
+        """Return a tensor that shares the values and is not part of the graph."""
         return Tensor.of(self.data, self.backend)
 
     def to(self, device: str) -> "Tensor":
-        """Return the tensor on `device`; itself where it is there already."""
+        """Return the tensor on `device`; itself if it is already there."""
         target = get_backend(device)
         return self if target is self.backend else apply(ops.transfer, self, target=target)
 
     def astype(self, dtype: Any) -> "Tensor":
-        """Return the tensor in another dtype; itself where it has it already."""
+        """Return the tensor in another dtype; itself if it already has it."""
         return self if self.dtype == np.dtype(dtype) else apply(ops.cast, self, dtype=dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if self.backend.xp is not np:
             raise TypeError(
-                f"Tensor: on {self.device}, and never copied to the host silently; use numpy()"
+                f"Tensor: expected a tensor on the cpu, got one on {self.device}. Copy it to the "
+                "host with numpy()."
             )
         return np.array(self.data, dtype=dtype, copy=copy)
 
@@ -298,19 +269,19 @@ class Tensor:
         return apply(ops.reshape, self, shape=_flat(shape))
 
     def transpose(self, *axes: int | Sequence[int]) -> "Tensor":
-        """Return the tensor with its axes in the order given, reversed without one."""
+        """Return the tensor with its axes in the given order; without one, reversed."""
         return apply(ops.transpose, self, axes=_flat(axes) if axes else None)
 
     def sum(self, axis: ops.Axis = None, keepdims: bool = False) -> "Tensor":
-        """Return the sum over `axis`, over all axes where it is None."""
+        """Return the sum over `axis`; None means all axes."""
         return apply(ops.sum, self, axis=axis, keepdims=keepdims)
 
     def mean(self, axis: ops.Axis = None, keepdims: bool = False) -> "Tensor":
-        """Return the mean over `axis`, over all axes where it is None."""
+        """Return the mean over `axis`; None means all axes."""
         return apply(ops.mean, self, axis=axis, keepdims=keepdims)
 
     def max(self, axis: ops.Axis = None, keepdims: bool = False) -> "Tensor":
-        """Return the maximum over `axis`, over all axes where it is None."""
+        """Return the maximum over `axis`; None means all axes."""
         return apply(ops.max, self, axis=axis, keepdims=keepdims)
 
     def exp(self) -> "Tensor":
@@ -322,7 +293,7 @@ class Tensor:
         return apply(ops.log, self)
 
     def clip(self, low: float, high: float) -> "Tensor":
-        """Return the elements held within [low, high]."""
+        """Return the elements limited to [low, high]."""
         return apply(ops.clip, self, low=_number(low), high=_number(high))
 
     def relu(self) -> "Tensor":
@@ -338,11 +309,10 @@ class Tensor:
         return apply(ops.tanh, self)
 
     def softmax(self, axis: int = -1) -> "Tensor":
-        """Return exp(x) divided by its sum over `axis`; the result knows its ``logits``."""
+        """Return exp(x) divided by its sum over `axis`; the result keeps its ``logits``."""
         y = apply(ops.softmax, self, axis=axis)
         if axis in (-1, self.ndim - 1):
-            # Of softmaxes in a row only the last one's logits are kept alive, where no gradient
-            # goes through the others.
+            # Without a gradient, a softmax of a softmax keeps only the last logits alive.
             y.logits = self if self.requires_grad or self.logits is None else self.detach()
         return y
 
@@ -360,30 +330,30 @@ class Tensor:
         Parameters
         ----------
         gradient : Tensor or array of the device, optional
-            The gradient of the loss with respect to this tensor, of its shape. A tensor with one
-            element needs none: it is the loss.
+            The gradient of the loss with respect to this tensor, of its shape. A loss, a tensor
+            with one element, needs none.
         into : dict of Tensor to array of the device, optional
-            For leaves without a gradient the C-contiguous array, of the leaf's shape and dtype,
-            that their gradient is written to; what it held is lost.
+            Arrays that gradients are written to, for leaves without a gradient. Each is
+            C-contiguous and has the shape and dtype of its leaf; its values are overwritten.
 
         Raises
         ------
         ValueError
-            If the tensor has several elements and no `gradient` is given, or a wrong shape; or an
+            If the tensor has several elements and no `gradient`, if a shape is wrong, or if an
             array of `into` does not fit its leaf.
         RuntimeError
-            If nothing here requires a gradient, the graph was used before, or a weight in it has
-            changed in place since, whether or not its value is needed. No gradient is written then.
+            If no leaf requires a gradient, if the graph was used before, or if one of its weights
+            has changed in place since. No gradient is written then.
         """
         if not self.requires_grad:
             raise RuntimeError(
-                "backward: nothing here requires a gradient; give requires_grad=True to a tensor "
-                "that it is computed from, and compute it outside no_grad()"
+                "backward: expected a tensor that requires a gradient, got one that does not. Set "
+                "requires_grad=True on one of its inputs, and compute it outside of no_grad()."
             )
         if gradient is None and self.size != 1:
             raise ValueError(
-                f"backward: expected a tensor with one element (a loss), received shape "
-                f"{self.shape}; reduce it, or give its gradient"
+                f"backward: expected a tensor with one element, the loss, got shape {self.shape}. "
+                "Reduce it, or pass its gradient."
             )
         with self.backend.active:
             if gradient is None:
@@ -393,62 +363,25 @@ class Tensor:
                 g = self.backend.xp.asarray(g, dtype=self.dtype)
             if g.shape != self.shape:
                 raise ValueError(
-                    f"backward: expected a gradient of shape {self.shape}, received {g.shape}"
+                    f"backward: expected a gradient of shape {self.shape}, got {g.shape}."
                 )
-        for leaf, array in (into or {}).items():
-            same_kind = array.shape == leaf.data.shape and array.dtype == leaf.data.dtype
-            if not (same_kind and array.flags.c_contiguous):
-                raise ValueError(
-                    f"backward: into must hold C-contiguous arrays like their leaves, received "
-                    f"shape {array.shape} of {array.dtype} for {leaf.shape} of {leaf.dtype}"
-                )
-        _propagate(self, g, into or {})
+        backpropagate(self, g, into or {})
 
 
 def _flat(numbers: tuple[int | Sequence[int], ...]) -> tuple[int, ...]:
-    """Take ``f(2, 3)`` and ``f((2, 3))`` alike."""
+    """Return the numbers of ``f(2, 3)`` and of ``f((2, 3))`` alike."""
     if len(numbers) == 1 and isinstance(numbers[0], Sequence):
         return tuple(numbers[0])
     return tuple(numbers)  # type: ignore[arg-type]
 
 
-def from_dlpack(source: Any) -> Tensor:
-    """Return a tensor that shares the memory of `source`, an array of any library with DLPack.
-
-    Examples
-    --------
-    >>> array = np.zeros(3, "float32")
-    >>> tensor = from_dlpack(array)
-    >>> array[0] = 5
-    >>> tensor
-    Tensor([5., 0., 0.], dtype=float32)
-    """
-    kind, number = source.__dlpack_device__()
-    if kind not in (DLPACK_CPU, DLPACK_CUDA):
-        raise ValueError(
-            f"from_dlpack: expected an array on the CPU or a CUDA device, received DLPack device "
-            f"type {int(kind)}; move it there first"
-        )
-    backend = get_backend("cpu" if kind == DLPACK_CPU else f"cuda:{number}")
-    return Tensor.of(backend.from_dlpack(source), backend)
-
-
-def refuse_masked(who: str, values: Any) -> None:
-    """Raise TypeError for a masked array: its mask would be lost."""
-    if isinstance(values, np.ma.MaskedArray):
-        raise TypeError(
-            f"{who}: received a masked array, whose mask would be lost; give its filled() values, "
-            "or leave out what is masked"
-        )
-
-
 def _number(operand: Any) -> Any:
-    """Return a NumPy scalar as Python's number, which does not widen a tensor; others stay."""
+    """Return a NumPy scalar as a Python number, which does not widen a tensor's dtype."""
     return operand.item() if isinstance(operand, np.generic) else operand
 
 
 def _operands(name: str, operands: Sequence[Any]) -> tuple[Backend, list[Any]]:
-    """Return the one backend of `operands` and their arrays; numbers and indices stay."""
+    """Return the backend of the tensors among `operands`, and all operands as arrays."""
     backend: Backend | None = None
     arrays = []
     for operand in operands:
@@ -460,25 +393,36 @@ def _operands(name: str, operands: Sequence[Any]) -> tuple[Backend, list[Any]]:
         if operand.backend is not backend:
             if backend is not None:
                 raise ValueError(
-                    f"{name}: operands are on {backend.name} and {operand.device}; "
-                    f'move one with .to("{backend.name}")'
+                    f"{name}: expected operands on one device, got {backend.name} and "
+                    f'{operand.device}. Move one with .to("{backend.name}").'
                 )
             backend = operand.backend
     if backend is None:
-        raise TypeError(f"{name}: expected at least one Tensor; use Tensor(values)")
+        raise TypeError(f"{name}: expected at least one Tensor, got none. Use Tensor(values).")
     if backend.xp is not np and any(isinstance(operand, np.ndarray) for operand in operands):
         raise ValueError(
-            f"{name}: operands are on {backend.name} and cpu (a NumPy array); "
-            f'move it with Tensor(array, device="{backend.name}")'
+            f"{name}: expected operands on one device, got {backend.name} and cpu (a NumPy array). "
+            f'Move it with Tensor(array, device="{backend.name}").'
         )
     return backend, arrays
 
 
 def apply(op: ops.Op, *inputs: Any, **static: Any) -> Tensor:
-    """Apply `op` to tensors and numbers, and record it where a gradient is wanted.
+    """Return `op` of tensors and numbers, recorded if an input requires a gradient.
+
+    Parameters
+    ----------
+    op : callable
+        An operation of `minidl.engine.ops`.
+    *inputs : Tensor or number
+        The differentiable inputs.
+    **static
+        Its other arguments.
 
     Raises
     ------
+    TypeError
+        If an input is a list, or none is a tensor.
     ValueError
         If the tensors are on different devices.
     """
@@ -488,99 +432,17 @@ def apply(op: ops.Op, *inputs: Any, **static: Any) -> Tensor:
             wanted = wanted or operand.requires_grad
         elif isinstance(operand, (list, tuple)):
             raise TypeError(
-                f"{op.__name__}: expected tensors or numbers, received a list; use Tensor"
+                f"{op.__name__}: expected tensors or numbers, got a {type(operand).__name__}. Use "
+                "Tensor."
             )
     backend, arrays = _operands(op.__name__, inputs)
     with backend.active:
         value, vjps = op(backend, *arrays, **static)
-        # NumPy returns scalars where other libraries return arrays without axes.
+        # NumPy returns scalars where other libraries return 0-d arrays.
         target = static.get("target", backend)
         out = Tensor.of(value if target.is_array(value) else target.asarray(value), target)
-    if wanted and _recording.get() and value.dtype.kind == "f":  # integers have no slope
+    if wanted and is_recording() and value.dtype.kind == "f":  # integers have no gradient
+        tensors = tuple(operand if isinstance(operand, Tensor) else None for operand in inputs)
         out.requires_grad = True
-        out._node = Node(op.__name__, inputs, vjps, next_number())
+        out._node = Node(op.__name__, tensors, vjps, next_number())
     return out
-
-
-def _propagate(root: Tensor, gradient: Array, into: Mapping[Tensor, Array]) -> None:
-    """Walk the graph from `root` against its direction, each tensor once, releasing it."""
-    pending = {root: gradient}
-    order = _inputs_first(root)
-    while order:
-        _pull_back(*order.pop(), pending, into)  # and what they hold is freed as soon as it is used
-    while pending:
-        leaf, g = pending.popitem()
-        with leaf.backend.active:
-            _accumulate(leaf, g, into)
-
-
-def _pull_back(
-    tensor: Tensor, node: Node, pending: dict[Tensor, Array], into: Mapping[Tensor, Array]
-) -> None:
-    """Hand the whole gradient of a tensor on to the inputs of its op."""
-    g = pending.pop(tensor)
-    tensor._node = RELEASED
-    with tensor.backend.active:
-        # From the last input on: the bias of a dense layer can then be first to ask, and take its
-        # gradient in one pass with what the other two go on from.
-        for parent, vjp in zip(reversed(node.inputs), reversed(node.vjps), strict=True):
-            if not isinstance(parent, Tensor) or not parent.requires_grad:
-                continue
-            if parent in pending:
-                pending[parent] = pending[parent] + _undo_broadcast(vjp(g), parent)
-            elif parent in into and parent.grad is None and hasattr(vjp, "takes_out"):
-                pending[parent] = vjp(g, out=into[parent])
-            else:
-                pending[parent] = _undo_broadcast(vjp(g), parent)
-
-
-def _accumulate(leaf: Tensor, g: Array, into: Mapping[Tensor, Array]) -> None:
-    """Add `g` to the gradient of a leaf."""
-    xp = leaf.backend.xp
-    if leaf.grad is not None:
-        total = xp.asarray(leaf.grad.data + g)
-    elif leaf in into:
-        total = into[leaf]
-        if total is not g:
-            total[...] = g
-    else:
-        total = xp.array(g, order="C")  # VJPs may hand on one array to several inputs, or a view
-    leaf.grad = Tensor.of(total, leaf.backend)
-
-
-def _undo_broadcast(g: Array, parent: Tensor) -> Array:
-    """Sum `g` over the axes along which `parent` was repeated."""
-    if g.shape != parent.shape:
-        added = g.ndim - parent.ndim
-        ones = (added + place for place, length in enumerate(parent.shape) if length == 1)
-        g = g.sum(axis=(*range(added), *ones)).reshape(parent.shape)
-    return g if g.dtype == parent.dtype else g.astype(parent.dtype)
-
-
-def _inputs_first(root: Tensor) -> list[tuple[Tensor, Node]]:
-    """Return what ops made of all that `root` depends on, each with its node, inputs first."""
-    found: dict[Tensor, Node] = {}
-    stack = [root]
-    while stack:
-        tensor = stack.pop()
-        node = tensor._node
-        if node is None or tensor in found:
-            continue
-        if node == RELEASED:  # not `is`: a copy of the tensor has a copy of it
-            raise RuntimeError(
-                "backward: the graph was released by an earlier backward(); "
-                "add the losses and call it once, or compute the result again"
-            )
-        found[tensor] = node
-        for parent in node.inputs:
-            if not isinstance(parent, Tensor):
-                continue
-            if parent.changed_at > node.number:
-                raise RuntimeError(
-                    f"backward: {parent.name} was changed in place after {node.op} had used it; "  # type: ignore[attr-defined]
-                    "call backward() before update() or set_weights(), or compute the result again"
-                )
-            if parent.requires_grad:
-                stack.append(parent)
-    # An op has a higher number than those that made its inputs.
-    return sorted(found.items(), key=lambda item: item[1].number)

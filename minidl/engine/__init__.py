@@ -1,0 +1,1 @@
+"""Automatic differentiation: operations with their gradients, and `Tensor`."""

@@ -1,0 +1,62 @@
+"""Operations: each is one function that returns its value and how its gradient is computed.
+
+An operation takes a backend and plain arrays, never a `Tensor`. Beside its value it returns one
+vector-Jacobian product (VJP) for each input, or one joint VJP for all of them; `op` describes both.
+Broadcasting is undone in the engine, once for all operations.
+
+To add an operation, write one function in the file of its kind and list it here. The completeness
+test then asks for its gradient check.
+"""
+
+from minidl.engine.ops.arithmetic import add, divide, matmul, multiply, negative, power, subtract
+from minidl.engine.ops.functions import (
+    clip,
+    exp,
+    log,
+    log_softmax,
+    relu,
+    sigmoid,
+    softmax,
+    tanh,
+)
+from minidl.engine.ops.networks import dense, dense_cross_entropy, dropout, sparse_cross_entropy
+from minidl.engine.ops.op import OPS, JointVjp, Op, Vjp, differentiable, pull_back
+from minidl.engine.ops.reductions import Axis, max, mean, sum
+from minidl.engine.ops.shapes import cast, getitem, reshape, transfer, transpose
+
+__all__ = [
+    "OPS",
+    "Axis",
+    "JointVjp",
+    "Op",
+    "Vjp",
+    "add",
+    "cast",
+    "clip",
+    "dense",
+    "dense_cross_entropy",
+    "differentiable",
+    "divide",
+    "dropout",
+    "exp",
+    "getitem",
+    "log",
+    "log_softmax",
+    "matmul",
+    "max",
+    "mean",
+    "multiply",
+    "negative",
+    "power",
+    "pull_back",
+    "relu",
+    "reshape",
+    "sigmoid",
+    "softmax",
+    "sparse_cross_entropy",
+    "subtract",
+    "sum",
+    "tanh",
+    "transfer",
+    "transpose",
+]

@@ -1,0 +1,87 @@
+"""Arithmetic: sums, products, powers and matrix products."""
+
+from collections.abc import Sequence
+
+from minidl.backend import Array, Backend
+from minidl.engine.ops.op import JointVjp, Vjp, differentiable
+
+
+@differentiable
+def add(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return ``a + b``."""
+    return a + b, (lambda g: g, lambda g: g)
+
+
+@differentiable
+def subtract(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return ``a - b``."""
+    return a - b, (lambda g: g, lambda g: -g)
+
+
+@differentiable
+def multiply(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return ``a * b``."""
+    return a * b, (lambda g: g * b, lambda g: g * a)
+
+
+@differentiable
+def divide(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return ``a / b``."""
+    y = a / b
+    return y, (lambda g: g / b, lambda g: -g * y / b)
+
+
+@differentiable
+def power(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return ``a ** b``."""
+    xp = backend.xp
+    y = a**b
+
+    def vjp_base(g: Array) -> Array:
+        # At b = 0 the slope is 0 even if a is 0, not 0 * infinity.
+        return g * b * a ** xp.where(xp.asarray(b) == 0, 1, b - 1).astype(a.dtype)
+
+    def vjp_exponent(g: Array) -> Array:
+        positive = xp.asarray(a) > 0
+        return g * y * xp.where(positive, xp.log(xp.where(positive, a, 1)), 0)
+
+    return y, (vjp_base, vjp_exponent)
+
+
+@differentiable
+def negative(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return ``-x``."""
+    return -x, (lambda g: -g,)
+
+
+@differentiable
+def matmul(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...] | JointVjp]:
+    """Return ``a @ b``: the product of matrices, stacks of matrices, or vectors."""
+    if a.ndim == b.ndim == 2 and a.dtype == b.dtype:
+
+        def vjp(
+            g: Array, wanted: Sequence[bool], out: Sequence[Array | None]
+        ) -> Sequence[Array | None]:
+            return (
+                backend.matmul(g, b, transpose_b=True, out=out[0]) if wanted[0] else None,
+                backend.matmul(a, g, transpose_a=True, out=out[1]) if wanted[1] else None,
+            )
+
+        return backend.matmul(a, b), vjp
+    # As in NumPy, a vector on the left is one row and a vector on the right is one column.
+    rows = a[None, :] if a.ndim == 1 else a
+    columns = b[:, None] if b.ndim == 1 else b
+
+    def as_matrix(g: Array) -> Array:
+        if a.ndim == 1:
+            g = g[..., None, :] if b.ndim > 1 else g[None]
+        return g[..., None] if b.ndim == 1 else g
+
+    def vjp_a(g: Array) -> Array:
+        return backend.matmul(as_matrix(g), columns.swapaxes(-1, -2))
+
+    def vjp_b(g: Array) -> Array:
+        product = backend.matmul(rows.swapaxes(-1, -2), as_matrix(g))
+        return product[..., 0] if b.ndim == 1 else product
+
+    return backend.matmul(a, b), (vjp_a, vjp_b)

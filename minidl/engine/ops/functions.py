@@ -1,0 +1,62 @@
+"""Elementwise functions, and the softmax."""
+
+from minidl.backend import Array, Backend
+from minidl.engine.ops.op import Vjp, differentiable
+
+
+@differentiable
+def exp(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return e to the power of `x`."""
+    y = backend.xp.exp(x)
+    return y, (lambda g: g * y,)
+
+
+@differentiable
+def log(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return the natural logarithm."""
+    return backend.xp.log(x), (lambda g: g / x,)
+
+
+@differentiable
+def clip(backend: Backend, x: Array, *, low: float, high: float) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return `x` limited to [low, high]; outside, the gradient is 0."""
+    xp = backend.xp
+    return xp.clip(x, low, high), (lambda g: xp.where((x >= low) & (x <= high), g, 0),)
+
+
+@differentiable
+def relu(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return the positive part of `x`; the gradient at 0 is 0."""
+    y = backend.xp.maximum(x, 0)
+    return y, (lambda g: backend.xp.where(y > 0, g, 0),)
+
+
+@differentiable
+def sigmoid(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return 1 / (1 + exp(-x)), in a form that cannot overflow."""
+    y = backend.xp.exp(-backend.xp.logaddexp(0, -x))
+    return y, (lambda g: g * y * (1 - y),)
+
+
+@differentiable
+def tanh(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return the hyperbolic tangent."""
+    y = backend.xp.tanh(x)
+    return y, (lambda g: g * (1 - y * y),)
+
+
+@differentiable
+def softmax(backend: Backend, x: Array, *, axis: int = -1) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return exp(x) divided by its sum over `axis`."""
+    e = backend.xp.exp(x - x.max(axis=axis, keepdims=True))
+    y = e / e.sum(axis=axis, keepdims=True)
+    return y, (lambda g: y * (g - (g * y).sum(axis=axis, keepdims=True)),)
+
+
+@differentiable
+def log_softmax(backend: Backend, x: Array, *, axis: int = -1) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return the logarithm of `softmax`, in a form that cannot under- or overflow."""
+    xp = backend.xp
+    shifted = x - x.max(axis=axis, keepdims=True)
+    y = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
+    return y, (lambda g: g - xp.exp(y) * g.sum(axis=axis, keepdims=True),)

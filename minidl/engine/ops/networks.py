@@ -1,0 +1,120 @@
+"""Operations of networks: dropout, dense layers and cross-entropy, fused where a kernel is."""
+
+from collections.abc import Callable, Sequence
+
+from minidl_kernels.mask_contract import scale
+
+from minidl.backend import Array, Backend
+from minidl.engine.ops.op import JointVjp, Vjp, differentiable
+from minidl.rng import Address
+
+
+@differentiable
+def dropout(
+    backend: Backend, x: Array, *, rate: float, address: Address, rescale: bool = True
+) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return `x` with dropped elements, as ``backend.dropout`` computes it.
+
+    Dropout is linear and its matrix is diagonal, so the gradient is the same call with the same
+    address. No mask is kept.
+    """
+
+    def apply(array: Array) -> Array:
+        return backend.dropout(array, rate, address, rescale=rescale)
+
+    return apply(x), (apply,)
+
+
+@differentiable
+def dense(
+    backend: Backend,
+    x: Array,
+    weight: Array,
+    bias: Array,
+    *,
+    activation: str = "linear",
+    rate: float = 0.0,
+    address: Address | None = None,
+    rescale: bool = True,
+) -> tuple[Array, JointVjp]:
+    """Return ``dropout(activation(x @ weight + bias))`` of a batch of vectors, fused.
+
+    It equals `matmul`, `add`, `relu` and `dropout` in sequence, with less memory and time. Without
+    an address nothing is dropped.
+    """
+    y = backend.dense(
+        x, weight, bias, activation=activation, rate=rate, address=address, rescale=rescale
+    )
+
+    def vjp_affine(g: Array, g_bias: Array | None) -> tuple[Array, Array]:
+        if activation == "relu":
+            factor = scale(rate, y.dtype) if rescale and rate < 1 else 1.0
+            return backend.bias_act_dropout_vjp(g, y, factor, g_bias)
+        g_z = g if address is None else backend.dropout(g, rate, address, rescale=rescale)
+        return g_z, g_z.sum(axis=0, out=g_bias)
+
+    return y, _affine_vjp(backend, x, weight, vjp_affine)
+
+
+@differentiable
+def dense_cross_entropy(
+    backend: Backend, x: Array, weight: Array, bias: Array, *, labels: Array, sums: Array
+) -> tuple[Array, JointVjp]:
+    """Return the mean of -log softmax(x @ weight + bias) at the labels, fused.
+
+    It equals `dense`, `sparse_cross_entropy` and `mean` in sequence. It also fills `sums`, of shape
+    (2,), with that mean and the number of rows whose label has the largest logit.
+    """
+    z = backend.matmul(x, weight)
+    backend.cross_entropy(z, bias, labels, sums)
+
+    def vjp_affine(g: Array, g_bias: Array | None) -> tuple[Array, Array]:
+        return backend.cross_entropy_vjp(g, z, bias, labels, g_bias)
+
+    return sums[0], _affine_vjp(backend, x, weight, vjp_affine)
+
+
+def _affine_vjp(
+    backend: Backend,
+    x: Array,
+    weight: Array,
+    vjp_affine: Callable[[Array, Array | None], tuple[Array, Array]],
+) -> JointVjp:
+    """Return the joint VJP of an operation that begins with ``x @ weight + bias``.
+
+    ``vjp_affine(g, g_bias)`` returns the gradients of the product and of the bias. It writes the
+    latter to `g_bias` if that is given.
+    """
+
+    def vjp(
+        g: Array, wanted: Sequence[bool], out: Sequence[Array | None]
+    ) -> Sequence[Array | None]:
+        g_product, g_bias = vjp_affine(g, out[2])
+        return (
+            backend.matmul(g_product, weight, transpose_b=True, out=out[0]) if wanted[0] else None,
+            backend.matmul(x, g_product, transpose_a=True, out=out[1]) if wanted[1] else None,
+            g_bias,
+        )
+
+    return vjp
+
+
+@differentiable
+def sparse_cross_entropy(
+    backend: Backend, logits: Array, *, labels: Array
+) -> tuple[Array, tuple[Vjp, ...]]:
+    """Return -log softmax(logits) at the labels.
+
+    The last axis of `logits` is the classes; the result has shape ``logits.shape[:-1]``.
+    """
+    xp = backend.xp
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    log_sum = xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
+    chosen = xp.take_along_axis(shifted, labels[..., None], axis=-1)
+
+    def vjp(g: Array) -> Array:
+        probabilities = xp.exp(shifted - log_sum)
+        one_hot = xp.arange(logits.shape[-1]) == labels[..., None]
+        return xp.where(one_hot, probabilities - 1, probabilities) * g[..., None]
+
+    return (log_sum - chosen)[..., 0], (vjp,)

@@ -1,0 +1,49 @@
+"""The form of an operation, and the table of all operations."""
+
+from collections.abc import Callable, Sequence
+
+from minidl.backend import Array
+
+Vjp = Callable[[Array], Array]
+"""VJP of one input: takes the gradient of the value, returns the gradient of the input."""
+
+JointVjp = Callable[[Array, Sequence[bool], Sequence[Array | None]], Sequence[Array | None]]
+"""VJP of all inputs together, for operations whose gradients share work.
+
+``vjp(g, wanted, out)`` returns one gradient for each input; for an input that is not wanted it may
+return None. If ``out`` holds an array for a wanted input, the gradient may be written to it.
+"""
+
+Op = Callable[..., tuple[Array, tuple[Vjp, ...] | JointVjp]]
+
+OPS: dict[str, Op] = {}
+
+
+def differentiable(op: Op) -> Op:
+    """Add `op` to the table of operations, so that a test can require its gradient check."""
+    OPS[op.__name__] = op
+    return op
+
+
+def pull_back(
+    vjps: tuple[Vjp, ...] | JointVjp,
+    g: Array,
+    wanted: Sequence[bool],
+    out: Sequence[Array | None],
+) -> Sequence[Array | None]:
+    """Return the gradients of the wanted inputs of an operation, and None for the others.
+
+    Parameters
+    ----------
+    vjps
+        What the operation returned beside its value.
+    g : array
+        The gradient of the value.
+    wanted : sequence of bool
+        Whether each input needs a gradient.
+    out : sequence of array or None
+        Where the gradient of each input may be written, C-contiguous.
+    """
+    if isinstance(vjps, tuple):
+        return [vjp(g) if want else None for vjp, want in zip(vjps, wanted, strict=True)]
+    return vjps(g, wanted, out)
