@@ -1,4 +1,4 @@
-"""Learning rates that change with the number of updates; public as ``optimizers.schedules``."""
+"""Learning-rate schedules: functions of the number of updates."""
 
 import math
 from collections.abc import Sequence
@@ -7,13 +7,21 @@ from typing import Any
 
 import numpy as np
 
-RATE = "a number, 0 or above and finite"
+__all__ = [
+    "CosineDecay",
+    "ExponentialDecay",
+    "InverseTimeDecay",
+    "LearningRateSchedule",
+    "PiecewiseConstantDecay",
+]
+
+RATE = "a finite number, 0 or above"
 
 
 def as_rate(value: Any) -> float | None:
-    """Return a number, or an array without axes, as a learning rate; None where it can be none.
+    """Return a number or a 0-d array as a learning rate, or None if it is not a valid one.
 
-    With 0 weights stay as they are.
+    A learning rate of 0 is valid: the weights stay as they are.
     """
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
@@ -21,22 +29,24 @@ def as_rate(value: Any) -> float | None:
 
 
 def returned_rate(who: str, value: Any, when: str) -> float:
-    """Return the learning rate that `who` returned, or raise ValueError where it is none."""
+    """Return a learning rate that `who` returned, or raise ValueError if it is invalid."""
     rate = as_rate(value)
     if rate is None:
-        raise ValueError(f"{who} must return {RATE}, received {value!r} for {when}")
+        raise ValueError(f"{who}: expected it to return {RATE}, got {value!r} for {when}.")
     return rate
 
 
 class LearningRateSchedule:
-    """Give the learning rate of an update; subclass it and give ``__call__``."""
+    """Learning rate as a function of the update; a subclass defines ``__call__``."""
 
     def __call__(self, step: int) -> float:
-        """Return the learning rate of update `step`, 0 or above and finite; the first is 0."""
+        """Return the learning rate of update `step`: finite, 0 or above. The first step is 0."""
         raise NotImplementedError
 
 
 class _PeriodicDecay(LearningRateSchedule):
+    """Decay by a rate in each period of `decay_steps` updates."""
+
     def __init__(
         self,
         initial_learning_rate: float,
@@ -50,12 +60,23 @@ class _PeriodicDecay(LearningRateSchedule):
         self.staircase = staircase
 
     def periods(self, step: int) -> float:
-        """Return how many times `decay_steps` have gone by, whole ones with `staircase`."""
+        """Return the number of periods that have passed, rounded down with `staircase`."""
         return step // self.decay_steps if self.staircase else step / self.decay_steps
 
 
 class ExponentialDecay(_PeriodicDecay):
-    """Multiply by `decay_rate` every `decay_steps` updates, in between too unless `staircase`.
+    """Multiplication by `decay_rate` in every `decay_steps` updates, in steps if `staircase`.
+
+    Parameters
+    ----------
+    initial_learning_rate : float
+        The learning rate of the first update.
+    decay_steps : int
+        The length of a period, above 0.
+    decay_rate : float
+        The factor of a period.
+    staircase : bool
+        Whether the learning rate is constant within a period.
 
     Examples
     --------
@@ -69,7 +90,12 @@ class ExponentialDecay(_PeriodicDecay):
 
 
 class InverseTimeDecay(_PeriodicDecay):
-    """Divide by 1 + `decay_rate` * step / `decay_steps`.
+    """Division by 1 + `decay_rate` * step / `decay_steps`.
+
+    Parameters
+    ----------
+    initial_learning_rate, decay_steps, decay_rate, staircase
+        As in `ExponentialDecay`.
 
     Examples
     --------
@@ -83,7 +109,19 @@ class InverseTimeDecay(_PeriodicDecay):
 
 
 class PiecewiseConstantDecay(LearningRateSchedule):
-    """Take ``values[i]`` up to and with step ``boundaries[i]``, the last value after them.
+    """Constant values: ``values[i]`` up to and including step ``boundaries[i]``, then the last.
+
+    Parameters
+    ----------
+    boundaries : sequence of int
+        The last step of each value but the last.
+    values : sequence of float
+        One more than boundaries.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of boundaries and values do not fit.
 
     Examples
     --------
@@ -94,8 +132,8 @@ class PiecewiseConstantDecay(LearningRateSchedule):
     def __init__(self, boundaries: Sequence[int], values: Sequence[float]):
         if len(values) != len(boundaries) + 1:
             raise ValueError(
-                f"PiecewiseConstantDecay: {len(boundaries)} boundaries need "
-                f"{len(boundaries) + 1} values, received {len(values)}"
+                f"PiecewiseConstantDecay: expected {len(boundaries) + 1} values for "
+                f"{len(boundaries)} boundaries, got {len(values)}."
             )
         self.boundaries = list(boundaries)
         self.values = list(values)
@@ -106,9 +144,18 @@ class PiecewiseConstantDecay(LearningRateSchedule):
 
 
 class CosineDecay(LearningRateSchedule):
-    """Fall along half a cosine to `alpha` times the start, in `decay_steps` updates.
+    """Half a cosine from the initial value to `alpha` times it, in `decay_steps` updates.
 
     Loshchilov & Hutter, "SGDR", ICLR 2017, equation 5, without restarts.
+
+    Parameters
+    ----------
+    initial_learning_rate : float
+        The learning rate of the first update.
+    decay_steps : int
+        The number of updates until the minimum, above 0.
+    alpha : float
+        The minimum, as a fraction of the initial learning rate.
 
     Examples
     --------
@@ -122,7 +169,7 @@ class CosineDecay(LearningRateSchedule):
         self.alpha = alpha
 
     def __call__(self, step: int) -> float:
-        """Return the learning rate; after `decay_steps` it stays."""
+        """Return the learning rate; after `decay_steps` it is constant."""
         cosine = (1 + math.cos(math.pi * min(step / self.decay_steps, 1.0))) / 2
         return self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha)
 
@@ -130,6 +177,6 @@ class CosineDecay(LearningRateSchedule):
 def _positive_steps(schedule: LearningRateSchedule, decay_steps: int) -> int:
     if not decay_steps > 0:
         raise ValueError(
-            f"{type(schedule).__name__}: decay_steps must be above 0, received {decay_steps}"
+            f"{type(schedule).__name__}: expected decay_steps above 0, got {decay_steps}."
         )
     return decay_steps

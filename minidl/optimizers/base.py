@@ -1,0 +1,251 @@
+"""Base class of optimizers: one pass over all weights, in place, on the device.
+
+An optimizer copies the weights that it updates into one flat buffer, and each weight becomes a view
+of it. Gradients and state are flat buffers of the same layout, so that each rule is written once,
+for one array.
+"""
+
+import math
+import operator
+from collections.abc import Sequence
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from minidl.arguments import Unavailable, missing_attribute
+from minidl.backend import Array, Backend
+from minidl.engine.parameter import Parameter
+from minidl.engine.tensor import Tensor
+from minidl.optimizers import schedules
+from minidl.optimizers.schedules import LearningRateSchedule
+
+
+class Optimizer:
+    """Update of weights from their gradients; a subclass defines `rule` and `state_names`.
+
+    Parameters
+    ----------
+    learning_rate : float or LearningRateSchedule
+        0 or above. It can be set between updates.
+    weight_decay : float, optional
+        Each update first shrinks the weights by this times the learning rate (decoupled, as in
+        Loshchilov & Hutter, ICLR 2019, algorithm 2).
+
+    Attributes
+    ----------
+    iterations : int
+        The number of updates made.
+    state : dict of str to array
+        The flat buffers of the rule, by `state_names`.
+    is_changing : bool
+        Whether the latest update has begun to change weights and state, and has not finished.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not a number, or is out of range.
+
+    Examples
+    --------
+    A training loop written by hand:
+
+    >>> import minidl
+    >>> from minidl import Tensor, layers, losses, models, optimizers
+    >>> model = models.Sequential([layers.Dense(1, input_shape=(2,))], seed=1)
+    >>> optimizer, loss = optimizers.SGD(0.1), losses.MeanSquaredError()
+    >>> x, y = Tensor([[1.0, 2.0]]), Tensor([[3.0]])
+    >>> for step in range(20):
+    ...     with minidl.training(step=step):
+    ...         error = loss(y, model(x))
+    ...     error.backward()
+    ...     optimizer.update(model.parameters())
+    >>> error.item() < 1e-3
+    True
+    """
+
+    state_names: tuple[str, ...] = ()
+    backend: Backend  # of the weights, known from the first update on
+    lr = Unavailable("Optimizer")
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule,
+        *,
+        weight_decay: float | None = None,
+    ):
+        if weight_decay is not None:
+            self.check("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or above")
+        self.learning_rate = learning_rate
+        self.weight_decay = None if weight_decay is None else float(weight_decay)
+        self.iterations = 0
+        self.is_changing = False
+        self.state: dict[str, Array] = {}
+        self._parameters: list[Parameter] = []
+        self._weights: Array = None
+        self._gradients: Array = None
+        self._weight_views: list[Array] = []
+        self._gradient_views: dict[Tensor, Array] = {}
+
+    if not TYPE_CHECKING:  # type checkers would accept every attribute
+
+        def __getattr__(self, name: str) -> Any:
+            return missing_attribute(self, "Optimizer", name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state of a copy without the flat buffers: its weights are no longer views."""
+        without: dict[str, Any] = {"_weights": None, "_gradients": None}
+        return vars(self) | without | {"_weight_views": [], "_gradient_views": {}}
+
+    @property
+    def learning_rate(self) -> float | LearningRateSchedule:
+        """The learning rate of the next update, or the schedule that returns it."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float | LearningRateSchedule) -> None:
+        number = rate if isinstance(rate, LearningRateSchedule) else schedules.as_rate(rate)
+        if number is None:
+            error = ValueError if isinstance(rate, Real) else TypeError
+            raise error(
+                f"{type(self).__name__}: expected learning_rate to be {schedules.RATE} or a "
+                f"LearningRateSchedule, got {rate!r}."
+            )
+        self._learning_rate: float | LearningRateSchedule = number
+
+    def check(self, name: str, value: float, holds: bool, expected: str) -> None:
+        """Raise ValueError unless a hyperparameter is as expected."""
+        if not holds:
+            raise ValueError(f"{type(self).__name__}: expected {name} {expected}, got {value}.")
+
+    def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
+        """Multiply the flat `weights` by `decay` and update them, in place.
+
+        `gradients` may be overwritten.
+        """
+        raise NotImplementedError
+
+    def gradients_of(self, parameters: Sequence[Parameter]) -> dict[Tensor, Array]:
+        """Return the arrays that `update` reads gradients from, for ``backward(into=...)``.
+
+        A gradient that is written there is not copied. The next step overwrites it. Frozen
+        parameters have no array.
+        """
+        trained = _trained(parameters)
+        if not trained:
+            return {}
+        with trained[0].backend.active:
+            self._lay_out(trained)
+        return self._gradient_views
+
+    def update(self, parameters: Sequence[Parameter]) -> None:
+        """Update `parameters` from their ``grad``, and clear ``grad``.
+
+        Parameters that require no gradient are frozen: they stay as they are.
+
+        Raises
+        ------
+        ValueError
+            If a parameter has no gradient, if they are not those of the first update, or if the
+            schedule returns an invalid learning rate. Nothing is changed then.
+        TypeError
+            If the weights are float16.
+        """
+        self.is_changing = False
+        parameters = _trained(parameters)
+        missing = [parameter.name for parameter in parameters if parameter.grad is None]
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__}: expected a gradient for each weight, got none for "
+                f"{', '.join(missing)}. Call backward() on a loss that depends on it."
+            )
+        if not parameters:
+            return
+        if parameters[0].dtype == "float16":
+            raise TypeError(
+                f"{type(self).__name__}: expected float32 or float64 weights, got float16, in "
+                'which squares of gradients underflow. Use dtype="float32".'
+            )
+        self.backend = backend = parameters[0].backend
+        rate = self._next_rate()
+        with backend.active:
+            self._lay_out(parameters)
+            for parameter in parameters:
+                view = self._gradient_views[parameter]
+                assert parameter.grad is not None
+                if parameter.grad.data is not view:
+                    view[...] = parameter.grad.data
+                parameter.grad = None
+                parameter.note_change()
+            self.is_changing = True
+            self.rule(self._weights, self._gradients, rate, 1 - rate * (self.weight_decay or 0))
+            for parameter in parameters:
+                if parameter.constraint is not None:
+                    parameter.constraint.apply(parameter.data, backend)
+        self.iterations += 1
+        self.is_changing = False
+
+    def _next_rate(self) -> float:
+        """Return the learning rate of the next update."""
+        schedule = self.learning_rate
+        if not isinstance(schedule, LearningRateSchedule):
+            return schedule
+        # A Python float adopts the dtype of the weights; a NumPy float64 would not.
+        who = f"{type(self).__name__}: {type(schedule).__name__}"
+        return schedules.returned_rate(who, schedule(self.iterations), f"update {self.iterations}")
+
+    def is_for(self, parameters: Sequence[Parameter]) -> bool:
+        """Return whether `update` accepts `parameters`: any at first, then the same ones."""
+        return self._are_known(_trained(parameters))
+
+    def _are_known(self, trained: Sequence[Parameter]) -> bool:
+        known = self._parameters
+        return not known or (len(trained) == len(known) and all(map(operator.is_, trained, known)))
+
+    def restore(
+        self, parameters: Sequence[Parameter], iterations: int, state: dict[str, Array]
+    ) -> None:
+        """Set the iterations and the state of an optimizer that has updated `parameters`."""
+        self._parameters = _trained(parameters) if iterations else []
+        self.iterations = iterations
+        self.state = state
+
+    def _lay_out(self, parameters: Sequence[Parameter]) -> None:
+        """Make each weight a view of one flat buffer, unless it is one already.
+
+        Missing state is created, too: momentum may be set after the first update.
+        """
+        if not self._are_known(parameters):
+            raise ValueError(
+                f"{type(self).__name__}: expected the {len(self._parameters)} weights of the first "
+                f"update, got {len(parameters)} others. Use a new optimizer for each model, and "
+                "after freezing or adding weights (or call compile again)."
+            )
+        xp = parameters[0].backend.xp
+        views = self._weight_views
+        if not views or any(p.data is not v for p, v in zip(parameters, views, strict=True)):
+            self._parameters = list(parameters)
+            shapes = [parameter.shape for parameter in parameters]
+            self._weights = xp.concatenate([parameter.data.ravel() for parameter in parameters])
+            self._gradients = xp.empty_like(self._weights)
+            self._weight_views = _views(self._weights, shapes)
+            gradients = _views(self._gradients, shapes)
+            self._gradient_views = dict(zip(parameters, gradients, strict=True))
+            for parameter, view in zip(parameters, self._weight_views, strict=True):
+                parameter.data = view
+        for name in self.state_names:
+            if name not in self.state:
+                self.state[name] = xp.zeros_like(self._weights)
+
+
+def _trained(parameters: Sequence[Parameter]) -> list[Parameter]:
+    """Return the parameters that are not frozen."""
+    return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+def _views(flat: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """Return views of consecutive parts of a flat buffer, in `shapes`."""
+    views, start = [], 0
+    for shape in shapes:
+        size = math.prod(shape)
+        views.append(flat[start : start + size].reshape(shape))
+        start += size
+    return views
