@@ -1,4 +1,4 @@
-"""Where weights start: each weight is drawn from its own stream, the same bits on every device."""
+"""Initial values of weights: each weight has its own random stream, equal on every device."""
 
 import math
 from collections.abc import Callable
@@ -6,30 +6,45 @@ from collections.abc import Callable
 import numpy as np
 
 from minidl import rng
-from minidl.by_name import choose
+from minidl.arguments import choose
+
+__all__ = [
+    "GlorotNormal",
+    "GlorotUniform",
+    "HeNormal",
+    "HeUniform",
+    "Initializer",
+    "Ones",
+    "Zeros",
+    "get",
+]
 
 
 class Initializer:
-    """Draw the first values of a weight; subclass it and give `draw`.
+    """Initial values of a weight; a subclass defines `draw`.
 
     Parameters
     ----------
     seed : int, optional
-        The seed of the draw; the model's where it is None.
+        The seed of the draw. If None, the seed of the model is used.
     """
 
-    seed: int | None = None  # here as well, for subclasses that do not call __init__
+    seed: int | None = None  # also here, for subclasses that do not call __init__
+    is_random = False  # whether `draw` depends on the seed
 
     def __init__(self, *, seed: int | None = None):
         self.seed = seed
 
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError if a weight of `shape` cannot be initialised so."""
+
     def draw(self, shape: tuple[int, ...], *, seed: int, stream: int) -> np.ndarray:
-        """Return float64 values of `shape` that depend on nothing but the arguments."""
+        """Return float64 values of `shape` that depend only on the arguments."""
         raise NotImplementedError
 
 
 class Zeros(Initializer):
-    """All zero: the usual start of a bias."""
+    """Zeros, the usual initial values of a bias."""
 
     def draw(self, shape: tuple[int, ...], *, seed: int, stream: int) -> np.ndarray:
         """Return zeros."""
@@ -37,7 +52,7 @@ class Zeros(Initializer):
 
 
 class Ones(Initializer):
-    """All one."""
+    """Ones."""
 
     def draw(self, shape: tuple[int, ...], *, seed: int, stream: int) -> np.ndarray:
         """Return ones."""
@@ -45,27 +60,31 @@ class Ones(Initializer):
 
 
 class VarianceScaling(Initializer):
-    """Draw with variance scale / n, n the number of units that feed or are fed by a unit.
+    """Random values with variance scale / n, where n depends on the weight's fan-in and fan-out.
 
-    The last axis of a weight counts the units it feeds (fan out), the others those it reads (fan
-    in). The subclasses are the two cases in use.
+    The last axis of a weight is its fan-out; the product of the others is its fan-in.
     """
 
+    is_random = True
     scale: float
     distribution: Callable[..., np.ndarray]
 
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError if a weight of `shape` has no fan-in and fan-out."""
+        if len(shape) < 2:
+            raise ValueError(
+                f"{type(self).__name__}: expected a weight with at least two axes, got shape "
+                f"{shape}. Use Zeros or Ones."
+            )
+
     @staticmethod
     def count(fan_in: int, fan_out: int) -> float:
-        """Return n."""
+        """Return n for a fan-in and a fan-out."""
         raise NotImplementedError
 
     def draw(self, shape: tuple[int, ...], *, seed: int, stream: int) -> np.ndarray:
-        """Return values of mean 0 and variance scale / n."""
-        if len(shape) < 2:
-            raise ValueError(
-                f"{type(self).__name__}: expected a weight with at least two axes, received shape "
-                f"{shape}; use Zeros or Ones"
-            )
+        """Return values with mean 0 and variance scale / n."""
+        self.check(shape)
         fan_in, fan_out = math.prod(shape[:-1]), shape[-1]
         variance = self.scale / max(1.0, self.count(fan_in, fan_out))
         return type(self).distribution(shape, variance, seed=seed, stream=stream)
@@ -84,7 +103,7 @@ class _Glorot(VarianceScaling):
 
     @staticmethod
     def count(fan_in: int, fan_out: int) -> float:
-        """Return the mean of both fans: Glorot & Bengio, AISTATS 2010, equation 12."""
+        """Return the mean of both: Glorot & Bengio, AISTATS 2010, equation 12."""
         return (fan_in + fan_out) / 2
 
 
@@ -93,12 +112,12 @@ class _He(VarianceScaling):
 
     @staticmethod
     def count(fan_in: int, fan_out: int) -> float:
-        """Return the fan in: He et al., ICCV 2015, equation 10."""
+        """Return the fan-in: He et al., ICCV 2015, equation 10."""
         return fan_in
 
 
 class GlorotUniform(_Glorot):
-    """Uniform within sqrt(6 / (fan in + fan out)) of 0.
+    """Uniform values within sqrt(6 / (fan-in + fan-out)) of 0.
 
     Examples
     --------
@@ -111,19 +130,19 @@ class GlorotUniform(_Glorot):
 
 
 class GlorotNormal(_Glorot):
-    """Normal, cut at two sigma, variance 2 / (fan in + fan out)."""
+    """Normal values, cut at two sigma, with variance 2 / (fan-in + fan-out)."""
 
     distribution = _normal
 
 
 class HeUniform(_He):
-    """Uniform within sqrt(6 / fan in) of 0."""
+    """Uniform values within sqrt(6 / fan-in) of 0."""
 
     distribution = _uniform
 
 
 class HeNormal(_He):
-    """Normal, cut at two sigma, variance 2 / fan in."""
+    """Normal values, cut at two sigma, with variance 2 / fan-in."""
 
     distribution = _normal
 
@@ -139,11 +158,11 @@ _BY_NAME: dict[str, type[Initializer]] = {
 
 
 def get(initializer: str | Initializer) -> Initializer:
-    """Return the initializer of that name, or the one given.
+    """Return the initializer of that name, or the given one.
 
     Raises
     ------
     ValueError
-        If there is none of that name; the message lists them.
+        If the name is unknown. The message lists the names.
     """
     return choose("initializer", initializer, Initializer, _BY_NAME)

@@ -1,11 +1,11 @@
-"""Activation functions by name, and the layers that apply one."""
+"""Activation functions, by name and as layers."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from minidl.autograd import Tensor
+from minidl.engine.tensor import Tensor
 from minidl.layers.base import Layer
 
 Function = Callable[[Tensor], Tensor]
@@ -26,12 +26,12 @@ _BY_NAME: dict[str, Function] = {
 
 
 def get(activation: str | Function | None) -> Function:
-    """Return the activation of that name, or the function given; None is linear.
+    """Return the activation of that name, or the given function; None is linear.
 
     Raises
     ------
     ValueError
-        If there is none of that name; the message lists them.
+        If the name is unknown. The message lists the names.
     """
     if activation is None:
         return linear
@@ -40,18 +40,23 @@ def get(activation: str | Function | None) -> Function:
     if isinstance(activation, str) and activation in _BY_NAME:
         return _BY_NAME[activation]
     raise ValueError(
-        f"activation: expected a function of a Tensor or one of {', '.join(_BY_NAME)}; "
-        f"received {activation!r}"
+        f"activation: expected a function of a Tensor or one of {', '.join(_BY_NAME)}, "
+        f"got {activation!r}."
     )
 
 
 def name_of(activation: Function) -> str | None:
-    """Return the name under which `get` knows an activation; None for a function of the user's."""
+    """Return the name of an activation, or None for a function that `get` has no name for."""
     return next((name for name, function in _BY_NAME.items() if function is activation), None)
 
 
 class Activation(Layer):
-    """Apply an activation function.
+    """Layer that applies an activation function.
+
+    Parameters
+    ----------
+    activation : str or callable
+        As in `Dense`.
 
     Examples
     --------
@@ -64,12 +69,18 @@ class Activation(Layer):
         self.activation = get(activation)
 
     def call(self, x: Tensor) -> Tensor:
-        """Return the function's value."""
+        """Return the activation of `x`."""
         return self.activation(x)
 
 
 class ReLU(Layer):
-    """Return the positive part."""
+    """Layer that returns the positive part.
+
+    Examples
+    --------
+    >>> ReLU()(Tensor([-1.0, 2.0]))
+    Tensor([0., 2.], dtype=float32)
+    """
 
     def call(self, x: Tensor) -> Tensor:
         """Return max(x, 0)."""
@@ -77,7 +88,12 @@ class ReLU(Layer):
 
 
 class Softmax(Layer):
-    """Return exp(x) divided by its sum over `axis`.
+    """Layer that returns exp(x) divided by its sum over `axis`.
+
+    Parameters
+    ----------
+    axis : int
+        The axis of the classes.
 
     Examples
     --------

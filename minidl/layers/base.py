@@ -1,67 +1,49 @@
-"""What a layer is: weights, a name, and the model it belongs to."""
+"""Base class of layers: weights, random streams, a name, and the model that a layer belongs to."""
 
 import inspect
 import math
-import operator
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from minidl import initializers, rng
-from minidl.autograd import Tensor
-from minidl.backend import Backend, get_backend
+from minidl import initializers
+from minidl.arguments import Unavailable, missing_attribute, positive_integer, refuse_names
+from minidl.backend import get_backend
 from minidl.constraints import MaxNorm
-from minidl.keras_gaps import Missing, missing_attribute, refuse, refuse_definition
-from minidl.parameter import Parameter
+from minidl.engine.parameter import Parameter
+from minidl.engine.tensor import Tensor
+from minidl.layers.placement import Placement
+from minidl.rng import RandomStream
 
 Kind = TypeVar("Kind")
 
 
-@dataclass
-class Placement:
-    """Where a model's layers live: its device, dtype and seed, and the weight streams in use.
-
-    `owner` is the outermost model, which names and numbers the layers. `saved`, where it is given,
-    returns the values of the weight of a name and shape, in place of drawn ones.
-    """
-
-    backend: Backend
-    dtype: np.dtype
-    seed: int | None = None
-    owner: "Layer | None" = None
-    weight_streams: set[int] = field(default_factory=set)
-    saved: Callable[[str, tuple[int, ...]], np.ndarray] | None = None
-
-    def next_weight_stream(self) -> int:
-        """Take the next free stream for a weight."""
-        stream = rng.WEIGHT_STREAMS
-        while stream in self.weight_streams:
-            stream += 1
-        self.weight_streams.add(stream)
-        return stream
-
-
 class Layer:
-    """A function with weights; subclass it and give `call`, and `build` where it has weights.
+    """A function with weights; a subclass defines `call`, and `build` if it has weights.
 
-    Weights and layers that are held in attributes, or in lists, tuples and dictionaries in
-    attributes, are found by themselves; the weights of such layers are this layer's too.
+    The layer finds its weights, random streams and sublayers in its attributes, and in lists,
+    tuples and dictionaries there. The weights of sublayers are its weights, too.
 
     Parameters
     ----------
     name : str, optional
-        The name in summaries and messages; a model names its unnamed layers ``dense``,
+        The name in summaries, errors and files. A model names its other layers ``dense``,
         ``dense_1`` and so on.
     input_shape : tuple of int, optional
-        The shape of one sample; the first layer of a `Sequential` may give it, so that the
-        model is built at once.
+        The shape of one sample, without the batch. With it, the first layer of a `Sequential`
+        has the model built at once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `name` is not a string or is empty, or `input_shape` is not a tuple of lengths.
 
     Examples
     --------
+    A layer with a weight:
+
     >>> class Scale(Layer):
     ...     def build(self, input_shape):
     ...         self.factor = self.add_weight("factor", (input_shape[-1],), "ones")
@@ -70,6 +52,25 @@ class Layer:
     ...         return x * self.factor
     >>> Scale()(Tensor([1.0, 2.0]))
     Tensor([1., 2.], dtype=float32, requires_grad=True)
+
+    A random layer holds a `RandomStream`. Here each sample keeps all of its values or none:
+
+    >>> from minidl import rng
+    >>> class DropSample(Layer):
+    ...     def __init__(self, rate, seed=None, **arguments):
+    ...         super().__init__(**arguments)
+    ...         self.rate, self.seed, self.stream = rate, seed, RandomStream(seed)
+    ...
+    ...     def call(self, x):
+    ...         if not rng.is_training():
+    ...             return x
+    ...         address = self.stream.next_address(x.shape)
+    ...         keep = x.backend.keep_mask((len(x), 1), self.rate, address)
+    ...         return x * x.like(keep).astype(x.dtype) / (1 - self.rate)
+    >>> with rng.training(step=0):
+    ...     DropSample(0.5, seed=1)(Tensor([[1.0, 2.0], [3.0, 4.0]]))
+    Tensor([[2., 4.],
+            [0., 0.]], dtype=float32)
     """
 
     # Here as well as in __init__, for subclasses that do not call it.
@@ -80,42 +81,33 @@ class Layer:
     output_shape: tuple[int | None, ...] | None = None
     built = False
     placement: Placement | None = None
-    trainable = Missing("Layer")
+    trainable = Unavailable("Layer")
 
     def __init_subclass__(cls, **arguments: Any):
         super().__init_subclass__(**arguments)
         if inspect.isfunction(cls.call):
             parameters = inspect.signature(cls.call).parameters
-            refuse_definition("call's parameters", parameters, who=f"{cls.__name__}.call")
+            refuse_names("call's parameters", parameters, who=f"{cls.__name__}.call")
 
-    def __init__(
-        self,
-        *,
-        name: str | None = None,
-        input_shape: tuple[int, ...] | None = None,
-        **not_taken: Any,
-    ):
-        refuse("layer", not_taken, who=type(self).__name__)
+    def __init__(self, *, name: str | None = None, input_shape: tuple[int, ...] | None = None):
+        who = type(self).__name__
         if not isinstance(name, str | None):
-            raise TypeError(f"{type(self).__name__}: name must be a string, received {name!r}")
+            raise TypeError(f"{who}: expected name to be a string, got {name!r}.")
         if name == "":
-            raise ValueError(
-                f"{type(self).__name__}: name must not be empty; leave it out, and the model gives "
-                "one"
-            )
+            raise ValueError(f"{who}: expected a name, got an empty string. Leave name out.")
         if input_shape is not None:
             if not isinstance(input_shape, tuple | list):
                 raise TypeError(
-                    f"{type(self).__name__}: input_shape must be a tuple, without the batch, "
-                    f"received {input_shape!r}; use ({input_shape!r},)"
+                    f"{who}: expected input_shape to be a tuple without the batch, got "
+                    f"{input_shape!r}. Use ({input_shape!r},)."
                 )
-            who = f"{type(self).__name__}: input_shape"
-            input_shape = tuple(positive_integer(who, length) for length in input_shape)
+            length_of = f"{who}: input_shape"
+            input_shape = tuple(positive_integer(length_of, length) for length in input_shape)
         self.name = name
         self.name_is_given = name is not None
         self.input_shape = input_shape
 
-    if not TYPE_CHECKING:  # there it would stand for every name
+    if not TYPE_CHECKING:  # type checkers would accept every attribute
 
         def __getattr__(self, name: str) -> Any:
             return missing_attribute(self, "Layer", name)
@@ -125,20 +117,25 @@ class Layer:
 
     @property
     def label(self) -> str:
-        """The name, or what a model would derive it from."""
-        return self.name or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+        """The name, or `class_label` if the layer has no name yet."""
+        return self.name or self.class_label
+
+    @property
+    def class_label(self) -> str:
+        """The class name in snake case."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
 
     # -------------------------------------------------------------------- for subclasses
 
     def build(self, input_shape: tuple[int, ...]) -> None:
-        """Create the weights for inputs of `input_shape`, the batch included."""
+        """Create the weights for inputs of `input_shape`, which includes the batch."""
 
     def call(self, x: Any) -> Any:
-        """Return the layer's output; `build` has run.
+        """Return the output for `x`, after `build` has run.
 
-        In inference mode ``minidl.rng.current_block()`` is None.
+        `minidl.rng.is_training` returns the mode.
         """
-        raise NotImplementedError(f"{type(self).__name__}: a Layer must define call(self, x)")
+        raise NotImplementedError(f"{type(self).__name__}: expected a method call(self, x).")
 
     def add_weight(
         self,
@@ -147,77 +144,90 @@ class Layer:
         initializer: str | initializers.Initializer,
         constraint: MaxNorm | None = None,
     ) -> Parameter:
-        """Create a weight; call it in `build` and keep the result in an attribute.
+        """Return a new weight; call this in `build` and store the result in an attribute.
 
-        Where a layer keeps several in a list, tuple or dictionary, give each a `name` of its own.
+        Parameters
+        ----------
+        name : str
+            The name, unique within the layer.
+        shape : tuple of int
+            The shape.
+        initializer : str or Initializer
+            The initial values.
+        constraint : MaxNorm, optional
+            Applied after each update.
 
         Raises
         ------
         RuntimeError
-            If the values are random and neither a model nor the initializer gives a seed.
+            If the initial values are random and neither a model nor the initializer has a seed.
+        ValueError
+            If initializer or constraint do not fit the shape.
         """
         placement = self.placement or Placement(get_backend("cpu"), np.dtype("float32"))
         initializer = initializers.get(initializer)
+        initializer.check(shape)
         seed = placement.seed if initializer.seed is None else initializer.seed
-        if seed is None:
-            if isinstance(initializer, initializers.VarianceScaling):
-                raise RuntimeError(
-                    f"{self.label}: its weights need a seed; put the layer in a model, or give "
-                    f"the initializer one: {type(initializer).__name__}(seed=0)"
-                )
-            seed = 0
+        if seed is None and initializer.is_random:
+            raise RuntimeError(
+                f"{self.label}: expected a seed for its weights, got None. Put the layer into a "
+                f"model, or pass {type(initializer).__name__}(seed=0)."
+            )
         if constraint is not None:
             constraint.check(shape)
         stream = placement.next_weight_stream()
         full_name = f"{self.label}/{name}"
-        if placement.saved is None:
-            values = initializer.draw(shape, seed=seed, stream=stream)
+        if placement.initial_values is None:
+            values = initializer.draw(shape, seed=seed or 0, stream=stream)
         else:
-            values = placement.saved(full_name, shape)
-        parameter = Parameter(values.astype(placement.dtype), placement.backend, full_name, stream)
+            values = placement.initial_values(full_name, shape)
+        values = values.astype(placement.dtype, copy=False)
+        parameter = Parameter(values, placement.backend, full_name, stream)
         parameter.constraint = constraint
         return parameter
 
     # -------------------------------------------------------------------- for users
 
-    def __call__(self, x: Any, **not_taken: Any) -> Any:
-        """Apply the layer to a tensor, building it at the first call."""
-        refuse("call", not_taken, who=self.label)
+    def __call__(self, x: Any) -> Any:
+        """Return the layer's output for a tensor; the first call builds the layer.
+
+        Raises
+        ------
+        TypeError
+            If `x` is not a Tensor.
+        ValueError
+            If `x` does not have the layer's ``input_shape``.
+        """
         if not isinstance(x, Tensor):
             raise TypeError(
-                f"{self.label}: expected a Tensor, received {type(x).__name__}; use Tensor(x), "
-                "or a model, which takes arrays"
+                f"{self.label}: expected a Tensor, got a {type(x).__name__}. Use Tensor(x), or "
+                "call a model, which accepts arrays."
             )
         if self.input_shape is not None and x.shape[1:] != self.input_shape:
-            remedy = ""
+            advice = ""
             if x.shape[1:] == self.input_shape[1:]:
-                remedy = "; for numbers that are a sample each give x[:, None]"
-                if self.input_shape != (1,):
-                    remedy = "; for one sample give x[None]"
+                advice = " For one sample pass x[None]."
+                if self.input_shape == (1,):
+                    advice = " If each number is a sample, pass x[:, None]."
             raise ValueError(
-                f"{self.label}: expected samples of shape {self.input_shape}, as its input_shape "
-                f"says, received {x.shape[1:]}{remedy}"
+                f"{self.label}: expected samples of its input_shape {self.input_shape}, got "
+                f"{x.shape[1:]}.{advice}"
             )
-        first = not self.built
-        if first:
-            self.build(x.shape)
-            self.built = True
+        if self.built:
+            return self.call(x)
+        self.build(x.shape)
+        self.built = True
         y = self.call(x)
-        if first:
-            self.built_for = x.shape[1:]
-            self.output_shape = (None, *y.shape[1:])
+        self.built_for = x.shape[1:]
+        self.output_shape = (None, *y.shape[1:])
         return y
 
-    def sublayers(self) -> "Iterator[Layer]":
-        """Give the layers that this one holds directly, in the order they were set."""
-        return _held(vars(self), Layer)
-
-    def own_parameters(self) -> Iterator[Parameter]:
-        """Give the weights that this layer holds directly, in the order they were set."""
-        return iter(dict.fromkeys(_held(vars(self), Parameter)))
+    def held(self, kind: type[Kind]) -> list[Kind]:
+        """Return the objects of `kind` that the attributes hold, in order, each once."""
+        return list(dict.fromkeys(_find(vars(self), kind)))
 
     def walk(self) -> "Iterator[Layer]":
-        """Give this layer and all below it, depth first, each once."""
+        """Yield this layer and all layers below it, depth first, each once."""
         seen: set[Layer] = set()
         stack: list[Layer] = [self]
         while stack:
@@ -225,70 +235,46 @@ class Layer:
             if layer not in seen:
                 seen.add(layer)
                 yield layer
-                stack.extend(reversed(list(layer.sublayers())))
+                stack.extend(reversed(layer.held(Layer)))
 
     def parameters(self) -> list[Parameter]:
-        """Return the weights of this layer and of all below it, depth first."""
-        found = (parameter for layer in self.walk() for parameter in layer.own_parameters())
-        return list(dict.fromkeys(found))
+        """Return the weights of this layer and of all layers below it, depth first, each once."""
+        return self._held_below(Parameter)
+
+    def streams(self) -> list[RandomStream]:
+        """Return the random streams of this layer and of all below it, depth first, each once."""
+        return self._held_below(RandomStream)
+
+    def _held_below(self, kind: type[Kind]) -> list[Kind]:
+        return list(dict.fromkeys(item for layer in self.walk() for item in layer.held(kind)))
 
     def count_params(self) -> int:
-        """Return the number of numbers in the weights.
+        """Return the number of values in all weights.
 
         Raises
         ------
         ValueError
-            If the layer is not built, so that it has no weights yet.
+            If the layer is not built, so that its weights do not exist yet.
         """
-        if not self.built:
-            raise ValueError(
-                f"{self.label}: not built, so its weights are not known; give the model's first "
-                "layer input_shape=, or call the model on data"
-            )
+        self.check_built()
         return sum(math.prod(parameter.shape) for parameter in self.parameters())
 
-
-@contextmanager
-def unchanged_on_error(layers: Iterable[Layer]) -> Iterator[None]:
-    """Bring layers, and all below them, back to what they were where what is done inside fails.
-
-    Attributes are brought back, not what is inside a list, say, that one of them holds.
-    """
-    below = [layer for above in layers for layer in above.walk()]
-    attributes = [(layer, vars(layer).copy()) for layer in below]
-    names = [(weight, weight.name) for layer in below for weight in layer.own_parameters()]
-    owned = [
-        (layer.placement, layer.placement.weight_streams.copy())
-        for layer in below
-        if layer.placement is not None and layer.placement.owner is layer
-    ]
-    try:
-        yield
-    except BaseException:
-        for layer, before in attributes:
-            vars(layer).clear()
-            vars(layer).update(before)
-        for weight, name in names:
-            weight.name = name
-        for placement, streams in owned:
-            placement.weight_streams = streams
-        raise
+    def check_built(self) -> None:
+        """Raise ValueError if the layer is not built, so that it has neither weights nor shapes."""
+        if not self.built:
+            raise ValueError(
+                f"{self.label}: expected a built layer, got one without weights and shapes. Pass "
+                "input_shape= to the model's first layer, or call the model on data."
+            )
 
 
-def positive_integer(name: str, value: Any) -> int:
-    """Return `value`, an integer of Python or NumPy above 0, or raise ValueError."""
-    if isinstance(value, bool | np.bool) or not hasattr(value, "__index__") or not value > 0:
-        raise ValueError(f"{name} must be a positive integer, received {value!r}")
-    return operator.index(value)
-
-
-def _held(value: object, kind: type[Kind]) -> Iterator[Kind]:
-    """Give what there is of `kind` in lists, tuples and dictionaries, in their order."""
+def _find(value: object, kind: type[Kind]) -> Iterator[Kind]:
+    """Yield the objects of `kind` in nested lists, tuples and dictionaries, in order."""
     if isinstance(value, kind):
         yield value
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _held(item, kind)
+            yield from _find(item, kind)
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _held(item, kind)
+            yield from _find(item, kind)

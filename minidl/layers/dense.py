@@ -1,16 +1,18 @@
-"""The fully connected layer."""
+"""Fully connected layer."""
 
 from collections.abc import Callable
 from typing import Any
 
-from minidl import constraints, ops
-from minidl.autograd import Tensor, apply
+from minidl import constraints
+from minidl.arguments import positive_integer
 from minidl.backend import Backend
 from minidl.constraints import MaxNorm
+from minidl.engine import ops
+from minidl.engine.parameter import Parameter
+from minidl.engine.tensor import Tensor, apply
 from minidl.initializers import Initializer
 from minidl.layers import activations
-from minidl.layers.base import Layer, positive_integer
-from minidl.parameter import Parameter
+from minidl.layers.base import Layer
 
 
 class Dense(Layer):
@@ -26,9 +28,9 @@ class Dense(Layer):
     use_bias : bool
         Whether a bias is added.
     kernel_initializer, bias_initializer : str or Initializer
-        Where weight and bias start.
+        The initial values of weight and bias.
     kernel_constraint : str or MaxNorm, optional
-        What the weight must satisfy after each update.
+        Applied to the weight after each update.
 
     Attributes
     ----------
@@ -36,6 +38,11 @@ class Dense(Layer):
         Shape (inputs, units).
     bias : Parameter or None
         Shape (units,).
+
+    Raises
+    ------
+    ValueError
+        If `units` is not a positive integer, or a name is unknown.
 
     Examples
     --------
@@ -89,13 +96,13 @@ class Dense(Layer):
 
     @property
     def fused_activation(self) -> str | None:
-        """The activation's name where ``ops.dense`` knows it."""
+        """The activation's name if ``ops.dense`` computes it, else None."""
         if self.activation is Tensor.relu:
             return "relu"
         return "linear" if self.activation is activations.linear else None
 
     def is_one_op(self, x: Tensor) -> bool:
-        """Tell whether ``ops.dense`` computes product and bias of this input."""
+        """Return whether ``ops.dense`` can compute product and bias of this input."""
         return (
             x.ndim == 2
             and self.bias is not None
@@ -104,9 +111,9 @@ class Dense(Layer):
         )
 
     def check_input(self, x: Tensor) -> None:
-        """Raise ValueError where `x` has not the features that the weight was built for."""
+        """Raise ValueError if `x` does not have the features that the weight was built for."""
         if x.shape[-1] != self.weight.shape[0]:
             raise ValueError(
-                f"{self.label}: expected inputs with {self.weight.shape[0]} features in the last "
-                f"axis, received shape {x.shape}; for other inputs build a new model"
+                f"{self.label}: expected {self.weight.shape[0]} features in the last axis, got "
+                f"shape {x.shape}. For other inputs build a new model."
             )

@@ -1,10 +1,12 @@
-"""Dropout: in training each element is dropped with a probability, decided by its address."""
+"""Dropout."""
 
 from typing import Any
 
-from minidl import ops, rng
-from minidl.autograd import Tensor, apply
+from minidl import rng
+from minidl.engine import ops
+from minidl.engine.tensor import Tensor, apply
 from minidl.layers.base import Layer
+from minidl.rng import RandomStream
 
 SCALINGS = ("train", "inference")
 
@@ -13,26 +15,34 @@ class Dropout(Layer):
     """Drop each element with probability `rate` in training, and none in inference.
 
     Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15
-    (2014) 1929-1958. Which element is dropped is a function of the seed, the layer's stream, the
-    training step, and the element's place in the batch and the sample: the same bits on every
-    device, for every split of the batch.
+    (2014) 1929-1958. Each decision depends only on the rate, seed, stream, step, row and column: it
+    is the same bit on every device and for every split of the batch.
 
     Parameters
     ----------
     rate : float
         The probability of being dropped, in [0, 1].
     seed : int, optional
-        In [0, 2**64); the model's where it is None.
+        In [0, 2**64). If None, the seed of the model is used.
     stream : int, optional
-        The layer's number, in [0, 2**20); the model gives one where it is None.
+        The number of the random stream, in [0, 2**20). If None, the model assigns one.
     scaling : {"train", "inference"}
-        ``"train"`` is inverted dropout: what is kept is divided by 1 - rate in training.
-        ``"inference"`` is the paper's form: outputs are multiplied by 1 - rate in inference.
+        ``"train"`` is inverted dropout: training divides kept elements by 1 - rate.
+        ``"inference"`` is the paper's form: inference multiplies all elements by 1 - rate.
 
     Attributes
     ----------
+    seed : int or None
+        The seed of the next draw.
+    stream : int or None
+        The number of its random stream.
     step : int
-        The step that the next call takes where ``training`` gives none.
+        The step of the next draw if ``training`` gives none.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or is out of range.
 
     Examples
     --------
@@ -58,79 +68,45 @@ class Dropout(Layer):
         **layer_arguments: Any,
     ):
         super().__init__(**layer_arguments)
-        if seed is not None:
-            seed = rng.checked_integer("Dropout: seed", seed, 2**64)
-        if stream is not None:
-            stream = rng.checked_integer("Dropout: stream", stream, rng.LAYER_STREAMS)
         if scaling not in SCALINGS:
-            raise ValueError(f"Dropout: scaling must be one of {SCALINGS}, received {scaling!r}")
+            raise ValueError(f"Dropout: expected scaling to be in {SCALINGS}, got {scaling!r}.")
         self.rate = rng.check_rate(rate)
-        self.seed = seed
-        self.stream = stream
         self.scaling = scaling
-        self.step = 0
-        self.stream_is_fixed = stream is not None  # given, or drawn from already
+        self.random_stream = RandomStream(seed, stream)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the next draw: its own, or the model's until the first draw."""
+        return self.random_stream.seed
+
+    @property
+    def stream(self) -> int | None:
+        """The number of the random stream; None until a model assigns one."""
+        return self.random_stream.number
+
+    @property
+    def step(self) -> int:
+        """The step of the next draw if ``training`` gives none."""
+        return self.random_stream.step
 
     def __repr__(self) -> str:
         return (
-            f"Dropout(rate={self.rate}, seed={self.effective_seed}, stream={self.stream}, "
+            f"Dropout(rate={self.rate}, seed={self.seed}, stream={self.stream}, "
             f"step={self.step}, scaling={self.scaling!r})"
         )
 
     def call(self, x: Tensor) -> Tensor:
-        """Return `x` with elements dropped in training, scaled as `scaling` says."""
-        if rng.current_block() is None:
-            return x if self.scaling == "train" else self._weigh(x)
-        address = self.next_address(x)
+        """Return `x` with dropped elements in training, scaled by `scaling`."""
+        if not rng.is_training():
+            return x if self.scaling == "train" else self._scale_for_inference(x)
+        address = self.random_stream.next_address(x.shape)
         if self.rate == 0:
             return x
         rescale = self.scaling == "train"
         return apply(ops.dropout, x, rate=self.rate, address=address, rescale=rescale)
 
-    def _weigh(self, x: Tensor) -> Tensor:
-        """Multiply by the probability of being kept."""
+    def _scale_for_inference(self, x: Tensor) -> Tensor:
+        """Return `x` times the probability of being kept."""
         if self.rate == 1:  # zeros by selection: 0 * infinity would be NaN
             return apply(ops.dropout, x, rate=1.0, address=rng.Address(0, 0, 0))
         return x * (1 - self.rate)
-
-    @property
-    def effective_seed(self) -> int | None:
-        """The seed of the next draw: the layer's own, or the model's until the first draw."""
-        return self.placement.seed if self.seed is None and self.placement else self.seed
-
-    def next_address(self, x: Tensor) -> rng.Address:
-        """Return the address of this call in training on a batch like `x`, and count the call."""
-        block = rng.current_block()
-        if block is None:
-            raise RuntimeError(f"{self.label}: draws in training only; use `with training():`")
-        seed = self.effective_seed
-        if seed is None:
-            raise RuntimeError(
-                f"{self.label}: to draw in training it needs a seed; put the layer in a model, "
-                "or give it one: Dropout(rate, seed=0)"
-            )
-        if block.row_offset is not None:
-            self._check_rows(block, x)
-        number, step = self.stream or 0, self.step
-        stream = number + block.first_stream
-        if block.step is not None:
-            # One step, several calls: each draws anew.
-            stream += rng.LAYER_STREAMS * block.count_call(self)
-            step = block.step
-        if not block.first_stream:  # in training, not in a prediction
-            self.step = step + 1
-            self.seed, self.stream, self.stream_is_fixed = seed, number, True
-        return rng.Address(seed, stream, step, block.row_offset or 0)
-
-    def _check_rows(self, block: rng.TrainingBlock, x: Tensor) -> None:
-        """Raise where a row of `x` is not a sample, so that an offset would mean nothing."""
-        if x.ndim < 2:
-            raise ValueError(
-                f"{self.label}: row_offset needs inputs with a batch axis and features, "
-                f"received shape {x.shape}"
-            )
-        if block.batch_size is not None and x.shape[0] != block.batch_size:
-            raise ValueError(
-                f"{self.label}: row_offset counts samples, but axis 0 of its input has length "
-                f"{x.shape[0]} and the batch has {block.batch_size}; keep the batch on axis 0"
-            )

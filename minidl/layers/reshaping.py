@@ -1,19 +1,25 @@
-"""Layers that bring data into the form that the next layer reads."""
+"""Layers that prepare data: shapes and scales."""
 
 import math
 from typing import Any
 
-from minidl.autograd import Tensor
+from minidl.engine.tensor import Tensor
 from minidl.layers.base import Layer
 
 
 class Input(Layer):
-    """Say the shape of one sample, as the first element of a `Sequential`.
+    """Shape of one sample, as the first element of a `Sequential`.
 
     Parameters
     ----------
     shape : tuple of int
-        Without the batch.
+        The shape without the batch.
+
+    Examples
+    --------
+    >>> from minidl import layers, models
+    >>> models.Sequential([Input((4,)), layers.Dense(2)]).output_shape
+    (None, 2)
     """
 
     def __init__(self, shape: tuple[int, ...], **layer_arguments: Any):
@@ -25,7 +31,7 @@ class Input(Layer):
 
 
 class Flatten(Layer):
-    """Make one axis of all but the batch.
+    """Layer that flattens all axes but the batch.
 
     Examples
     --------
@@ -34,14 +40,20 @@ class Flatten(Layer):
     """
 
     def call(self, x: Tensor) -> Tensor:
-        """Return shape (batch, features)."""
+        """Return `x` in shape (batch, features)."""
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 class Rescaling(Layer):
-    """Compute ``x * scale + offset``: 1 / 255 brings bytes to [0, 1].
+    """Layer that returns ``x * scale + offset``; a scale of 1 / 255 maps bytes to [0, 1].
 
-    As a model's first layer it is computed where batches are made; `fit` reads it when it begins.
+    As the first layer of a model it is fused with the making of batches. `fit` reads its numbers
+    once, when it begins.
+
+    Parameters
+    ----------
+    scale, offset : float
+        The factor and the summand.
 
     Examples
     --------
@@ -55,6 +67,6 @@ class Rescaling(Layer):
         self.offset = float(offset)
 
     def call(self, x: Tensor) -> Tensor:
-        """Return the scaled values."""
+        """Return ``x * scale + offset``."""
         scaled = x * self.scale
         return scaled + self.offset if self.offset else scaled

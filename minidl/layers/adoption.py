@@ -1,0 +1,127 @@
+"""Adoption of layers by a model: names, stream numbers and a placement.
+
+All names and numbers are planned and checked first, then assigned: an error changes nothing.
+"""
+
+from collections.abc import Sequence
+
+from minidl import rng
+from minidl.engine.parameter import Parameter
+from minidl.layers.base import Layer
+from minidl.layers.placement import Placement
+from minidl.rng import RandomStream
+
+
+def adopt(model: Layer, placement: Placement) -> None:
+    """Name and number all layers below an outermost model, and place them.
+
+    A layer that another model holds keeps its name, seed and stream numbers: its draws must not
+    change.
+
+    Raises
+    ------
+    ValueError
+        If two layers have one name or one random stream, or if a layer was built on another device
+        or with another dtype.
+    """
+    below = [layer for layer in model.walk() if layer is not model]
+    within = {model, *below}
+    own: list[Layer] = []
+    foreign: list[Layer] = []
+    for layer in below:
+        is_own = layer.placement is None or layer.placement.owner in within
+        _check_placement(model, layer, placement, is_own)
+        (own if is_own else foreign).append(layer)
+    names = _plan_names(own, taken={layer.label for layer in foreign})
+    numbers = _plan_numbers(own, foreign, placement.seed)
+    for layer in own:
+        layer.placement = placement
+        if layer.name != names[layer]:
+            layer.name = names[layer]
+            for parameter in layer.held(Parameter):
+                parameter.name = f"{layer.name}/{parameter.name.rpartition('/')[2]}"
+        for stream in layer.held(RandomStream):
+            stream.model_seed, stream.number = placement.seed, numbers[stream]
+    placement.weight_streams.update(parameter.stream for parameter in model.parameters())
+
+
+def _check_placement(model: Layer, layer: Layer, placement: Placement, is_own: bool) -> None:
+    """Raise ValueError if the layer's weights are not, or will not be, placed as the model's."""
+    here = (placement.backend, placement.dtype)
+    expected = f"the model's device {placement.backend.name} and dtype {placement.dtype}"
+    for parameter in layer.held(Parameter):
+        if (parameter.backend, parameter.dtype) != here:
+            raise ValueError(
+                f"{model.label}: expected {parameter.name} to have {expected}, got "
+                f"{parameter.device} and {parameter.dtype}. Build the layer within this model."
+            )
+    theirs = layer.placement
+    if is_own or layer.built or theirs is None or (theirs.backend, theirs.dtype) == here:
+        return
+    raise ValueError(
+        f"{model.label}: expected {layer.label} to have {expected}, got a layer of another model "
+        f"on {theirs.backend.name} with {theirs.dtype}. Give each model its own layers."
+    )
+
+
+def _plan_names(layers: Sequence[Layer], taken: set[str]) -> dict[Layer, str]:
+    """Return a name for each layer: its given name, else ``dense``, ``dense_1`` and so on.
+
+    A name that a nested model assigned changes if an earlier layer has it.
+    """
+    taken = set(taken)
+    for layer in layers:
+        if layer.name is not None and layer.name_is_given:
+            if layer.name in taken:
+                raise ValueError(
+                    f"layers: expected unique names, got two layers named {layer.name!r}. Rename "
+                    "one."
+                )
+            taken.add(layer.name)
+    names = {}
+    for layer in layers:
+        name = layer.name
+        if not layer.name_is_given:
+            if name is None or name in taken:
+                stem = layer.class_label
+                candidates = (f"{stem}_{n}" if n else stem for n in range(len(taken) + 1))
+                name = next(candidate for candidate in candidates if candidate not in taken)
+            taken.add(name)
+        assert name is not None, "a given name"
+        names[layer] = name
+    return names
+
+
+def _plan_numbers(
+    layers: Sequence[Layer], foreign: Sequence[Layer], seed: int | None
+) -> dict[RandomStream, int]:
+    """Return a number for each random stream: 0, 1, 2 and so on, depth first.
+
+    A number that was given or drawn from stays, and so does that of a foreign layer. A number that
+    a nested model assigned changes if an earlier stream has it.
+    """
+    own = {stream: layer for layer in layers for stream in layer.held(RandomStream)}
+    others = {stream: layer for layer in foreign for stream in layer.held(RandomStream)}
+    fixed: dict[tuple[int | None, int], RandomStream] = {}
+    for stream, layer in {**own, **others}.items():
+        if stream.number is None or not (stream.is_fixed or stream in others):
+            continue
+        stream_seed = seed if stream in own and stream.own_seed is None else stream.seed
+        twin = fixed.setdefault((stream_seed, stream.number), stream)
+        if twin is not stream:
+            raise ValueError(
+                f"layers: expected unique random streams, got stream {stream.number} in "
+                f"{(own | others)[twin].label} and in {layer.label}. Give one another number "
+                "before its first use: Dropout(rate, stream=...)."
+            )
+    taken = {number for _, number in fixed}
+    numbers = {}
+    for stream in own:
+        number = stream.number
+        if not stream.is_fixed:
+            if number is None or number in taken:
+                number = next(n for n in range(rng.LAYER_STREAMS) if n not in taken)
+            taken.add(number)
+        assert number is not None, "a fixed number"
+        numbers[stream] = number
+    return numbers
