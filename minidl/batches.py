@@ -1,4 +1,4 @@
-"""Samples of the host, checked and split, and the batches that a device makes of them."""
+"""Data sets: checked samples on the host, and batches on the device."""
 
 import math
 import zlib
@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.autograd import Tensor, refuse_masked
+from minidl.arguments import refuse_masked
 from minidl.backend import Array, Backend
+from minidl.engine.tensor import Tensor
 
-LABELS_AS_NUMBERS = "; number them: classes, y = np.unique(y, return_inverse=True), all y at once"
-CHECKED_BYTES = 2**22  # read for a checksum of x, of y or of the weights, in milliseconds
+LABELS_AS_NUMBERS = " Number all labels: classes, y = np.unique(y, return_inverse=True)."
+CHECKED_BYTES = 2**22  # read of each array for its checksum, in a few milliseconds
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs `x` and, where there are any, targets `y` and weights; axis 0 counts the samples.
+    """Inputs `x`, and targets `y` and weights if there are any; axis 0 is the samples.
 
     Examples
     --------
@@ -31,33 +32,32 @@ class Samples:
 
     @classmethod
     def checked(cls, who: str, x: Any, y: Any = None, weight: Any = None) -> "Samples":
-        """Return the samples, or raise for what `who` cannot use.
+        """Return the samples that `who` received.
 
         Raises
         ------
         TypeError
-            If one of them does not hold numbers, or is a masked array.
+            If an array does not hold numbers, or is masked.
         ValueError
-            If there are no samples, they differ in shape, or the three do not agree in their
-            number.
+            If there are no samples, if they differ in shape, or if the arrays differ in length.
         """
-        x = _numbers(who, "x", x)
+        x = _checked_array(who, "x", x)
         if x.ndim == 0 or len(x) == 0:
-            raise ValueError(f"{who}: x must hold at least one sample, received shape {x.shape}")
+            raise ValueError(f"{who}: expected at least one sample in x, got shape {x.shape}.")
         if y is not None:
-            y = _numbers(who, "y", y)
+            y = _checked_array(who, "y", y)
             if y.ndim == 0 or len(y) != len(x):
                 raise ValueError(
-                    f"{who}: x has {len(x)} samples and y has shape {y.shape}; they must agree"
+                    f"{who}: expected y for the {len(x)} samples of x, got shape {y.shape}."
                 )
         if weight is not None:
-            weight = _numbers(who, "sample_weight", weight)
+            weight = _checked_array(who, "sample_weight", weight)
             if weight.shape == (len(x), 1):
                 weight = weight[:, 0]
             if weight.shape != (len(x),):
                 raise ValueError(
-                    f"{who}: sample_weight must hold one number for each of {len(x)} samples, "
-                    f"received shape {weight.shape}"
+                    f"{who}: expected sample_weight with one number for each of {len(x)} samples, "
+                    f"got shape {weight.shape}."
                 )
         return cls(x, y, weight)
 
@@ -69,10 +69,9 @@ class Samples:
         return Samples(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
 
     def checksum(self) -> int:
-        """Return a number below 2**32 that tells these samples from others.
+        """Return the CRC-32 of shapes, dtypes and values.
 
-        It is the CRC-32 of shapes, dtypes and numbers. Of an array above 4 MiB, which may be a
-        mapped file, about 4 MiB are read: every k-th row.
+        Of an array above 4 MiB, which may be a mapped file, every k-th row is read: about 4 MiB.
         """
         total = 0
         for part in (self.x, self.y, self.weight):
@@ -83,37 +82,45 @@ class Samples:
         return total
 
     def split(self, share: float) -> "tuple[Samples, Samples]":
-        """Return the samples to train on and, from the end, the `share` that is held out."""
+        """Return the training samples and the validation samples, the last `share` of all.
+
+        Raises
+        ------
+        ValueError
+            If `share` is not in (0, 1), or one part would be empty.
+        """
         if not 0 < share < 1:
-            raise ValueError(f"fit: validation_split must be in [0, 1), received {share}")
+            raise ValueError(f"fit: expected validation_split in [0, 1), got {share}.")
         first = math.floor(len(self) * (1 - share))
         if not 0 < first < len(self):
             raise ValueError(
-                f"fit: validation_split {share} of {len(self)} samples leaves one part empty"
+                f"fit: expected a validation_split that leaves samples in both parts, got {share} "
+                f"of {len(self)} samples."
             )
         return self[:first], self[first:]
 
 
-def _numbers(who: str, name: str, values: Any) -> np.ndarray:
+def _checked_array(who: str, name: str, values: Any) -> np.ndarray:
+    """Return an argument as an array of numbers."""
     refuse_masked(f"{who}: {name}", values)
     try:
         array = np.asarray(values)
     except ValueError as error:
         raise ValueError(
-            f"{who}: {name} must be an array of numbers, received {type(values).__name__} whose "
-            "items differ in shape; give them one shape, for instance by padding"
+            f"{who}: expected {name} to be an array of numbers, got a {type(values).__name__} "
+            "whose items differ in shape. Pad them to one shape."
         ) from error
     if array.dtype.kind not in "fiub":
         are_labels = name == "y" and array.size and isinstance(array.flat[0], str)
         raise TypeError(
-            f"{who}: {name} must be an array of numbers, received {type(values).__name__} "
-            f"of {array.dtype}" + LABELS_AS_NUMBERS * are_labels
+            f"{who}: expected {name} to be an array of numbers, got a {type(values).__name__} "
+            f"of {array.dtype}.{LABELS_AS_NUMBERS * are_labels}"
         )
     return array
 
 
 class Batch(NamedTuple):
-    """Some of the samples, on the device."""
+    """Samples of one batch, on the device."""
 
     x: Tensor
     y: Tensor | None
@@ -121,20 +128,20 @@ class Batch(NamedTuple):
 
 
 class Feed:
-    """Samples where the device reads them, which gathers, casts and scales each batch itself.
+    """Source of batches: the device gathers, casts and scales the samples of each batch.
 
     Parameters
     ----------
     samples : Samples
-        They are kept on the device, in their own dtype, unless they are too large for it.
+        The data set. It stays on the device in its own dtype, unless it is too large.
     backend : Backend
         The device.
     dtype : numpy.dtype
         The floating dtype of the inputs in a batch.
     scale, offset : float
-        Each input is multiplied by `scale`, then `offset` is added.
+        Inputs are multiplied by `scale`, then `offset` is added.
     flat : bool
-        Whether inputs have one axis besides that of the batch.
+        Whether inputs are flattened to one axis beside the batch.
 
     Examples
     --------
@@ -157,7 +164,7 @@ class Feed:
     ):
         self._count = len(samples)
         self._backend = backend
-        self._x = backend.keep(samples.x)
+        self._x = backend.dataset_array(samples.x)
         self._y = None if samples.y is None else backend.asarray(samples.y)
         self._weight = None if samples.weight is None else backend.asarray(samples.weight)
         self._dtype, self._scale, self._offset = dtype, scale, offset
@@ -167,7 +174,7 @@ class Feed:
         return self._count
 
     def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[Batch]:
-        """Give the samples in batches of `size`, the last smaller where they do not divide."""
+        """Yield the samples in batches of `size`, in `order`; the last batch may be smaller."""
         order = np.arange(self._count) if order is None else order
         order_on_device = self._backend.asarray(order)
         for start in range(0, len(order), size):
@@ -179,7 +186,7 @@ class Feed:
     def _batch(self, rows: np.ndarray, rows_on_device: Array) -> Batch:
         backend, x, y = self._backend, self._x, self._y
         chosen = rows_on_device
-        if not backend.is_array(x):  # too large for the device: these rows go there now
+        if not backend.is_array(x):  # too large for the device: copy the rows of this batch
             x = backend.asarray(np.ascontiguousarray(x[rows]))
             chosen = backend.xp.arange(len(rows))
         are_labels = y is not None and y.ndim == 1 and y.dtype.kind in "iu"

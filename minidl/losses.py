@@ -1,12 +1,12 @@
-"""What training makes small: one number for each sample, averaged over the batch."""
+"""Loss functions: one value for each sample, averaged over the batch."""
 
 from typing import Any
 
 import numpy as np
 
-from minidl import ops
-from minidl.autograd import Tensor, apply, refuse_masked
-from minidl.by_name import choose
+from minidl.arguments import choose, refuse_masked
+from minidl.engine import ops
+from minidl.engine.tensor import Tensor, apply
 
 __all__ = [
     "CategoricalCrossentropy",
@@ -16,11 +16,11 @@ __all__ = [
     "get",
 ]
 
-EPSILON = 1e-7  # Keras' bound: probabilities are held this far from 0 and 1
+EPSILON = 1e-7  # Keras' bound: the least distance of probabilities from 0 and 1
 
 
 class Loss:
-    """Compare targets with a model's outputs; subclass it and give `per_sample`.
+    """Difference between targets and a model's outputs; a subclass defines `per_sample`.
 
     Examples
     --------
@@ -30,32 +30,41 @@ class Loss:
     """
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return the loss of each sample, shape (batch,) or (batch, ...).
+        """Return the loss of each sample, of shape (batch,) or (batch, ...).
 
-        Targets come in the outputs' shape where a last axis of length 1 alone tells them apart.
+        Targets have the shape of the outputs if the two differ only by a last axis of length 1.
         """
         raise NotImplementedError
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
-        """Raise ValueError where `y_true` cannot be the targets of outputs of that shape."""
+        """Raise ValueError if `y_true` cannot be the targets of outputs of `output_shape`."""
 
     def __call__(self, y_true: Any, y_pred: Tensor, sample_weight: Any = None) -> Tensor:
-        """Return the mean over the samples, each times its weight where weights are given.
+        """Return the mean loss of the samples, each multiplied by its weight if there are weights.
 
-        Shapes are checked, and the values of targets of the host; a tensor's values are not,
-        since looking at them would wait for the device.
+        Shapes are checked, and so are the values of host arrays. The values of tensors are not
+        checked, since reading them would wait for the device.
+
+        Parameters
+        ----------
+        y_true : array_like or Tensor
+            The targets.
+        y_pred : Tensor
+            The model's outputs.
+        sample_weight : array_like or Tensor, optional
+            Shape (batch,) or (batch, 1).
 
         Raises
         ------
         ValueError
             If `y_true` or `sample_weight` do not fit `y_pred`, or are on another device.
         TypeError
-            If `y_pred` is no tensor.
+            If `y_pred` is not a Tensor.
         """
         if not isinstance(y_pred, Tensor):
             raise TypeError(
-                f"{type(self).__name__}: y_pred must be a Tensor, the model's outputs, received "
-                f"{type(y_pred).__name__}; the order is loss(y_true, y_pred)"
+                f"{type(self).__name__}: expected y_pred to be a Tensor, the model's outputs, got "
+                f"a {type(y_pred).__name__}. Call loss(y_true, y_pred) in this order."
             )
         refuse_masked("loss: y_true", y_true)
         refuse_masked("loss: sample_weight", sample_weight)
@@ -66,29 +75,28 @@ class Loss:
             weight = aligned(_beside(y_pred, sample_weight).astype(losses.dtype), losses)
             if weight.shape != losses.shape[: weight.ndim]:
                 raise ValueError(
-                    f"loss: sample_weight must have the shape {losses.shape[:1]} of the samples, "
-                    f"received {weight.shape}"
+                    f"loss: expected sample_weight of shape {losses.shape[:1]}, got {weight.shape}."
                 )
             losses = losses * weight.reshape(*weight.shape, *(1,) * (losses.ndim - weight.ndim))
         return losses.mean()
 
 
 def _beside(y_pred: Tensor, values: Any) -> Tensor:
-    """Return `values` as a tensor on the device of the outputs; a tensor must be there already."""
+    """Return `values` as a tensor on the device of the outputs; tensors are not moved."""
     if not isinstance(values, Tensor):
         return Tensor.of(y_pred.backend.asarray(values), y_pred.backend)
     if values.backend is not y_pred.backend:
         raise ValueError(
-            f"loss: the outputs are on {y_pred.device} and targets or weights on {values.device}; "
-            f'move these with .to("{y_pred.device}")'
+            f"loss: expected targets and weights on {y_pred.device}, as the outputs, got "
+            f'{values.device}. Move them with .to("{y_pred.device}").'
         )
     return values
 
 
 def aligned(values: Tensor, like: Tensor) -> Tensor:
-    """Return `values` in the shape of `like` where a last axis of length 1 tells them apart.
+    """Return `values` in the shape of `like` if the two differ only by a last axis of length 1.
 
-    Left as they are, (batch,) and (batch, 1) would be compared each with each.
+    Otherwise (batch,) and (batch, 1) would broadcast to (batch, batch).
     """
     if (*values.shape, 1) == like.shape or values.shape == (*like.shape, 1):
         return values.reshape(like.shape)
@@ -96,13 +104,13 @@ def aligned(values: Tensor, like: Tensor) -> Tensor:
 
 
 class SparseCategoricalCrossentropy(Loss):
-    """Take -log of the probability of the right class, which is given by its number.
+    """Cross-entropy for class numbers: -log of the probability of the right class.
 
     Parameters
     ----------
     from_logits : bool
-        Whether the outputs are logits. Where they are probabilities that a softmax made, its
-        logits are used all the same, so that no logarithm of 0 is taken.
+        Whether the outputs are logits. For the outputs of a softmax, its logits are used in either
+        case, so that log(0) cannot occur.
 
     Examples
     --------
@@ -116,27 +124,27 @@ class SparseCategoricalCrossentropy(Loss):
         self.from_logits = from_logits
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
-        """Raise ValueError unless `y_true` holds class numbers below the last axis of outputs."""
+        """Raise ValueError unless `y_true` holds one class number for each sample."""
         who, classes = "sparse_categorical_crossentropy", output_shape[-1]
         one_each = output_shape[:-1]
         if not (shapes_agree(y_true.shape, one_each) or shapes_agree(y_true.shape, (*one_each, 1))):
-            remedy = "for one-hot targets use categorical_crossentropy"
+            advice = "For one-hot targets use categorical_crossentropy."
             if y_true.shape[:-1] == output_shape:
-                remedy = "the order is loss(y_true, y_pred)"
+                advice = "Call loss(y_true, y_pred) in this order."
             raise ValueError(
-                f"{who}: y has shape {y_true.shape}, and outputs of shape {output_shape} need one "
-                f"class number for each; {remedy}"
+                f"{who}: expected one class number for each of the outputs of shape "
+                f"{output_shape}, got y of shape {y_true.shape}. {advice}"
             )
         if y_true.dtype.kind not in "iu":
             raise ValueError(
-                f"{who}: y must hold class numbers (integers), received {y_true.dtype}; "
-                "use y.astype(int)"
+                f"{who}: expected y to hold class numbers (integers), got {y_true.dtype}. "
+                "Use y.astype(int)."
             )
         if isinstance(y_true, np.ndarray) and y_true.size:
             low, high = y_true.min(), y_true.max()
             if not 0 <= low <= high < classes:
                 raise ValueError(
-                    f"{who}: class numbers must be in [0, {classes}), received {low} to {high}"
+                    f"{who}: expected class numbers in [0, {classes}), got {low} to {high}."
                 )
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -147,7 +155,7 @@ class SparseCategoricalCrossentropy(Loss):
 
 
 class CategoricalCrossentropy(Loss):
-    """Take the cross-entropy to a distribution over the classes, one-hot or any other.
+    """Cross-entropy for distributions over the classes, such as one-hot targets.
 
     Parameters
     ----------
@@ -161,14 +169,14 @@ class CategoricalCrossentropy(Loss):
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless `y_true` has the outputs' shape."""
         if not shapes_agree(y_true.shape, output_shape):
-            remedy = "for class numbers use sparse_categorical_crossentropy"
+            advice = "For class numbers use sparse_categorical_crossentropy."
             if y_true.shape[1:] == output_shape[1:]:
-                remedy = "give as many targets as outputs"
+                advice = "Pass as many targets as outputs."
             elif y_true.ndim == len(output_shape) and y_true.shape[-1] > 1:
-                remedy = "give the last layer one unit for each class of y"
+                advice = "Use one unit of the last layer for each class of y."
             raise ValueError(
-                f"categorical_crossentropy: y has shape {y_true.shape} and the outputs "
-                f"{output_shape}; {remedy}"
+                f"categorical_crossentropy: expected y of the outputs' shape {output_shape}, got "
+                f"{y_true.shape}. {advice}"
             )
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -178,18 +186,24 @@ class CategoricalCrossentropy(Loss):
 
 
 def expects_probabilities(loss: Loss) -> bool:
-    """Tell whether a loss takes a logarithm of the outputs; of a subclass that is not known."""
-    return (
-        type(loss) is SparseCategoricalCrossentropy or type(loss) is CategoricalCrossentropy
-    ) and not loss.from_logits
+    """Return whether `loss` is one of minidl's cross-entropies of probabilities."""
+    kinds = (SparseCategoricalCrossentropy, CategoricalCrossentropy)
+    return isinstance(loss, kinds) and type(loss) in kinds and not loss.from_logits
 
 
 def _logits(y_pred: Tensor, from_logits: bool) -> Tensor:
-    """Return logits whose softmax is the prediction."""
+    """Return logits whose softmax is the prediction.
+
+    Raises
+    ------
+    ValueError
+        If the outputs of a softmax are used as logits.
+    """
     if from_logits:
         if y_pred.logits is not None:
             raise ValueError(
-                "loss: from_logits=True, but the outputs went through a softmax; leave one out"
+                "loss: expected logits with from_logits=True, got the outputs of a softmax. Leave "
+                "one of them out."
             )
         return y_pred
     if y_pred.logits is not None:
@@ -199,18 +213,24 @@ def _logits(y_pred: Tensor, from_logits: bool) -> Tensor:
 
 
 class MeanSquaredError(Loss):
-    """Take the mean of the squared differences."""
+    """Mean of the squared differences.
+
+    Examples
+    --------
+    >>> MeanSquaredError()([0.0, 2.0], Tensor([[1.0], [2.0]])).item()
+    0.5
+    """
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
-        """Raise ValueError unless `y_true` has the outputs' shape, an axis of length 1 aside."""
+        """Raise ValueError unless `y_true` has the outputs' shape, up to an axis of length 1."""
         if not shapes_agree(_squeezed(y_true.shape), _squeezed(output_shape)):
             raise ValueError(
-                f"mean_squared_error: y has shape {y_true.shape} and the outputs {output_shape}; "
-                "they must agree"
+                f"mean_squared_error: expected y of the outputs' shape {output_shape}, got "
+                f"{y_true.shape}."
             )
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return the loss of each sample, the mean over its outputs."""
+        """Return the loss of each sample: the mean over its outputs."""
         difference = y_pred - y_true.astype(y_pred.dtype).reshape(y_pred.shape)
         square = difference * difference
         return square.mean(axis=tuple(range(1, square.ndim))) if square.ndim > 1 else square
@@ -221,7 +241,7 @@ def _squeezed(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
 
 
 def shapes_agree(shape: tuple[int | None, ...], expected: tuple[int | None, ...]) -> bool:
-    """Tell whether shapes agree; None, the length of a batch that is not known, fits any."""
+    """Return whether two shapes agree; None, an unknown batch size, agrees with any length."""
     return len(shape) == len(expected) and all(
         wanted is None or length == wanted for length, wanted in zip(shape, expected, strict=True)
     )
@@ -236,11 +256,11 @@ _BY_NAME: dict[str, type[Loss]] = {
 
 
 def get(loss: str | Loss | None) -> Loss:
-    """Return the loss of that name, or the one given.
+    """Return the loss of that name, or the given one.
 
     Raises
     ------
     ValueError
-        If there is none of that name; the message lists them.
+        If the name is unknown. The message lists the names.
     """
     return choose("loss", loss, Loss, _BY_NAME)

@@ -1,19 +1,17 @@
-"""What is reported beside the loss: running means that stay on the device until they are read."""
+"""Metrics: means over the samples, which stay on the device until they are read."""
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
-from minidl.autograd import Tensor
-from minidl.backend import Array, Backend
-from minidl.by_name import choose
+from minidl.arguments import choose
+from minidl.backend import Array
+from minidl.engine.tensor import Tensor
 from minidl.losses import aligned, shapes_agree
 
 __all__ = [
     "Accuracy",
     "CategoricalAccuracy",
-    "Mean",
     "Metric",
     "SparseCategoricalAccuracy",
     "get",
@@ -21,13 +19,15 @@ __all__ = [
 
 
 class Metric:
-    """Average a number over the samples seen since `reset_state`.
+    """Mean of one value for each sample; a subclass defines `per_sample`.
 
-    Subclass it and give `per_sample`.
+    Parameters
+    ----------
+    name : str, optional
+        The name in logs and history.
 
     Examples
     --------
-    >>> import numpy as np
     >>> accuracy = SparseCategoricalAccuracy()
     >>> accuracy.update_state(Tensor([0, 1]), Tensor([[0.9, 0.1], [0.8, 0.2]]))
     >>> accuracy.result()
@@ -38,127 +38,45 @@ class Metric:
 
     def __init__(self, name: str | None = None):
         if not isinstance(name, str | None):
-            raise TypeError(f"{type(self).__name__}: name must be a string, received {name!r}")
+            raise TypeError(f"{type(self).__name__}: expected name to be a string, got {name!r}.")
         self.name = name or self.name
         self.reset_state()
 
     def reset_state(self) -> None:
-        """Forget the samples seen."""
+        """Forget all samples."""
         self._total: Array = None
         self._count = 0
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return the number of each sample, shape (batch,) or (batch, ...).
+        """Return the value of each sample, of shape (batch,) or (batch, ...).
 
-        Targets come in the outputs' shape where a last axis of length 1 alone tells them apart.
+        Targets have the shape of the outputs if the two differ only by a last axis of length 1.
         """
         raise NotImplementedError
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
-        """Raise ValueError where `y_true` and outputs of that shape cannot be compared."""
+        """Raise ValueError if `y_true` and outputs of `output_shape` cannot be compared."""
 
-    def update_state(self, y_true: Tensor, y_pred: Tensor) -> None:
-        """Add a batch."""
+    def batch_sum(self, y_true: Tensor, y_pred: Tensor) -> tuple[Array, int]:
+        """Return the float64 sum of a batch's values, on the device, and their number."""
         self.check(y_true, y_pred.shape)
         with y_pred.backend.active:
             values = self.per_sample(aligned(y_true, y_pred), y_pred).data
-            self.add(values.sum(dtype="float64"), values.size)
+            return values.sum(dtype="float64"), values.size
 
-    def add(self, total: Array, count: int) -> None:
-        """Add `count` samples whose numbers sum up to `total`, an array of the device."""
+    def update_state(self, y_true: Tensor, y_pred: Tensor) -> None:
+        """Add a batch."""
+        total, count = self.batch_sum(y_true, y_pred)
         self._total = total if self._total is None else self._total + total
         self._count += count
 
     def result(self) -> float:
-        """Return the mean; this waits for the device. Without samples it is NaN."""
+        """Return the mean, or NaN without samples; this waits for the device."""
         return float(self._total) / self._count if self._count else float("nan")
-
-    def total(self) -> tuple[float, int]:
-        """Return the sum of the numbers of all samples, and how many there are."""
-        return (float(self._total) if self._count else 0.0), self._count
-
-
-class Mean(Metric):
-    """Average numbers given to `add`, such as the loss."""
-
-
-class Running:
-    """The mean of the loss, and metrics, over the batches seen; on the device until they are read.
-
-    Parameters
-    ----------
-    metrics : sequence of Metric
-        Each is copied, so that two of these can run beside each other, such as the epoch's and
-        that of an `evaluate` in a callback.
-    backend : Backend
-        The device of the batches.
-    """
-
-    FOLD = 256  # batches whose sums are kept before they are added up
-
-    def __init__(self, metrics: Sequence[Metric], backend: Backend):
-        self._backend = backend
-        self._metrics = [Mean("loss"), *map(copy.copy, metrics)]
-        for metric in self._metrics:
-            metric.reset_state()
-        self._sums: list[Array] = []
-        self._rows = 0
-
-    def add(self, y_true: Tensor, y_pred: Tensor, loss: Tensor) -> None:
-        """Add a batch."""
-        with self._backend.active:
-            self._metrics[0].add(loss.data.astype("float64") * len(y_true), len(y_true))
-            for metric in self._metrics[1:]:
-                metric.update_state(y_true, y_pred)
-
-    def add_sums(self, sums: Array, rows: int) -> None:
-        """Add a batch of so many rows by its mean loss and its number of right predictions.
-
-        `sums` is read later, and must not change.
-        """
-        if rows != self._rows or len(self._sums) == self.FOLD:
-            self._fold()
-            self._rows = rows
-        self._sums.append(sums)
-
-    def _fold(self) -> None:
-        if not self._sums:
-            return
-        with self._backend.active:
-            loss, right = self._backend.xp.stack(self._sums).sum(axis=0, dtype="float64")
-            count = len(self._sums) * self._rows
-            self._metrics[0].add(loss * self._rows, count)
-            for metric in self._metrics[1:]:
-                metric.add(right, count)
-        self._sums = []
-
-    def readers(self) -> dict[str, Callable[[], float]]:
-        """Return for each name the function that reads its value, which waits for the device."""
-
-        def reader(metric: Metric) -> Callable[[], float]:
-            def read() -> float:
-                self._fold()
-                return metric.result()
-
-            return read
-
-        return {metric.name: reader(metric) for metric in self._metrics}
-
-    def totals(self) -> dict[str, tuple[float, int]]:
-        """Return for each name the sum over the samples seen, and their number."""
-        self._fold()
-        return {metric.name: metric.total() for metric in self._metrics}
-
-    def restore(self, totals: Mapping[str, tuple[float, int]]) -> None:
-        """Add the samples that others saw: what `totals` returned."""
-        for metric in self._metrics:
-            if metric.name in totals:
-                total, count = totals[metric.name]
-                metric.add(self._backend.asarray(total, dtype="float64"), count)
 
 
 class SparseCategoricalAccuracy(Metric):
-    """Count how often the largest output is that of the right class, given by its number."""
+    """Share of the samples whose largest output is that of the right class, given by its number."""
 
     name = "sparse_categorical_accuracy"
 
@@ -167,17 +85,18 @@ class SparseCategoricalAccuracy(Metric):
         one_each = output_shape[:-1]
         if not (shapes_agree(y_true.shape, one_each) or shapes_agree(y_true.shape, (*one_each, 1))):
             raise ValueError(
-                f"{self.name}: y has shape {y_true.shape}, and outputs of shape {output_shape} "
-                "need one class number for each; use accuracy, which takes one-hot targets too"
+                f"{self.name}: expected one class number for each of the outputs of shape "
+                f"{output_shape}, got y of shape {y_true.shape}. Use accuracy, which accepts "
+                "one-hot targets, too."
             )
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return True for each sample that was right; one with a NaN is not."""
-        return _right(y_true.data.reshape(y_pred.shape[:-1]), y_pred)
+        """Return True for each correct sample; a sample with NaN is not correct."""
+        return _correct(y_true.data.reshape(y_pred.shape[:-1]), y_pred)
 
 
 class CategoricalAccuracy(Metric):
-    """Count how often the largest output is where the largest target is."""
+    """Share of the samples whose largest output is where the largest target is."""
 
     name = "categorical_accuracy"
 
@@ -185,49 +104,51 @@ class CategoricalAccuracy(Metric):
         """Raise ValueError unless `y_true` has the outputs' shape."""
         if not shapes_agree(y_true.shape, output_shape):
             raise ValueError(
-                f"{self.name}: y has shape {y_true.shape} and the outputs {output_shape}; use "
-                "accuracy, which takes class numbers too"
+                f"{self.name}: expected y of the outputs' shape {output_shape}, got "
+                f"{y_true.shape}. Use accuracy, which accepts class numbers, too."
             )
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return True for each sample that was right; one with a NaN is not."""
-        return _right(y_true.data.argmax(axis=-1), y_pred)
+        """Return True for each correct sample; a sample with NaN is not correct."""
+        return _correct(y_true.data.argmax(axis=-1), y_pred)
 
 
-def _right(labels: Array, y_pred: Tensor) -> Tensor:
-    """Tell for each sample whether its largest output is that of its label, and none is NaN."""
-    # Logits tell apart what rounds to one probability.
+def _correct(labels: Array, y_pred: Tensor) -> Tensor:
+    """Return for each sample whether its largest output is that of its label, and none is NaN."""
+    # Different logits may round to equal probabilities.
     scores = (y_pred if y_pred.logits is None else y_pred.logits).data
     is_nan = y_pred.backend.xp.isnan(scores.max(axis=-1))
-    return Tensor.of((scores.argmax(axis=-1) == labels) & ~is_nan, y_pred.backend)
+    return y_pred.like((scores.argmax(axis=-1) == labels) & ~is_nan)
 
 
 class Accuracy(Metric):
-    """Count how often the largest output is that of the right class.
+    """Share of the samples whose largest output is that of the right class.
 
-    Targets may be class numbers or, of the outputs' shape, distributions over the classes.
+    Targets are class numbers or, in the outputs' shape, distributions over the classes.
     """
 
     name = "accuracy"
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
-        """Raise ValueError where outputs or targets are not about classes."""
+        """Raise ValueError if outputs or targets do not stand for classes."""
         if len(output_shape) < 2 or output_shape[-1] == 1:
             raise ValueError(
-                f"accuracy: expected one output for each class, received outputs of shape "
-                f"{output_shape}; leave the metric out, or give a Metric of your own"
+                f"accuracy: expected one output for each class, got outputs of shape "
+                f"{output_shape}. Leave the metric out, or subclass metrics.Metric."
             )
-        self._fitting(y_true.shape, output_shape).check(y_true, output_shape)
+        self._for_targets(y_true.shape, output_shape).check(y_true, output_shape)
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return True for each sample that was right."""
-        return self._fitting(y_true.shape, y_pred.shape).per_sample(y_true, y_pred)
+        """Return True for each correct sample."""
+        return self._for_targets(y_true.shape, y_pred.shape).per_sample(y_true, y_pred)
 
-    def _fitting(
+    def _for_targets(
         self, shape: tuple[int, ...], output_shape: tuple[int | None, ...]
     ) -> SparseCategoricalAccuracy | CategoricalAccuracy:
-        dense = shapes_agree(shape, output_shape)
-        return CategoricalAccuracy(self.name) if dense else SparseCategoricalAccuracy(self.name)
+        """Return the metric for targets of `shape`."""
+        if shapes_agree(shape, output_shape):
+            return CategoricalAccuracy(self.name)
+        return SparseCategoricalAccuracy(self.name)
 
 
 _BY_NAME: dict[str, Callable[[], Metric]] = {
@@ -239,11 +160,11 @@ _BY_NAME: dict[str, Callable[[], Metric]] = {
 
 
 def get(metric: str | Metric) -> Metric:
-    """Return the metric of that name, or the one given.
+    """Return the metric of that name, or the given one.
 
     Raises
     ------
     ValueError
-        If there is none of that name; the message lists them.
+        If the name is unknown. The message lists the names.
     """
     return choose("metric", metric, Metric, _BY_NAME)
