@@ -1,15 +1,16 @@
-"""The table that `Model.summary` prints, in the form Keras gave it."""
+"""Summary table of a model, in the form of Keras."""
 
 import math
 from collections.abc import Sequence
 
-from minidl.layers import Layer, Parameter
+from minidl.engine.parameter import Parameter
+from minidl.layers.base import Layer
 
 HEADINGS = ("Layer (type)", "Output Shape", "Param #")
 
 
 def summary_table(name: str, layers: Sequence[Layer], parameters: Sequence[Parameter]) -> str:
-    """Return the table of a model: its layers, their output shapes and numbers of weights."""
+    """Return the table of a model: layers, output shapes and numbers of weights."""
     rows = [
         (
             f"{layer.label} ({type(layer).__name__})",
@@ -30,8 +31,8 @@ def summary_table(name: str, layers: Sequence[Layer], parameters: Sequence[Param
 
     lines = [f'Model: "{name}"', rule("┏", "━", "┳", "┓"), row("┃", HEADINGS)]
     lines.append(rule("┡", "━", "╇", "┩"))
-    for place, cells in enumerate(rows):
-        if place:
+    for index, cells in enumerate(rows):
+        if index:
             lines.append(rule("├", "─", "┼", "┤"))
         lines.append(row("│", cells))
     lines.append(rule("└", "─", "┴", "┘"))
@@ -45,7 +46,7 @@ def summary_table(name: str, layers: Sequence[Layer], parameters: Sequence[Param
 
 
 def _readable(size: float) -> str:
-    """Return a number of bytes as Keras writes it, in powers of 1,024."""
+    """Return a number of bytes in the units of Keras, powers of 1,024."""
     for unit in ("B", "KB", "MB"):
         if size < 1024:
             return f"{size:.2f} {unit}"

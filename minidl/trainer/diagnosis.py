@@ -1,0 +1,67 @@
+"""Diagnosis of runs whose numbers are no longer finite."""
+
+from collections.abc import Iterable
+
+from minidl import rng
+from minidl.backend import Array, Backend
+from minidl.batches import Batch
+from minidl.engine.backward import no_grad
+from minidl.engine.parameter import Parameter
+from minidl.trainer.fusion import Plan
+from minidl.trainer.loop import Run
+
+CHANGED_BY_A_STEP = ("weights", "optimizer", "model", "random", "position")  # sections of the state
+
+
+def non_finite_weight(parameters: Iterable[Parameter]) -> str | None:
+    """Return the name of the first weight with NaN or infinity, or None."""
+    for parameter in parameters:
+        if not _is_finite(parameter.backend, parameter.data):
+            return parameter.name
+    return None
+
+
+def repeat_until_failure(run: Run) -> str | None:
+    """Take the steps of the epoch again from where the state is, until one fails.
+
+    The steps come out as before. The state is left before the step that failed.
+
+    Returns
+    -------
+    str or None
+        What was not finite first, and in which step; None if no step failed.
+    """
+    state = run.state
+    run.begin_totals()
+    step = run.make_step()
+    for batch in run.batches_left():
+        before = state.snapshot(*CHANGED_BY_A_STEP)
+        found = _failing_layer(run.plan, batch, state.step)
+        if found is None:
+            step(batch)
+            weight = non_finite_weight(state.model.parameters())
+            found = None if weight is None else f"the update of {weight}"
+        if found is not None:
+            state.load_state(before)
+            return f"{found} in step {state.step}"
+    return None
+
+
+def _failing_layer(plan: Plan, batch: Batch, step: int) -> str | None:
+    """Return the first layer, or else the loss, that is not finite for a batch of the feed."""
+    if not _is_finite(batch.x.backend, batch.x.data):
+        return "the inputs"
+    x = batch.x
+    with rng.training(step=step), no_grad():
+        for layer in plan.layers:
+            x = layer(x)
+            if not _is_finite(x.backend, x.data):
+                return f"the outputs of {layer.label}"
+        loss = plan.loss_of(x, batch)
+    return None if _is_finite(loss.backend, loss.data) else "the loss"
+
+
+def _is_finite(backend: Backend, values: Array) -> bool:
+    """Return whether all values of an array of the device are finite; this waits for it."""
+    with backend.active:
+        return bool(backend.xp.isfinite(values).all())

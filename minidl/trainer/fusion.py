@@ -1,0 +1,217 @@
+"""Fusion: how a batch goes through a model in `fit`, `evaluate` and `predict`.
+
+This is the only place that decides which neighbours are computed as one operation: the first
+layers with the making of batches, a `Dense` with the `Dropout` after it, and the last layer of a
+classifier with its loss and accuracy. The results equal those of the separate operations up to
+rounding, and the masks have the same bits.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from minidl import rng
+from minidl.backend import Array, Backend
+from minidl.batches import Batch, Feed, Samples
+from minidl.engine import ops
+from minidl.engine.tensor import Tensor, apply
+from minidl.layers.base import Layer
+from minidl.layers.dense import Dense
+from minidl.layers.dropout import Dropout
+from minidl.layers.reshaping import Flatten, Rescaling
+from minidl.losses import Loss, SparseCategoricalCrossentropy
+from minidl.metrics import Accuracy, Metric, SparseCategoricalAccuracy
+
+Stage = Callable[[Tensor], Tensor]
+Comparison = tuple[Tensor, Array, Sequence[int]]
+
+
+@dataclass
+class DenseThenDropout:
+    """A `Dense` layer and the `Dropout` after it, one operation in training if possible."""
+
+    dense: Dense
+    dropout: Dropout
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the output of both layers."""
+        dense, dropout = self.dense, self.dropout
+        if not (
+            rng.is_training()
+            and dropout.rate > 0
+            and dense.built
+            and dropout.built
+            and dense.fused_activation is not None
+            and dense.is_one_op(x)
+        ):
+            return dropout(dense(x))
+        dense.check_input(x)
+        return apply(
+            ops.dense,
+            x,
+            dense.weight,
+            dense.bias,
+            activation=dense.fused_activation,
+            rate=dropout.rate,
+            address=dropout.random_stream.next_address((len(x), dense.units)),
+            rescale=dropout.scaling == "train",
+        )
+
+
+def stages(layers: Sequence[Layer]) -> list[Stage]:
+    """Return what a batch goes through: the layers, some of them fused."""
+    found: list[Stage] = []
+    for layer in layers:
+        before = found[-1] if found else None
+        if type(layer) is Dropout and type(before) is Dense:
+            found[-1] = DenseThenDropout(before, layer)
+        else:
+            found.append(layer)
+    return found
+
+
+class Plan:
+    """The way of a batch through a model, planned once for a run.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        The layers of a `Sequential`, or the model itself.
+    backend : Backend
+        The device.
+    dtype : numpy.dtype
+        The dtype of the inputs in a batch.
+    samples : Samples
+        The data set.
+    loss : Loss, optional
+        None for predictions.
+    metrics : sequence of Metric
+        The metrics.
+
+    Attributes
+    ----------
+    layers : sequence of Layer
+        The layers after the feed, not fused.
+    feed : Feed
+        The source of batches, which does the work of the first layers if it can.
+    columns : dict of str to int
+        For each logged name its column in the sums that `compare` returns.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        backend: Backend,
+        dtype: Any,
+        samples: Samples,
+        loss: Loss | None = None,
+        metrics: Sequence[Metric] = (),
+    ):
+        count, options = _feed_options(layers)
+        self.layers = list(layers[count:])
+        self.feed = Feed(samples, backend, dtype, **options)
+        self._backend, self._dtype, self._samples = backend, dtype, samples
+        self.set_comparison(loss, metrics)
+
+    def set_comparison(self, loss: Loss | None, metrics: Sequence[Metric]) -> None:
+        """Plan for another loss and other metrics."""
+        self._loss, self._metrics = loss, metrics
+        self._classifier = self._fused_classifier(self._samples)
+        self._stages = stages(self.layers[:-1] if self._classifier else self.layers)
+        self.columns = {"loss": 0}
+        for column, metric in enumerate(metrics, start=1):
+            self.columns[metric.name] = 1 if self._classifier else column
+
+    def _fused_classifier(self, samples: Samples) -> Dense | None:
+        """Return the last layer if one operation computes it with loss and metrics."""
+        last = self.layers[-1] if self.layers else None
+        if (
+            type(last) is Dense
+            and last.activation is Tensor.softmax
+            and last.bias is not None
+            and last.output_shape is not None
+            and len(last.output_shape) == 2
+            and self._dtype in Backend.KERNEL_TYPES
+            and samples.weight is None
+            and samples.y is not None
+            and samples.y.ndim == 1
+            and type(self._loss) is SparseCategoricalCrossentropy
+            and not self._loss.from_logits
+            and all(type(m) in (Accuracy, SparseCategoricalAccuracy) for m in self._metrics)
+        ):
+            return last
+        return None
+
+    def _through_stages(self, x: Tensor) -> Tensor:
+        for stage in self._stages:
+            x = stage(x)
+        return x
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Return the model's outputs for a batch of the feed."""
+        with rng.batch_of(len(batch.x)):
+            x = self._through_stages(batch.x)
+            return x if self._classifier is None else self._classifier(x)
+
+    def compare(self, batch: Batch) -> Comparison:
+        """Return the mean loss of a batch of the feed, and what `Totals.add` takes.
+
+        Returns
+        -------
+        loss : Tensor
+            The mean loss.
+        sums : array
+            The mean loss and the sum of each metric.
+        counts : tuple of int
+            The number of values in each of the sums.
+        """
+        with rng.batch_of(len(batch.x)):
+            x = self._through_stages(batch.x)
+            last = self._classifier
+            if last is not None and last.is_one_op(x):
+                return self._classify(last, x, batch)
+            return self._compare_outputs(x if last is None else last(x), batch)
+
+    def _classify(self, last: Dense, x: Tensor, batch: Batch) -> Comparison:
+        """Return `compare` for the input of the last layer, by one operation."""
+        assert batch.y is not None, "checked by fit"
+        last.check_input(x)
+        with self._backend.active:
+            sums = self._backend.xp.empty(2, self._dtype)
+        arrays = {"labels": batch.y.data, "sums": sums}
+        loss = apply(ops.dense_cross_entropy, x, last.weight, last.bias, **arrays)
+        width = 2 if self._metrics else 1
+        return loss, sums[:width], (len(x),) * width
+
+    def loss_of(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the mean loss of the model's outputs."""
+        assert self._loss is not None, "given for fit and evaluate"
+        return self._loss(batch.y, outputs, batch.weight)
+
+    def _compare_outputs(self, outputs: Tensor, batch: Batch) -> Comparison:
+        """Return `compare` for the model's outputs."""
+        assert batch.y is not None, "checked by fit"
+        loss = self.loss_of(outputs, batch)
+        # All metrics of a fused classifier are the same number.
+        metrics = self._metrics[:1] if self._classifier else self._metrics
+        results = [metric.batch_sum(batch.y, outputs) for metric in metrics]
+        xp = self._backend.xp
+        with self._backend.active:
+            parts = [loss.data.astype("float64"), *(total for total, _ in results)]
+            sums = xp.stack([xp.asarray(part) for part in parts])
+        return loss, sums, (len(batch.x), *(count for _, count in results))
+
+
+def _feed_options(layers: Sequence[Layer]) -> tuple[int, Mapping[str, Any]]:
+    """Return how many of the first layers the feed computes, and its options for them.
+
+    The feed computes a `Rescaling`, a `Flatten`, or the two in this order.
+    """
+    options: dict[str, Any] = {}
+    for count, layer in enumerate(layers[:2]):
+        if type(layer) is Flatten:
+            return count + 1, options | {"flat": True}
+        if count or type(layer) is not Rescaling:
+            return count, options
+        options = {"scale": layer.scale, "offset": layer.offset}
+    return len(layers[:2]), options

@@ -1,0 +1,144 @@
+"""The loop of `fit`: epochs of steps, told to callbacks."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from minidl import rng
+from minidl.batches import Batch
+from minidl.trainer.fusion import Plan
+from minidl.trainer.interrupts import Interrupts
+from minidl.trainer.state import Position, TrainState
+from minidl.trainer.step import Step
+from minidl.trainer.totals import Totals
+
+
+class Told(Protocol):
+    """The callbacks of a run; `minidl.callbacks.base.CallbackList` is one."""
+
+    def tell(self, name: str, number: int, logs: Mapping[str, float]) -> None:
+        """Tell a moment to all callbacks that have not acted on it."""
+
+    def finish(self, logs: Mapping[str, float]) -> None:
+        """Tell the moment that a break interrupted to the callbacks that have not acted on it."""
+
+
+class Run:
+    """One call of `fit`.
+
+    Parameters
+    ----------
+    model : Model
+        Its ``stop_training`` ends the run; its ``seed`` decides the order of the samples.
+    state : TrainState
+        What the run changes; it begins at ``state.progress.position``.
+    plan : Plan
+        How a batch goes through the model.
+    epochs : int
+        The epoch at which the run ends.
+    validate : callable
+        Returns the logs of the validation.
+    told : Told
+        The callbacks.
+
+    Attributes
+    ----------
+    is_training : bool
+        Whether the run trains now: weights that a callback sets are then a part of the run.
+    warnings : list of str
+        What callbacks want to warn of; `fit` shows it at its caller's line.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        state: TrainState,
+        plan: Plan,
+        epochs: int,
+        validate: Callable[[], dict[str, float]],
+        told: Told,
+    ):
+        self.model = model
+        self.state = state
+        self.plan = plan
+        self.epochs = epochs
+        self.validate = validate
+        self.told = told
+        self.interrupts = Interrupts()
+        self.is_training = False
+        self.warnings: list[str] = []
+
+    @property
+    def position(self) -> Position:
+        """Where the run is."""
+        return self.state.progress.position
+
+    @property
+    def steps(self) -> int:
+        """The number of steps in an epoch."""
+        return math.ceil(len(self.plan.feed) / self.position.batch_size)
+
+    def train(self) -> None:
+        """Train until the last epoch is over, or until ``model.stop_training``."""
+        state, told = self.state, self.told
+        history = state.progress.history
+        logs: Mapping[str, float] = history.logs[-1] if history.logs else {}
+        with self.interrupts:
+            self.is_training = True
+            told.finish(self.begin_totals() if self.position.batch else logs)
+            while self._has_epochs():
+                epoch = self.position.epoch
+                if self.position.batch == 0:
+                    told.tell("on_epoch_begin", epoch, {})
+                logs = means = self._train_epoch()
+                if self.position.batch < self.steps:
+                    break  # stopped within the epoch: it is neither validated nor recorded
+                means |= self.validate()
+                state.end_epoch(means)
+                told.tell("on_epoch_end", epoch, means)
+            self.is_training = False
+            told.tell("on_train_end", self.position.epoch, logs)
+
+    def _has_epochs(self) -> bool:
+        is_left = self.position.epoch < self.epochs
+        return is_left and not self.model.stop_training and not self.state.obstacle
+
+    def _train_epoch(self) -> dict[str, float]:
+        """Train on the batches that the epoch has left; return the epoch's logs."""
+        told = self.told
+        self.plan.set_comparison(self.model.loss, self.model.metrics)  # compile may have changed it
+        totals = self.begin_totals()
+        step = self.make_step()
+        with self.model.backend.active:
+            for batch in self.batches_left():
+                number = self.position.batch
+                told.tell("on_train_batch_begin", number, {})
+                step(batch)
+                told.tell("on_train_batch_end", number, totals)
+                if self.model.stop_training:
+                    break
+        return dict(totals)
+
+    def make_step(self) -> Step:
+        """Return the step that updates the weights of this run."""
+        return Step(self.state, self.plan, self.interrupts)
+
+    def begin_totals(self) -> Totals:
+        """Return new totals of the epoch in progress, with the batches that are done."""
+        totals = Totals(self.plan.columns, self.model.backend)
+        totals.load_state(self.state.totals_of_epoch())
+        self.state.totals = totals
+        return totals
+
+    def batches_left(self) -> Iterator[Batch]:
+        """Yield the batches that the epoch has left."""
+        position, count = self.position, len(self.plan.feed)
+        order = np.arange(count)
+        if position.shuffle:
+            has_begun = position.batch > 0  # then it is counted already, see count_step
+            epoch = self.state.epoch - 1 if has_begun else self.state.epoch
+            order = rng.permutation(count, seed=self.model.seed, epoch=epoch)
+        size = position.batch_size
+        return self.plan.feed.batches(size, order[position.batch * size :])

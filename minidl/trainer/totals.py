@@ -1,0 +1,99 @@
+"""Running means of loss and metrics."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from minidl.backend import Array, Backend
+
+PENDING = 256  # batches whose sums are kept before they are added up
+
+
+class Totals(Mapping[str, float]):
+    """Means of the loss and the metrics over the samples seen, by name.
+
+    The sums stay on the device until a mean is looked up, which waits for the device.
+
+    Parameters
+    ----------
+    columns : mapping of str to int
+        The names, each with its column in the sums of a batch. Names may share a column.
+    backend : Backend
+        The device of the batches.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from minidl.backend import get_backend
+    >>> totals = Totals({"loss": 0, "accuracy": 1}, get_backend("cpu"))
+    >>> totals.add(np.array([0.5, 3.0]), counts=(4, 4))
+    >>> totals.add(np.array([2.0, 0.0]), counts=(2, 2))
+    >>> dict(totals)
+    {'loss': 1.0, 'accuracy': 0.5}
+    """
+
+    def __init__(self, columns: Mapping[str, int], backend: Backend):
+        self._columns = dict(columns)
+        self._backend = backend
+        self._sums: Array = None  # float64, one for each column
+        self._counts = [0] * (max(columns.values()) + 1)
+        self._pending: list[Array] = []
+        self._rows = 0
+
+    def __getitem__(self, name: str) -> float:
+        column = self._columns[name]
+        self._fold()
+        count = self._counts[column]
+        return float(self._sums[column]) / count if count else float("nan")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def add(self, sums: Array, counts: Sequence[int]) -> None:
+        """Add a batch.
+
+        Parameters
+        ----------
+        sums : array
+            On the device: the mean loss, then the sum of each metric. It is read later and must
+            not change.
+        counts : sequence of int
+            The number of values in each column.
+        """
+        if counts[0] != self._rows or len(self._pending) == PENDING:
+            self._fold()
+            self._rows = counts[0]
+        self._pending.append(sums)
+        for column, count in enumerate(counts):
+            self._counts[column] += count
+
+    def _fold(self) -> None:
+        """Add up the pending batches, one after the other."""
+        if not self._pending:
+            return
+        xp = self._backend.xp
+        with self._backend.active:
+            batches = xp.stack(self._pending).astype("float64")
+            batches[:, 0] *= self._rows  # the mean loss becomes a sum
+            if self._sums is not None:
+                batches = xp.concatenate([self._sums[None], batches])
+            self._sums = xp.cumsum(batches, axis=0)[-1]
+        self._pending = []
+
+    def state(self) -> dict[str, tuple[float, int]]:
+        """Return for each name the sum over the samples seen, and their number."""
+        self._fold()
+        return {
+            name: (float(self._sums[column]) if self._counts[column] else 0.0, self._counts[column])
+            for name, column in self._columns.items()
+        }
+
+    def load_state(self, state: Mapping[str, tuple[float, int]]) -> None:
+        """Replace the samples seen by those of `state`."""
+        sums = [0.0] * len(self._counts)
+        self._counts = [0] * len(self._counts)
+        for name, column in self._columns.items():
+            sums[column], self._counts[column] = state.get(name, (0.0, 0))
+        self._pending = []
+        self._sums = self._backend.asarray(sums, dtype="float64")
