@@ -1,21 +1,22 @@
-"""What happens around training: history, checkpoints, early stopping, logs, and your own.
+"""Callbacks: what happens around training.
 
 ===========================================  =====================================================
-`Callback`                                   subclass it, and override what you need
-`History`                                    what each epoch logged; `fit` returns one
-`ModelCheckpoint`                            keep the model in files, to resume or to use
-`EarlyStopping`, `TerminateOnNaN`            stop when training no longer helps, or has failed
-`LearningRateScheduler`, `ReduceLROnPlateau` change the learning rate between epochs
-`CSVLogger`, `TensorBoard`                   write the epochs' numbers where others read them
+`Callback`                                   base class of your own
+`History`                                    the logs of each epoch; `fit` returns one
+`ModelCheckpoint`                            files, to resume training or to use the model
+`EarlyStopping`, `TerminateOnNaN`            end of training when it no longer helps, or fails
+`LearningRateScheduler`, `ReduceLROnPlateau` changes of the learning rate between epochs
+`CSVLogger`, `TensorBoard`                   logs for other programs
 ===========================================  =====================================================
 """
 
-from minidl.callbacks.base import Callback, CallbackList, History, LazyLogs, Logs
+from minidl.callbacks.base import Callback, CallbackList, Logs
 from minidl.callbacks.learning_rate import LearningRateScheduler, ReduceLROnPlateau
 from minidl.callbacks.logs import CSVLogger, TensorBoard
 from minidl.callbacks.non_finite import TerminateOnNaN
 from minidl.callbacks.saving import ModelCheckpoint
 from minidl.callbacks.stopping import EarlyStopping
+from minidl.trainer.state import History
 
 __all__ = [
     "CSVLogger",
@@ -23,7 +24,6 @@ __all__ = [
     "CallbackList",
     "EarlyStopping",
     "History",
-    "LazyLogs",
     "LearningRateScheduler",
     "Logs",
     "ModelCheckpoint",

@@ -1,63 +1,121 @@
-"""What callbacks are, what tells them, and what is kept of each epoch."""
+"""Base class of callbacks, and the list that tells them."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from minidl.keras_gaps import refuse_definition
+import numpy as np
 
-if TYPE_CHECKING:
-    from minidl.models import Model
+from minidl.arguments import refuse_names
+from minidl.backend import Backend
+from minidl.engine.parameter import Parameter
+from minidl.optimizers import Optimizer
+from minidl.storage.atomic import PathLike
+from minidl.trainer.loop import Run
+from minidl.trainer.state import History, Moment, Position, TrainState
 
 Logs = Mapping[str, float]
 
 
-class LazyLogs(Mapping[str, float]):
-    """The loss and metrics so far, computed when one is looked up.
+class Model(Protocol):
+    """The model of a callback: what `Callback.model` can do.
 
-    Reading them waits for the device, so they are read no more often than they are shown.
+    Attributes
+    ----------
+    stop_training : bool
+        Set it to True to end `fit` after the current step.
+    step, epoch : int
+        The numbers of updates and of begun epochs over the model's life.
+    position : Position
+        The epoch, and the batches of it that are done.
+    history : History
+        The logs of the epochs so far.
+    optimizer : Optimizer or None
+        Its ``learning_rate`` can be set.
+    train_state : TrainState
+        All that a step changes, with `snapshot` and `load_state`.
+    run : Run or None
+        The `fit` call in progress.
     """
 
-    def __init__(self, read: Mapping[str, Callable[[], float]]):
-        self._read = read
+    stop_training: bool
 
-    def __getitem__(self, name: str) -> float:
-        return self._read[name]()
+    @property
+    def step(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def position(self) -> Position: ...
+    @property
+    def history(self) -> History: ...
+    @property
+    def optimizer(self) -> Optimizer | None: ...
+    @property
+    def train_state(self) -> TrainState: ...
+    @property
+    def run(self) -> Run | None: ...
+    @property
+    def backend(self) -> Backend: ...
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._read)
-
-    def __len__(self) -> int:
-        return len(self._read)
+    def parameters(self) -> list[Parameter]: ...
+    def get_weights(self) -> list[np.ndarray]: ...
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None: ...
+    def evaluate(self, *arguments: Any, **options: Any) -> Any: ...
+    def predict(self, *arguments: Any, **options: Any) -> Any: ...
+    def save(self, path: PathLike) -> None: ...
+    def check_savable(self, path: PathLike) -> None: ...
 
 
 class Callback:
-    """Do something at certain moments of `fit`; subclass it and override what you need.
+    """Actions at certain moments of `fit`; a subclass overrides the methods it needs.
+
+    Each moment is told once to each callback of a run, even if the run is broken off and resumed.
+    So after resuming, the first moment may be in the middle of an epoch: create what every method
+    needs in `on_train_begin`. A callback that was broken off within a method is told again. A
+    callback that remembers something between moments defines `state` and `load_state`.
 
     Attributes
     ----------
     model : Model
-        The model in training; ``model.stop_training = True`` ends it after the current step.
+        The model in training.
     params : dict
-        ``epochs``, ``steps`` (an epoch), ``verbose``, ``metrics`` (the names that epochs log).
+        ``epochs``, ``steps`` (in an epoch), ``verbose``, and ``metrics``: the names that epochs
+        log.
     comes_last : bool
-        Whether it is told after all callbacks for which this is False: it records what they did.
+        Whether it is told after all callbacks for which this is False, to record what they did.
+
+    Examples
+    --------
+    A callback that counts epochs, and goes on counting in a resumed run:
+
+    >>> class Count(Callback):
+    ...     count = 0
+    ...
+    ...     def on_epoch_end(self, epoch, logs):
+    ...         self.count += 1
+    ...
+    ...     def state(self):
+    ...         return {"count": self.count}
+    ...
+    ...     def load_state(self, state):
+    ...         self.count = state["count"]
     """
 
-    model: "Model"
+    model: Model
     params: dict[str, Any]
     comes_last = False
 
     def __init_subclass__(cls, **arguments: Any):
         super().__init_subclass__(**arguments)
-        refuse_definition("Callback", dir(cls), who=cls.__name__)
+        refuse_names("Callback", dir(cls), who=cls.__name__)
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Run before the first epoch."""
+        """Run before training, also when it is resumed; an exception refuses the run."""
 
     def on_train_end(self, logs: Logs) -> None:
-        """Run after the last epoch, with its logs."""
+        """Run after the last epoch, with its logs; not if training is broken off."""
 
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
         """Run before an epoch; the first is 0."""
@@ -69,123 +127,177 @@ class Callback:
         """Run before a training step; the first of an epoch is 0."""
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
-        """Run after a training step; looking into `logs` waits for the device."""
+        """Run after a training step; reading a value of `logs` waits for the device."""
+
+    def close(self) -> None:
+        """Release files and locks; called however training ends, if it has begun."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what the callback remembers: values that JSON can hold, and arrays, by name."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Load what `state` returned; called after `on_train_begin` in a resumed run."""
 
 
 class CallbackList:
-    """The callbacks of one `fit`, told of each moment in their order."""
+    """The callbacks of one `fit` call, told of each moment in their order.
 
-    def __init__(self, callbacks: Sequence[Callback], model: "Model", params: dict[str, Any]):
-        self._callbacks = callbacks
-        self._begun: list[Callback] = []
-        self.params = params
-        for callback in callbacks:
-            callback.model = model
-            callback.params = params
-
-    def begin(self) -> None:
-        """Begin training with each; the first that raises ends it."""
-        for callback in self._callbacks:
-            callback.on_train_begin({})
-            self._begun.append(callback)
-
-    def end(self, logs: Logs) -> None:
-        """End training with each that has begun, also where one of them raises."""
-        with ExitStack() as stack:
-            for callback in reversed(self._begun):
-                stack.callback(callback.on_train_end, logs)
-
-    def tell(self, moment: str, *arguments: Any) -> None:
-        """Call the method `moment` of each."""
-        for callback in self._callbacks:
-            getattr(callback, moment)(*arguments)
-
-
-class History(Callback):
-    """Keep what each epoch logged; `fit` returns one.
-
-    Attributes
-    ----------
-    epoch : list of int
-        The epochs' numbers.
-    logs : list of mapping
-        What each of them logged: names and numbers.
-
-    Examples
-    --------
-    >>> history = History()
-    >>> for epoch, loss in enumerate([0.5, 0.25]):
-    ...     history.on_epoch_end(epoch, {"loss": loss})
-    >>> history.history
-    {'loss': [0.5, 0.25]}
+    Which callbacks have acted on a moment, and what they remember, is recorded in
+    ``state.progress`` after each of them.
     """
 
-    def __init__(self) -> None:
-        self.epoch: list[int] = []
-        self.logs: list[Logs] = []
+    def __init__(
+        self,
+        callbacks: Sequence[Callback],
+        model: Model,
+        params: dict[str, Any],
+    ):
+        self._state = model.train_state
+        self._callbacks: dict[str, Callback] = {}
+        self._begun: list[Callback] = []
+        counts: Counter[str] = Counter()
+        for callback in sorted(callbacks, key=lambda callback: callback.comes_last):
+            name = type(callback).__name__
+            key = f"{name}_{counts[name]}" if counts[name] else name
+            counts[name] += 1
+            self._callbacks[key] = callback
+            callback.model = model
+            callback.params = params
+        # The callbacks that override a method: the others have nothing to do.
+        self._acting = {
+            name: [
+                (key, callback)
+                for key, callback in self._callbacks.items()
+                if getattr(type(callback), name) is not getattr(Callback, name)
+            ]
+            for name in dir(Callback)
+            if name.startswith("on_")
+        }
+        self._stateful = [
+            key
+            for key, callback in self._callbacks.items()
+            if type(callback).state is not Callback.state
+        ]
 
-    @property
-    def history(self) -> dict[str, list[float]]:
-        """One list for each name, one entry for each epoch that logged it."""
-        names = dict.fromkeys(name for logs in self.logs for name in logs)
-        return {name: [logs[name] for logs in self.logs if name in logs] for name in names}
+    def begin(self) -> None:
+        """Begin the run with each callback, and load what it remembered."""
+        memories = self._state.progress.memories
+        for key, callback in self._callbacks.items():
+            callback.on_train_begin({})
+            self._begun.append(callback)
+            if key in memories:
+                callback.load_state(memories[key])
+        self._earlier = self._state.progress.callbacks
+        self._state.progress = self._state.progress._replace(
+            callbacks=tuple(self._callbacks),
+            memories={key: self._callbacks[key].state() for key in self._stateful},
+        )
 
-    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        """Keep the epoch's own logs, so that what others put into them later is there too."""
-        self.epoch.append(epoch)
-        self.logs.append(logs)
+    def finish(self, logs: Logs) -> None:
+        """Tell the end of an epoch or batch that a break interrupted to the remaining callbacks.
+
+        Callbacks that are new in the resumed run begin with the next moment.
+        """
+        moment = self._state.unfinished_moment
+        if moment is not None and moment.name in ("on_train_batch_end", "on_epoch_end"):
+            new = tuple(key for key in self._callbacks if key not in self._earlier)
+            self._tell(moment._replace(told=moment.told + new), logs)
+
+    def tell(self, name: str, number: int, logs: Logs) -> None:
+        """Tell a moment to all callbacks that have not acted on it."""
+        moment, latest = Moment(name, number, self._state.step), self._state.progress.moment
+        if latest is not None and latest[:3] == moment[:3]:
+            moment = latest
+        self._tell(moment, logs)
+
+    def _tell(self, moment: Moment, logs: Logs) -> None:
+        """Call the moment's method of the callbacks that have not acted on it."""
+        state, acting = self._state, self._acting[moment.name]
+        if not acting:
+            return
+        state.progress = state.progress._replace(moment=moment, learning_rate=state.learning_rate)
+        for key, callback in acting:
+            if key in moment.told:
+                continue
+            method = getattr(callback, moment.name)
+            arguments = (logs,) if moment.name == "on_train_end" else (moment.number, logs)
+            method(*arguments)
+            moment = moment._replace(told=(*moment.told, key))
+            memories = state.progress.memories
+            if key in self._stateful:
+                memories = {**memories, key: callback.state()}
+            state.progress = state.progress._replace(
+                moment=moment, memories=memories, learning_rate=state.learning_rate
+            )
+        is_end = moment.name == "on_train_end"
+        over = None if is_end else moment._replace(is_over=True)
+        state.progress = state.progress._replace(moment=over)
+
+    def close(self) -> None:
+        """Close each callback that has begun, also if one of them raises."""
+        self._state.undo_broken_callback()
+        with ExitStack() as stack:
+            for callback in self._begun:
+                stack.callback(callback.close)
 
 
-class Watcher(Callback):
-    """Watch a number that epochs log; the base of what acts on its improvement.
+class Monitor(Callback):
+    """Base class of callbacks that act on the improvement of a logged value.
 
     Parameters
     ----------
     monitor : str
-        The name of what is watched.
+        The name of the value.
     min_delta : float
         The least change that counts as an improvement.
     mode : {"auto", "min", "max"}
-        Whether less or more is better; auto takes more for names that hold ``acc``.
+        Whether less or more is better; auto is "max" for names with ``acc``.
+
+    Attributes
+    ----------
+    best : float
+        The best value so far, negated if less is better.
     """
 
     def __init__(self, monitor: str, min_delta: float, mode: str):
         if mode not in ("auto", "min", "max"):
             raise ValueError(
-                f'{type(self).__name__}: mode must be "auto", "min" or "max", received {mode!r}'
+                f'{type(self).__name__}: expected mode to be "auto", "min" or "max", got {mode!r}.'
             )
         self.monitor = monitor
         self.min_delta = abs(min_delta)
         self.sign = 1 if mode == "max" or (mode == "auto" and "acc" in monitor) else -1
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Check the name, and forget earlier training.
+        """Check the name, and begin with the best value of the history.
 
         Raises
         ------
         ValueError
-            If nothing of the name is logged.
+            If no value of the name is logged.
         """
         if self.monitor not in self.params["metrics"]:
             raise ValueError(
-                f"{type(self).__name__}: {self.monitor} is not logged; there are "
-                f"{', '.join(self.params['metrics'])}; give validation data for val_ names"
+                f"{type(self).__name__}: expected monitor to be one of "
+                f"{', '.join(self.params['metrics'])}, got {self.monitor!r}. Pass validation data "
+                "for val_ names."
             )
-        self.best = -math.inf
-
-    def past(self) -> Iterator[tuple[int, float]]:
-        """Give the epochs of a run that is resumed, each with the number that is watched.
-
-        What has taken them in, one by one, stands where it stood when the run was broken off.
-        """
-        history = self.model.history
-        for epoch, logs in zip(history.epoch, history.logs, strict=True):
-            if self.monitor in logs:
-                yield epoch, logs[self.monitor]
+        past = self.model.history.history.get(self.monitor, [])
+        finite = [self.sign * value for value in past if not math.isnan(value)]
+        self.best = max(finite, default=-math.inf)
 
     def improves(self, value: float) -> bool:
-        """Tell whether an epoch's value is the best so far, and remember it if so; NaN never is."""
+        """Return whether `value` is the best so far, and store it if so; NaN never is."""
         better = self.sign * value - self.min_delta > self.best
         if better:
             self.best = self.sign * value
         return better
+
+    def state(self) -> dict[str, Any]:
+        """Return the best value; JSON has no infinity, so None stands for no value yet."""
+        return {"best": None if self.best == -math.inf else self.best}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Load what `state` returned."""
+        self.best = -math.inf if state["best"] is None else state["best"]

@@ -1,32 +1,37 @@
-"""Write the epochs' numbers where other programs read them."""
+"""Callbacks that write the logs of each epoch to files of other programs."""
 
 import csv
 import os
+import zlib
+from collections.abc import Mapping
+from typing import Any
 
 from minidl.callbacks.base import Callback, Logs
-from minidl.files import write_whole
 
 
 class CSVLogger(Callback):
-    """Write a line of comma-separated values for each epoch, flushed at once.
+    """Lines of comma-separated values, one for each epoch, flushed at once.
 
     Parameters
     ----------
     filename : path
-        The file; the first line names the columns, ``epoch`` the first.
+        The file. Its first line names the columns, beginning with ``epoch``.
     separator : str
-        What stands between the values.
+        The character between values.
     append : bool
-        Whether lines are added to a file that is there, as a resumed run wants it. Such a run has
-        the epochs again that came after its checkpoint: their lines, behind that of the last epoch
-        that it knows of, are taken away (none, where it had not come to the end of its first).
+        Whether lines are added to an existing file. A resumed run needs it: it first removes the
+        lines of epochs that it will repeat.
 
     Raises
     ------
     OSError
         If the file cannot be written.
     ValueError
-        At the beginning of training, where the file to append to has other columns.
+        When training begins, if an existing file has other columns.
+
+    Examples
+    --------
+    >>> logger = CSVLogger("training.csv", append=True)
     """
 
     def __init__(
@@ -38,72 +43,79 @@ class CSVLogger(Callback):
 
     def on_train_begin(self, logs: Logs) -> None:
         """Open the file, and write or check the names of the columns."""
+        self._next_epoch = self.model.position.epoch
         columns = ["epoch", *self.params["metrics"]]
-        if self.append and self.model.history.epoch and os.path.exists(self.filename):
-            self._drop_what_comes_again()
-        mode = "a+" if self.append else "w"
+        mode = "a+" if self.append else "w+"
         self._file = open(self.filename, mode, newline="", encoding="utf-8")  # noqa: SIM115
         self._writer = csv.writer(self._file, delimiter=self.separator)
         self._file.seek(0)
-        found = next(csv.reader(self._file, delimiter=self.separator), []) if self.append else []
+        found = next(csv.reader(self._file, delimiter=self.separator), [])
         if not found:
             self._write(columns)
         elif found != columns:
             self._file.close()
             raise ValueError(
-                f"CSVLogger: {self.filename} has the columns {found}, and this run logs "
-                f"{columns}; give another file, or append=False"
+                f"CSVLogger: expected the columns {columns} in {self.filename}, got {found}. Use "
+                "another file, or append=False."
             )
 
-    def _drop_what_comes_again(self) -> None:
-        """Take away the lines behind that of the last epoch which a resumed run has had.
-
-        A file without that very line, or with another run's behind it, stays as it is.
-        """
-        past = self.model.history
-        last = self._row(past.epoch[-1], past.logs[-1])
-        with open(self.filename, newline="", encoding="utf-8") as file:
-            lines = file.readlines()
-        rows = [next(csv.reader([line], delimiter=self.separator), []) for line in lines]
-        later: list[list[str]] = []
-        while rows and rows[-1] != last:
-            later.append(rows.pop())
-        epochs = [int(row[0]) if row and row[0].isdigit() else -1 for row in later]
-        if rows and later and min(epochs) > past.epoch[-1]:
-            write_whole(self.filename, "".join(lines[: len(rows)]).encode())
-
-    def _row(self, epoch: int, logs: Logs) -> list[str]:
-        return [str(epoch), *(str(float(logs[name])) for name in self.params["metrics"])]
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        """Write the epoch."""
+        values = (str(float(logs[name])) for name in self.params["metrics"])
+        self._write([str(epoch), *values])
+        self._next_epoch = epoch + 1
 
     def _write(self, values: list[str]) -> None:
         self._writer.writerow(values)
         self._file.flush()
 
-    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        """Write the epoch."""
-        self._write(self._row(epoch, logs))
+    def state(self) -> dict[str, Any]:
+        """Return the next epoch to write, and length and checksum of the file."""
+        content = self._content()
+        checksum = zlib.crc32(content)
+        return {"next_epoch": self._next_epoch, "bytes": len(content), "crc32": checksum}
 
-    def on_train_end(self, logs: Logs) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Remove the lines that a resumed run will repeat.
+
+        A file that another run has changed stays as it is.
+        """
+        self._next_epoch = state["next_epoch"]
+        content, end = self._content(), state["bytes"]
+        lines = content[end:].decode(errors="replace").splitlines()
+        rows = csv.reader(lines, delimiter=self.separator)
+        epochs = [int(row[0]) if row and row[0].isdigit() else -1 for row in rows]
+        is_repeated = bool(epochs) and min(epochs) >= self._next_epoch
+        if is_repeated and zlib.crc32(content[:end]) == state["crc32"]:
+            self._file.truncate(end)
+
+    def _content(self) -> bytes:
+        with open(self.filename, "rb") as file:
+            return file.read()
+
+    def close(self) -> None:
         """Close the file."""
-        if hasattr(self, "_file"):
-            self._file.close()
+        self._file.close()
 
 
 class TensorBoard(Callback):
-    """Write loss, metrics and learning rate of each epoch for TensorBoard.
+    """Loss, metrics and learning rate of each epoch for TensorBoard.
 
-    Curves are named as in Keras: ``epoch_loss`` in the sub-folders ``train`` and ``validation``.
-    It needs tensorboardX, the extra ``tensorboard``.
+    Curves have the names of Keras: ``epoch_loss`` in the sub-folders ``train`` and ``validation``.
+    It needs tensorboardX, the extra ``tensorboard``. A resumed run replaces the epochs that it
+    repeats.
 
     Parameters
     ----------
     log_dir : path
-        The folder that ``tensorboard --logdir`` reads.
+        The folder for ``tensorboard --logdir``.
 
     Raises
     ------
     ImportError
         If tensorboardX is not installed.
+    OSError
+        When training begins, if the folder cannot be created.
     """
 
     def __init__(self, log_dir: str | os.PathLike[str] = "logs"):
@@ -111,33 +123,50 @@ class TensorBoard(Callback):
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise ImportError(
-                "TensorBoard: tensorboardX is not installed; pip install 'minidl[tensorboard]'"
+                "TensorBoard: expected tensorboardX to be installed. Run pip install "
+                "'minidl[tensorboard]'."
             ) from error
         self.log_dir = os.fspath(log_dir)
         self._new_writer = SummaryWriter
+        self._writers: dict[str, Any] = {}
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Open the files."""
-        names = ["train"]
-        if any(name.startswith("val_") for name in self.params["metrics"]):
-            names.append("validation")
-        self._writers = {name: self._new_writer(os.path.join(self.log_dir, name)) for name in names}
+        """Create the folder."""
+        os.makedirs(self.log_dir, exist_ok=True)
+        self._writers = {}
+        self._next_epoch = self.model.position.epoch
+        self._purge_step: int | None = None
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Write the epoch."""
         for name, value in logs.items():
             part = "validation" if name.startswith("val_") else "train"
-            title = f"epoch_{name.removeprefix('val_')}"
-            self._writers[part].add_scalar(title, value, epoch)
+            self._writer(part).add_scalar(f"epoch_{name.removeprefix('val_')}", value, epoch)
         optimizer = self.model.optimizer
-        assert optimizer is not None, "fit has checked it"
+        assert optimizer is not None, "checked by fit"
         rate = optimizer.learning_rate
         now = rate(optimizer.iterations) if callable(rate) else rate
-        self._writers["train"].add_scalar("epoch_learning_rate", now, epoch)
+        self._writer("train").add_scalar("epoch_learning_rate", now, epoch)
         for writer in self._writers.values():
             writer.flush()
+        self._next_epoch = epoch + 1
 
-    def on_train_end(self, logs: Logs) -> None:
+    def _writer(self, part: str) -> Any:
+        """Return the writer of a sub-folder."""
+        if part not in self._writers:
+            folder = os.path.join(self.log_dir, part)
+            self._writers[part] = self._new_writer(folder, purge_step=self._purge_step)
+        return self._writers[part]
+
+    def state(self) -> dict[str, Any]:
+        """Return the next epoch to write."""
+        return {"next_epoch": self._next_epoch}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Load what `state` returned; TensorBoard then hides the epochs that are repeated."""
+        self._next_epoch = self._purge_step = state["next_epoch"]
+
+    def close(self) -> None:
         """Close the files."""
-        for writer in getattr(self, "_writers", {}).values():
+        for writer in self._writers.values():
             writer.close()

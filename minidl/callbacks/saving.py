@@ -1,65 +1,58 @@
-"""Keep the model in files while it is trained."""
+"""Checkpoints during training."""
 
 import logging
 import os
-import re
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from minidl.callbacks.base import Logs, Watcher
-from minidl.callbacks.non_finite import failing_weight
-from minidl.files import TEMPORARY, PathLike, lock_folder
-from minidl.keras_gaps import refuse
+from minidl.arguments import positive_integer
+from minidl.callbacks.base import Logs, Monitor
+from minidl.storage.atomic import TEMPORARY
+from minidl.storage.folders import BEST_FILE, STEP_FILE, lock_folder, step_files
+from minidl.trainer.diagnosis import non_finite_weight
 
-STEP_FILE = "step-{:010d}.safetensors"
-STEP_FILES = re.compile(r"step-\d{10}\.safetensors")
-BEST_FILE = "best.safetensors"
-FILE_ENDINGS = (".keras", ".h5", ".safetensors")  # of Keras' checkpoints and ours
+FILE_ENDINGS = (".keras", ".h5", ".safetensors")  # of checkpoints of Keras and minidl
 
 log = logging.getLogger(__name__)
 
 
-def step_files(folder: PathLike) -> list[Path]:
-    """Return the files of a folder that `ModelCheckpoint` wrote for resuming, the oldest first."""
-    return sorted(path for path in Path(folder).iterdir() if STEP_FILES.fullmatch(path.name))
+class ModelCheckpoint(Monitor):
+    """Checkpoints in ``step-NNNNNNNNNN.safetensors`` files, from which training can be resumed.
 
-
-class ModelCheckpoint(Watcher):
-    """Save the model into ``step-NNNNNNNNNN.safetensors``, so that training can go on from there.
-
-    Each file is whole or not there, whenever the process or the machine stops, and older ones are
-    deleted after it. A model whose weights are not all finite is not saved, with a warning: it
-    would drive out those that can be used. `fit` tells all other callbacks first, so that what
-    they change is saved too. Where one of them stops training within an epoch, the model is saved
+    Each file is complete or absent, whenever the process or the machine stops; older files are
+    deleted afterwards. A model with weights that are not finite is not saved, with a warning: it
+    would replace usable files. All other callbacks act first, so that their changes are saved. If
+    training is stopped within an epoch, or broken off by an exception or Ctrl-C, the model is saved
     at that step.
 
     Parameters
     ----------
     folder : path
-        Made where it is not there. Only one run at a time may use it.
+        Created if it does not exist. Only one run at a time may use it.
     every_steps, every_epochs : int, optional
-        How often it is saved; each epoch where neither is given. The last epoch always is.
+        How often the model is saved; without both, after each epoch. The last epoch always is.
     keep : int
-        How many files stay.
+        The number of files to keep.
     monitor : str, optional
-        The name of a number of which the best epoch is kept in ``best.safetensors`` too.
+        The name of a logged value; the best epoch is also kept in ``best.safetensors``.
     mode : {"auto", "min", "max"}
         As in `EarlyStopping`.
 
     Raises
     ------
     ValueError
-        If `folder` is the name of a file, or a number is below 1.
+        If `folder` is a file name, or a number is below 1.
     TypeError, ValueError
-        At the beginning of training, where `Model.save` cannot save the model.
+        When training begins, if ``Model.save`` cannot save the model.
     BlockingIOError
-        At the beginning of training, where another run uses the folder.
+        When training begins, if another run uses the folder.
     FileExistsError
-        At the beginning of training, where the folder has checkpoints of later steps: those of
-        another run, or of this one before it was resumed from an earlier file.
+        When training begins, if the folder has checkpoints of later steps: those of another run, or
+        of this run before it was resumed from an earlier file.
     OSError
-        If a file cannot be written; those that were stay.
+        If a file cannot be written; the older files stay.
 
     Examples
     --------
@@ -91,78 +84,82 @@ class ModelCheckpoint(Watcher):
         keep: int = 3,
         monitor: str | None = None,
         mode: str = "auto",
-        **not_taken: Any,
     ):
-        refuse("ModelCheckpoint", not_taken)
         super().__init__(monitor or "loss", 0.0, mode)
         counts = {"every_steps": every_steps, "every_epochs": every_epochs, "keep": keep}
         for name, count in counts.items():
-            if count is not None and count < 1:
-                raise ValueError(f"ModelCheckpoint: {name} must be at least 1, received {count}")
+            if count is not None:
+                positive_integer(f"ModelCheckpoint: {name}", count)
         self.folder = Path(folder)
         if self.folder.suffix in FILE_ENDINGS:
             raise ValueError(
-                f"ModelCheckpoint: expected a folder, received a file's name, {folder}; the files "
-                f"in it have names of their own, as {BEST_FILE}"
+                f"ModelCheckpoint: expected a folder, got the file name {folder}. The files in the "
+                f"folder have names of their own, such as {BEST_FILE}."
             )
         self.every_steps = every_steps
         self.every_epochs = 1 if every_steps is every_epochs is None else every_epochs
         self.keep = keep
         self.keeps_best = monitor is not None
         self._lock: IO[str] | None = None
+        self._has_unsaved_steps = False
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Check the model, take the folder, and clear away what a killed run left half-written."""
-        from minidl import checkpoint
-
+        """Check the model, lock the folder, and delete the temporary files of a killed run."""
         super().on_train_begin(logs)
-        checkpoint.describe(self.model)
-        for _, value in self.past():
-            self.improves(value)
+        self.model.check_savable(self._step_file())
         self.folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as refused:
-            lock = refused.enter_context(lock_folder(self.folder))
+        with ExitStack() as on_error:
+            lock = on_error.enter_context(lock_folder(self.folder))
             self._check_folder()
-            refused.pop_all()
-        self._lock = lock
+            on_error.pop_all()
+        self._lock, self._has_unsaved_steps = lock, False
         for path in self.folder.glob(TEMPORARY):
             path.unlink(missing_ok=True)
 
     def _check_folder(self) -> None:
-        """Raise where files are in the folder that would count as newer than those to come."""
+        """Raise FileExistsError if the folder has files that would count as newer."""
         *_, newest = ["", *(path.name for path in step_files(self.folder))]
         if newest > self._step_file().name:
             raise FileExistsError(
-                f"{self.folder}: has checkpoints of another run, {newest} the latest, and this one "
-                f"begins at step {self.model.step}; resume it, or give another folder"
+                f"{self.folder}: expected checkpoints up to step {self.model.step}, where this run "
+                f"begins, got {newest} of another run. Resume that run, or use another folder."
             )
 
-    def on_train_end(self, logs: Logs) -> None:
-        """Give the folder back."""
-        assert self._lock is not None, "taken when training began"
-        self._lock.close()
-
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
-        """Save after every so many steps, counted over the model's life, and where it stops."""
+        """Save after every so many steps of the model's life, and where training stops."""
+        self._has_unsaved_steps = True
         is_due = self.every_steps and self.model.step % self.every_steps == 0
         is_last = self.model.stop_training and self.model.position.batch < self.params["steps"]
         if is_due or is_last:
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        """Save after every so many epochs, after the last one, and where it is the best."""
-        # The best goes first: a run that is killed in between takes this epoch again.
+        """Save after every so many epochs, after the last one, and if it is the best."""
+        # The best file first: if the run is killed in between, it repeats this epoch.
         if self.keeps_best and self.improves(logs[self.monitor]):
             self._write(self.folder / BEST_FILE)
         is_last = epoch + 1 == self.params["epochs"] or self.model.stop_training
         if is_last or (self.every_epochs and (epoch + 1) % self.every_epochs == 0):
             self.save()
 
+    def close(self) -> None:
+        """Save the last step if training was broken off, and unlock the folder."""
+        try:
+            if self._has_unsaved_steps and not self.model.train_state.is_torn:
+                self.save()
+        except (OSError, TypeError, ValueError) as error:
+            # Training ends with the exception that broke it off.
+            log.warning("%s: not saved: %s", self._step_file(), error)
+        finally:
+            assert self._lock is not None, "locked when training began"
+            self._lock.close()
+
     def save(self) -> None:
         """Save now, and delete the oldest files beyond those to keep."""
         written = self._step_file()
         self._write(written)
-        # A guard against NaN may have gone back: the file of this step need not be the newest.
+        self._has_unsaved_steps = False
+        # After a rollback the file of this step need not be the newest.
         others = [path for path in step_files(self.folder) if path != written]
         for path in others[: max(0, len(others) - (self.keep - 1))]:
             path.unlink(missing_ok=True)
@@ -171,7 +168,16 @@ class ModelCheckpoint(Watcher):
         return self.folder / STEP_FILE.format(self.model.step)
 
     def _write(self, path: Path) -> None:
-        if failing_weight(self.model) is None:
+        if non_finite_weight(self.model.parameters()) is None:
             self.model.save(path)
         else:
-            log.warning("%s not written: weights of the model are not finite", path)
+            log.warning("%s: not saved: weights of the model are not finite", path)
+
+    def state(self) -> dict[str, Any]:
+        """Return the best value."""
+        return super().state() if self.keeps_best else {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Load what `state` returned."""
+        if state:
+            super().load_state(state)

@@ -1,39 +1,40 @@
-"""Stop when training no longer helps."""
+"""Early stopping."""
 
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from minidl.callbacks.base import Logs, Watcher
-from minidl.keras_gaps import refuse
+from minidl.callbacks.base import Logs, Monitor
 
 
-class EarlyStopping(Watcher):
-    """Stop when a number has not improved for `patience` epochs.
+class EarlyStopping(Monitor):
+    """End of training when a value has not improved for `patience` epochs.
 
-    A run that is resumed has waited as long as it had before, and one that was stopped stays so.
+    A resumed run goes on waiting, and one that was stopped stays stopped.
 
     Parameters
     ----------
     monitor : str
-        The name of what is watched.
+        The name of the value.
     min_delta : float
         The least change that counts as an improvement.
     patience : int
-        The number of epochs without improvement that are waited for.
+        The number of epochs without improvement before training ends.
     mode : {"auto", "min", "max"}
-        Whether less or more is better; auto takes more for names that hold ``acc``.
+        Whether less or more is better; auto is "max" for names with ``acc``.
     baseline : float, optional
-        What must be bettered for a start.
+        A value that must be bettered before the wait is reset.
     restore_best_weights : bool
-        Whether the weights of the best epoch come back at the end. They are kept in memory, so a
-        run that has had an epoch cannot be resumed with it.
+        Whether the weights of the best epoch are restored when training ends. They stay on the
+        device and are a part of checkpoints. After the restoration the run cannot be resumed.
 
     Raises
     ------
     ValueError
-        At the beginning of training, where nothing of the name is logged, or where the best weights
-        of a run that is resumed are asked for.
+        When training begins, if no value of the name is logged.
+
+    Examples
+    --------
+    >>> stopping = EarlyStopping("val_accuracy", patience=3, restore_best_weights=True)
     """
 
     def __init__(
@@ -45,43 +46,31 @@ class EarlyStopping(Watcher):
         mode: str = "auto",
         baseline: float | None = None,
         restore_best_weights: bool = False,
-        **not_taken: Any,
     ):
-        refuse("EarlyStopping", not_taken)
         super().__init__(monitor, min_delta, mode)
         self.patience = patience
         self.baseline = baseline
         self.restore_best_weights = restore_best_weights
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Check the name, and begin to wait, or go on with it."""
+        """Check the name, and begin to wait."""
         super().on_train_begin(logs)
         self.best_epoch = 0
         self.stopped_epoch = 0
         self.wait = 0
-        self._best_weights: list[np.ndarray] | None = None
-        is_over = False
-        for epoch, value in self.past():
-            is_over = self._is_over(epoch, value)
-        if is_over:
-            self._stop(epoch)
-        if self.restore_best_weights and self.model.history.epoch:
-            raise ValueError(
-                "EarlyStopping: restore_best_weights needs the weights of epoch "
-                f"{self.best_epoch}, and a run that is resumed has those of its last step alone; "
-                f"leave it out, and let ModelCheckpoint(folder, monitor={self.monitor!r}) keep them"
-            )
+        self._best_weights: dict[str, Any] = {}
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Compare with the best epoch so far."""
-        is_over = self._is_over(epoch, logs[self.monitor])
-        if self.restore_best_weights and (self.best_epoch == epoch or self._best_weights is None):
-            self._best_weights = self.model.get_weights()
-        if is_over:
-            self._stop(epoch)
+        is_due = self._is_due(epoch, logs[self.monitor])
+        if self.restore_best_weights and (self.best_epoch == epoch or not self._best_weights):
+            self._best_weights = self.model.train_state.snapshot("weights")
+        if is_due:
+            self.stopped_epoch = epoch
+            self.model.stop_training = True
 
-    def _is_over(self, epoch: int, value: float) -> bool:
-        """Take in an epoch, and tell whether the wait has come to its end."""
+    def _is_due(self, epoch: int, value: float) -> bool:
+        """Count an epoch, and return whether the wait is over."""
         self.wait += 1
         if self.improves(value):
             self.best_epoch = epoch
@@ -90,11 +79,28 @@ class EarlyStopping(Watcher):
             return False
         return self.wait >= self.patience and epoch > 0
 
-    def _stop(self, epoch: int) -> None:
-        self.stopped_epoch = epoch
-        self.model.stop_training = True
-
     def on_train_end(self, logs: Logs) -> None:
-        """Bring the best weights back, where that was asked for."""
-        if self._best_weights is not None:
-            self.model.set_weights(self._best_weights)
+        """Restore the best weights."""
+        if self._best_weights:
+            state = self.model.train_state
+            state.load_state(self._best_weights)
+            state.obstacle = "EarlyStopping restored the best weights"
+
+    def state(self) -> dict[str, Any]:
+        """Return the wait, the best epoch, and its weights if they will be restored."""
+        counts = {
+            "wait": self.wait,
+            "best_epoch": self.best_epoch,
+            "stopped_epoch": self.stopped_epoch,
+        }
+        return super().state() | counts | self._best_weights
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Load what `state` returned; a run that was stopped stays stopped."""
+        super().load_state(state)
+        self.wait, self.best_epoch = state["wait"], state["best_epoch"]
+        self.stopped_epoch = state["stopped_epoch"]
+        self._best_weights = {
+            name: value for name, value in state.items() if name.startswith("weights/")
+        }
+        self.model.stop_training = self.model.stop_training or self.stopped_epoch > 0

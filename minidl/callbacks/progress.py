@@ -1,4 +1,4 @@
-"""What a run shows of itself: bars on a terminal, lines anywhere else."""
+"""Progress output: bars on a terminal, lines in files and pipes."""
 
 import math
 import sys
@@ -8,39 +8,47 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from minidl.batches import Batch, Feed
-from minidl.callbacks import Callback, Logs
+from minidl.callbacks.base import Callback, Logs
 
 
 class ProgressBar(Callback):
-    """Show a bar for each epoch on a terminal, and one line for each epoch anywhere else."""
+    """A bar for each epoch on a terminal, and one line for each epoch anywhere else."""
+
+    def on_train_begin(self, logs: Logs) -> None:
+        """Reset the clock and the bar."""
+        self._bar: tqdm | None = None
+        self._started = time.perf_counter()
 
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
-        """Start the bar."""
+        """Start the clock."""
         self._started = time.perf_counter()
-        self._bar = _bar(self._title(epoch), self.params["steps"], self.params["verbose"])
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
-        """Move the bar; loss and metrics are read when it is drawn."""
+        """Advance the bar; loss and metrics are read only when it is drawn."""
+        if self._bar is None:
+            title = self._title(self.model.position.epoch)
+            self._bar = _bar(title, self.params["steps"], self.params["verbose"], done=batch)
         if self._bar.update():
             self._bar.set_postfix({name: f"{value:.4f}" for name, value in logs.items()})
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Replace the bar by the epoch's line."""
-        self._bar.close()
+        self.close()
         seconds = time.perf_counter() - self._started
         print(line(f"{self._title(epoch)} - {seconds:.1f} s", logs), flush=True)
 
-    def on_train_end(self, logs: Logs) -> None:
-        """Take away the bar of an epoch that was broken off."""
-        if hasattr(self, "_bar"):
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
     def _title(self, epoch: int) -> str:
         return f"Epoch {epoch + 1}/{self.params['epochs']}"
 
 
 def bar(title: str, feed: Feed, batch_size: int, verbose: int) -> Iterator[Batch]:
-    """Give the samples in batches, with a bar on a terminal where `verbose` is 1."""
+    """Yield the batches of a feed, with a bar on a terminal if `verbose` is 1."""
     steps = math.ceil(len(feed) / batch_size)
     with _bar(title, steps, verbose) as shown:
         for batch in feed.batches(batch_size):
@@ -48,10 +56,11 @@ def bar(title: str, feed: Feed, batch_size: int, verbose: int) -> Iterator[Batch
             shown.update()
 
 
-def _bar(title: str, steps: int, verbose: int) -> tqdm:
+def _bar(title: str, steps: int, verbose: int, done: int = 0) -> tqdm:
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     return tqdm(
         total=steps,
+        initial=done,
         desc=title,
         unit="step",
         file=sys.stdout,
@@ -73,7 +82,7 @@ def line(title: str, logs: Logs) -> str:
 
 
 def checked_verbose(who: str, verbose: str | int) -> int:
-    """Return how much is printed, or raise ValueError for what says nothing of it."""
+    """Return the verbosity as 0, 1 or 2, or raise ValueError."""
     if verbose not in ("auto", 0, 1, 2):
-        raise ValueError(f'{who}: verbose must be "auto", 0, 1 or 2, received {verbose!r}')
+        raise ValueError(f'{who}: expected verbose to be "auto", 0, 1 or 2, got {verbose!r}.')
     return 1 if verbose == "auto" else int(verbose)
