@@ -1,0 +1,447 @@
+"""Base class of models: compile, fit, evaluate, predict, and files."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl import losses, optimizers, rng
+from minidl.arguments import positive_integer
+from minidl.batches import Samples
+from minidl.callbacks.base import Callback, CallbackList
+from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line
+from minidl.engine.backward import no_grad
+from minidl.layers.base import Layer
+from minidl.metrics import Metric
+from minidl.metrics import get as get_metric
+from minidl.models.network import Network
+from minidl.trainer import uncertainty
+from minidl.trainer.fusion import Plan
+from minidl.trainer.loop import Run
+from minidl.trainer.state import History, Position, TrainState, run_arguments
+from minidl.trainer.totals import Totals
+
+DEFAULT_BATCH_SIZE = 32
+
+
+class Model(Network):
+    """A layer with a device, a dtype and a seed that can be trained.
+
+    A subclass sets layers as attributes in ``__init__`` and defines `call`.
+
+    Parameters
+    ----------
+    device : str
+        ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"auto"``.
+    dtype : {"float16", "float32", "float64"}
+        The dtype of weights, inputs and outputs. A float16 model cannot be trained.
+    seed : int
+        In [0, 2**64). It decides everything random: initial weights, the order of the samples and
+        the masks. Layers of another model keep the seed of that model.
+    name : str, optional
+        The name in summaries and errors.
+
+    Attributes
+    ----------
+    stop_training : bool
+        Set it to True to end `fit` after the current step. An epoch that ends so is neither
+        validated nor recorded in the history.
+    train_state : TrainState
+        Everything that training changes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or is out of range.
+    DeviceError
+        If the device is not available.
+
+    Examples
+    --------
+    >>> from minidl import layers
+    >>> class Net(Model):
+    ...     def __init__(self, **arguments):
+    ...         super().__init__(**arguments)
+    ...         self.hidden = layers.Dense(8, activation="relu")
+    ...         self.drop = layers.Dropout(0.5)
+    ...         self.out = layers.Dense(3, activation="softmax")
+    ...
+    ...     def call(self, x):
+    ...         return self.out(self.drop(self.hidden(x)))
+    >>> Net(seed=1)(np.zeros((2, 4))).shape
+    (2, 3)
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        seed: int = 0,
+        name: str | None = None,
+    ):
+        super().__init__(device=device, dtype=dtype, seed=seed, name=name)
+        self.train_state = TrainState(self)
+        self.stop_training = False
+        self._run: Run | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state of a copy, which is not in `fit` and does not hold its data."""
+        return vars(self) | {"_run": None}
+
+    @property
+    def optimizer(self) -> optimizers.Optimizer | None:
+        """The optimizer that `compile` chose."""
+        return self.train_state.optimizer
+
+    @property
+    def step(self) -> int:
+        """The number of optimizer updates the model has had."""
+        return self.train_state.step
+
+    @property
+    def epoch(self) -> int:
+        """The number of epochs it has begun, each with its own order of the samples."""
+        return self.train_state.epoch
+
+    @property
+    def position(self) -> Position:
+        """The position of the last `fit`; ``fit(resume=True)`` goes on there."""
+        return self.train_state.progress.position
+
+    @property
+    def history(self) -> History:
+        """The logs of each epoch of the last `fit`."""
+        return self.train_state.progress.history
+
+    @property
+    def run(self) -> Run | None:
+        """The `fit` call in progress."""
+        return self._run
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Set all weights; outside of `fit`, the last run can then not be resumed.
+
+        Raises
+        ------
+        ValueError
+            If the number of arrays or their shapes differ. No weight is changed then.
+        """
+        super().set_weights(weights)
+        self._change_run("set_weights replaced the weights")
+
+    def _change_run(self, obstacle: str) -> None:
+        """Note that the last run cannot be resumed, unless the change is a part of it."""
+        if self._run is None or not self._run.is_training:
+            self.train_state.obstacle = obstacle
+
+    # -------------------------------------------------------------------- training
+
+    def compile(
+        self,
+        optimizer: str | optimizers.Optimizer = "rmsprop",
+        loss: str | losses.Loss | None = None,
+        *,
+        metrics: Sequence[str | Metric] | None = None,
+    ) -> None:
+        """Choose optimizer, loss and metrics; ``step`` and ``epoch`` go on counting.
+
+        In a callback, the loss and the metrics take effect with the next epoch.
+
+        Parameters
+        ----------
+        optimizer : str or Optimizer
+            ``"sgd"``, ``"rmsprop"``, ``"adam"``, ``"adamw"``, or an optimizer.
+        loss : str or Loss
+            ``"sparse_categorical_crossentropy"``, ``"categorical_crossentropy"``,
+            ``"mean_squared_error"``, or a loss.
+        metrics : list of str or Metric, optional
+            ``"accuracy"``, or metrics.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a name is unknown, or two metrics have one name. Nothing is changed then.
+        """
+        if isinstance(metrics, str | Metric):
+            raise TypeError(f"compile: expected metrics to be a list, got {metrics!r}. Use [...].")
+        new_loss, new_optimizer = losses.get(loss), optimizers.get(optimizer)
+        new_metrics = [get_metric(metric) for metric in metrics or ()]
+        names = ["loss", *(metric.name for metric in new_metrics)]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"compile: expected metrics with unique names other than loss, got {names[1:]}. "
+                'Name one: SparseCategoricalAccuracy("name").'
+            )
+        self.loss, self.metrics = new_loss, new_metrics
+        state = self.train_state
+        state.optimizer, state.logged, state.is_torn = new_optimizer, tuple(names), False
+        self._change_run("compile was called since it began")
+
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: Sequence[Callback] | None = None,
+        validation_split: float = 0.0,
+        validation_data: Sequence[Any] | None = None,
+        shuffle: bool = True,
+        *,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        resume: bool = False,
+    ) -> History:
+        """Train the model on samples of the host, each once in an epoch.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Samples and targets; axis 0 is the samples. Each batch is cast to the model's dtype.
+        batch_size : int, optional
+            Samples in an update; None is 32. The last batch of an epoch may be smaller.
+        epochs : int
+            The epoch at which training ends, counted from 0.
+        verbose : {"auto", 0, 1, 2}
+            0 prints nothing; 1 (auto) shows a bar on a terminal, and otherwise prints a line for
+            each epoch; 2 prints a line for each epoch.
+        callbacks : list of Callback, optional
+            Further actions.
+        validation_split : float
+            The share of the samples, taken from the end, that is used for validation.
+        validation_data : tuple, optional
+            ``(x, y)`` or ``(x, y, sample_weight)``, used instead of `validation_split`.
+        shuffle : bool
+            Whether each epoch has its own order, which depends on seed and epoch.
+        sample_weight : array_like, optional
+            One weight for each sample's loss, of shape (n,) or (n, 1).
+        initial_epoch : int
+            The number of the first epoch.
+        resume : bool
+            Whether to resume the last run, or the run of a loaded model: at its epoch and batch,
+            with its history. With the same data, `batch_size`, `shuffle` and `compile`, the
+            results are those of a run that was never broken off, bit for bit. Data are compared by
+            a checksum, which reads a part of large arrays.
+
+        Returns
+        -------
+        History
+            Loss and metrics of each epoch, means over its samples; also ``model.history``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not compiled, or is being trained already.
+        TypeError, ValueError
+            If data and arguments do not fit, before anything is trained. The last run, its history
+            and its position then stay as they were.
+        """
+        if self._run is not None:
+            raise RuntimeError(
+                f"fit: {self.label} is already being trained. In a callback, call evaluate() or "
+                "predict(), or train copy.deepcopy(model)."
+            )
+        batch_size = _batch_size("fit", batch_size)
+        verbose = checked_verbose("fit", verbose)
+        epochs = rng.checked_integer("fit: epochs", epochs, 2**32)
+        initial_epoch = rng.checked_integer("fit: initial_epoch", initial_epoch, 2**32)
+        if shuffle not in (True, False):
+            raise ValueError(f"fit: expected shuffle to be True or False, got {shuffle!r}.")
+        if resume and initial_epoch:
+            raise ValueError(
+                f"fit: expected initial_epoch=0 with resume=True, got {initial_epoch}. Leave one "
+                "of them out."
+            )
+        callbacks = _checked_callbacks(callbacks)
+        samples = self._checked_samples("fit", x, y, sample_weight)
+        held_out = None
+        if validation_data is not None:
+            if not isinstance(validation_data, list | tuple) or len(validation_data) not in (2, 3):
+                raise ValueError(
+                    "fit: expected validation_data to be (x, y) or (x, y, sample_weight), got a "
+                    f"{type(validation_data).__name__}."
+                )
+            held_out = self._checked_samples("fit: validation_data", *validation_data)
+        elif validation_split:
+            samples, held_out = samples.split(validation_split)
+        self._ensure_built(samples.x.shape[1:])
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            raise ValueError(
+                f"fit: expected weights to train, got none in {self.label}. Add a Dense layer."
+            )
+
+        state = self.train_state
+        last_run = vars(state).copy()
+        arguments = run_arguments(samples, held_out, batch_size=batch_size, shuffle=bool(shuffle))
+        if resume:
+            state.check_resume(arguments)
+        if not resume or not self.position.batch_size:
+            state.begin_run(arguments, initial_epoch)
+        validation = None if held_out is None else self._plan(held_out)
+
+        def validate() -> dict[str, float]:
+            if validation is None:
+                return {}
+            values = self._evaluate(validation, batch_size)
+            return {f"val_{name}": value for name, value in values.items()}
+
+        names = [*state.logged, *(f"val_{name}" for name in state.logged if held_out is not None)]
+        steps = math.ceil(len(samples) / batch_size)
+        params = {"epochs": epochs, "steps": steps, "verbose": verbose, "metrics": names}
+        told = CallbackList([*([ProgressBar()] if verbose else []), *callbacks], self, params)
+        self.stop_training = False
+        self._run = run = Run(self, state, self._plan(samples), epochs, validate, told)
+        try:
+            try:
+                told.begin()
+            except BaseException:
+                vars(state).update(last_run)  # this run was refused
+                raise
+            run.train()
+        finally:
+            told.close()
+            self._run = None
+        for text in run.warnings:
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return self.history
+
+    def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
+        """Return the samples, checked against the outputs, loss and metrics."""
+        if self.optimizer is None:
+            raise RuntimeError(
+                f"{who}: expected a compiled model, got one that is not. Call "
+                'model.compile(optimizer="adam", loss=...) first.'
+            )
+        if y is None:
+            raise TypeError(
+                f"{who}: expected arrays x and y, got a {type(x).__name__} and no y. Pass both, or "
+                "write the loop by hand if batches come from elsewhere."
+            )
+        samples = Samples.checked(who, x, y, weight)
+        assert samples.y is not None, "given above"
+        output_shape = self._output_shape_for(samples.x.shape[1:])
+        self.loss.check(samples.y, output_shape)
+        for metric in self.metrics:
+            metric.check(samples.y, output_shape)
+        return samples
+
+    def _plan(self, samples: Samples, *, compares: bool = True) -> Plan:
+        """Return how batches of samples go through the model, with loss and metrics or without."""
+        comparison = (self.loss, self.metrics) if compares else ()
+        return Plan(self._planned_layers(), self.backend, self.dtype, samples, *comparison)
+
+    def _planned_layers(self) -> Sequence[Layer]:
+        """Return what a batch goes through, one after the other."""
+        return [self]
+
+    # -------------------------------------------------------------------- use
+
+    def evaluate(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        *,
+        sample_weight: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Return the loss and the metrics, in inference mode.
+
+        Parameters
+        ----------
+        x, y, batch_size, sample_weight
+            As in `fit`.
+        verbose : {"auto", 0, 1, 2}
+            0 prints nothing; 2 prints a line; 1 (auto) also shows a bar on a terminal.
+        return_dict : bool
+            Whether the result is a dictionary.
+
+        Returns
+        -------
+        float, list of float, or dict
+            The loss; with metrics ``[loss, *metrics]``; with `return_dict` values by name.
+        """
+        batch_size = _batch_size("evaluate", batch_size)
+        verbose = checked_verbose("evaluate", verbose)
+        samples = self._checked_samples("evaluate", x, y, sample_weight)
+        self._ensure_built(samples.x.shape[1:])
+        values = self._evaluate(self._plan(samples), batch_size, verbose)
+        if verbose:
+            print(line("Evaluation", values), flush=True)
+        if return_dict:
+            return values
+        return list(values.values()) if self.metrics else values["loss"]
+
+    def _evaluate(self, plan: Plan, batch_size: int, verbose: int = 0) -> dict[str, float]:
+        plan.set_comparison(self.loss, self.metrics)
+        totals = Totals(plan.columns, self.backend)
+        with self.backend.active, rng.inference(), no_grad():
+            for batch in bar("Evaluation", plan.feed, batch_size, verbose):
+                _, sums, counts = plan.compare(batch)
+                totals.add(sums, counts)
+        return dict(totals)
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        *,
+        samples: int | None = None,
+    ) -> Any:
+        """Return the outputs for all samples on the host, in inference mode.
+
+        Parameters
+        ----------
+        x, batch_size
+            As in `fit`.
+        verbose : {"auto", 0, 1, 2}
+            1 (auto) shows a bar on a terminal; 0 and 2 print nothing.
+        samples : int, optional
+            The number of outputs with dropout to draw for each x. Each draw has an address: seed,
+            stream, number of the draw, and row in x. Memory does not grow with `samples`.
+
+        Returns
+        -------
+        numpy.ndarray, or Uncertainty if `samples` is given
+            The outputs, or mean, spread and uncertainty of the drawn outputs.
+
+        Examples
+        --------
+        >>> from minidl import layers, models
+        >>> model = models.Sequential([layers.Dense(2, kernel_initializer="ones")])
+        >>> model.predict(np.array([[1, 2], [3, 4]]))
+        array([[3., 3.],
+               [7., 7.]], dtype=float32)
+        """
+        batch_size = _batch_size("predict", batch_size)
+        verbose = checked_verbose("predict", verbose)
+        inputs = Samples.checked("predict", x)
+        draws = None if samples is None else positive_integer("predict: samples", samples)
+        if not self.built:
+            self._build_for(inputs.x.shape[1:])
+        plan = self._plan(inputs, compares=False)
+        batches = bar("Prediction", plan.feed, batch_size, verbose)
+        with self.backend.active, no_grad():
+            if draws is not None:
+                return uncertainty.of_outputs(plan.outputs, batches, draws, self.dtype)
+            with rng.inference():
+                return np.concatenate([plan.outputs(batch).numpy() for batch in batches])
+
+
+def _batch_size(who: str, given: int | None) -> int:
+    return DEFAULT_BATCH_SIZE if given is None else positive_integer(f"{who}: batch_size", given)
+
+
+def _checked_callbacks(callbacks: Sequence[Callback] | None) -> Sequence[Callback]:
+    if isinstance(callbacks, Callback):
+        raise TypeError(f"fit: expected callbacks to be a list, got {callbacks!r}. Use [...].")
+    for callback in callbacks or ():
+        if not isinstance(callback, Callback):
+            raise TypeError(f"fit: expected a list of Callbacks, got {callback!r} in it.")
+    return callbacks or ()

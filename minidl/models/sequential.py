@@ -1,0 +1,185 @@
+"""Sequential models, and their loading from files."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from minidl import losses
+from minidl.batches import Samples
+from minidl.engine.tensor import Tensor
+from minidl.layers import Dense, Input, Layer, activations
+from minidl.models import rehearsal
+from minidl.models.model import Model
+from minidl.storage import registry
+from minidl.storage.atomic import PathLike
+from minidl.trainer import fusion
+
+NOT_PROBABILITIES = ("linear", "relu", "tanh")  # activations whose outputs are not in [0, 1]
+
+
+class Sequential(Model):
+    """A model that passes its input through a list of layers.
+
+    Parameters
+    ----------
+    layers : list of Layer, optional
+        The layers. If the first is an `Input` or has an ``input_shape``, the model is built at
+        once, otherwise at its first call.
+    device, dtype, seed, name
+        As in `Model`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument or a layer is invalid. The layers then stay as they were.
+
+    Examples
+    --------
+    >>> from minidl import layers
+    >>> model = Sequential([
+    ...     layers.Input((4,)),
+    ...     layers.Dense(8, activation="relu"),
+    ...     layers.Dropout(0.5),
+    ...     layers.Dense(3, activation="softmax"),
+    ... ])
+    >>> model.layers[1]
+    Dropout(rate=0.5, seed=0, stream=0, step=0, scaling='train')
+    >>> model.count_params()
+    67
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer] | None = None,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        seed: int = 0,
+        name: str | None = None,
+    ):
+        super().__init__(device=device, dtype=dtype, seed=seed, name=name)
+        if isinstance(layers, Layer):
+            raise TypeError(f"{self.label}: expected a list of layers, got {layers!r}.")
+        self._layers: list[Layer] = []
+        self._extend(list(layers or ()))
+
+    def add(self, layer: Layer) -> None:
+        """Append a layer.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `layer` is not a Layer, or does not fit. Model and layer then stay as they were.
+        """
+        self._extend([layer])
+
+    def _extend(self, layers: list[Layer]) -> None:
+        for layer in layers:
+            if not isinstance(layer, Layer):
+                raise TypeError(f"{self.label}: expected layers, got {layer!r}.")
+        if layers:
+            twin, copies = rehearsal.copied(self, layers)
+            twin._append(copies)
+        self._append(layers)
+
+    def _append(self, layers: list[Layer]) -> None:
+        """Append layers, and build the model if its input shape is known."""
+        for layer in layers:
+            is_first = not self._layers and self.input_shape is None
+            if isinstance(layer, Input) and not is_first:
+                raise ValueError(
+                    f"{self.label}: expected Input only as the first element, got another one."
+                )
+            if is_first:
+                self.input_shape = layer.input_shape
+            if not isinstance(layer, Input):
+                self._layers.append(layer)
+        self.built = False  # the shapes of the new layers are not known
+        self._adopt_layers()
+        if self.input_shape is not None and self._layers:
+            self._trace(self.input_shape)
+
+    def export(self, path: PathLike) -> None:
+        """Write the network as an ONNX file, as it computes in inference.
+
+        It needs onnx, the extra ``onnx``. Other runtimes read the file, for any number of samples.
+
+        Raises
+        ------
+        TypeError
+            If a layer or an activation has no ONNX operator.
+        ValueError
+            If the model is not built, or the file name does not end in ``.onnx``.
+        OSError
+            If the file cannot be written. An older file stays.
+        """
+        self.check_built()
+        registry.find("network", path).save(self, path)
+
+    def call(self, x: Tensor) -> Tensor:
+        """Return the output of the last layer."""
+        for stage in fusion.stages(self._layers):
+            x = stage(x)
+        return x
+
+    def _planned_layers(self) -> Sequence[Layer]:
+        # A subclass may define its own call.
+        kind = type(self)
+        is_plain = kind.call is Sequential.call and kind.__call__ is Model.__call__
+        return self._layers if is_plain else [self]
+
+    def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
+        samples = super()._checked_samples(who, x, y, weight)
+        planned = self._planned_layers()
+        last = planned[-1] if planned else None
+        if type(last) is Dense and losses.expects_probabilities(self.loss):
+            activation = activations.name_of(last.activation)
+            if activation in NOT_PROBABILITIES:
+                loss = type(self.loss).__name__
+                raise ValueError(
+                    f"{who}: expected probabilities for {loss}, got the outputs of {last.label} "
+                    f'with activation {activation}. Use activation="softmax", or '
+                    f"{loss}(from_logits=True)."
+                )
+        return samples
+
+
+def load(path: PathLike, device: str = "cpu", *, custom_objects: Sequence[type] = ()) -> Sequential:
+    """Return the model of a file that `Model.save` wrote, on any device.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    device : str
+        As in `Model`.
+    custom_objects : sequence of type
+        Your own classes that the file may name: layers, losses, metrics and so on. A file can
+        create objects of these and of minidl's classes only.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, is not a checkpoint, or names another class. Nothing larger than
+        the file is allocated.
+    OSError
+        If the file cannot be read.
+    DeviceError
+        If the device is not available.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> from minidl import layers
+    >>> model = Sequential([layers.Dense(8, input_shape=(4,)), layers.Dropout(0.5)], seed=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "model.safetensors")
+    ...     model.save(path)
+    ...     again = load(path)
+    >>> x = np.ones((2, 4))
+    >>> bool((again.predict(x) == model.predict(x)).all())
+    True
+    """
+    read = registry.find("model", path).load
+    assert read is not None, "the format of models has one"
+    return read(path, device, custom_objects)
