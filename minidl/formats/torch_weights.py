@@ -1,54 +1,52 @@
-"""Weights as PyTorch names and shapes them: a state dict in a safetensors file.
+"""Weights in the form of PyTorch: a state dict in a safetensors file.
 
-A `Dense` is a ``torch.nn.Linear``, whose weight is transposed, (units, inputs); all else is as it
-is. Written names are ``LAYER.weight`` and ``LAYER.bias``, with minidl's name of the layer. A file
-that is read has these names, or numbers its layers, as ``torch.nn.Sequential`` and attributes like
-``fc1``, ``fc2`` do: then they are taken in the order of the numbers.
+A `Dense` layer is a ``torch.nn.Linear``, whose weight has shape (units, inputs); everything else
+keeps its shape. Written names are ``LAYER.weight`` and ``LAYER.bias``, with minidl's name of the
+layer. A file to read has these names, or numbers its layers, as ``torch.nn.Sequential`` and
+attributes like ``fc1``, ``fc2`` do; then the layers are read in the order of the numbers.
 
-``load_state_dict`` of a ``torch.nn.Sequential`` wants the places of the layers for their names::
+``load_state_dict`` of a ``torch.nn.Sequential`` expects positions as the names of the layers::
 
     places = {"dense": "1", "dense_1": "4"}
     split = ((*name.split("."), w) for name, w in safetensors.torch.load_file(path).items())
     theirs.load_state_dict({f"{places[layer]}.{kind}": w for layer, kind, w in split})
 
-It has them at once where minidl's layers were named so, ``Dense(8, name="1")``.
+No renaming is needed if minidl's layers have these names: ``Dense(8, name="1")``.
 """
 
 import re
 
 import numpy as np
 
-from minidl import tensor_file
-from minidl.files import PathLike
+from minidl.engine.parameter import Parameter
 from minidl.layers import Dense
 from minidl.models import Model
-from minidl.parameter import Parameter
-from minidl.tensor_file import TensorFile
+from minidl.storage import tensor_file
+from minidl.storage.atomic import PathLike
+from minidl.storage.tensor_file import TensorFile
 
 
 def load(model: Model, path: PathLike) -> list[np.ndarray]:
-    """Return the weights of `model`, in the order of its ``parameters()``, from a file.
+    """Return the weights of a file, in the order of ``model.parameters()``.
 
     Raises
     ------
     ValueError
-        If the file is damaged or a whole model's, its names do not tell which weight is whose, or
-        shapes differ.
+        If the file is damaged or holds a whole model, if its names do not identify the weights, or
+        if shapes differ.
     """
     transposed = _transposed(model)
     with TensorFile(path) as file:
         if "minidl" in file.metadata:
-            raise ValueError(
-                f"{path}: expected weights alone, found a whole model; use models.load(path)"
-            )
+            raise ValueError(f"{path}: expected weights, got a whole model. Use models.load(path).")
         names = _matched(model, list(file.shapes), path)
         for parameter in model.parameters():
             expected = parameter.shape[:: -1 if parameter in transposed else 1]
             name = names[parameter]
             if file.shapes[name] != expected or file.dtypes[name].kind != "f":
                 raise ValueError(
-                    f"{path}: {parameter.name} needs floating-point numbers of shape {expected}, "
-                    f"found {name} of {file.shapes[name]} and {file.dtypes[name]}"
+                    f"{path}: expected floating-point numbers of shape {expected} for "
+                    f"{parameter.name}, got {name} of {file.shapes[name]} and {file.dtypes[name]}."
                 )
         arrays = [file.read(names[parameter]) for parameter in model.parameters()]
     pairs = zip(model.parameters(), arrays, strict=True)
@@ -64,13 +62,14 @@ def save(model: Model, path: PathLike) -> None:
         arrays[_name(parameter)] = values.T if parameter in transposed else values
     if len(arrays) < len(model.parameters()):
         raise ValueError(
-            f"{model.label}: two weights have one name; give layers, and the weights that one "
-            "layer adds, names of their own"
+            f"{model.label}: expected unique names, got two weights with one name. Rename layers, "
+            "or the weights of a layer."
         )
     tensor_file.write(path, arrays, {"format": "pt"})
 
 
 def _transposed(model: Model) -> set[Parameter]:
+    """Return the weights whose axes PyTorch has in the other order."""
     return {layer.weight for layer in model.walk() if isinstance(layer, Dense) and layer.built}
 
 
@@ -79,13 +78,13 @@ def _name(parameter: Parameter) -> str:
 
 
 def _numbers(layer: str) -> list[tuple[int, str]]:
-    """Return what orders names by the numbers in them, which may have any number of digits."""
+    """Return a sort key that orders names by the numbers in them."""
     digits = (number.lstrip("0") for number in re.findall(r"[0-9]+", layer))
     return [(len(number), number) for number in digits]
 
 
 def _matched(model: Model, names: list[str], path: PathLike) -> dict[Parameter, str]:
-    """Say for each weight of the model which of a file's names is its own."""
+    """Return the name in the file of each weight of the model."""
     parameters = model.parameters()
     if {_name(parameter) for parameter in parameters} == set(names):
         return {parameter: _name(parameter) for parameter in parameters}
@@ -102,7 +101,7 @@ def _matched(model: Model, names: list[str], path: PathLike) -> dict[Parameter, 
     if not is_numbered or [theirs[layer] for layer in numbered] != kinds:
         raise ValueError(
             f"{path}: expected the weights {', '.join(map(_name, parameters))}, or those of as "
-            f"many numbered layers (0.weight, 0.bias, ...); found {', '.join(sorted(names)):.1000}"
+            f"many numbered layers (0.weight, 0.bias, ...), got {', '.join(sorted(names)):.1000}."
         )
     return {
         parameter: f"{layer}.{parameter.name.rpartition('/')[2]}"

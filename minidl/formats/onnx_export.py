@@ -1,7 +1,7 @@
-"""Export to ONNX, for runtimes of all kinds; it needs onnx, the extra ``onnx``.
+"""Networks in the ONNX format, for other runtimes; it needs onnx, the extra ``onnx``.
 
-The graph computes what the network does in inference. Its Dropout nodes pass everything there, and
-drop in a runtime that trains.
+The graph computes the network in inference mode. Its Dropout nodes do nothing there; in a runtime
+that trains, they drop.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from minidl.files import PathLike, write_whole
 from minidl.layers import (
     Activation,
     Dense,
@@ -22,9 +21,10 @@ from minidl.layers import (
     activations,
 )
 from minidl.models import Sequential
+from minidl.storage.atomic import PathLike, write_atomically
 from minidl.version import __version__
 
-OPSET, IR_VERSION = 17, 8  # of 2022, which runtimes know
+OPSET, IR_VERSION = 17, 8  # of 2022: old enough for all runtimes
 OPERATORS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
 
 
@@ -32,24 +32,26 @@ def save(model: Sequential, path: PathLike) -> None:
     """Write a built model as an ONNX file; `Model.export` is the public name."""
     graph = _Graph(model.dtype)
     output = graph.through(model.layers, "input")
-    write_whole(path, graph.serialized(model, output))
+    write_atomically(path, graph.serialized(model, output))
 
 
 class _Graph:
-    """Nodes and constants, put together layer by layer."""
+    """Graph under construction: nodes and constants, layer by layer."""
 
     def __init__(self, dtype: np.dtype):
         try:
             import onnx
         except ImportError as error:
-            raise ImportError("export: needs onnx; pip install 'minidl[onnx]'") from error
+            raise ImportError(
+                "export: expected onnx to be installed. Run pip install 'minidl[onnx]'."
+            ) from error
         self._onnx = onnx
         self._dtype = dtype
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
 
     def through(self, layers: Sequence[Layer], value: str) -> str:
-        """Add the nodes of layers that `value` goes through; return the name of the result."""
+        """Add the nodes of layers that `value` passes; return the name of the result."""
         for layer in layers:
             value = self._apply(layer, value)
         return value
@@ -72,7 +74,9 @@ class _Graph:
             return self._drop(layer, x)
         if isinstance(layer, Dense) and kind is Dense:
             return self._dense(layer, x)
-        raise TypeError(f"export: {label} is a {kind.__qualname__}, for which ONNX has no operator")
+        raise TypeError(
+            f"export: expected layers with an ONNX operator, got {label}, a {kind.__qualname__}."
+        )
 
     def _rescale(self, layer: Rescaling, x: str) -> str:
         label = layer.label
@@ -95,18 +99,19 @@ class _Graph:
             return self._node("Softmax", f"{layer.label}/softmax", x, axis=-1)
         if name is None:
             raise TypeError(
-                f"export: {layer.label} applies {function!r}, for which ONNX has no operator"
+                f"export: expected activations with an ONNX operator, got {function!r} in "
+                f"{layer.label}."
             )
         return self._node(OPERATORS[name], f"{layer.label}/{name}", x)
 
     def _drop(self, layer: Dropout, x: str) -> str:
         label = layer.label
         if layer.rate == 1:
-            raise ValueError(f"export: {label} has rate 1, and ONNX has rates below 1 only")
+            raise ValueError(f"export: expected dropout rates below 1, got 1 in {label}.")
         x = self._node("Dropout", label, x, self._number(f"{label}/rate", layer.rate))
         if layer.scaling == "train":
             return x
-        # In training it undoes the scaling of the node, and in inference it is the layer's.
+        # In training this undoes the node's scaling; in inference it is the layer's own.
         return self._node("Mul", f"{label}/keep", x, self._number(f"{label}/by", 1 - layer.rate))
 
     def _node(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:

@@ -1,0 +1,330 @@
+"""Checkpoints: a model and its training state in one safetensors file.
+
+The arrays of the file are those of `TrainState.state`, by name:
+
+=======================  =========================================================================
+``weights/NAME``         the weights
+``optimizer/NAME``       the optimizer's flat buffers, ``iterations`` and ``learning_rate``
+``model/...``            ``step`` and ``epoch``
+``random/...``           ``step`` and ``is_fixed`` of the random streams, depth first
+``position/...``         `Position`, and ``totals`` and ``counts`` of loss and metrics
+``run/memory/...``       what callbacks remember, if it is an array
+``names/is_given``       of all layers, depth first, beginning with the model
+=======================  =========================================================================
+
+Its metadata entry ``minidl`` is a JSON object: the number of the format, minidl's version, the
+description of the network with its seeds and stream numbers, loss, optimizer and metrics, the
+history, whether the run can be resumed, and under ``state`` what else `TrainState.state` returns.
+Masks and the order of the samples follow from seed, stream, step and epoch, so none is stored. No
+time is stored: equal runs write equal files.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from minidl import losses, metrics, optimizers
+from minidl.backend import get_backend
+from minidl.formats.description import Builder, describe, describe_network, foreign, kinds_of
+from minidl.models import Model, Sequential
+from minidl.rng import checked_integer
+from minidl.storage import tensor_file
+from minidl.storage.atomic import PathLike
+from minidl.storage.tensor_file import TensorFile
+from minidl.trainer.state import Position
+from minidl.version import __version__
+
+FORMAT = 1
+LIMIT = 2**32  # of all integers: steps, epochs, batches and samples
+# What reading an invalid description can raise, wherever the error is.
+INVALID = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+# ------------------------------------------------------------------------------ writing
+
+
+def save(model: Model, path: PathLike) -> None:
+    """Write a checkpoint of `model`; `Model.save` is the public name."""
+    header = _header(model)
+    arrays: dict[str, np.ndarray] = {}
+    others: dict[str, Any] = {}
+    for name, value in model.train_state.state().items():
+        if model.backend.is_array(value) or isinstance(value, np.ndarray):
+            arrays[name] = model.backend.to_numpy(value)
+        else:
+            others[name] = value
+    arrays["names/is_given"] = np.array([layer.name_is_given for layer in model.walk()], "bool")
+    del others["run/history"]  # it is in the header
+    try:
+        text = json.dumps(header | {"state": others})
+    except TypeError as error:
+        raise TypeError(
+            f"save: expected the state of callbacks to hold arrays and JSON values: {error}."
+        ) from error
+    tensor_file.write(path, arrays, {"minidl": text})
+
+
+def check(model: Model) -> None:
+    """Raise TypeError or ValueError if `load` could not read the checkpoint of a model."""
+    _header(model)
+
+
+def _header(model: Model) -> dict[str, Any]:
+    """Return the description of a model, or raise if the model could not be built again."""
+    if not isinstance(model, Sequential):
+        raise TypeError(foreign(f"{type(model).__module__}.{type(model).__qualname__}", "a class"))
+    if model.train_state.is_torn:
+        raise ValueError(
+            "save: expected weights and optimizer of one step, but an update was broken off. Load "
+            "the last checkpoint, train on with fit, or keep the weights with "
+            "model.save_weights(path)."
+        )
+    network, training = describe_network(model), describe_training(model)
+    try:
+        # A file names the classes of the user; its reader passes them as custom_objects.
+        parts = [model.optimizer, model.loss, model.metrics] if training else []
+        builder = Builder([kind for kind in kinds_of([model, *parts]) if kind is not Sequential])
+        builder.build_unbuilt(network, model.device)
+        _build_training(builder, training)
+    except INVALID as error:
+        raise ValueError(f"save: {error}") from error
+    rows = model.history.rows()
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "network": network,
+        "training": training,
+        "resumable": not model.train_state.why_not_resumable(),
+        "history": [(epoch, _numbers(logs)) for epoch, logs in rows],
+    }
+
+
+def describe_training(model: Model) -> dict[str, Any] | None:
+    """Return the description of what `compile` chose, or None if it was not called."""
+    if model.optimizer is None:
+        return None
+    return {
+        "optimizer": describe(model.optimizer),
+        "loss": describe(model.loss),
+        "metrics": describe(model.metrics),
+    }
+
+
+def _build_training(builder: Builder, training: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the arguments of `compile` of a description."""
+    if training is None:
+        return {}
+    return {
+        "optimizer": builder.build(training["optimizer"], optimizers.Optimizer),
+        "loss": builder.build(training["loss"], losses.Loss),
+        "metrics": [builder.build(metric, metrics.Metric) for metric in training["metrics"]],
+    }
+
+
+def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers among an epoch's logs; callbacks may have added anything else.
+
+    A run of hours shall not end because something is not a number: it is left out.
+    """
+    numbers = {}
+    for name, value in logs.items():
+        with suppress(TypeError, ValueError, OverflowError):
+            if isinstance(name, str) and not isinstance(value, str) and np.ndim(value) == 0:
+                numbers[name] = float(value)
+    return numbers
+
+
+# ------------------------------------------------------------------------------ reading
+
+
+def load(path: PathLike, device: str = "cpu", custom_objects: Sequence[type] = ()) -> Sequential:
+    """Return the model of a checkpoint; `models.load` is the public name."""
+    get_backend(device)  # its errors do not name the file
+    if os.path.isdir(path):
+        raise ValueError(
+            f"{path}: expected a file, got a folder. Use one of its files, such as "
+            f"checkpoint.latest({os.fspath(path)!r})."
+        )
+    with TensorFile(path) as file:
+        try:
+            return _Reader(file, Builder(custom_objects)).model(device)
+        except (*INVALID, MemoryError) as error:
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"{path}: expected a checkpoint of minidl, got: {reason}.") from error
+
+
+class _Reader:
+    """Reader of one checkpoint; each array's shape and dtype are checked before it is read."""
+
+    def __init__(self, file: TensorFile, builder: Builder):
+        self._file = file
+        self._builder = builder
+        self._unread = set(file.shapes)
+
+    def model(self, device: str) -> Sequential:
+        header = self._header()
+        network, training = header["network"], header["training"]
+        self._dtype = np.dtype(network["dtype"])
+        model = self._builder.build_network(network, device, self._weight)
+        if training is not None:
+            model.compile(**_build_training(self._builder, training))
+        if "names/is_given" in self._file.shapes:  # not in files of older versions
+            everything = list(model.walk())
+            is_given = self._array("names/is_given", (len(everything),), "bool")
+            for layer, name_is_given in zip(everything, is_given, strict=True):
+                layer.name_is_given = bool(name_is_given)
+        model.train_state.load_state(self._state(model, header))
+        if self._unread:
+            raise ValueError(f"arrays that the network does not have: {sorted(self._unread)!r:.80}")
+        return model
+
+    def _header(self) -> Mapping[str, Any]:
+        if "minidl" not in self._file.metadata:
+            raise ValueError(
+                "no description of a network; for weights alone use model.load_weights(path)"
+            )
+        header = json.loads(self._file.metadata["minidl"])
+        if header["format"] != FORMAT:
+            raise ValueError(
+                f"format {header['format']!r:.80}, written by version {header['version']!r:.80}; "
+                f"this version reads format {FORMAT}"
+            )
+        return header
+
+    def _state(self, model: Sequential, header: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the checked entries of `TrainState.state`, without the weights."""
+        others = header.get("state", {})  # not in files of older versions
+        streams = model.streams()
+        state: dict[str, Any] = {
+            "model/step": self._integer("model/step"),
+            "model/epoch": self._integer("model/epoch"),
+            "random/step": self._array("random/step", (len(streams),), "int64"),
+            "random/is_fixed": self._array("random/is_fixed", (len(streams),), "bool"),
+            "random/seed": others.get("random/seed", [stream.seed for stream in streams]),
+            "random/stream": others.get("random/stream", [stream.number for stream in streams]),
+        }
+        for step in state["random/step"].tolist():
+            checked_integer("random/step", step, LIMIT)
+        for name in ("random/seed", "random/stream"):
+            if len(state[name]) != len(streams):
+                raise ValueError(f"{name} for {len(streams)} random streams: {state[name]!r:.80}")
+        if model.optimizer is not None:
+            state |= self._optimizer_state(model) | self._position_state(model)
+            state |= self._run_state(header, others)
+        return state
+
+    def _optimizer_state(self, model: Sequential) -> dict[str, Any]:
+        optimizer, name = model.optimizer, "optimizer/learning_rate"
+        assert optimizer is not None, "compiled before"
+        size = sum(p.data.size for p in model.parameters() if p.requires_grad)
+        state: dict[str, Any] = {"optimizer/iterations": self._integer("optimizer/iterations")}
+        for key in (f"optimizer/{name}" for name in optimizer.state_names):
+            if key in self._file.shapes:  # from the first update on
+                state[key] = self._array(key, (size,), self._dtype)
+        if name in self._file.shapes:
+            state[name] = self._array(name, (), "float64")
+        return state
+
+    def _position_state(self, model: Sequential) -> dict[str, Any]:
+        count = len(model.train_state.logged)
+        totals = self._array("position/totals", (count,), "float64")
+        counts = self._array("position/counts", (count,), "int64")
+        fields = {name: self._integer(f"position/{name}") for name in Position._fields}
+        _check_position(Position(**fields), totals.tolist(), counts.tolist())
+        state = {f"position/{name}": value for name, value in fields.items()}
+        return state | {"position/totals": totals, "position/counts": counts}
+
+    def _run_state(self, header: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+        obstacle = "" if header.get("resumable", True) else "it could not be when it was saved"
+        moment = others.get("run/moment")
+        arrays = [name for name in sorted(self._unread) if name.startswith("run/memory/")]
+        memories = {name: self._file.read(name) for name in arrays}
+        self._unread -= set(arrays)
+        return {
+            "run/history": _checked_history(header["history"]),
+            "run/moment": moment if moment is None else _checked_moment(moment),
+            "run/callbacks": [str(key) for key in others.get("run/callbacks", ())],
+            "run/obstacle": str(others.get("run/obstacle") or obstacle),
+            **{name: others[name] for name in others if name.startswith("run/memory/")},
+            **memories,
+        }
+
+    def _weight(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return self._array(f"weights/{name}", shape, self._dtype)
+
+    def _integer(self, name: str) -> int:
+        return checked_integer(name, int(self._array(name, (), "int64")), LIMIT)
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        file = self._file
+        if name not in file.shapes:
+            raise ValueError(f"no array {name!r:.80}")
+        if (file.shapes[name], file.dtypes[name]) != (shape, np.dtype(dtype)):
+            raise ValueError(
+                f"{name} of shape {file.shapes[name]} and {file.dtypes[name]}, expected {shape} "
+                f"and {np.dtype(dtype)}"
+            )
+        self._unread.discard(name)
+        return file.read(name)
+
+
+def _check_position(position: Position, totals: list[float], counts: list[int]) -> None:
+    """Raise ValueError if no run can be at a position."""
+    batches = math.ceil(position.samples / position.batch_size) if position.batch_size else 0
+    if position.batch > batches:
+        raise ValueError(f"position/batch {position.batch} in an epoch of {batches} batches")
+    if position.shuffle > 1:
+        raise ValueError(f"position/shuffle {position.shuffle}, expected 0 or 1")
+    for total, count in zip(totals, counts, strict=True):
+        # A sum of samples may be NaN, if the run diverges; a sum of none may not.
+        if count < 0 or (count == 0 and total != 0):
+            raise ValueError(f"position/totals {total}, the sum over {count} samples")
+
+
+def _checked_history(rows: list[Any]) -> list[tuple[int, dict[str, float]]]:
+    history = []
+    for row in rows:
+        if not (isinstance(row, list) and len(row) == 2 and isinstance(row[1], dict)):
+            raise ValueError(f"history: {row!r:.80}, expected an epoch and its logs")
+        epoch, logs = row
+        checked_integer("history: epoch", epoch, LIMIT)
+        for name, value in logs.items():
+            if not isinstance(value, int | float):
+                raise ValueError(f"history: {name!r:.80} with {value!r:.80}, expected a number")
+        history.append((epoch, {name: float(value) for name, value in logs.items()}))
+    return history
+
+
+def _checked_moment(moment: Any) -> list[Any]:
+    name, number, step, told, is_over = moment
+    checked_integer("run/moment: number", number, LIMIT)
+    checked_integer("run/moment: step", step, LIMIT)
+    return [str(name), number, step, [str(key) for key in told], bool(is_over)]
+
+
+# ------------------------------------------------------------------------------ comparing
+
+
+def differences(model: Model, other: Model) -> Iterator[tuple[str, Any, Any]]:
+    """Yield where the descriptions of two models differ, with both values."""
+    ours, theirs = (
+        {"seed": m.seed, "network": describe(m), "training": describe_training(m)}
+        for m in (model, other)
+    )
+    yield from _unequal(ours, theirs, "")
+
+
+def _unequal(ours: Any, theirs: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
+        for key in ours:
+            yield from _unequal(ours[key], theirs[key], f"{where} {key}".lstrip())
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for index, pair in enumerate(zip(ours, theirs, strict=True)):
+            yield from _unequal(*pair, f"{where}[{index}]")
+    elif ours != theirs:
+        yield where, ours, theirs

@@ -1,0 +1,341 @@
+"""Descriptions of networks and their parts as JSON, without pickle.
+
+An object is described by the name of its class and the arguments of its constructor, which are kept
+in attributes of the same names. A description can create objects of minidl's classes, and of
+classes that the reader names, and of nothing else.
+"""
+
+import inspect
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from minidl import constraints, initializers, layers, losses, metrics, optimizers, rng
+from minidl.arguments import positive_integer
+from minidl.engine.backward import no_grad
+from minidl.engine.parameter import Parameter
+from minidl.layers import Layer, activations
+from minidl.models import Sequential
+from minidl.optimizers import schedules
+
+MAX_LAYERS = 10_000
+MAX_SAMPLE_SIZE = 2**24
+# The base classes of everything that a description may name. They are abstract themselves.
+BASES = (
+    layers.Layer,
+    initializers.Initializer,
+    constraints.MaxNorm,
+    optimizers.Optimizer,
+    schedules.LearningRateSchedule,
+    losses.Loss,
+    metrics.Metric,
+)
+_ABSTRACT = {layers.Layer, layers.Input, *BASES} - {constraints.MaxNorm}
+KNOWN: dict[str, type] = {
+    name: vars(module)[name]
+    for module in (layers, initializers, constraints, optimizers, schedules, losses, metrics)
+    for name in module.__all__
+    if inspect.isclass(vars(module)[name])
+    and issubclass(vars(module)[name], BASES)
+    and vars(module)[name] not in _ABSTRACT
+} | {"Sequential": Sequential}
+# The JSON values of an argument with this annotation; constructors check all others.
+_JSON_TYPES: dict[Any, Any] = {
+    bool: bool | int,
+    float: int | float,
+    str: str,
+    str | None: str | None,
+}
+
+
+# ------------------------------------------------------------------------------ describing
+
+
+def describe(thing: Any) -> Any:
+    """Return a JSON value from which `Builder.build` creates an equal object.
+
+    Raises
+    ------
+    TypeError
+        If it is, or holds, something else than JSON values and objects of the known kinds.
+
+    Examples
+    --------
+    >>> describe(layers.Dense(3, activation="relu").activation)
+    'relu'
+    >>> describe(schedules.CosineDecay(0.1, 100))["arguments"]
+    {'initial_learning_rate': 0.1, 'decay_steps': 100, 'alpha': 0.0}
+    """
+    if thing is None or isinstance(thing, bool | str):
+        return thing
+    if isinstance(thing, np.bool):
+        return bool(thing)
+    if isinstance(thing, Integral):
+        return int(thing)
+    if isinstance(thing, Real):
+        return float(thing)
+    if isinstance(thing, list | tuple):
+        return [describe(item) for item in thing]
+    if inspect.isroutine(thing):
+        name = activations.name_of(thing)
+        if name is None:
+            raise TypeError(foreign(f"{thing.__module__}.{thing.__qualname__}", "a function"))
+        return name
+    kind = type(thing)
+    if isinstance(thing, Sequential) and kind is Sequential:
+        return {
+            "class": "Sequential",
+            "name": thing.name,
+            "input_shape": describe(thing.input_shape),
+            "layers": [describe(layer) for layer in thing.layers],
+        }
+    is_other = KNOWN.get(kind.__name__, kind) is not kind  # it would be taken for minidl's
+    if not isinstance(thing, BASES) or isinstance(thing, layers.Input | Sequential) or is_other:
+        raise TypeError(foreign(f"{kind.__module__}.{kind.__qualname__}", "a class"))
+    arguments = {}
+    for name in _argument_names(kind):
+        if name not in vars(thing) and not hasattr(kind, name):
+            raise TypeError(
+                f"save: expected {kind.__name__} to keep its argument {name} in the attribute "
+                f"{name}, found none. Set self.{name} in __init__."
+            )
+        arguments[name] = describe(getattr(thing, name))
+    if isinstance(thing, Layer):
+        arguments["name"] = thing.label
+    return {"class": kind.__name__, "arguments": arguments}
+
+
+def kinds_of(thing: Any) -> Iterator[type]:
+    """Yield the classes that the description of `thing` names."""
+    if isinstance(thing, list | tuple):
+        for item in thing:
+            yield from kinds_of(item)
+    elif isinstance(thing, Sequential):
+        yield type(thing)
+        yield from kinds_of(thing.layers)
+    elif isinstance(thing, BASES):
+        yield type(thing)
+        for name in _argument_names(type(thing)):
+            yield from kinds_of(getattr(thing, name))
+
+
+def foreign(name: str, what: str) -> str:
+    """Return the message that a file cannot hold a class or function of the user."""
+    return (
+        f"save: expected objects that their constructor's arguments describe, got {name}, {what} "
+        "of your own. Keep the weights with model.save_weights(path), and build the model in your "
+        "program."
+    )
+
+
+def _argument_names(kind: type) -> list[str]:
+    """Return the names of a constructor's arguments that are kept in attributes.
+
+    The model keeps an input_shape: it would build a layer before its weights are known.
+    """
+    parameters = inspect.signature(kind).parameters.values()
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return [p.name for p in parameters if p.kind not in variadic and p.name != "input_shape"]
+
+
+def describe_network(model: Sequential) -> dict[str, Any]:
+    """Return the description of a whole model: layers, weights, dtype and seed.
+
+    Raises
+    ------
+    TypeError
+        If a part of the model cannot be described.
+    ValueError
+        If a layer is in the model more than once or is not built while others are, or if a weight
+        does not have the name of its layer or the dtype of the model.
+    """
+    described = describe(model)
+    twice = [layer.label for layer, count in Counter(_all_layers(model)).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"save: expected each layer once in the model, got {twice[0]} more than once. Keep the "
+            "weights with model.save_weights(path)."
+        )
+    _check_weights(model)
+    weights = [
+        {
+            "name": parameter.name,
+            "shape": list(parameter.shape),
+            "stream": parameter.stream,
+            "trainable": parameter.requires_grad,
+            "constraint": describe(parameter.constraint),
+        }
+        for parameter in model.parameters()
+    ]
+    return described | {
+        "built_for": describe(model.built_for),
+        "dtype": str(model.dtype),
+        "seed": model.seed,
+        "weights": weights,
+    }
+
+
+def _check_weights(model: Sequential) -> None:
+    """Raise ValueError if the weights are not those that a new model would create."""
+    unbuilt = next((layer for layer in model.walk() if not layer.built), None)
+    if unbuilt is not None and (model.built_for is not None or model.parameters()):
+        raise ValueError(
+            f"save: expected a built model, but {unbuilt.label} is not built and others are. Call "
+            "the model on data first."
+        )
+    for layer in (layer for layer in _all_layers(model) if not isinstance(layer, Sequential)):
+        for parameter in layer.held(Parameter):
+            if parameter.name.rpartition("/")[0] != layer.label:
+                raise ValueError(
+                    f"save: expected the weights of {layer.label} to have its name, got "
+                    f"{parameter.name}. Give the layer the name that it was built with."
+                )
+            if parameter.dtype != model.dtype:
+                raise ValueError(
+                    f"save: expected {parameter.name} to be {model.dtype}, as the model, got "
+                    f"{parameter.dtype}. Build the layer within this model."
+                )
+
+
+def _all_layers(model: Sequential) -> Iterator[Layer]:
+    """Yield the layers of a model and of the models in it, each as often as it occurs."""
+    for layer in model.layers:
+        yield layer
+        if isinstance(layer, Sequential):
+            yield from _all_layers(layer)
+
+
+# ------------------------------------------------------------------------------ building
+
+
+class Builder:
+    """Creation of objects from their descriptions.
+
+    Parameters
+    ----------
+    custom_objects : sequence of type
+        Classes of the user that a description may name.
+    """
+
+    def __init__(self, custom_objects: Sequence[type] = ()):
+        self._known = KNOWN | {kind.__name__: kind for kind in custom_objects}
+
+    def build(self, description: Any, kind: type) -> Any:
+        """Return the object of a description, which must be a `kind`.
+
+        Raises
+        ------
+        ValueError
+            If the description names an unknown class, or one that is not a `kind`.
+        TypeError
+            If it has another form, or arguments that the class does not take.
+        """
+        if not isinstance(description, Mapping):
+            raise TypeError(f"expected a description of a {kind.__name__}, got {description!r:.80}")
+        name = description.get("class")
+        known = self._known.get(name) if isinstance(name, str) else None
+        if known is None or not issubclass(known, kind):
+            raise ValueError(
+                f"expected a {kind.__name__} of minidl or of custom_objects, got {name!r:.80}"
+            )
+        if known is Sequential:
+            _check_type("Sequential", "name", description["name"], str | None)
+            below = [self.build(layer, Layer) for layer in description["layers"]]
+            return Sequential(below, name=description["name"])
+        arguments = {
+            key: self.build(value, object) if isinstance(value, Mapping) else value
+            for key, value in description["arguments"].items()
+        }
+        unknown = arguments.keys() - {*_argument_names(known), "name"}
+        if unknown:
+            raise ValueError(f"{name}: expected its own arguments, got {sorted(unknown)!r:.80}")
+        annotations = {p.name: p.annotation for p in inspect.signature(known).parameters.values()}
+        for key, value in arguments.items():
+            _check_type(name, key, value, annotations.get(key, str | None))  # a layer's name
+        return known(**arguments)
+
+    def build_network(
+        self,
+        description: Mapping[str, Any],
+        device: str,
+        saved: Callable[[str, tuple[int, ...]], Any],
+    ) -> Sequential:
+        """Return the model of a description, with the weights that `saved` returns."""
+        model, sample_shape = self.build_unbuilt(description, device)
+        if sample_shape is not None:
+            model.placement.initial_values = saved
+            # A batch without samples has the shapes, and takes no memory.
+            with no_grad():
+                model(np.zeros((0, *sample_shape), model.dtype))
+            model.placement.initial_values = None
+        _set_input_shapes(model, description)
+        parameters = model.parameters()
+        expected = [(parameter.name, list(parameter.shape)) for parameter in parameters]
+        found = [(row["name"], row["shape"]) for row in description["weights"]]
+        if found != expected:
+            raise ValueError(f"expected the weights {expected!r:.200}, got {found!r:.200}")
+        for parameter, row in zip(parameters, description["weights"], strict=True):
+            _check_type(parameter.name, "trainable", row["trainable"], bool)
+            parameter.requires_grad = bool(row["trainable"])
+            stream = rng.checked_integer(f"{parameter.name}: stream", row["stream"], 2**32)
+            parameter.stream = stream
+            if row["constraint"] is not None:
+                parameter.constraint = self.build(row["constraint"], constraints.MaxNorm)
+                parameter.constraint.check(parameter.shape)
+        model.placement.weight_streams.update(p.stream for p in parameters)
+        return model
+
+    def build_unbuilt(
+        self, description: Mapping[str, Any], device: str
+    ) -> tuple[Sequential, tuple[int, ...] | None]:
+        """Return the model without weights, and the shape of the samples to build it for."""
+        if _count_layers(description) > MAX_LAYERS:
+            raise ValueError(f"expected at most {MAX_LAYERS:,} layers, got more")
+        _check_type("Sequential", "name", description["name"], str | None)
+        model = Sequential(
+            [self.build(layer, Layer) for layer in description["layers"]],
+            device=device,
+            dtype=description["dtype"],
+            seed=description["seed"],
+            name=description["name"],
+        )
+        built_for = description["built_for"]
+        return model, None if built_for is None else _checked_shape(built_for)
+
+
+def _check_type(kind: Any, argument: str, value: Any, annotation: Any) -> None:
+    """Raise ValueError if a value obviously contradicts an argument's annotation."""
+    if not isinstance(value, _JSON_TYPES.get(annotation, object)):
+        expected = getattr(annotation, "__name__", annotation)
+        raise ValueError(f"{kind}: expected {argument} to be {expected}, got {value!r:.80}")
+
+
+def _count_layers(description: Mapping[str, Any]) -> int:
+    below = [layer for layer in description["layers"] if "layers" in layer]
+    return len(description["layers"]) + sum(_count_layers(layer) for layer in below)
+
+
+def _checked_shape(shape: Any) -> tuple[int, ...]:
+    """Return the shape of a sample, or raise ValueError if it is invalid or too large."""
+    shape = tuple(positive_integer("the shape of a sample", length) for length in shape)
+    if math.prod(shape) > MAX_SAMPLE_SIZE:
+        raise ValueError(f"expected samples of at most {MAX_SAMPLE_SIZE:,} numbers, got {shape}")
+    return shape
+
+
+def _set_input_shapes(model: Sequential, description: Mapping[str, Any]) -> None:
+    """Set the input shapes of a model, and of the models in it."""
+    if description["input_shape"] is not None:
+        model.input_shape = _checked_shape(description["input_shape"])
+        if model.built_for not in (None, model.input_shape):
+            raise ValueError(
+                f"{model.label}: expected samples of its input_shape {model.input_shape}, got a "
+                f"model that was built for {model.built_for}"
+            )
+    for layer, below in zip(model.layers, description["layers"], strict=True):
+        if isinstance(layer, Sequential):
+            _set_input_shapes(layer, below)
