@@ -2,22 +2,22 @@
 
 ======================  ====================================================================
 `models`                `Sequential` and `Model`: compile, fit, evaluate, predict, summary
-`layers`                `Dense`, `Dropout`, ...; `Layer` to write your own
-`losses`, `metrics`     what training makes small, and what it reports
+`layers`                `Dense`, `Dropout` and others; `Layer`, the base class of your own
+`losses`, `metrics`     what training minimises, and what it reports
 `optimizers`            `SGD`, `RMSprop`, `Adam`, `AdamW`, and learning-rate schedules
-`initializers`          where weights start
-`constraints`           what they must satisfy
-`callbacks`             what happens around training
-`datasets`              MNIST and its kin
-`Tensor`, `no_grad`     the autograd underneath, which can be used alone
+`initializers`          initial values of weights
+`constraints`           constraints on weights
+`callbacks`             actions around training
+`datasets`              MNIST and similar data sets
+`Tensor`, `no_grad`     the automatic differentiation, which can be used alone
 `from_dlpack`           a tensor that shares the memory of another library's array
 `training`              training mode and the address of its random draws
-`rng`                   the mask contract: every dropout decision has an address
-`set_num_threads`       how many threads the CPU works on; MINIDL_NUM_THREADS says it too
-`get_backend`           what computes on a device, by its name
-`DeviceError`           what is raised for a device that is not there
-`minidl.checkpoint`     `latest`, the newest file that `ModelCheckpoint` left in a folder
-`minidl.testing`        `check_gradient`, for operations of your own
+`rng`                   random streams, and the masks at an address
+`set_num_threads`       the number of CPU threads; also MINIDL_NUM_THREADS
+`get_backend`           the backend of a device, by its name
+`DeviceError`           raised for a device that is not available
+`checkpoint`            `latest`, the newest file that `ModelCheckpoint` wrote to a folder
+`testing`               `check_gradient`, for your own operations
 ======================  ====================================================================
 """
 
@@ -27,8 +27,10 @@ from minidl_kernels.threads import set_num_threads
 
 from minidl import (
     callbacks,
+    checkpoint,
     constraints,
     datasets,
+    formats,
     initializers,
     layers,
     losses,
@@ -36,10 +38,13 @@ from minidl import (
     models,
     optimizers,
     rng,
+    testing,
 )
-from minidl.autograd import Tensor, from_dlpack, no_grad
+from minidl.arguments import suggest_alternatives
 from minidl.backend import DeviceError, get_backend
-from minidl.keras_gaps import tell_nearest
+from minidl.engine.backward import no_grad
+from minidl.engine.dlpack import from_dlpack
+from minidl.engine.tensor import Tensor
 from minidl.rng import training
 from minidl.version import __version__ as __version__
 
@@ -47,8 +52,10 @@ __all__ = [
     "DeviceError",
     "Tensor",
     "callbacks",
+    "checkpoint",
     "constraints",
     "datasets",
+    "formats",
     "from_dlpack",
     "get_backend",
     "initializers",
@@ -60,9 +67,10 @@ __all__ = [
     "optimizers",
     "rng",
     "set_num_threads",
+    "testing",
     "training",
 ]
 
-tell_nearest(
+suggest_alternatives(
     sys.modules[__name__], callbacks, datasets, layers, losses, metrics, models, optimizers
 )

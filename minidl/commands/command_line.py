@@ -1,4 +1,4 @@
-"""What the commands share: how they read arguments and report errors, each in one line."""
+"""Command lines: parsing of arguments, and errors in one line."""
 
 import argparse
 import math
@@ -11,25 +11,25 @@ EXIT_UNREAD, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
 class InputError(Exception):
-    """Report, in one line, what the user gave and what can be done."""
+    """Error in the input of a command, reported in one line."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line long."""
+    """Argument parser that reports errors in one line."""
 
     def __init__(self, module: str, description: str | None):
         super().__init__(prog=f"python -m {module}", description=description, allow_abbrev=False)
         self.module = module
 
     def error(self, message: str) -> NoReturn:
-        """Print `message` and exit."""
+        """Print `message` and exit with status 2."""
         self.exit(EXIT_BAD_INPUT, f"{self.module}: {printable(message)}\n")
 
 
 def number(
     kind: type, low: float, high: float = math.inf, *, above: bool = False
 ) -> Callable[[str], Any]:
-    """Return a parser of numbers in [low, high], in (low, high] where `above` is true."""
+    """Return a parser of numbers in [low, high], or in (low, high] if `above` is True."""
 
     def parse(text: str) -> Any:
         try:
@@ -40,16 +40,16 @@ def number(
             edge = f"above {low}" if above else f"at least {low}"
             bound = f"{edge} and at most {high}" if high < math.inf else edge
             noun = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"expected {noun} {bound}, received {text!r}")
+            raise argparse.ArgumentTypeError(f"expected {noun} {bound}, got {text!r}")
         return value
 
     return parse
 
 
-def complain(module: str, error: Exception) -> int:
-    """Print an error in one line and return the exit status; end quietly where nobody reads on."""
+def report_error(module: str, error: Exception) -> int:
+    """Print an error in one line and return the exit status; a closed pipe ends it quietly."""
     if isinstance(error, BrokenPipeError):
-        # What is left would be written at exit, and fail again (Python docs, "Note on SIGPIPE").
+        # Python would flush the rest at exit, and fail again (Python docs, "Note on SIGPIPE").
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_UNREAD
     text = " ".join(str(error).split()) or type(error).__name__
@@ -60,9 +60,10 @@ def complain(module: str, error: Exception) -> int:
 
 
 def printable(text: str) -> str:
-    r"""Return a text, as a file's name, so that it can be printed and does nothing to a terminal.
+    r"""Return a text, such as a file name, with escapes for what a terminal must not receive.
 
-    Control characters, and bytes of names that are no UTF-8, become escapes.
+    These are control characters, bytes of names that are not UTF-8, and characters that the
+    encoding of standard output lacks.
 
     Examples
     --------

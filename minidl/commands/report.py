@@ -1,4 +1,4 @@
-"""One page about a classifier of images: what it learned, where it errs, how to get it again.
+"""Report page of a run: curves, mistakes, weights, and the command that reproduces it.
 
 The page holds its pictures itself, so that it can be sent and opened anywhere; matplotlib, the
 extra ``plot``, draws them.
@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minidl import rng
-from minidl.autograd import Tensor, no_grad
 from minidl.callbacks import History
-from minidl.files import PathLike, write_whole
+from minidl.engine.backward import no_grad
+from minidl.engine.tensor import Tensor
 from minidl.layers import Dense, Dropout
 from minidl.models import Sequential
-from minidl.summary import summary_table
+from minidl.storage.atomic import PathLike, write_atomically
+from minidl.trainer.summary import summary_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,7 +88,7 @@ def write(
         parts.append(f"<figcaption>{_text(caption)}</figcaption></figure>")
     table = summary_table(model.label, model.layers, model.parameters())
     parts.append(f"<h2>The network</h2><pre>{_text(table)}</pre></body></html>")
-    write_whole(path, "\n".join(parts).encode())
+    write_atomically(path, "\n".join(parts).encode())
 
 
 def _text(value: str) -> str:

@@ -1,0 +1,1 @@
+"""Commands: `minidl.train` and `minidl.predict`."""

@@ -1,0 +1,149 @@
+"""Classify images with a saved network."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from minidl import images, models
+from minidl.backend import DeviceError
+from minidl.commands.command_line import (
+    EXIT_INTERRUPTED,
+    InputError,
+    Parser,
+    number,
+    printable,
+    report_error,
+)
+from minidl.trainer.uncertainty import Uncertainty
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command's arguments; exit with one line if they are invalid."""
+    parser = Parser("minidl.predict", __doc__)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a file that minidl.train saved")
+    add(
+        "images",
+        metavar="FILE",
+        nargs="+",
+        help="PNG, JPEG, IDX or NPY file; arrays of IDX and NPY are not scaled: they must be "
+        "0 to 255 for networks of minidl.train",
+    )
+    add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
+    add("--batch-size", type=number(int, 1), default=128, help="default: 128")
+    add(
+        "--samples",
+        type=number(int, 1, 2**32),
+        metavar="N",
+        help="draw N outputs with dropout, and print their spread and entropies (in nats)",
+    )
+    add(
+        "--invert",
+        action="store_true",
+        help="for PNG and JPEG with dark ink on light paper, if the network was trained on light "
+        "ink, as in MNIST",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status.
+
+    0; 1 if its output is not read to the end; 2 for invalid input; 130 after Ctrl-C.
+    """
+    arguments = parse_arguments(argv)
+    try:
+        for line in predict(arguments):
+            print(line)
+        sys.stdout.flush()  # here its error is caught
+    except (InputError, ImportError, OSError, MemoryError) as error:
+        return report_error("minidl.predict", error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def predict(arguments: argparse.Namespace) -> Iterator[str]:
+    """Yield the lines of a table with one line for each image."""
+    try:
+        model = models.load(arguments.model, arguments.device)
+        if model.built_for is None:
+            raise ValueError(f"{arguments.model}: expected a built network, got one that is not.")
+        read = [
+            images.read(path, model.built_for, invert=arguments.invert) for path in arguments.images
+        ]
+    except (ValueError, DeviceError) as error:
+        raise InputError(error) from error
+    names = [
+        printable(path) if len(array) == 1 else f"{printable(path)}[{place}]"
+        for path, array in zip(arguments.images, read, strict=True)
+        for place in range(len(array))
+    ]
+    # One array: the row of an image in it is a part of its address in each draw.
+    x = read[0] if len(read) == 1 else np.concatenate(read)
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise InputError(
+            f"{arguments.model}: expected finite weights, got NaN or infinity. Train the network "
+            "again."
+        )
+    check_images(names, x, model.dtype)
+    found = model.predict(x, arguments.batch_size, verbose=0, samples=arguments.samples)
+    probabilities = found if arguments.samples is None else found.mean
+    finite = np.isfinite(probabilities).all(axis=tuple(range(1, probabilities.ndim)))
+    if not finite.all():
+        raise InputError(
+            f"{names[finite.argmin()]}: expected finite outputs of the network in "
+            f"{arguments.model}, got NaN or infinity. Scale the image as the training images."
+        )
+    uncertainty = found if arguments.samples else None
+    entropies = uncertainty is None or uncertainty.predictive_entropy is not None
+    if not (are_probabilities(probabilities) and entropies):
+        raise InputError(
+            f"{arguments.model}: expected probabilities of classes as outputs, got other numbers. "
+            "End the network with a softmax, or use model.predict."
+        )
+    yield from table(names, probabilities, uncertainty)
+
+
+def are_probabilities(outputs: np.ndarray) -> bool:
+    """Return whether each row of outputs can be the probabilities of two or more classes."""
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        return False
+    return bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=1e-2))
+
+
+def check_images(names: Sequence[str], x: np.ndarray, dtype: np.dtype) -> None:
+    """Raise InputError if an image holds NaN, infinity, or numbers outside of the dtype's range."""
+    limit = np.float64(np.finfo(dtype).max)
+    axes = tuple(range(1, x.ndim))
+    good = (x.min(axis=axes) >= -limit) & (x.max(axis=axes) <= limit)  # NaN compares as False
+    if not good.all():
+        raise InputError(
+            f"{names[good.argmin()]}: expected finite numbers in the range of the network's "
+            f"{dtype}, got others."
+        )
+
+
+def table(
+    names: Sequence[str], probabilities: np.ndarray, uncertainty: Uncertainty | None
+) -> Iterator[str]:
+    """Yield the lines of the table."""
+    width = max(len("image"), *map(len, names))
+    title = f"{'image':<{width}}  class  probability"
+    if uncertainty is not None:
+        title += "     std  entropy  mutual information"
+    yield title
+    for row, name in enumerate(names):
+        best = int(probabilities[row].argmax())
+        line = f"{name:<{width}}  {best:>5}  {probabilities[row, best]:>11.2%}"
+        if uncertainty is not None:
+            assert uncertainty.predictive_entropy is not None, "there are probabilities"
+            assert uncertainty.mutual_information is not None, "there are probabilities"
+            line += (
+                f"  {uncertainty.std[row, best]:.4f}  {uncertainty.predictive_entropy[row]:>7.4f}"
+                f"  {uncertainty.mutual_information[row]:>18.4f}"
+            )
+        yield line

@@ -1,0 +1,176 @@
+"""Arguments of the training command."""
+
+import argparse
+import itertools
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from minidl import datasets, optimizers
+from minidl.commands.command_line import Parser, number
+from minidl.commands.run_folder import CHECKPOINTS
+from minidl.datasets.idx_dataset import Split
+from minidl.storage import registry
+from minidl.storage.atomic import check_writable
+from minidl.storage.folders import check_folder
+
+LATEST = "latest"
+HIDDEN, DROPOUT = [512, 256], [0.5, 0.3]
+PIXELS, CLASSES = 28 * 28, 10
+MAX_UNITS, MAX_WEIGHTS = 2**20, 2**32
+# The arguments that change no result: what is kept and printed, and where.
+OUTPUT = {"out", "checkpoint_dir", "checkpoint_every", "resume", "save", "quiet", "log_json"}
+LOADERS: dict[str, Callable[[str | None], tuple[Split, Split]]] = {
+    "mnist": datasets.mnist.load_data,
+    "fashion-mnist": datasets.fashion_mnist.load_data,
+    "kmnist": datasets.kmnist.load_data,
+    "mnist-5k": lambda _: datasets.mnist_5k.load_data(),
+}
+
+
+def parse_arguments(argv: Sequence[str] | None, description: str | None) -> argparse.Namespace:
+    """Return the command's arguments; exit with one line if they are invalid."""
+    parser = _parser(description)
+    arguments = parser.parse_args(argv)
+    if arguments.lr is None:
+        arguments.lr = optimizers.get(arguments.optimizer).learning_rate
+    if arguments.data == "mnist-5k" and arguments.data_dir is not None:
+        parser.error("argument --data-dir: mnist-5k comes with minidl. Leave --data-dir out.")
+    if arguments.out is not None and arguments.checkpoint_dir is None:
+        arguments.checkpoint_dir = os.path.join(arguments.out, CHECKPOINTS)
+    if arguments.checkpoint_dir is None:
+        for option in ("resume", "checkpoint_every"):
+            if getattr(arguments, option) is not None and arguments.resume in (None, LATEST):
+                parser.error(
+                    f"argument --{option.replace('_', '-')}: expected a folder. Add "
+                    "--checkpoint-dir DIR or --out DIR."
+                )
+    sizes = [PIXELS, *arguments.hidden, CLASSES]
+    largest = max(a * b for a, b in itertools.pairwise(sizes))
+    if largest > MAX_WEIGHTS:
+        parser.error(
+            f"argument --hidden: expected at most {MAX_WEIGHTS:,} weights between two layers, got "
+            f"{largest:,}. Use fewer units."
+        )
+    _fit_rates(parser, arguments)
+    return arguments
+
+
+def _parser(description: str | None) -> Parser:
+    rate = number(float, 0, 1)
+    parser = Parser("minidl.train", description)
+    add = parser.add_argument
+    add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
+    add("--epochs", type=number(int, 1), default=10, help="default: 10")
+    add("--batch-size", type=number(int, 1), default=128, help="default: 128")
+    add(
+        "--hidden",
+        type=number(int, 1, MAX_UNITS),
+        nargs="*",
+        default=HIDDEN,
+        metavar="UNITS",
+        help="units of each hidden layer (default: 512 256)",
+    )
+    add(
+        "--dropout",
+        type=rate,
+        nargs="*",
+        metavar="RATE",
+        help="probability of being dropped: one for all hidden layers, or one for each (default: "
+        "0.5 0.3; for other numbers of hidden layers 0.5)",
+    )
+    add(
+        "--input-dropout",
+        type=rate,
+        default=0.0,
+        metavar="RATE",
+        help="probability that a pixel is dropped (default: 0)",
+    )
+    add(
+        "--scaling",
+        choices=("train", "inference"),
+        default="train",
+        help="whether dropout scales in training (default) or in inference",
+    )
+    add(
+        "--optimizer",
+        choices=("sgd", "rmsprop", "adam", "adamw"),
+        default="adam",
+        help="default: adam",
+    )
+    add("--lr", type=number(float, 0, above=True), help="learning rate (default: the optimizer's)")
+    add(
+        "--max-norm",
+        type=number(float, 0, above=True),
+        help="upper bound on the norm of the weights into a unit",
+    )
+    add("--seed", type=number(int, 0, 2**64 - 1), default=0, help="default: 0")
+    add(
+        "--data",
+        choices=tuple(LOADERS),
+        help="data set (default: mnist, or mnist-5k if the download fails)",
+    )
+    add("--data-dir", metavar="DIR", help="folder with a sub-folder for each data set")
+    add(
+        "--out",
+        metavar="DIR",
+        help="folder for the run: configuration, history, checkpoints, report",
+    )
+    add("--checkpoint-dir", metavar="DIR", help="folder for checkpoints of the run")
+    add(
+        "--checkpoint-every",
+        type=number(int, 1),
+        metavar="STEPS",
+        help="steps between checkpoints (default: an epoch; the last epoch is always saved)",
+    )
+    add(
+        "--resume",
+        metavar="PATH",
+        help="resume the run of this checkpoint; latest: the newest in --checkpoint-dir or --out",
+    )
+    add("--save", metavar="FILE", help="save the trained network for minidl.predict")
+    add("--quiet", action="store_true", help="print only the final table")
+    add("--log-json", metavar="FILE", help="write one JSON object for each event")
+    return parser
+
+
+def _fit_rates(parser: Parser, arguments: argparse.Namespace) -> None:
+    """Set one dropout rate for each hidden layer, or exit."""
+    count = len(arguments.hidden)
+    if arguments.dropout is None:
+        arguments.dropout = DROPOUT if count == len(DROPOUT) else [0.5]
+    elif count == 0 and arguments.dropout:
+        parser.error("argument --dropout: expected hidden layers, got none. Leave --dropout out.")
+    if len(arguments.dropout) == 1:
+        arguments.dropout *= count
+    if len(arguments.dropout) != count:
+        parser.error(
+            f"argument --dropout: expected 1 rate, or {count} for the hidden layers, got "
+            f"{len(arguments.dropout)}."
+        )
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Raise ValueError or OSError if the files of the run could not be written."""
+    if arguments.save is not None:
+        check_writable(arguments.save)
+        registry.find("model", arguments.save)
+    for folder in (arguments.out, arguments.checkpoint_dir):
+        if folder is not None:
+            check_folder(folder)
+
+
+def without_outputs(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments on which the results depend."""
+    return {name: value for name, value in vars(arguments).items() if name not in OUTPUT}
+
+
+def command_of(arguments: argparse.Namespace) -> str:
+    """Return a command that repeats the run from the beginning and writes no files."""
+    words = ["python", "-m", "minidl.train"]
+    for name, value in without_outputs(arguments).items():
+        if value is not None:
+            words.append(f"--{name.replace('_', '-')}")
+            words += map(str, value if isinstance(value, list) else [value])
+    return shlex.join(words)
