@@ -20,9 +20,9 @@ from minidl import (
     no_grad,
     ops,
 )
-from minidl import autograd as engine
-from minidl.autograd import apply
 from minidl.backend.numpy_backend import NumpyBackend
+from minidl.engine import backward as engine
+from minidl.engine.tensor import apply
 
 DEEP = 20_000
 

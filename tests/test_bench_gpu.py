@@ -14,7 +14,8 @@ import pytest
 
 import minidl
 from bench import gpu
-from minidl import layers, ops
+from minidl import layers
+from minidl.engine import ops
 
 SHAPES = ((), (0,), (2, 65))
 LARGE = 2**12 + 3

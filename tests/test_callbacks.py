@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minidl import layers, metrics, models, optimizers
-from minidl.callbacks import Callback, EarlyStopping, History, LazyLogs
+from minidl.callbacks import Callback, EarlyStopping, History
 
 X = np.random.default_rng(0).normal(size=(10, 3))
 Y = np.random.default_rng(1).normal(size=(10, 2))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, fusion, layers, losses, metrics, models
+from minidl import Tensor, layers, losses, metrics, models
 from minidl.batches import Batch
+from minidl.trainer import fusion
 
 NUMBERS = np.random.default_rng(0)
 X = NUMBERS.normal(size=(40, 70))

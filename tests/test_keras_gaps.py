@@ -7,7 +7,6 @@ import pytest
 
 import minidl
 from minidl import callbacks, datasets, layers, losses, metrics, models, optimizers
-from minidl.keras_gaps import NEAREST
 from minidl.optimizers import Adam
 
 MODULES = [minidl, callbacks, datasets, layers, losses, metrics, models, optimizers]

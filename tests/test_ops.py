@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from minidl import autograd, ops
-from minidl.autograd import Tensor, apply
 from minidl.backend import Backend
+from minidl.engine import ops
+from minidl.engine.tensor import Tensor, apply
 from minidl.rng import Address, keep_mask
 from minidl.testing import check_gradient
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, autograd, layers, losses, models, optimizers
+from minidl import Tensor, layers, losses, models, optimizers
 from minidl.constraints import MaxNorm
+from minidl.engine import backward as autograd
 from minidl.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, schedules
 
 STEPS = 7

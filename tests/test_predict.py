@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minidl import datasets, images, layers, models, predict, rng
+from minidl import datasets, images, layers, models, rng
+from minidl.commands import predict
 
 ROOT = Path(__file__).parent.parent
 

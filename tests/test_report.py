@@ -17,9 +17,10 @@ import pytest
 from minidl_kernels.threads import num_threads
 
 import minidl
-from minidl import callbacks, layers, models, report, train
-from minidl.files import lock_folder
-from minidl.run_folder import LOCK, RunFolder
+from minidl import callbacks, layers, models
+from minidl.commands import report, train
+from minidl.commands.run_folder import LOCK, RunFolder
+from minidl.storage.folders import lock_folder
 
 pytest.importorskip("matplotlib", reason="needs the extra plot")
 pillow = pytest.importorskip("PIL.Image", reason="needs the extra images")

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minidl import models, train
+from minidl import models
+from minidl.commands import train
 
 ROOT = Path(__file__).parent.parent
 SMALL = ("--data", "mnist-5k", "--hidden", "16", "--epochs", "2")
@@ -102,7 +103,7 @@ def test_the_log_holds_one_event_a_line(finished):
 def test_what_other_libraries_log_of_themselves_is_not_printed():
     program = """
 import logging, sys
-from minidl import train
+from minidl.commands import train
 train.main(sys.argv[1:])
 logging.getLogger("numba.cuda.cudadrv.driver").info("of another library")
 logging.getLogger("minidl_kernels.cpu").info("of our own")
@@ -552,7 +553,7 @@ def test_numbers_that_are_not_finite_end_it_and_name_the_layer(tmp_path, capsys)
 
 
 def test_two_runs_in_one_folder_end_in_one_line(tmp_path, capsys):
-    from minidl.files import lock_folder
+    from minidl.storage.folders import lock_folder
 
     with lock_folder(tmp_path):  # as another run would hold it
         assert train.main([*SMALL, "--checkpoint-dir", str(tmp_path), "--quiet"]) == 2

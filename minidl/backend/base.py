@@ -93,11 +93,8 @@ class Backend:
         self,
         x: Array,
         rate: float,
+        address: Any,
         *,
-        seed: int,
-        stream: int,
-        step: int,
-        row_offset: int = 0,
         rescale: bool = True,
     ) -> Array:
         """Drop elements of `x` with probability `rate`, each decided by its address.
@@ -133,7 +130,7 @@ class Backend:
                 f"dropout: x must be one of {', '.join(FLOAT_TYPES)}, received {x.dtype}; "
                 "cast it first"
             )
-        address = {"seed": seed, "stream": stream, "step": step, "row_offset": row_offset}
+        address = address._asdict()
         with self.active:
             # The contract computes float16 in float32 and rounds once.
             wide = x.astype("float32") if x.dtype == "float16" else x
@@ -159,9 +156,11 @@ class Backend:
 
         It is written to `out` where that is given, which must be C-contiguous.
         """
+        if a.ndim != 2 or b.ndim != 2:
+            return a @ b
         return self.xp.dot(a.T if transpose_a else a, b.T if transpose_b else b, out=out)
 
-    def keep(self, values: np.ndarray) -> Array:
+    def dataset_array(self, values: np.ndarray) -> Array:
         """Return `values`, such as a data set, where `gather` reads it best: on the device.
 
         What is too large for that stays on the host.
@@ -241,7 +240,7 @@ class Backend:
         """
         raise NotImplementedError
 
-    def dense_relu_vjp(
+    def bias_act_dropout_vjp(
         self, g: Array, y: Array, factor: float, g_bias: Array | None = None
     ) -> tuple[Array, Array]:
         """Return the gradients for ``x @ weight`` and for the bias, which goes into `g_bias`.
@@ -337,18 +336,11 @@ class Backend:
         self,
         shape: tuple[int, ...],
         rate: float,
-        *,
-        seed: int,
-        stream: int,
-        step: int,
-        row_offset: int = 0,
+        address: Any,
     ) -> Array:
         """Return the mask that `dropout` applies at this address: True is kept."""
-        address = {"seed": seed, "stream": stream, "step": step, "row_offset": row_offset}
         with self.active:
-            kept = self.dropout(
-                self.xp.ones(shape, dtype="float32"), rate, **address, rescale=False
-            )
+            kept = self.dropout(self.xp.ones(shape, dtype="float32"), rate, address, rescale=False)
             return self.xp.asarray(kept != 0)  # NumPy makes a scalar of an array without axes
 
     def index_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:

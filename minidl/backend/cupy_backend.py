@@ -53,7 +53,7 @@ class CupyBackend(Backend):
         with self.active:
             cupy.cuda.get_current_stream().synchronize()
 
-    def keep(self, values: np.ndarray) -> Array:
+    def dataset_array(self, values: np.ndarray) -> Array:
         """Copy `values` to the device, unless they would take much of its free memory."""
         with self.active:
             free, _ = cupy.cuda.runtime.memGetInfo()
@@ -83,14 +83,17 @@ class CupyBackend(Backend):
         dropout.dropout(x, out, rate, **address, rescale=rescale, cuda_stream=_stream())
         return out
 
-    def dense(self, x: Array, weight: Array, bias: Array, **options: Any) -> Array:
+    def dense(
+        self, x: Array, weight: Array, bias: Array, *, address: Any = None, **options: Any
+    ) -> Array:
+        options |= {} if address is None else address._asdict()
         """Multiply, then add, activate and drop in one launch."""
         z = cupy.dot(x, weight)
         bias = cupy.ascontiguousarray(bias)
         dense.activate_and_drop(z, bias, **options, cuda_stream=_stream())
         return z
 
-    def dense_relu_vjp(
+    def bias_act_dropout_vjp(
         self, g: Array, y: Array, factor: float, g_bias: Array | None = None
     ) -> tuple[Array, Array]:
         """Select and sum in one launch, which more than 256 rows follow with another."""

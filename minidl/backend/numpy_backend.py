@@ -51,7 +51,7 @@ class NumpyBackend(Backend):
     def synchronize(self) -> None:
         """Do nothing: NumPy returns when the work is done."""
 
-    def keep(self, values: np.ndarray) -> Array:
+    def dataset_array(self, values: np.ndarray) -> Array:
         """Return `values`: they are where they should be."""
         return values
 
@@ -76,7 +76,8 @@ class NumpyBackend(Backend):
         transpose_b: bool = False,
         out: Array | None = None,
     ) -> Array:
-        """Multiply on the kernels' own threads."""
+        if a.ndim != 2 or b.ndim != 2:
+            return a @ b
         return self._kernels.products.matmul(
             a, b, transpose_a=transpose_a, transpose_b=transpose_b, out=out
         )
@@ -86,11 +87,14 @@ class NumpyBackend(Backend):
     ) -> Array:
         return self._kernels.dropout.dropout(x, rate, **address, rescale=rescale)
 
-    def dense(self, x: Array, weight: Array, bias: Array, **options: Any) -> Array:
+    def dense(
+        self, x: Array, weight: Array, bias: Array, *, address: Any = None, **options: Any
+    ) -> Array:
+        options |= {} if address is None else address._asdict()
         """Multiply, add, activate and drop in one pass over the output."""
         return self._kernels.dense.dense(x, weight, np.ascontiguousarray(bias), **options)
 
-    def dense_relu_vjp(
+    def bias_act_dropout_vjp(
         self, g: Array, y: Array, factor: float, g_bias: Array | None = None
     ) -> tuple[Array, Array]:
         """Select and sum in one pass."""

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-from minidl.tensor_file import TensorFile  # noqa: E402  the checkout's own
+from minidl.storage.tensor_file import TensorFile  # noqa: E402  the checkout's own
 
 RUN = ("--data", "mnist-5k", "--hidden", "24", "--epochs", "12", "--batch-size", "100")
 STEPS = 12 * 40

@@ -26,10 +26,10 @@ from minidl import (
     tensor_file,
 )
 from minidl.batches import Samples
-from minidl.description import KNOWN, describe, describe_network
-from minidl.files import lock_folder
+from minidl.formats.description import KNOWN, describe, describe_network
 from minidl.optimizers import schedules
-from minidl.tensor_file import TensorFile
+from minidl.storage.folders import lock_folder
+from minidl.storage.tensor_file import TensorFile
 
 X = np.random.default_rng(0).integers(0, 256, (50, 4, 3)).astype("uint8")
 Y = np.random.default_rng(1).integers(0, 5, 50)
@@ -1224,7 +1224,7 @@ def test_texts_that_no_reader_takes_are_not_written(path):
 LIMITED = """
 import resource, signal, sys
 import numpy as np
-from minidl import tensor_file
+from minidl.storage import tensor_file
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:

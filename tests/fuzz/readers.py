@@ -28,8 +28,9 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-from minidl import images, layers, models, tensor_file  # noqa: E402  the checkout's own
+from minidl import images, layers, models  # noqa: E402  the checkout's own
 from minidl.datasets import idx  # noqa: E402
+from minidl.storage import tensor_file  # noqa: E402
 
 MEMORY_BOUND = 512 * 2**20  # above what the process has at the start, for any input
 SECONDS_BOUND = 5  # of the processor, for one input

@@ -13,8 +13,9 @@ import readers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minidl import images, models, tensor_file
+from minidl import images, models
 from minidl.datasets import idx
+from minidl.storage import tensor_file
 
 pytest.importorskip("PIL", reason="needs the extra images")
 pytest.importorskip("h5py", reason="needs the extra keras")

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minidl import layers, models, tensor_file
-from minidl.tensor_file import TensorFile
+from minidl import layers, models
+from minidl.storage import tensor_file
+from minidl.storage.tensor_file import TensorFile
 
 h5py = pytest.importorskip("h5py", reason="needs the extra keras")
 

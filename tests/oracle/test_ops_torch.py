@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from minidl import ops
-from minidl.autograd import Tensor, apply
+from minidl.engine import ops
+from minidl.engine.tensor import Tensor, apply
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra `oracle`)")
 
