@@ -207,17 +207,18 @@ class CallbackList:
     def tell(self, name: str, number: int, logs: Logs) -> None:
         """Tell a moment to all callbacks that have not acted on it."""
         moment, latest = Moment(name, number, self._state.step), self._state.progress.moment
-        if latest is not None and latest[:3] == moment[:3]:
-            moment = latest
+        if latest is not None and latest.step == moment.step:
+            if (latest.name, name) == ("on_train_batch_begin", "on_epoch_begin"):
+                return  # the run was broken off at the epoch's first batch
+            if latest[:2] == moment[:2]:
+                moment = latest
         self._tell(moment, logs)
 
     def _tell(self, moment: Moment, logs: Logs) -> None:
         """Call the moment's method of the callbacks that have not acted on it."""
-        state, acting = self._state, self._acting[moment.name]
-        if not acting:
-            return
+        state = self._state
         state.progress = state.progress._replace(moment=moment, learning_rate=state.learning_rate)
-        for key, callback in acting:
+        for key, callback in self._acting[moment.name]:
             if key in moment.told:
                 continue
             method = getattr(callback, moment.name)

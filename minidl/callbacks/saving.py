@@ -143,16 +143,22 @@ class ModelCheckpoint(Monitor):
             self.save()
 
     def close(self) -> None:
-        """Save the last step if training was broken off, and unlock the folder."""
+        """Save a run that was broken off, and unlock the folder."""
         try:
-            if self._has_unsaved_steps and not self.model.train_state.is_torn:
-                self.save()
-        except (OSError, TypeError, ValueError) as error:
-            # Training ends with the exception that broke it off.
-            log.warning("%s: not saved: %s", self._step_file(), error)
+            self.save_broken_run()
         finally:
             assert self._lock is not None, "locked when training began"
             self._lock.close()
+
+    def save_broken_run(self) -> None:
+        """Save the last step if it is not saved yet; an error is only logged."""
+        if not self._has_unsaved_steps or self.model.train_state.is_torn:
+            return
+        try:
+            self.save()
+        except (OSError, TypeError, ValueError) as error:
+            # Training ends with the exception that broke it off.
+            log.warning("%s: not saved: %s", self._step_file(), error)
 
     def save(self) -> None:
         """Save now, and delete the oldest files beyond those to keep."""

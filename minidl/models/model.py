@@ -294,8 +294,9 @@ class Model(Network):
         params = {"epochs": epochs, "steps": steps, "verbose": verbose, "metrics": names}
         told = CallbackList([*([ProgressBar()] if verbose else []), *callbacks], self, params)
         self.stop_training = False
-        self._run = run = Run(self, state, self._plan(samples), epochs, validate, told)
+        run = Run(self, state, self._plan(samples), epochs, validate, told)
         try:
+            self._run = run
             try:
                 told.begin()
             except BaseException:
@@ -303,8 +304,10 @@ class Model(Network):
                 raise
             run.train()
         finally:
-            told.close()
-            self._run = None
+            try:
+                told.close()
+            finally:
+                self._run = None
         for text in run.warnings:
             warnings.warn(text, RuntimeWarning, stacklevel=2)
         return self.history

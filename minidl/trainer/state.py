@@ -227,19 +227,23 @@ class TrainState:
         return self._saved_totals if self.totals is None else self.totals.state()
 
     def count_step(self) -> None:
-        """Count an update."""
+        """Count an update; the end of its batch is the moment to tell next."""
         position = self.progress.position
         self.step += 1
         if position.batch == 0:  # an epoch has begun with its first update
             self.epoch += 1
-        self.progress = self.progress._replace(position=position._replace(batch=position.batch + 1))
+        self.progress = self.progress._replace(
+            position=position._replace(batch=position.batch + 1),
+            moment=Moment("on_train_batch_end", position.batch, self.step),
+        )
 
     def end_epoch(self, logs: dict[str, float]) -> None:
-        """Add the logs to the history, and go to the beginning of the next epoch."""
+        """Add the logs to the history, and begin the next epoch; its end is to be told next."""
         position, rows = self.progress.position, self.progress.history.rows()
         self.progress = self.progress._replace(
             position=position._replace(epoch=position.epoch + 1, batch=0),
             history=History([*rows, (position.epoch, logs)]),
+            moment=Moment("on_epoch_end", position.epoch, self.step),
         )
 
     @property
