@@ -4,17 +4,16 @@
 resuming, the rollback after a NaN and the restoring of best weights all use them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minidl.batches import Samples
+from minidl.engine.parameter import Parameter
 from minidl.layers.base import Layer
 from minidl.optimizers import Optimizer
 from minidl.trainer.totals import Totals
-
-Entries = Mapping[str, Any]
 
 
 class Position(NamedTuple):
@@ -280,10 +279,57 @@ class TrainState:
         dict
             Weights and optimizer state are the live arrays of the device, not copies.
         """
-        return {
-            f"{section}/{name}": value
-            for section in sections or tuple(_SECTIONS)
-            for name, value in _SECTIONS[section].state(self).items()
+        progress, streams = self.progress, self.model.streams()
+        state: dict[str, Any] = {name: weight.data for name, weight in self._weights().items()}
+        state |= {
+            "model/step": np.array(self.step, "int64"),
+            "model/epoch": np.array(self.epoch, "int64"),
+            "random/step": np.array([stream.step for stream in streams], "int64"),
+            "random/is_fixed": np.array([stream.is_fixed for stream in streams], "bool"),
+            "random/seed": [stream.seed for stream in streams],
+            "random/stream": [stream.number for stream in streams],
+            "run/history": list(progress.history.rows()),
+            "run/moment": progress.moment,
+            "run/callbacks": list(progress.callbacks),
+            "run/obstacle": self.why_not_resumable(),
+        }
+        for key, memory in progress.memories.items():
+            state |= {f"run/memory/{key}/{name}": value for name, value in memory.items()}
+        if self.optimizer is not None:
+            state |= self._optimizer_state(self.optimizer) | self._position_state()
+        if not sections:
+            return state
+        return {name: value for name, value in state.items() if name.split("/")[0] in sections}
+
+    def _weights(self) -> dict[str, Parameter]:
+        """Return the weights by name; a name that occurs again gets an apostrophe."""
+        weights: dict[str, Parameter] = {}
+        for parameter in self.model.parameters():
+            name = f"weights/{parameter.name}"
+            while name in weights:
+                name += "'"
+            weights[name] = parameter
+        return weights
+
+    def _optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        is_known = optimizer.is_for(self.model.parameters())  # else its state is of other weights
+        iterations = optimizer.iterations if is_known else 0
+        state: dict[str, Any] = {"optimizer/iterations": np.array(iterations, "int64")}
+        for name, values in optimizer.state.items():
+            if is_known and name in optimizer.state_names:  # SGD's momentum may be 0 by now
+                state[f"optimizer/{name}"] = values
+        rate = self.progress.learning_rate if self.unfinished_moment else self.learning_rate
+        if rate is not None:
+            state["optimizer/learning_rate"] = np.array(rate, "float64")
+        return state
+
+    def _position_state(self) -> dict[str, Any]:
+        known = self.totals_of_epoch()
+        totals = [known.get(name, (0.0, 0)) for name in self.logged]
+        fields = self.progress.position._asdict()
+        return {f"position/{name}": np.array(value, "int64") for name, value in fields.items()} | {
+            "position/totals": np.array([total for total, _ in totals], "float64"),
+            "position/counts": np.array([count for _, count in totals], "int64"),
         }
 
     def snapshot(self, *sections: str) -> dict[str, Any]:
@@ -296,153 +342,61 @@ class TrainState:
             }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load what `state` returned, or a part of it; arrays may be of the host or the device.
+        """Load what `state` returned, or some of its sections; what is not named stays.
 
-        What `state` does not name stays as it is.
+        Arrays may be those of the host or of the device.
         """
-        for section, (_, load) in _SECTIONS.items():
-            prefix = f"{section}/"
-            entries = {
-                name.removeprefix(prefix): value
-                for name, value in state.items()
-                if name.startswith(prefix)
-            }
-            if entries:
-                load(self, entries)
-
-    def _weights(self) -> Entries:
-        """Return the weights; names that occur twice are numbered."""
-        entries: dict[str, Any] = {}
-        for parameter in self.model.parameters():
-            name = parameter.name
-            while name in entries:
-                name += "'"
-            entries[name] = parameter
-        return entries
-
-    def _weight_state(self) -> Entries:
-        return {name: parameter.data for name, parameter in self._weights().items()}
-
-    def _load_weights(self, entries: Entries) -> None:
         for name, parameter in self._weights().items():
-            if name in entries:
-                parameter.assign(parameter.backend.asarray(entries[name]))
+            if name in state:
+                parameter.assign(parameter.backend.asarray(state[name]))
+        if "optimizer/iterations" in state:
+            self._load_optimizer(state)
+        if "model/step" in state:
+            self.step, self.epoch = int(state["model/step"]), int(state["model/epoch"])
+        if "random/step" in state:
+            for index, stream in enumerate(self.model.streams()):
+                stream.step = int(state["random/step"][index])
+                stream.restore(
+                    seed=state["random/seed"][index],
+                    number=state["random/stream"][index],
+                    is_fixed=bool(state["random/is_fixed"][index]),
+                )
+        if "position/epoch" in state:
+            fields = {name: int(state[f"position/{name}"]) for name in Position._fields}
+            self.progress = self.progress._replace(position=Position(**fields))
+            sums, counts = state["position/totals"].tolist(), state["position/counts"].tolist()
+            pairs = zip(sums, counts, strict=True)
+            self._saved_totals, self.totals = dict(zip(self.logged, pairs, strict=True)), None
+        if "run/history" in state:
+            self._load_run(state)
 
-    def _optimizer_state(self) -> Entries:
-        optimizer = self.optimizer
-        if optimizer is None:
-            return {}
-        entries: dict[str, Any] = {"iterations": np.array(0, "int64")}
-        if optimizer.is_for(self.model.parameters()):  # else its state is that of other weights
-            entries["iterations"] = np.array(optimizer.iterations, "int64")
-            # SGD's momentum may have been set to 0.
-            names = [name for name in optimizer.state if name in optimizer.state_names]
-            entries |= {name: optimizer.state[name] for name in names}
-        rate = self.progress.learning_rate if self.unfinished_moment else self.learning_rate
-        if rate is not None:
-            entries["learning_rate"] = np.array(rate, "float64")
-        return entries
-
-    def _load_optimizer(self, entries: Entries) -> None:
-        optimizer = self.optimizer
+    def _load_optimizer(self, state: Mapping[str, Any]) -> None:
+        optimizer, parameters = self.optimizer, self.model.parameters()
         assert optimizer is not None, "its state is loaded after compile"
-        parameters = self.model.parameters()
         if parameters:
             backend = parameters[0].backend
             with backend.active:
                 arrays = {
-                    name: backend.xp.array(backend.asarray(entries[name]))
+                    name: backend.xp.array(backend.asarray(state[f"optimizer/{name}"]))
                     for name in optimizer.state_names
-                    if name in entries
+                    if f"optimizer/{name}" in state
                 }
-            optimizer.restore(parameters, int(entries["iterations"]), arrays)
-        if "learning_rate" in entries:
-            optimizer.learning_rate = float(entries["learning_rate"])
+            optimizer.restore(parameters, int(state["optimizer/iterations"]), arrays)
+        if "optimizer/learning_rate" in state:
+            optimizer.learning_rate = float(state["optimizer/learning_rate"])
 
-    def _model_state(self) -> Entries:
-        return {"step": np.array(self.step, "int64"), "epoch": np.array(self.epoch, "int64")}
-
-    def _load_model(self, entries: Entries) -> None:
-        self.step, self.epoch = int(entries["step"]), int(entries["epoch"])
-
-    def _random_state(self) -> Entries:
-        streams = self.model.streams()
-        return {
-            "step": np.array([stream.step for stream in streams], "int64"),
-            "is_fixed": np.array([stream.is_fixed for stream in streams], "bool"),
-            "seed": [stream.seed for stream in streams],
-            "stream": [stream.number for stream in streams],
-        }
-
-    def _load_random(self, entries: Entries) -> None:
-        for index, stream in enumerate(self.model.streams()):
-            stream.step = int(entries["step"][index])
-            stream.restore(
-                seed=entries["seed"][index],
-                number=entries["stream"][index],
-                is_fixed=bool(entries["is_fixed"][index]),
-            )
-
-    def _position_state(self) -> Entries:
-        if self.optimizer is None:
-            return {}
-        position = self.progress.position._asdict()
-        known = self.totals_of_epoch()
-        totals = [known.get(name, (0.0, 0)) for name in self.logged]
-        return {name: np.array(value, "int64") for name, value in position.items()} | {
-            "totals": np.array([total for total, _ in totals], "float64"),
-            "counts": np.array([count for _, count in totals], "int64"),
-        }
-
-    def _load_position(self, entries: Entries) -> None:
-        fields = {name: int(entries[name]) for name in Position._fields}
-        self.progress = self.progress._replace(position=Position(**fields))
-        totals = zip(entries["totals"].tolist(), entries["counts"].tolist(), strict=True)
-        self._saved_totals = dict(zip(self.logged, totals, strict=True))
-        if self.totals is not None:
-            self.totals.load_state(self._saved_totals)
-
-    def _run_state(self) -> Entries:
-        progress = self.progress
-        entries: dict[str, Any] = {
-            "history": list(progress.history.rows()),
-            "moment": progress.moment,
-            "callbacks": list(progress.callbacks),
-            "obstacle": self.why_not_resumable(),
-        }
-        for key, memory in progress.memories.items():
-            entries |= {f"memory/{key}/{name}": value for name, value in memory.items()}
-        return entries
-
-    def _load_run(self, entries: Entries) -> None:
+    def _load_run(self, state: Mapping[str, Any]) -> None:
         memories: dict[str, dict[str, Any]] = {}
-        for name, value in entries.items():
-            if name.startswith("memory/"):
-                _, key, part = name.split("/", 2)
+        for name, value in state.items():
+            if name.startswith("run/memory/"):
+                _, _, key, part = name.split("/", 3)
                 memories.setdefault(key, {})[part] = value
-        moment = entries["moment"]
+        moment = state["run/moment"]
         self.progress = self.progress._replace(
-            history=History(entries["history"]),
+            history=History(state["run/history"]),
             moment=None if moment is None else Moment(*moment)._replace(told=tuple(moment[3])),
-            callbacks=tuple(entries["callbacks"]),
+            callbacks=tuple(state["run/callbacks"]),
             memories=memories,
             learning_rate=self.learning_rate,
         )
-        self.obstacle = entries["obstacle"]
-
-
-class _Section(NamedTuple):
-    """How a section of the state is read and loaded."""
-
-    state: Callable[[TrainState], Entries]
-    load: Callable[[TrainState, Entries], None]
-
-
-_SECTIONS = {
-    "weights": _Section(TrainState._weight_state, TrainState._load_weights),
-    "optimizer": _Section(TrainState._optimizer_state, TrainState._load_optimizer),
-    "model": _Section(TrainState._model_state, TrainState._load_model),
-    "random": _Section(TrainState._random_state, TrainState._load_random),
-    "position": _Section(TrainState._position_state, TrainState._load_position),
-    "run": _Section(TrainState._run_state, TrainState._load_run),
-}
+        self.obstacle = state["run/obstacle"]
