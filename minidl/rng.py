@@ -87,15 +87,6 @@ def is_training() -> bool:
 
 
 @contextmanager
-def _mode(block: _Block | None) -> Iterator[None]:
-    token = _block.set(block)
-    try:
-        yield
-    finally:
-        _block.reset(token)
-
-
-@contextmanager
 def training(*, step: int | None = None, row_offset: int | None = None) -> Iterator[None]:
     """Put all layers that are called inside into training mode.
 
@@ -132,8 +123,11 @@ def training(*, step: int | None = None, row_offset: int | None = None) -> Itera
         step = checked_integer("training: step", step, 2**32)
     if row_offset is not None:
         row_offset = checked_integer("training: row_offset", row_offset, 2**32)
-    with _mode(_Block(step, row_offset)):
+    token = _block.set(_Block(step, row_offset))
+    try:
         yield
+    finally:
+        _block.reset(token)
 
 
 @contextmanager
@@ -152,15 +146,21 @@ def monte_carlo(*, sample: int, row_offset: int) -> Iterator[None]:
     """
     sample = checked_integer("predict: sample", sample, 2**32)
     row_offset = checked_integer("predict: row_offset", row_offset, 2**32)
-    with _mode(_Block(sample, row_offset, MONTE_CARLO_STREAMS)):
+    token = _block.set(_Block(sample, row_offset, MONTE_CARLO_STREAMS))
+    try:
         yield
+    finally:
+        _block.reset(token)
 
 
 @contextmanager
 def inference() -> Iterator[None]:
     """Put all layers that are called inside into inference mode, even inside of `training`."""
-    with _mode(None):
+    token = _block.set(None)
+    try:
         yield
+    finally:
+        _block.reset(token)
 
 
 @contextmanager

@@ -199,7 +199,7 @@ class CallbackList:
 
         Callbacks that are new in the resumed run begin with the next moment.
         """
-        moment = self._state.unfinished_moment
+        moment = self._state.progress.moment
         if moment is not None and moment.name in ("on_train_batch_end", "on_epoch_end"):
             new = tuple(key for key in self._callbacks if key not in self._earlier)
             self._tell(moment._replace(told=moment.told + new), logs)
@@ -216,9 +216,11 @@ class CallbackList:
 
     def _tell(self, moment: Moment, logs: Logs) -> None:
         """Call the moment's method of the callbacks that have not acted on it."""
-        state = self._state
+        state, acting = self._state, self._acting[moment.name]
+        if not acting:
+            return
         state.progress = state.progress._replace(moment=moment, learning_rate=state.learning_rate)
-        for key, callback in self._acting[moment.name]:
+        for key, callback in acting:
             if key in moment.told:
                 continue
             method = getattr(callback, moment.name)
@@ -231,9 +233,8 @@ class CallbackList:
             state.progress = state.progress._replace(
                 moment=moment, memories=memories, learning_rate=state.learning_rate
             )
-        is_end = moment.name == "on_train_end"
-        over = None if is_end else moment._replace(is_over=True)
-        state.progress = state.progress._replace(moment=over)
+        over = None if moment.name == "on_train_end" else moment
+        state.progress = state.progress._replace(moment=over, learning_rate=None)
 
     def close(self) -> None:
         """Close each callback that has begun, also if one of them raises."""

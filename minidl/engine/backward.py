@@ -142,21 +142,20 @@ def _pull_back(
     g = pending.pop(tensor)
     tensor._node = RELEASED
     wanted = [parent is not None and parent.requires_grad for parent in node.inputs]
-    out = [None if parent in pending else _place(parent, node, into) for parent in node.inputs]
+    # Of two gradients for one leaf, one is added to the other: only a single one goes in place.
+    is_repeated = len(set(map(id, node.inputs))) < len(node.inputs)
+    out = [
+        into[parent]
+        if parent in into and parent.grad is None and not is_repeated and parent not in pending
+        else None
+        for parent in node.inputs
+    ]
     with tensor.backend.active:
         gradients = ops.pull_back(node.vjps, g, wanted, out)
         for parent, want, gradient in zip(node.inputs, wanted, gradients, strict=True):
             if want:
                 part = _undo_broadcast(gradient, parent)
                 pending[parent] = pending[parent] + part if parent in pending else part
-
-
-def _place(parent: Tensor | None, node: Node, into: Mapping[Tensor, Array]) -> Array | None:
-    """Return the array that the gradient of an input may be written to, or None."""
-    if parent is None or parent not in into or parent.grad is not None:
-        return None
-    is_single = sum(other is parent for other in node.inputs) == 1  # else one is added to the other
-    return into[parent] if is_single else None
 
 
 def _accumulate(leaf: Tensor, g: Array, into: Mapping[Tensor, Array]) -> None:

@@ -301,10 +301,10 @@ def _checked_history(rows: list[Any]) -> list[tuple[int, dict[str, float]]]:
 
 
 def _checked_moment(moment: Any) -> list[Any]:
-    name, number, step, told, is_over = moment
+    name, number, step, told = moment
     checked_integer("run/moment: number", number, LIMIT)
     checked_integer("run/moment: step", step, LIMIT)
-    return [str(name), number, step, [str(key) for key in told], bool(is_over)]
+    return [str(name), number, step, [str(key) for key in told]]
 
 
 # ------------------------------------------------------------------------------ comparing

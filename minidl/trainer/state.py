@@ -72,15 +72,12 @@ class Moment(NamedTuple):
         The model's step at that moment.
     told : tuple of str
         The keys of the callbacks that have acted on it.
-    is_over : bool
-        Whether all callbacks have acted on it.
     """
 
     name: str
     number: int
     step: int
     told: tuple[str, ...] = ()
-    is_over: bool = False
 
 
 class History:
@@ -129,14 +126,14 @@ class Progress(NamedTuple):
     history : History
         The logs of each completed epoch; it is replaced, never changed.
     moment : Moment or None
-        The latest moment that callbacks were told of.
+        The latest moment of the run; None when its end was told.
     callbacks : tuple of str
         The keys of the run's callbacks.
     memories : mapping of str to mapping
         What each stateful callback remembered after it last acted, by key.
     learning_rate : float or None
-        The learning rate after the last callback acted; None if it follows a schedule. A callback
-        that is broken off is told again, so its own change does not count.
+        While callbacks act on a moment, the learning rate after the last of them; else None. A
+        callback that is broken off is told again, so its own change does not count.
     """
 
     position: Position = Position()
@@ -199,7 +196,7 @@ class TrainState:
                 "resume out."
             )
         # A callback may put other weights into the model when training ends; no step follows then.
-        moment = self.unfinished_moment
+        moment = self.progress.moment
         is_ending = moment is not None and moment.name == "on_train_end"
         reason = "" if is_ending else self.why_not_resumable()
         if reason:
@@ -246,12 +243,6 @@ class TrainState:
         )
 
     @property
-    def unfinished_moment(self) -> Moment | None:
-        """The latest moment if some callbacks have yet to act on it, else None."""
-        moment = self.progress.moment
-        return None if moment is None or moment.is_over else moment
-
-    @property
     def learning_rate(self) -> float | None:
         """The optimizer's learning rate; None if it follows a schedule."""
         rate = None if self.optimizer is None else self.optimizer.learning_rate
@@ -259,9 +250,9 @@ class TrainState:
 
     def undo_broken_callback(self) -> None:
         """Undo what a callback that was broken off did to the learning rate."""
-        rate = self.progress.learning_rate
-        if self.unfinished_moment and self.optimizer is not None and rate is not None:
-            self.optimizer.learning_rate = rate
+        if self.optimizer is not None and self.progress.learning_rate is not None:
+            self.optimizer.learning_rate = self.progress.learning_rate
+            self.progress = self.progress._replace(learning_rate=None)
 
     # -------------------------------------------------------------------- enumeration
 
@@ -318,7 +309,9 @@ class TrainState:
         for name, values in optimizer.state.items():
             if is_known and name in optimizer.state_names:  # SGD's momentum may be 0 by now
                 state[f"optimizer/{name}"] = values
-        rate = self.progress.learning_rate if self.unfinished_moment else self.learning_rate
+        rate = self.learning_rate
+        if self.progress.learning_rate is not None:
+            rate = self.progress.learning_rate
         if rate is not None:
             state["optimizer/learning_rate"] = np.array(rate, "float64")
         return state
@@ -397,6 +390,5 @@ class TrainState:
             moment=None if moment is None else Moment(*moment)._replace(told=tuple(moment[3])),
             callbacks=tuple(state["run/callbacks"]),
             memories=memories,
-            learning_rate=self.learning_rate,
         )
         self.obstacle = state["run/obstacle"]
