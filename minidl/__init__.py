@@ -25,12 +25,12 @@ import sys
 
 from minidl_kernels.threads import set_num_threads
 
+import minidl.formats  # noqa: F401  registers the formats of `Model.save`
 from minidl import (
     callbacks,
     checkpoint,
     constraints,
     datasets,
-    formats,
     initializers,
     layers,
     losses,
@@ -55,7 +55,6 @@ __all__ = [
     "checkpoint",
     "constraints",
     "datasets",
-    "formats",
     "from_dlpack",
     "get_backend",
     "initializers",

@@ -146,7 +146,11 @@ def _pull_back(
     is_repeated = len(set(map(id, node.inputs))) < len(node.inputs)
     out = [
         into[parent]
-        if parent in into and parent.grad is None and not is_repeated and parent not in pending
+        if parent is not None
+        and parent in into
+        and parent.grad is None
+        and not is_repeated
+        and parent not in pending
         else None
         for parent in node.inputs
     ]
