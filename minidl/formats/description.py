@@ -219,10 +219,28 @@ class Builder:
     ----------
     custom_objects : sequence of type
         Classes of the user that a description may name.
+
+    Raises
+    ------
+    TypeError
+        If one of them is not a class.
+    ValueError
+        If two have one name, or one has the name of a class of minidl.
     """
 
     def __init__(self, custom_objects: Sequence[type] = ()):
-        self._known = KNOWN | {kind.__name__: kind for kind in custom_objects}
+        self._known = dict(KNOWN)
+        for kind in custom_objects:
+            if not isinstance(kind, type):
+                raise TypeError(
+                    f"custom_objects: expected a list of classes, got {kind!r} in it. Use "
+                    "[MyLayer, MyLoss]."
+                )
+            if self._known.setdefault(kind.__name__, kind) is not kind:
+                raise ValueError(
+                    "custom_objects: expected classes with unique names, got two named "
+                    f"{kind.__name__}. Rename your class."
+                )
 
     def build(self, description: Any, kind: type) -> Any:
         """Return the object of a description, which must be a `kind`.
