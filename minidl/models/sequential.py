@@ -62,6 +62,11 @@ class Sequential(Model):
         self._layers: list[Layer] = []
         self._extend(list(layers or ()))
 
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers in the order of `call`, a shared one as often as it is called."""
+        return tuple(self._layers)
+
     def add(self, layer: Layer) -> None:
         """Append a layer.
 
