@@ -21,7 +21,6 @@ time is stored: equal runs write equal files.
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -146,11 +145,6 @@ def load(path: PathLike, device: str = "cpu", custom_objects: Sequence[type] = (
     """Return the model of a checkpoint; `models.load` is the public name."""
     get_backend(device)  # its errors and the builder's do not name the file
     builder = Builder(custom_objects)
-    if os.path.isdir(path):
-        raise ValueError(
-            f"{path}: expected a file, got a folder. Use one of its files, such as "
-            f"checkpoint.latest({os.fspath(path)!r})."
-        )
     with TensorFile(path) as file:
         try:
             return _Reader(file, builder).model(device)

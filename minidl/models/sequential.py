@@ -1,5 +1,6 @@
 """Sequential models, and their loading from files."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -185,6 +186,11 @@ def load(path: PathLike, device: str = "cpu", *, custom_objects: Sequence[type] 
     >>> bool((again.predict(x) == model.predict(x)).all())
     True
     """
+    if os.path.isdir(path):
+        raise ValueError(
+            f"{path}: expected a file, got a folder. Use one of its files, such as "
+            f"checkpoint.latest({os.fspath(path)!r})."
+        )
     read = registry.find("model", path).load
     assert read is not None, "the format of models has one"
     return read(path, device, custom_objects)
