@@ -42,6 +42,11 @@ def test_model_rejects_seed_out_of_range(seed):
         models.Sequential(seed=seed)
 
 
+def test_layer_rejects_empty_name():
+    with pytest.raises(ValueError, match="Dense: expected a name, got an empty string"):
+        layers.Dense(3, name="")
+
+
 # ------------------------------------------------------------------------------ weights
 
 

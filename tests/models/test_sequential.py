@@ -62,6 +62,22 @@ def test_sequential_rejects_a_layer_in_place_of_a_list():
         models.Sequential(layers.Dense(2))
 
 
+def test_layers_lists_a_shared_layer_as_often_as_it_is_called():
+    shared = layers.Dense(3)
+    model = models.Sequential([layers.Input((3,)), shared, layers.ReLU(), shared])
+    assert [layer.label for layer in model.layers] == ["dense", "re_lu", "dense"]
+    assert len(model.parameters()) == 2
+
+
+def test_export_of_a_shared_layer_is_rejected(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    shared = layers.Dense(3)
+    model = models.Sequential([layers.Input((3,)), shared, layers.ReLU(), shared])
+    with pytest.raises(onnx.checker.ValidationError, match="dense/weight"):
+        model.export(tmp_path / "shared.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 # ------------------------------------------------------------------------------ probabilities
 
 CROSS_ENTROPIES = [
