@@ -1,5 +1,6 @@
 """Base class of callbacks, and the list that tells them."""
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -154,6 +155,7 @@ class CallbackList:
         params: dict[str, Any],
     ):
         self._state = model.train_state
+        self._backend = model.backend
         self._callbacks: dict[str, Callback] = {}
         self._begun: list[Callback] = []
         counts: Counter[str] = Counter()
@@ -191,8 +193,16 @@ class CallbackList:
         self._earlier = self._state.progress.callbacks
         self._state.progress = self._state.progress._replace(
             callbacks=tuple(self._callbacks),
-            memories={key: self._callbacks[key].state() for key in self._stateful},
+            memories={key: self._memory_of(key) for key in self._stateful},
         )
+
+    def _memory_of(self, key: str) -> dict[str, Any]:
+        """Return a copy of what a callback remembers: it may change its values in place."""
+        with self._backend.active:
+            return {
+                name: value.copy() if self._backend.is_array(value) else copy.deepcopy(value)
+                for name, value in self._callbacks[key].state().items()
+            }
 
     def finish(self, logs: Logs) -> None:
         """Tell the end of an epoch or batch that a break interrupted to the remaining callbacks.
@@ -229,7 +239,7 @@ class CallbackList:
             moment = moment._replace(told=(*moment.told, key))
             memories = state.progress.memories
             if key in self._stateful:
-                memories = {**memories, key: callback.state()}
+                memories = {**memories, key: self._memory_of(key)}
             state.progress = state.progress._replace(
                 moment=moment, memories=memories, learning_rate=state.learning_rate
             )

@@ -101,7 +101,7 @@ class ModelCheckpoint(Monitor):
         self.keep = keep
         self.keeps_best = monitor is not None
         self._lock: IO[str] | None = None
-        self._has_unsaved_steps = False
+        self._saved_step = 0
 
     def on_train_begin(self, logs: Logs) -> None:
         """Check the model, lock the folder, and delete the temporary files of a killed run."""
@@ -112,7 +112,7 @@ class ModelCheckpoint(Monitor):
             lock = on_error.enter_context(lock_folder(self.folder))
             self._check_folder()
             on_error.pop_all()
-        self._lock, self._has_unsaved_steps = lock, False
+        self._lock, self._saved_step = lock, self.model.step
         for path in self.folder.glob(TEMPORARY):
             path.unlink(missing_ok=True)
 
@@ -127,7 +127,6 @@ class ModelCheckpoint(Monitor):
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         """Save after every so many steps of the model's life, and where training stops."""
-        self._has_unsaved_steps = True
         is_due = self.every_steps and self.model.step % self.every_steps == 0
         is_last = self.model.stop_training and self.model.position.batch < self.params["steps"]
         if is_due or is_last:
@@ -164,11 +163,16 @@ class ModelCheckpoint(Monitor):
         """Save now, and delete the oldest files beyond those to keep."""
         written = self._step_file()
         self._write(written)
-        self._has_unsaved_steps = False
+        self._saved_step = self.model.step
         # After a rollback the file of this step need not be the newest.
         others = [path for path in step_files(self.folder) if path != written]
         for path in others[: max(0, len(others) - (self.keep - 1))]:
             path.unlink(missing_ok=True)
+
+    @property
+    def _has_unsaved_steps(self) -> bool:
+        # A break can come before this callback is told of the step.
+        return self.model.step != self._saved_step
 
     def _step_file(self) -> Path:
         return self.folder / STEP_FILE.format(self.model.step)

@@ -100,7 +100,7 @@ class EarlyStopping(Monitor):
         super().load_state(state)
         self.wait, self.best_epoch = state["wait"], state["best_epoch"]
         self.stopped_epoch = state["stopped_epoch"]
-        self._best_weights = {
-            name: value for name, value in state.items() if name.startswith("weights/")
-        }
+        if self.restore_best_weights:
+            weights = {name: state[name] for name in state if name.startswith("weights/")}
+            self._best_weights = weights
         self.model.stop_training = self.model.stop_training or self.stopped_epoch > 0

@@ -21,7 +21,6 @@ time is stored: equal runs write equal files.
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -144,15 +143,11 @@ def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
 
 def load(path: PathLike, device: str = "cpu", custom_objects: Sequence[type] = ()) -> Sequential:
     """Return the model of a checkpoint; `models.load` is the public name."""
-    get_backend(device)  # its errors do not name the file
-    if os.path.isdir(path):
-        raise ValueError(
-            f"{path}: expected a file, got a folder. Use one of its files, such as "
-            f"checkpoint.latest({os.fspath(path)!r})."
-        )
+    get_backend(device)  # its errors and the builder's do not name the file
+    builder = Builder(custom_objects)
     with TensorFile(path) as file:
         try:
-            return _Reader(file, Builder(custom_objects)).model(device)
+            return _Reader(file, builder).model(device)
         except (*INVALID, MemoryError) as error:
             reason = str(error) or type(error).__name__
             raise ValueError(f"{path}: expected a checkpoint of minidl, got: {reason}.") from error

@@ -96,17 +96,41 @@ def describe(thing: Any) -> Any:
     is_other = KNOWN.get(kind.__name__, kind) is not kind  # it would be taken for minidl's
     if not isinstance(thing, BASES) or isinstance(thing, layers.Input | Sequential) or is_other:
         raise TypeError(foreign(f"{kind.__module__}.{kind.__qualname__}", "a class"))
-    arguments = {}
-    for name in _argument_names(kind):
-        if name not in vars(thing) and not hasattr(kind, name):
-            raise TypeError(
-                f"save: expected {kind.__name__} to keep its argument {name} in the attribute "
-                f"{name}, found none. Set self.{name} in __init__."
-            )
-        arguments[name] = describe(getattr(thing, name))
+    arguments = {name: describe(_kept(thing, name)) for name in _own_arguments(kind)}
+    if kind.__name__ not in KNOWN:
+        arguments |= _passed_on(thing)
     if isinstance(thing, Layer):
         arguments["name"] = thing.label
     return {"class": kind.__name__, "arguments": arguments}
+
+
+def _kept(thing: Any, name: str) -> Any:
+    """Return the attribute that keeps a constructor's argument, or raise TypeError."""
+    kind = type(thing)
+    if name not in vars(thing) and not hasattr(kind, name):
+        raise TypeError(
+            f"save: expected {kind.__name__} to keep its argument {name} in the attribute "
+            f"{name}, found none. Set self.{name} in __init__."
+        )
+    return getattr(thing, name)
+
+
+def _passed_on(thing: Any) -> dict[str, Any]:
+    """Return the arguments that a class of the user passes to its base class as ``**arguments``.
+
+    The class may set some of them itself, so those are returned that an object with the class's
+    own arguments has not.
+    """
+    kind = type(thing)
+    own = _own_arguments(kind)
+    named = {"name"} if isinstance(thing, Layer) else set()  # by `describe`
+    others = [name for name in _arguments(kind) if name not in own.keys() | named]
+    found = {name: describe(_kept(thing, name)) for name in others}
+    try:
+        plain = kind(**{name: getattr(thing, name) for name in own})
+    except TypeError:  # an argument that is passed on is not optional
+        return found
+    return {name: value for name, value in found.items() if describe(getattr(plain, name)) != value}
 
 
 def kinds_of(thing: Any) -> Iterator[type]:
@@ -119,8 +143,8 @@ def kinds_of(thing: Any) -> Iterator[type]:
         yield from kinds_of(thing.layers)
     elif isinstance(thing, BASES):
         yield type(thing)
-        for name in _argument_names(type(thing)):
-            yield from kinds_of(getattr(thing, name))
+        for name in _arguments(type(thing)):
+            yield from kinds_of(getattr(thing, name, None))
 
 
 def foreign(name: str, what: str) -> str:
@@ -132,14 +156,32 @@ def foreign(name: str, what: str) -> str:
     )
 
 
-def _argument_names(kind: type) -> list[str]:
-    """Return the names of a constructor's arguments that are kept in attributes.
+def _own_arguments(kind: type) -> dict[str, Any]:
+    """Return names and annotations of a constructor's arguments that are kept in attributes.
 
     The model keeps an input_shape: it would build a layer before its weights are known.
     """
     parameters = inspect.signature(kind).parameters.values()
-    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return [p.name for p in parameters if p.kind not in variadic and p.name != "input_shape"]
+    for parameter in parameters:
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            raise TypeError(
+                f"save: expected {kind.__name__} to name its arguments, got *{parameter.name}. "
+                f"Use one argument {parameter.name} for the list."
+            )
+    keywords = inspect.Parameter.VAR_KEYWORD
+    named = [p for p in parameters if p.kind is not keywords and p.name != "input_shape"]
+    return {parameter.name: parameter.annotation for parameter in named}
+
+
+def _arguments(kind: type) -> dict[str, Any]:
+    """Return `_own_arguments`, and those of the base classes that ``**arguments`` go to."""
+    found: dict[str, Any] = {}
+    for base in kind.__mro__:
+        found = _own_arguments(base) | found
+        parameters = inspect.signature(base).parameters.values()
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return found
 
 
 def describe_network(model: Sequential) -> dict[str, Any]:
@@ -219,10 +261,28 @@ class Builder:
     ----------
     custom_objects : sequence of type
         Classes of the user that a description may name.
+
+    Raises
+    ------
+    TypeError
+        If one of them is not a class.
+    ValueError
+        If two have one name, or one has the name of a class of minidl.
     """
 
     def __init__(self, custom_objects: Sequence[type] = ()):
-        self._known = KNOWN | {kind.__name__: kind for kind in custom_objects}
+        self._known = dict(KNOWN)
+        for kind in custom_objects:
+            if not isinstance(kind, type):
+                raise TypeError(
+                    f"custom_objects: expected a list of classes, got {kind!r} in it. Use "
+                    "[MyLayer, MyLoss]."
+                )
+            if self._known.setdefault(kind.__name__, kind) is not kind:
+                raise ValueError(
+                    "custom_objects: expected classes with unique names, got two named "
+                    f"{kind.__name__}. Rename your class."
+                )
 
     def build(self, description: Any, kind: type) -> Any:
         """Return the object of a description, which must be a `kind`.
@@ -250,12 +310,12 @@ class Builder:
             key: self.build(value, object) if isinstance(value, Mapping) else value
             for key, value in description["arguments"].items()
         }
-        unknown = arguments.keys() - {*_argument_names(known), "name"}
+        annotations = {"name": str | None} | _arguments(known)
+        unknown = arguments.keys() - annotations.keys()
         if unknown:
             raise ValueError(f"{name}: expected its own arguments, got {sorted(unknown)!r:.80}")
-        annotations = {p.name: p.annotation for p in inspect.signature(known).parameters.values()}
         for key, value in arguments.items():
-            _check_type(name, key, value, annotations.get(key, str | None))  # a layer's name
+            _check_type(name, key, value, annotations[key])
         return known(**arguments)
 
     def build_network(

@@ -426,8 +426,8 @@ class Model(Network):
         verbose = checked_verbose("predict", verbose)
         inputs = Samples.checked("predict", x)
         draws = None if samples is None else positive_integer("predict: samples", samples)
-        if not self.built:
-            self._build_for(inputs.x.shape[1:])
+        self._ensure_built(inputs.x.shape[1:])
+        self._output_shape_for(inputs.x.shape[1:])  # raises if the samples do not fit
         plan = self._plan(inputs, compares=False)
         batches = bar("Prediction", plan.feed, batch_size, verbose)
         with self.backend.active, no_grad():

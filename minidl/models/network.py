@@ -20,6 +20,13 @@ from minidl.storage.atomic import PathLike
 from minidl.trainer.summary import summary_table
 
 
+class _Missing:
+    """An attribute that is missing until an instance sets it, whatever its class inherits."""
+
+    def __get__(self, owner: object, kind: type | None = None) -> Any:
+        raise AttributeError
+
+
 class Network(Layer):
     """A layer that owns a device, a dtype and a seed, and names and numbers its layers.
 
@@ -29,7 +36,7 @@ class Network(Layer):
         As in `Model`, the trainable subclass.
     """
 
-    placement: Placement
+    placement: Placement = _Missing()  # type: ignore[assignment]
 
     def __init__(
         self,

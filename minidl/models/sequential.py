@@ -1,5 +1,6 @@
 """Sequential models, and their loading from files."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,6 +62,11 @@ class Sequential(Model):
             raise TypeError(f"{self.label}: expected a list of layers, got {layers!r}.")
         self._layers: list[Layer] = []
         self._extend(list(layers or ()))
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers in the order of `call`, a shared one as often as it is called."""
+        return tuple(self._layers)
 
     def add(self, layer: Layer) -> None:
         """Append a layer.
@@ -180,6 +186,11 @@ def load(path: PathLike, device: str = "cpu", *, custom_objects: Sequence[type] 
     >>> bool((again.predict(x) == model.predict(x)).all())
     True
     """
+    if os.path.isdir(path):
+        raise ValueError(
+            f"{path}: expected a file, got a folder. Use one of its files, such as "
+            f"checkpoint.latest({os.fspath(path)!r})."
+        )
     read = registry.find("model", path).load
     assert read is not None, "the format of models has one"
     return read(path, device, custom_objects)

@@ -46,7 +46,7 @@ class Run:
     Attributes
     ----------
     is_training : bool
-        Whether the run trains now: weights that a callback sets are then a part of the run.
+        Whether weights that a callback sets are a part of the run: until its end.
     warnings : list of str
         What callbacks want to warn of; `fit` shows it at its caller's line.
     """
@@ -67,7 +67,7 @@ class Run:
         self.validate = validate
         self.told = told
         self.interrupts = Interrupts()
-        self.is_training = False
+        self.is_training = True
         self.warnings: list[str] = []
 
     @property
@@ -86,7 +86,6 @@ class Run:
         history = state.progress.history
         logs: Mapping[str, float] = history.logs[-1] if history.logs else {}
         with self.interrupts:
-            self.is_training = True
             told.finish(self.begin_totals() if self.position.batch else logs)
             while self._has_epochs():
                 epoch = self.position.epoch

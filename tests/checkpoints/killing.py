@@ -1,35 +1,85 @@
-"""Kill training at random instants and resume it: the weights come out the same, bit for bit.
+"""Kill training at random moments, resume it, and compare the bits with those of a whole run.
 
-``python tests/checkpoints/killing.py`` kills 30 runs; the ordinary tests kill a few.
+``python tests/checkpoints/killing.py`` kills 30 runs of the command minidl.train; the tests kill a
+few. With ``--die-at STEP FOLDER`` it trains a small model and kills itself while it writes the
+checkpoint of that step.
 """
 
 import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-from minidl.storage.tensor_file import TensorFile  # noqa: E402  the checkout's own
+from minidl import callbacks, checkpoint, layers, models  # noqa: E402  the checkout's own
+from minidl.storage.folders import STEP_FILE  # noqa: E402
+from minidl.storage.tensor_file import TensorFile  # noqa: E402
 
 RUN = ("--data", "mnist-5k", "--hidden", "24", "--epochs", "12", "--batch-size", "100")
 STEPS = 12 * 40
-EVERY = ("--checkpoint-every", "3")  # so that most saves fall into the middle of an epoch
+EVERY = ("--checkpoint-every", "3")  # most files are written in the middle of an epoch
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "kernels")))}
+
+
+# ------------------------------------------------------------------------------ a small run
+
+X = np.arange(60.0).reshape(20, 3) % 7
+Y = X[:, :1] - X[:, 1:2]
+
+
+def train(folder: Path) -> models.Sequential:
+    """Begin or resume the small run in a folder; return its model."""
+    newest = checkpoint.latest(folder)
+    if newest is None:
+        stack = [layers.Dense(8, "tanh", input_shape=(3,)), layers.Dropout(0.5), layers.Dense(1)]
+        model = models.Sequential(stack, seed=6)
+        model.compile("adam", "mse")
+    else:
+        model = models.load(newest)
+    saver = callbacks.ModelCheckpoint(folder, every_steps=2)
+    arguments = {"batch_size": 4, "epochs": 3, "verbose": 0}
+    model.fit(X, Y, **arguments, callbacks=[saver], resume=True)
+    return model
+
+
+def die_at(step: int, folder: Path) -> None:
+    """Train, and die of SIGKILL when the checkpoint of a step is written but not renamed."""
+    replace = os.replace
+
+    def killed(source, target):
+        if Path(target).name == STEP_FILE.format(step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = killed
+    train(folder)
+
+
+def start_dying(step: int, folder: Path) -> int:
+    """Run `die_at` in a process of its own; return how it ended."""
+    command = [sys.executable, __file__, "--die-at", str(step), str(folder)]
+    return subprocess.run(command, env=ENVIRONMENT, check=False).returncode
+
+
+# ------------------------------------------------------------------------------ minidl.train
 
 
 def start(folder: Path) -> subprocess.Popen:
-    """Start, or go on with, the run in a folder."""
-    path = os.pathsep.join((str(ROOT), str(ROOT / "kernels")))
+    """Start or resume the run in a folder."""
     places = ("--checkpoint-dir", str(folder), "--save", str(folder / "final.safetensors"))
     return subprocess.Popen(
         [sys.executable, "-m", "minidl.train", *RUN, *EVERY, *places, "--resume", "latest"],
-        env=os.environ | {"PYTHONPATH": path},
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -37,7 +87,7 @@ def start(folder: Path) -> subprocess.Popen:
 
 
 def await_step(process: subprocess.Popen, folder: Path, step: int) -> bool:
-    """Wait until a run has saved at `step` or later; tell whether it still runs."""
+    """Wait until a run has saved at `step` or later; return whether it still runs."""
     while not any(path.stem >= f"step-{step:010d}" for path in folder.glob("step-*")):
         if process.poll() is not None:
             return False
@@ -46,7 +96,7 @@ def await_step(process: subprocess.Popen, folder: Path, step: int) -> bool:
 
 
 def finish(folder: Path) -> tuple[dict[str, bytes], dict]:
-    """Let the run in a folder come to its end; return its arrays and its history."""
+    """Let the run in a folder finish; return its arrays and its history."""
     process = start(folder)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -56,7 +106,7 @@ def finish(folder: Path) -> tuple[dict[str, bytes], dict]:
 
 
 def kill_at(step: int, delay: float, folder: Path) -> str:
-    """Kill the run in `folder` some seconds after it saved at `step`, and say what it left."""
+    """Kill the run in `folder` some seconds after it saved at `step`; return what it left."""
     process = start(folder)
     try:
         running = await_step(process, folder, step)
@@ -71,11 +121,15 @@ def kill_at(step: int, delay: float, folder: Path) -> str:
 
 
 def main() -> int:
-    """Kill and resume as often as is asked."""
+    """Kill and resume runs as often as asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--die-at", nargs=2, metavar=("STEP", "FOLDER"))
     arguments = parser.parse_args()
+    if arguments.die_at:
+        die_at(int(arguments.die_at[0]), Path(arguments.die_at[1]))
+        return 0
     chance = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as name:
         whole = Path(name, "whole")

@@ -1,0 +1,159 @@
+"""CSVLogger and TensorBoard."""
+
+import csv
+import sys
+
+import numpy as np
+import pytest
+from callback_cases import SaveAll, fit, network
+
+from minidl import models, optimizers
+from minidl.callbacks import Callback, CSVLogger, TensorBoard
+
+# ------------------------------------------------------------------------------ CSVLogger
+
+
+def rows(path, separator=","):
+    with open(path, newline="") as file:
+        return list(csv.reader(file, delimiter=separator))
+
+
+def test_csv_has_a_line_for_each_epoch(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("older")
+    history = fit(network(), CSVLogger(path), validation_split=0.25)
+    head, *lines = rows(path)
+    assert head == ["epoch", "loss", "val_loss"]
+    assert [int(line[0]) for line in lines] == [0, 1, 2, 3]
+    assert [float(line[1]) for line in lines] == history.history["loss"]
+    assert [float(line[2]) for line in lines] == history.history["val_loss"]
+
+
+def test_csv_is_flushed_after_each_epoch(tmp_path):
+    path, seen = tmp_path / "log.csv", []
+
+    class Reader(Callback):
+        def on_epoch_end(self, epoch, logs):
+            seen.append(len(rows(path)))
+
+    fit(network(), CSVLogger(path), Reader())
+    assert seen == [2, 3, 4, 5]
+
+
+def test_csv_with_append_keeps_older_lines(tmp_path):
+    path = tmp_path / "log.csv"
+    for _ in range(2):
+        fit(network(), CSVLogger(path, separator=";", append=True), epochs=2)
+    assert [row[0] for row in rows(path, ";")] == ["epoch", "0", "1", "0", "1"]
+
+
+def test_csv_with_other_columns_is_rejected_and_left_as_it_was(tmp_path):
+    path = tmp_path / "log.csv"
+    fit(network(), CSVLogger(path, append=True), epochs=2)
+    before = path.read_bytes()
+    model = network()
+    message = r"CSVLogger: expected the columns .*'val_loss'\] in .*, got \['epoch', 'loss'\]"
+    with pytest.raises(ValueError, match=message):
+        fit(model, CSVLogger(path, append=True), validation_split=0.25, epochs=1)
+    assert model.step == 0
+    assert path.read_bytes() == before
+
+
+def logger(folder):
+    return CSVLogger(folder / "log.csv", append=True)
+
+
+def test_resumed_run_has_each_epoch_in_the_csv_once(tmp_path):
+    fit(network(optimizers.SGD(0.2)), logger(tmp_path), epochs=3)  # another run: its lines stay
+    saver = SaveAll(tmp_path)
+    fit(network(), logger(tmp_path), saver, epochs=3)
+    whole = rows(tmp_path / "log.csv")
+    assert [row[0] for row in whole] == ["epoch", *"012012"]
+    for file in ("1-0", "1-1", "2-0", "3-0"):
+        again = models.load(tmp_path / f"{file}.safetensors")
+        fit(again, logger(tmp_path), epochs=3, resume=True)
+        assert rows(tmp_path / "log.csv") == whole
+
+
+def test_resumed_run_leaves_the_lines_of_another_run(tmp_path):
+    saver = SaveAll(tmp_path)
+    fit(network(), logger(tmp_path), saver, epochs=3)
+    whole = rows(tmp_path / "log.csv")
+    fit(network(optimizers.SGD(0.2)), logger(tmp_path), epochs=1)
+    before = rows(tmp_path / "log.csv")
+    again = models.load(tmp_path / "1-0.safetensors")
+    fit(again, logger(tmp_path), epochs=2, resume=True)
+    assert rows(tmp_path / "log.csv") == [*before, whole[2]]
+
+
+def test_csv_that_cannot_be_written_is_an_error_before_training(tmp_path):
+    model = network()
+    with pytest.raises(FileNotFoundError, match="missing"):
+        fit(model, CSVLogger(tmp_path / "missing" / "log.csv"))
+    assert model.step == 0
+
+
+# ------------------------------------------------------------------------------ TensorBoard
+
+
+def curves(folder):
+    """Return the curves in a folder of TensorBoard: steps and values by name."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for file in sorted(folder.iterdir()):
+        content, place = file.read_bytes(), 0
+        while place < len(content):  # TFRecord: length, its checksum, content, its checksum
+            length = int.from_bytes(content[place : place + 8], "little")
+            event = Event.FromString(content[place + 12 : place + 12 + length])
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+            place += 16 + length
+    return found
+
+
+@pytest.fixture
+def tensorboard():
+    pytest.importorskip("tensorboardX", reason="needs the extra tensorboard")
+
+
+@pytest.mark.usefixtures("tensorboard")
+def test_tensorboard_gets_the_curves_of_keras(tmp_path):
+    history = fit(network(), TensorBoard(tmp_path), validation_split=0.25)
+    train, validation = curves(tmp_path / "train"), curves(tmp_path / "validation")
+    assert set(train) == {"epoch_loss", "epoch_learning_rate"}
+    assert set(validation) == {"epoch_loss"}
+    assert train["epoch_loss"] == list(enumerate(np.float32(history.history["loss"]).tolist()))
+    expected = list(enumerate(np.float32(history.history["val_loss"]).tolist()))
+    assert validation["epoch_loss"] == expected
+    assert train["epoch_learning_rate"] == [(epoch, float(np.float32(0.1))) for epoch in range(4)]
+
+
+@pytest.mark.usefixtures("tensorboard")
+def test_tensorboard_gets_the_rate_of_a_schedule(tmp_path):
+    schedule = optimizers.schedules.ExponentialDecay(0.5, decay_steps=3, decay_rate=0.5)
+    fit(network(optimizers.SGD(schedule)), TensorBoard(tmp_path), epochs=2)
+    assert curves(tmp_path / "train")["epoch_learning_rate"] == [(0, 0.25), (1, 0.125)]
+
+
+@pytest.mark.usefixtures("tensorboard")
+def test_resumed_run_hides_the_epochs_that_tensorboard_gets_again(tmp_path, monkeypatch):
+    saver = SaveAll(tmp_path / "files")
+    fit(network(), TensorBoard(tmp_path / "first"), saver, epochs=3)
+    callback = TensorBoard(tmp_path / "second")  # files of one second would have one name
+    made = []
+    new = callback._new_writer
+    monkeypatch.setattr(
+        callback, "_new_writer", lambda *a, **options: made.append(options) or new(*a, **options)
+    )
+    again = models.load(tmp_path / "files" / "1-2.safetensors")
+    fit(again, callback, epochs=3, resume=True)
+    assert made == [{"purge_step": 1}]
+    first, second = (curves(tmp_path / name / "train") for name in ("first", "second"))
+    assert second["epoch_loss"] == first["epoch_loss"][1:]
+
+
+def test_tensorboard_without_its_library_is_rejected(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ImportError, match=r"TensorBoard: .*tensorboardX.*'minidl\[tensorboard\]'"):
+        TensorBoard(tmp_path)

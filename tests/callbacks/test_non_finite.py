@@ -1,0 +1,120 @@
+"""TerminateOnNaN: what it finds, and the step to which the model returns."""
+
+import warnings
+
+import numpy as np
+import pytest
+from callback_cases import X, Y, fit, network
+from small_models import bits
+
+from minidl import layers, models, optimizers
+from minidl.callbacks import Callback, TerminateOnNaN
+
+
+def guarded(model, *, every=100, x=X, epochs=4):
+    """Train with the callback, and check that one warning says what it found."""
+    guard = TerminateOnNaN(every)
+    catching = warnings.catch_warnings(record=True, action="always")
+    with np.errstate(all="ignore"), catching as caught:
+        history = model.fit(
+            x, Y, batch_size=4, epochs=epochs, verbose=0, callbacks=[guard], shuffle=False
+        )
+    said = [] if guard.found is None else [f"TerminateOnNaN: stopped, not finite: {guard.found}"]
+    assert [str(warning.message) for warning in caught] == said
+    assert {(warning.category, warning.filename) for warning in caught} <= {
+        (RuntimeWarning, __file__)
+    }
+    return guard, history
+
+
+def is_finite(model):
+    return all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+def test_finite_training_is_not_changed(device):
+    one, other = network(device=device), network(device=device)
+    guard, history = guarded(one, every=2, epochs=2)
+    expected = fit(other, epochs=2, shuffle=False)
+    assert guard.found is None
+    assert history.history == expected.history
+    assert bits(one) == bits(other)
+
+
+@pytest.mark.parametrize("every", [1, 2, 100])
+def test_layer_that_overflows_is_named_and_its_step_undone(every, device):
+    model = network(optimizers.SGD(1e25), device=device)
+    guard, history = guarded(model, every=every)
+    # Step 0 is finite, and its update makes weights of about 1e25. Two such layers overflow.
+    assert guard.found == "the outputs of last in step 1"
+    assert (model.step, model.optimizer.iterations) == (1, 1)
+    assert history.epoch == []
+    assert is_finite(model)
+    assert [layer.step for layer in model.layers if isinstance(layer, layers.Dropout)] == [1]
+
+
+def test_bad_input_is_named():
+    x = X.copy()
+    x[9, 1] = np.nan  # in the third batch
+    model = network()
+    guard, _ = guarded(model, x=x)
+    assert guard.found == "the inputs in step 2"
+    assert is_finite(model)
+
+
+def test_update_that_overflows_is_named_and_undone():
+    model = network(optimizers.SGD(3e38))
+    guard, _ = guarded(model)
+    assert guard.found.startswith("the update of ")
+    assert guard.found.endswith(" in step 0")
+    assert is_finite(model)
+
+
+def test_model_returns_into_a_later_epoch_and_training_can_go_on():
+    class Spoil(Callback):
+        def on_train_batch_begin(self, batch, logs):
+            if self.model.step == 7:
+                self.model.layers[-1].bias.data[...] = np.inf
+
+    model, reference = network(optimizers.Adam()), network(optimizers.Adam())
+    guard = TerminateOnNaN(2)
+    found = "something outside of the steps after step 6"
+    with (
+        np.errstate(all="ignore"),
+        pytest.warns(RuntimeWarning, match=f"TerminateOnNaN: stopped, not finite: {found}"),
+    ):
+        fit(model, Spoil(), guard)
+    # Repeated without the spoiling, no step fails: the model is where the epoch began.
+    assert guard.found == found
+    assert is_finite(model)
+    fit(model, resume=True)
+    fit(reference)
+    assert bits(model) == bits(reference)
+    assert model.history.history == reference.history.history
+
+
+def test_subclass_of_model_is_named_as_a_whole():
+    class Net(models.Model):
+        def __init__(self):
+            super().__init__(name="net")
+            self.dense = layers.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Net()
+    model.compile(optimizers.SGD(1e30), "mse")
+    guard, _ = guarded(model, x=X * 1e10)
+    assert guard.found in ("the outputs of net in step 1", "the update of dense/weight in step 0")
+
+
+def test_second_fit_forgets_what_the_first_found():
+    model = network(optimizers.SGD(1e25))
+    guard, _ = guarded(model)
+    assert guard.found is not None
+    fit(network(), guard, epochs=1)
+    assert guard.found is None
+
+
+def test_every_below_1_is_rejected():
+    with pytest.raises(ValueError, match=r"TerminateOnNaN: every: .*got 0"):
+        TerminateOnNaN(0)

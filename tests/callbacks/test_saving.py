@@ -1,0 +1,329 @@
+"""ModelCheckpoint: which files it writes, keeps and deletes, and what it rejects."""
+
+import numpy as np
+import pytest
+from callback_cases import fit, network
+from small_models import bits
+
+from minidl import callbacks, checkpoint, layers, models, optimizers
+from minidl.callbacks import Callback, ModelCheckpoint
+from minidl.storage.folders import lock_folder
+
+STEPS = 3  # of an epoch; `fit` trains for 4 epochs
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Return the bits of the weights of a run that was not broken off."""
+    model = network()
+    fit(model)
+    return bits(model)
+
+
+def steps_in(folder):
+    return [int(path.stem.removeprefix("step-")) for path in sorted(folder.glob("step-*"))]
+
+
+# ------------------------------------------------------------------------------ files
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"keep": 9}, [3, 6, 9, 12]),
+        ({}, [6, 9, 12]),
+        ({"keep": 1}, [12]),
+        ({"every_epochs": 3, "keep": 9}, [9, 12]),
+        ({"every_steps": 5, "keep": 9}, [5, 10, 12]),
+        ({"every_steps": 4, "every_epochs": 2, "keep": 9}, [4, 6, 8, 12]),
+        ({"every_steps": 10**6}, [12]),
+    ],
+)
+def test_files_are_written_and_kept_as_asked_and_each_resumes(tmp_path, whole, arguments, expected):
+    folder = tmp_path / "new" / "folder"
+    model = network()
+    fit(model, ModelCheckpoint(folder, **arguments))
+    assert steps_in(folder) == expected
+    assert bits(model) == whole  # saving changes nothing
+    for step in expected:
+        again = models.load(folder / f"step-{step:010d}.safetensors")
+        fit(again, resume=True)
+        assert bits(again) == whole
+
+
+class Values(Callback):
+    """Callback that replaces the validation loss of each epoch."""
+
+    def on_epoch_end(self, epoch, logs):
+        logs["val_loss"] = [3.0, 1.0, 2.0, 1.5][epoch]
+
+
+def test_best_epoch_is_kept_and_remembered_by_a_resumed_run(tmp_path):
+    saver = ModelCheckpoint(tmp_path, monitor="val_loss")
+    fit(network(), Values(), saver, validation_split=0.25)
+    assert models.load(tmp_path / "best.safetensors").step == 2 * STEPS
+    again = models.load(tmp_path / "step-0000000006.safetensors")
+    for later in (9, 12):
+        (tmp_path / f"step-{later:010d}.safetensors").unlink()
+    fit(again, Values(), saver, validation_split=0.25, resume=True)
+    assert models.load(tmp_path / "best.safetensors").step == 2 * STEPS
+
+
+def test_best_file_is_written_before_the_step_file(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(models.Model, "save", lambda _, path: written.append(path.name))
+    fit(network(), ModelCheckpoint(tmp_path, monitor="loss"), epochs=1)
+    assert written == ["best.safetensors", "step-0000000003.safetensors"]
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, caplog):
+    class Break(Callback):
+        def on_epoch_end(self, epoch, logs):
+            if epoch == 2:
+                self.model.set_weights([weight * np.nan for weight in self.model.get_weights()])
+
+    with np.errstate(all="ignore"):
+        fit(network(), Break(), ModelCheckpoint(tmp_path))
+    assert steps_in(tmp_path) == [3, 6]
+    assert "not saved: weights of the model are not finite" in caplog.text
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_new_file_stays_though_others_are_of_later_steps(tmp_path, keep):
+    saver = ModelCheckpoint(tmp_path, keep=keep)
+    model = network()
+    fit(model, saver)
+    model.train_state.step = 5  # as after a rollback
+    saver.save()
+    assert steps_in(tmp_path) == [5, 12][:keep]
+
+
+def test_temporary_files_of_a_killed_run_are_deleted(tmp_path):
+    (tmp_path / ".step-0000000003.safetensors.0a1b2c3d.tmp").write_bytes(b"half")
+    (tmp_path / "notes.txt").write_text("mine")
+    fit(network(), ModelCheckpoint(tmp_path))
+    assert not list(tmp_path.glob(".*.tmp"))
+    assert (tmp_path / "notes.txt").exists()
+
+
+def test_checkpoint_has_what_later_callbacks_of_the_list_did(tmp_path):
+    class Halve(Callback):
+        def on_epoch_end(self, epoch, logs):
+            self.model.optimizer.learning_rate /= 2
+
+    fit(network(), ModelCheckpoint(tmp_path), Halve(), epochs=2)
+    assert models.load(checkpoint.latest(tmp_path)).optimizer.learning_rate == 0.025
+
+
+# ------------------------------------------------------------------------------ broken runs
+
+
+class BreakAt(Callback):
+    """Callback that raises after a step, once."""
+
+    def __init__(self, step, error):
+        self.step, self.error = step, error
+
+    def on_train_batch_end(self, batch, logs):
+        if self.model.step == self.step:
+            self.step = None
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [OverflowError("mine"), KeyboardInterrupt()])
+@pytest.mark.parametrize("step", [1, 5, 6, 7])
+def test_last_step_is_saved_if_training_is_broken_off(tmp_path, whole, step, error):
+    model = network()
+    with pytest.raises(type(error)):
+        fit(model, BreakAt(step, error), ModelCheckpoint(tmp_path, keep=9))
+    assert model.step == steps_in(tmp_path)[-1] == step
+    again = models.load(checkpoint.latest(tmp_path))
+    fit(again, resume=True)
+    assert bits(again) == whole
+
+
+@pytest.mark.parametrize("error", [OverflowError("mine"), KeyboardInterrupt()])
+def test_step_before_a_broken_batch_is_saved(tmp_path, whole, error):
+    class BreakBefore(Callback):
+        def on_train_batch_begin(self, batch, logs):
+            if self.model.step == 5:
+                raise error
+
+    with pytest.raises(type(error)):
+        fit(network(), BreakBefore(), ModelCheckpoint(tmp_path))
+    assert steps_in(tmp_path) == [3, 5]
+    again = models.load(checkpoint.latest(tmp_path))
+    fit(again, resume=True)
+    assert bits(again) == whole
+
+
+def test_step_at_which_training_is_stopped_is_saved(tmp_path, whole):
+    class StopAt(Callback):
+        def on_train_batch_end(self, batch, logs):
+            self.model.stop_training = self.model.step == 5
+
+    fit(network(), ModelCheckpoint(tmp_path), StopAt())
+    assert steps_in(tmp_path) == [3, 5]
+    again = models.load(checkpoint.latest(tmp_path))
+    fit(again, resume=True)
+    assert bits(again) == whole
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_refused_run_saves_nothing_and_unlocks_the_folder(tmp_path, position):
+    class Refuses(Callback):
+        def on_train_begin(self, logs):
+            raise ValueError("at the beginning")
+
+    told = [ModelCheckpoint(tmp_path)]
+    told.insert(position, Refuses())
+    model = network()
+    fit(model, epochs=1)
+    with pytest.raises(ValueError, match="at the beginning"):
+        fit(model, *told)
+    assert steps_in(tmp_path) == []
+    lock_folder(tmp_path).close()
+
+
+@pytest.mark.parametrize("error", [OverflowError, KeyboardInterrupt])
+def test_torn_update_is_not_saved(tmp_path, whole, error, monkeypatch, caplog):
+    rule = optimizers.SGD.rule
+
+    def torn(optimizer, weights, *arguments):
+        if optimizer.iterations == 5:
+            weights[:3] += 1
+            raise error
+        rule(optimizer, weights, *arguments)
+
+    monkeypatch.setattr(optimizers.SGD, "rule", torn)
+    model = network()
+    with pytest.raises(error):
+        fit(model, ModelCheckpoint(tmp_path))
+    monkeypatch.undo()
+    assert model.train_state.is_torn
+    assert steps_in(tmp_path) == [3]
+    assert caplog.records == []  # nothing was tried
+    again = models.load(checkpoint.latest(tmp_path))
+    fit(again, resume=True)
+    assert bits(again) == whole
+
+
+def test_break_within_validation_is_saved_and_resumed(tmp_path, whole, monkeypatch):
+    def broken(*_):
+        raise OverflowError("in the validation")
+
+    model = network()
+    monkeypatch.setattr(models.Model, "_evaluate", broken)
+    with pytest.raises(OverflowError, match="in the validation"):
+        fit(model, ModelCheckpoint(tmp_path), validation_data=(np.ones((2, 3)), np.ones((2, 2))))
+    monkeypatch.undo()
+    assert steps_in(tmp_path) == [3]
+    again = models.load(checkpoint.latest(tmp_path))
+    assert again.history.epoch == []
+    fit(again, resume=True, validation_data=(np.ones((2, 3)), np.ones((2, 2))))
+    assert again.history.epoch == [0, 1, 2, 3]
+    assert len(again.history.history["val_loss"]) == 4
+    assert bits(again) == whole
+
+
+def test_failure_to_save_a_broken_run_is_logged_and_its_exception_raised(
+    tmp_path, caplog, monkeypatch
+):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    class BreakBefore(Callback):
+        def on_train_batch_begin(self, batch, logs):
+            if self.model.step == 2:
+                monkeypatch.setattr(models.Model, "save", full)
+                raise OverflowError("mine")
+
+    with pytest.raises(OverflowError, match="mine"):
+        fit(network(), BreakBefore(), ModelCheckpoint(tmp_path))
+    assert "step-0000000002.safetensors: not saved: [Errno 28] No space left" in caplog.text
+    lock_folder(tmp_path).close()
+
+
+# ------------------------------------------------------------------------------ rejected folders
+
+
+def test_two_runs_in_one_folder_are_rejected(tmp_path):
+    class Second(Callback):
+        def on_epoch_begin(self, epoch, logs):
+            with pytest.raises(BlockingIOError, match=f"{tmp_path}: another run"):
+                fit(network(), ModelCheckpoint(tmp_path))
+
+    fit(network(), ModelCheckpoint(tmp_path), Second())
+    assert steps_in(tmp_path) == [6, 9, 12]
+    again = models.load(checkpoint.latest(tmp_path))
+    fit(again, ModelCheckpoint(tmp_path), resume=True)  # the folder is unlocked
+
+
+def test_two_callbacks_in_one_folder_are_rejected(tmp_path):
+    model = network()
+    with pytest.raises(BlockingIOError, match=f"{tmp_path}: .*another callback"):
+        fit(model, ModelCheckpoint(tmp_path), ModelCheckpoint(tmp_path))
+    assert model.step == 0
+    lock_folder(tmp_path).close()
+
+
+def test_folder_with_later_checkpoints_is_rejected_and_unlocked(tmp_path):
+    fit(network(), ModelCheckpoint(tmp_path))
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("step-*")}
+    model = network()
+    message = f"{tmp_path}: expected checkpoints up to step 0, .*step-0000000012"
+    with pytest.raises(FileExistsError, match=message):
+        fit(model, ModelCheckpoint(tmp_path))
+    assert model.step == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("step-*")} == before
+    lock_folder(tmp_path).close()
+
+
+def test_unknown_monitor_unlocks_the_folder_of_another_callback(tmp_path):
+    told = [ModelCheckpoint(tmp_path), ModelCheckpoint(tmp_path, monitor="x")]
+    with pytest.raises(ValueError, match=r"ModelCheckpoint: expected monitor .*got 'x'"):
+        fit(network(), *told)
+    lock_folder(tmp_path).close()
+
+
+@pytest.mark.parametrize("name", ["best.keras", "best.weights.h5", "a/best.safetensors"])
+def test_folder_with_the_name_of_a_file_is_rejected(name):
+    with pytest.raises(ValueError, match=f"ModelCheckpoint: expected a folder, got .*{name}"):
+        ModelCheckpoint(name)
+
+
+@pytest.mark.parametrize("name", ["every_steps", "every_epochs", "keep"])
+def test_number_below_1_is_rejected(name, tmp_path):
+    with pytest.raises(ValueError, match=f"ModelCheckpoint: {name}: .*got 0"):
+        ModelCheckpoint(tmp_path, **{name: 0})
+
+
+def joined():
+    """Return a model of built layers, two of which have one name."""
+    parts = [models.Sequential([layers.Dense(4, input_shape=(4,))], seed=n) for n in range(2)]
+    return models.Sequential([layer for part in parts for layer in part.layers])
+
+
+def renamed():
+    """Return a trained model, one of whose layers got another name."""
+    model = models.Sequential([layers.Dense(4, input_shape=(4,))])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((6, 4)), np.ones((6, 4)), verbose=0)
+    model.layers[0].name = "encoder"
+    return model
+
+
+@pytest.mark.parametrize("make", [joined, renamed])
+def test_model_that_cannot_be_saved_is_rejected_before_training(tmp_path, make):
+    model = make()
+    model.compile("sgd", "mse")
+    step = model.step
+    with pytest.raises(ValueError, match="save: "):
+        model.fit(*[np.ones((6, 4))] * 2, callbacks=[ModelCheckpoint(tmp_path / "run")], verbose=0)
+    assert model.step == step
+    assert not list(tmp_path.iterdir())
+
+
+def test_callbacks_namespace_has_the_documented_names():
+    documented = callbacks.__doc__.replace("`", " ").split()
+    assert set(callbacks.__all__) - set(documented) == {"CallbackList", "Logs"}

@@ -1,0 +1,873 @@
+"""Model: compile, fit, evaluate and predict."""
+
+import copy
+import pickle
+import re
+import tracemalloc
+
+import numpy as np
+import pytest
+from small_models import LABELS, TARGETS, Watch, X, bits, classifier, regressor
+
+import minidl
+from minidl import layers, losses, metrics, models, optimizers, rng
+from minidl.callbacks import Callback
+from minidl.optimizers import SGD, Adam
+
+# ------------------------------------------------------------------------------ equal bits
+
+
+def test_fit_with_one_seed_returns_equal_bits_and_another_seed_others(device):
+    def trained(seed):
+        model = classifier(seed, device=device)
+        history = model.fit(X[:16], LABELS[:16], batch_size=8, epochs=2, verbose=0)
+        return bits(model), history.history
+
+    first, again, other = trained(1), trained(1), trained(2)
+    assert first == again
+    assert not any(a == b for a, b in zip(first[0], other[0], strict=True))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_fit_equals_a_hand_written_loop(shuffle, device):
+    x, labels = X[:22], LABELS[:22]
+    fitted = classifier(device=device)
+    fitted.fit(x, labels, batch_size=8, epochs=2, shuffle=shuffle, verbose=0)
+
+    model, step = classifier(device=device), 0
+    loss, optimizer = losses.SparseCategoricalCrossentropy(), SGD(0.1, momentum=0.9)
+    for epoch in range(2):
+        order = rng.permutation(22, seed=1, epoch=epoch) if shuffle else np.arange(22)
+        for start in range(0, 22, 8):
+            rows = order[start : start + 8]
+            with minidl.training(step=step):
+                error = loss(labels[rows], model(x[rows]))
+            error.backward()
+            optimizer.update(model.parameters())
+            step += 1
+    assert step == fitted.step == 6
+    for mine, theirs in zip(model.get_weights(), fitted.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)  # fit fuses the loss
+
+
+def test_hand_written_loop_with_other_steps_gets_other_weights():
+    def trained(first_step):
+        model = classifier()
+        optimizer = SGD(0.1)
+        for step in range(first_step, first_step + 3):
+            with minidl.training(step=step):
+                error = model.loss(LABELS, model(X))
+            error.backward()
+            optimizer.update(model.parameters())
+        return bits(model)
+
+    assert trained(0) == trained(0)
+    assert trained(0) != trained(1)
+
+
+@pytest.mark.parametrize("cuts", [(8, 8), (1, 2, 13)])
+def test_micro_batches_get_masks_and_gradients_of_the_whole_batch(cuts, device):
+    def gradients(cuts, offsets=True):
+        watches = Watch(), Watch()
+        model = models.Sequential(
+            [
+                layers.Dense(16, activation="sigmoid", input_shape=(6,)),
+                layers.Dropout(0.25),
+                watches[0],
+                layers.Dense(12, activation="sigmoid"),
+                layers.Dropout(0.5),
+                watches[1],
+                layers.Dense(3, activation="softmax"),
+            ],
+            device=device,
+            dtype="float64",
+        )
+        loss, start = losses.SparseCategoricalCrossentropy(), 0
+        for watch in watches:
+            watch.seen.clear()
+        for rows in cuts:
+            place = slice(start, start + rows)
+            with minidl.training(step=9, row_offset=start if offsets else None):
+                part = loss(LABELS[place], model(X[place])) * (rows / sum(cuts))
+            part.backward()
+            start += rows
+        masks = [np.concatenate(watch.seen) != 0 for watch in watches]
+        return masks, [p.grad.numpy() for p in model.parameters()]
+
+    whole_masks, whole = gradients((16,))
+    masks, summed = gradients(cuts)
+    assert all(np.array_equal(a, b) for a, b in zip(masks, whole_masks, strict=True))
+    for a, b in zip(summed, whole, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13)
+
+    other_masks, _ = gradients(cuts, offsets=False)
+    assert not any(np.array_equal(a, b) for a, b in zip(other_masks, whole_masks, strict=True))
+
+
+def test_micro_batches_update_as_fit_does(device):
+    x, labels = X[:20], LABELS[:20]
+    fitted = classifier(dtype="float64", device=device)
+    fitted.fit(x, labels, batch_size=20, epochs=2, shuffle=False, verbose=0)
+    model = classifier(dtype="float64", device=device)
+    optimizer = SGD(0.1, momentum=0.9)
+    for step in range(2):
+        for start in range(0, 20, 10):
+            rows = slice(start, start + 10)
+            with minidl.training(step=step, row_offset=start):
+                part = model.loss(labels[rows], model(x[rows])) * 0.5
+            part.backward()
+        optimizer.update(model.parameters())
+    for a, b in zip(model.get_weights(), fitted.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_two_fits_equal_one_long_fit():
+    long, short = classifier(), classifier()
+    long.fit(X, LABELS, epochs=4, verbose=0)
+    short.fit(X, LABELS, epochs=2, verbose=0)
+    short.fit(X, LABELS, epochs=4, initial_epoch=2, verbose=0)
+    assert bits(long) == bits(short)
+    assert (short.step, short.epoch) == (long.step, long.epoch) == (8, 4)
+
+
+def test_evaluate_and_predict_do_not_change_training():
+    model, plain = classifier(), classifier()
+    for _ in range(2):
+        model.fit(X, LABELS, verbose=0)
+        model.evaluate(X, LABELS)
+        model.predict(X)
+        plain.fit(X, LABELS, verbose=0)
+    assert bits(model) == bits(plain)
+
+
+def test_validation_does_not_change_training():
+    model, plain = classifier(), classifier()
+    model.fit(X, LABELS, epochs=2, validation_data=(X, LABELS), verbose=0)
+    plain.fit(X, LABELS, epochs=2, verbose=0)
+    assert bits(model) == bits(plain)
+
+
+def test_evaluate_and_predict_in_a_training_block_use_inference_mode():
+    model = classifier()
+    outside = model.predict(X), model.evaluate(X, LABELS)
+    with minidl.training(step=0):
+        assert np.array_equal(model.predict(X), outside[0])
+        assert model.evaluate(X, LABELS) == outside[1]
+        assert not np.array_equal(model(X).numpy(), outside[0])
+    assert [layer.step for layer in model.layers if isinstance(layer, layers.Dropout)] == [1, 1]
+
+
+# ------------------------------------------------------------------------------ compile
+
+
+def test_compile_again_keeps_weights_and_counters():
+    model = classifier()
+    model.fit(X, LABELS, verbose=0)
+    weights = bits(model)
+    model.compile(Adam(0.01), "sparse_categorical_crossentropy")
+    assert bits(model) == weights
+    model.fit(X, LABELS, verbose=0)
+    assert (model.step, model.epoch) == (4, 2)
+    assert model.optimizer.iterations == 2
+
+
+def test_compile_again_continues_masks_at_the_models_step():
+    watch = Watch()
+    model = models.Sequential([layers.Dropout(0.5), watch, layers.Dense(2)], seed=5)
+    for step in range(3):
+        model.compile("sgd", "mse")
+        model.fit(X, TARGETS, batch_size=50, verbose=0)
+        mask = rng.keep_mask((50, 6), 0.5, seed=5, stream=0, step=step)
+        assert np.array_equal(watch.seen[-1] != 0, mask)
+
+
+@pytest.mark.parametrize("name", ["run_eagerly", "loss_weights", "learning_rate"])
+def test_compile_rejects_unknown_argument_and_changes_nothing(name):
+    model = regressor()
+    before = model.loss, model.optimizer
+    with pytest.raises(TypeError, match=name):
+        model.compile("adam", "mse", **{name: 1})
+    assert (model.loss, model.optimizer) == before
+
+
+@pytest.mark.parametrize("given", ["accuracy", metrics.Accuracy()])
+def test_compile_rejects_metrics_that_are_not_a_list(given):
+    with pytest.raises(TypeError, match="compile: expected metrics to be a list, got"):
+        regressor().compile("sgd", "mse", metrics=given)
+
+
+def test_compile_rejects_optimizer_class_and_loss_function():
+    model = models.Sequential([layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"optimizer: expected an Optimizer .*Adam.*Use Adam\(\)"):
+        model.compile(Adam, "mse")
+    with pytest.raises(ValueError, match=r"loss: expected a Loss .*<lambda>.*Subclass Loss"):
+        model.compile("adam", lambda y_true, y_pred: (y_true - y_pred).mean())
+
+
+def test_compile_rejects_missing_loss():
+    with pytest.raises(ValueError, match=r"loss: expected a Loss .*got None"):
+        models.Sequential([layers.Dense(2)]).compile("sgd")
+
+
+class MetricNamedLoss(metrics.Metric):
+    name = "loss"
+
+
+@pytest.mark.parametrize("given", [["accuracy", "accuracy"], [MetricNamedLoss()]])
+def test_compile_rejects_metrics_of_one_name_and_changes_nothing(given):
+    model = classifier()
+    before = model.loss, model.metrics, model.optimizer, model.train_state.logged
+    with pytest.raises(ValueError, match="compile: expected metrics with unique names"):
+        model.compile("adam", "mse", metrics=given)
+    with pytest.raises(ValueError, match=r"optimizer: expected .* got 'bad'"):
+        model.compile("bad", "mse")
+    assert (model.loss, model.metrics, model.optimizer, model.train_state.logged) == before
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_uncompiled_model_rejects_fit_and_evaluate(method):
+    model = models.Sequential([layers.Dense(2)])
+    with pytest.raises(RuntimeError, match=rf"{method}: expected a compiled model.*model\.compile"):
+        getattr(model, method)(X, TARGETS)
+
+
+# ------------------------------------------------------------------------------ arguments of fit
+
+
+def watched(**arguments):
+    """Return a built model that keeps the inputs of its first layer, and their list."""
+    watch = Watch()
+    model = models.Sequential([watch, layers.Dense(2)], **arguments)
+    model.compile("sgd", "mse")
+    model.predict(X[:1])
+    watch.seen.clear()
+    return model, watch.seen
+
+
+def test_batches_have_32_samples_by_default_and_the_last_is_smaller():
+    model, seen = watched()
+    model.fit(X, TARGETS, verbose=0)
+    assert [len(x) for x in seen] == [32, 18]
+    assert model.step == 2
+    seen.clear()
+    model.fit(X, TARGETS, batch_size=20, verbose=0)
+    assert [len(x) for x in seen] == [20, 20, 10]
+    seen.clear()
+    model.predict(X)
+    model.evaluate(X, TARGETS, batch_size=50)
+    assert [len(x) for x in seen] == [32, 18, 50]
+
+
+def test_batches_follow_the_permutation_of_seed_and_epoch():
+    model, seen = watched(seed=4, dtype="float64")
+    model.fit(X, TARGETS, batch_size=50, epochs=2, verbose=0)
+    assert len(seen) == 2
+    for epoch, x in enumerate(seen):
+        assert np.array_equal(x, X[rng.permutation(50, seed=4, epoch=epoch)])
+
+
+def test_batches_without_shuffle_keep_the_order_of_samples():
+    model, seen = watched(dtype="float64")
+    model.fit(X, TARGETS, epochs=2, shuffle=False, verbose=0)
+    assert np.array_equal(np.concatenate(seen), np.concatenate([X, X]))
+
+
+def test_validation_split_holds_out_the_last_samples_before_shuffling():
+    model, seen = watched(dtype="float64")
+    model.fit(X, TARGETS, batch_size=50, validation_split=0.3, verbose=0)
+    train, held_out = seen
+    assert np.array_equal(train, X[:35][rng.permutation(35, seed=0, epoch=0)])
+    assert np.array_equal(held_out, X[35:])
+
+
+def test_validation_equals_evaluation_after_each_epoch():
+    model = classifier()
+    evaluated = []
+
+    class Evaluate(Callback):
+        def on_epoch_end(self, epoch, logs):
+            evaluated.append(model.evaluate(X[:20], LABELS[:20], sample_weight=np.arange(20)))
+
+    history = model.fit(
+        X,
+        LABELS,
+        epochs=3,
+        validation_data=(X[:20], LABELS[:20], np.arange(20)),
+        validation_split=0.5,  # validation_data has precedence
+        callbacks=[Evaluate()],
+        verbose=0,
+    ).history
+    assert list(zip(history["val_loss"], history["val_accuracy"], strict=True)) == [
+        tuple(values) for values in evaluated
+    ]
+    assert model.step == 6  # no sample was held out
+
+
+def test_validation_data_may_lack_weights():
+    model = regressor()
+    history = model.fit(X, TARGETS, validation_data=(X[:7], TARGETS[:7]), verbose=0).history
+    assert history["val_loss"] == [model.evaluate(X[:7], TARGETS[:7])]
+
+
+def test_sample_weights_scale_the_loss_of_each_sample():
+    weights = np.where(np.arange(50) < 25, 2.0, 0.0)
+    weighted, half = regressor(dtype="float64"), regressor(dtype="float64")
+    weighted.fit(X, TARGETS, batch_size=50, sample_weight=weights, shuffle=False, verbose=0)
+    # Half of the samples have weight 2 and the others 0: the mean over the first half.
+    half.fit(X[:25], TARGETS[:25], batch_size=25, shuffle=False, verbose=0)
+    for a, b in zip(weighted.get_weights(), half.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_sample_weights_may_be_a_column():
+    weights = np.arange(50.0)
+    losses_of_both = [
+        regressor().fit(X, TARGETS, sample_weight=given, verbose=0).history["loss"]
+        for given in (weights, weights[:, None])
+    ]
+    assert losses_of_both[0] == losses_of_both[1]
+
+
+def test_sample_weights_are_shuffled_with_their_samples():
+    weights = np.where(np.arange(50) < 25, 1.0, 0.0)
+    targets = TARGETS + np.where(weights, 0, 1e6)[:, None]  # samples of weight 0 are far away
+    model = regressor(dtype="float64")
+    history = model.fit(X, targets, batch_size=10, sample_weight=weights, verbose=0)
+    assert history.history["loss"][0] < 100
+
+
+def test_user_loss_gets_targets_without_the_last_axis_of_the_outputs():
+    class Square(losses.Loss, metrics.Metric):
+        def per_sample(self, y_true, y_pred):
+            return (y_pred - y_true) ** 2
+
+    model = models.Sequential([layers.Dense(1, input_shape=(6,))], dtype="float64")
+    model.compile(SGD(1e-12), Square(), metrics=[Square("square")])
+    y = np.arange(50.0)
+    logged = model.fit(X, y, batch_size=20, verbose=0).history
+    expected = ((model.predict(X)[:, 0] - y) ** 2).mean()
+    assert logged == {name: [pytest.approx(expected)] for name in ("loss", "square")}
+
+
+def test_history_holds_the_mean_over_the_samples():
+    model = regressor(SGD(1e-12), dtype="float64")  # the weights change by almost nothing
+    weights = np.arange(50) / 10
+    history = model.fit(
+        X, TARGETS, batch_size=20, sample_weight=weights, epochs=2, verbose=0
+    ).history
+    errors = ((model.predict(X) - TARGETS) ** 2).mean(axis=1)
+    np.testing.assert_allclose(history["loss"], [(weights * errors).mean()] * 2, rtol=1e-6)
+
+
+def test_initial_epoch_is_the_number_of_the_first_epoch():
+    model = regressor()
+    assert model.fit(X, TARGETS, epochs=5, initial_epoch=3, verbose=0).epoch == [3, 4]
+    assert model.fit(X, TARGETS, epochs=0, verbose=0).epoch == []
+
+
+def test_fit_accepts_lists():
+    a, b = regressor(), regressor()
+    a.fit(X.tolist(), TARGETS.tolist(), verbose=0)
+    b.fit(X, TARGETS, verbose=0)
+    assert bits(a) == bits(b)
+
+
+def test_uint8_samples_are_cast_one_batch_at_a_time():
+    x = np.random.default_rng(0).integers(0, 256, (2000, 1000), dtype="uint8")
+    watch = Watch()
+    model = models.Sequential(
+        [layers.Rescaling(1 / 255), layers.Activation(lambda x: x[:, :5]), watch, layers.Dense(1)]
+    )
+    model.compile("sgd", "mse")
+    y = np.zeros((2000, 1))
+    model.evaluate(x[:20], y[:20], verbose=0)
+    model.fit(x[:20], y[:20], verbose=0)  # compiles the kernels before memory is measured
+    watch.seen.clear()
+    tracemalloc.start()
+    try:
+        model.fit(x, y, batch_size=20, shuffle=False, verbose=0)
+        model.evaluate(x, y)
+        model.predict(x)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < x.nbytes / 2  # float32 copies of all samples would take four times x
+    assert {seen.dtype for seen in watch.seen} == {np.dtype("float32")}
+    trained = np.concatenate(watch.seen)[:2000]
+    np.testing.assert_allclose(trained, x[:, :5] / 255, rtol=1e-6)
+
+
+def test_data_are_not_modified():
+    x, y, w = X.astype("float32"), TARGETS.astype("float32"), np.ones(50, "float32")
+    before = x.copy(), y.copy(), w.copy()
+    model = regressor()
+    model.fit(x, y, sample_weight=w, validation_split=0.1, verbose=0)
+    model.evaluate(x, y)
+    model.predict(x)
+    assert all(np.array_equal(a, b) for a, b in zip((x, y, w), before, strict=True))
+
+
+def test_fit_runs_without_stdout(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    assert classifier().fit(X, LABELS).epoch == [0]
+
+
+# ------------------------------------------------------------------------------ rejected arguments
+
+BAD_ARGUMENTS = [
+    ({"y": TARGETS[:49]}, ValueError, r"fit: expected y for the 50 samples.*\(49, 2\)"),
+    ({"y": TARGETS[:, :1]}, ValueError, r"mean_squared_error: expected y .*\(None, 2\).*\(50, 1\)"),
+    ({"x": X[:0], "y": TARGETS[:0]}, ValueError, r"fit: .*one sample in x, got shape \(0, 6\)"),
+    ({"x": np.float64(3)}, ValueError, r"fit: .*one sample in x, got shape \(\)"),
+    ({"x": X.astype(str)}, TypeError, "fit: expected x .*numbers, got a ndarray of <U"),
+    ({"x": None}, TypeError, "fit: expected x .*numbers, got a NoneType of object"),
+    ({"x": [[1.0, 2.0], [3.0]]}, ValueError, "fit: expected x .*got a list .*differ in shape"),
+    ({"y": [1, [2]]}, ValueError, "fit: expected y .*got a list .*differ in shape"),
+    ({"x": np.ma.masked_array(X)}, TypeError, "fit: x: .*got a masked array"),
+    ({"y": np.ma.masked_array(TARGETS)}, TypeError, r"fit: y: .*masked array.*filled\(\)"),
+    ({"x": {"a": X}}, TypeError, "fit: expected x .*got a dict of object"),
+    ({"x": iter(X)}, TypeError, "fit: expected x .*got a iterator of object"),
+    ({"x": (X, TARGETS), "y": None}, TypeError, "fit: .*arrays x and y, got a tuple and no y"),
+    ({"x": iter(X), "y": None}, TypeError, "fit: .*got a iterator and no y.*loop by hand"),
+    ({"x": X[:, :5]}, ValueError, r"sequential: expected samples .*\(6,\), got \(5,\)"),
+    ({"batch_size": 0}, ValueError, "fit: batch_size: .*positive integer, got 0"),
+    ({"batch_size": 32.0}, ValueError, "fit: batch_size: .*positive integer, got 32.0"),
+    ({"batch_size": True}, ValueError, "fit: batch_size: .*positive integer, got True"),
+    ({"batch_size": "adam"}, ValueError, "fit: batch_size: .*positive integer, got 'adam'"),
+    ({"verbose": 3}, ValueError, "fit: expected verbose .*got 3"),
+    ({"shuffle": "yes"}, ValueError, "fit: expected shuffle .*got 'yes'"),
+    ({"shuffle": None}, ValueError, "fit: expected shuffle .*got None"),
+    ({"shuffle": 2}, ValueError, "fit: expected shuffle .*got 2"),
+    ({"sample_weight": np.ones(49)}, ValueError, r"fit: .*sample_weight .*50 samples.*\(49,\)"),
+    ({"sample_weight": np.ones((50, 2))}, ValueError, r"fit: .*sample_weight .*\(50, 2\)"),
+    ({"sample_weight": np.ones((1, 50))}, ValueError, r"fit: .*sample_weight .*\(1, 50\)"),
+    ({"sample_weight": ["a"] * 50}, TypeError, "fit: expected sample_weight .*got a list of <U1"),
+    ({"validation_split": 1.0}, ValueError, r"fit: .*validation_split in \[0, 1\), got 1.0"),
+    ({"validation_split": -0.1}, ValueError, r"fit: .*validation_split in \[0, 1\), got -0.1"),
+    ({"validation_split": 0.999}, ValueError, "fit: .*validation_split .*0.999 of 50 samples"),
+    ({"validation_data": (X,)}, ValueError, r"fit: expected validation_data .*got a tuple"),
+    ({"validation_data": 5}, ValueError, "fit: expected validation_data .*got a int"),
+    ({"validation_data": (X, None)}, TypeError, "fit: validation_data: .*got a ndarray and no y"),
+    (
+        {"validation_data": (X, TARGETS[:7])},
+        ValueError,
+        r"fit: validation_data: expected y for the 50 samples.*\(7, 2\)",
+    ),
+    ({"epochs": 2.0}, TypeError, "fit: epochs.* integer.* 2.0"),
+    ({"epochs": "3"}, TypeError, "fit: epochs.* integer.* '3'"),
+    ({"epochs": True}, TypeError, "fit: epochs.* integer.* True"),
+    ({"epochs": -1}, ValueError, "fit: epochs.* -1"),
+    ({"initial_epoch": -1}, ValueError, "fit: initial_epoch.* -1"),
+    ({"callbacks": Callback()}, TypeError, "fit: expected callbacks to be a list, got"),
+    ({"callbacks": [print]}, TypeError, "fit: .*list of Callbacks, got <built-in function print>"),
+    ({"callbacks": [Callback]}, TypeError, "fit: .*list of Callbacks, got <class .*Callback"),
+    ({"y": np.array(["a"] * 50)}, TypeError, "fit: expected y .*ndarray of <U1.*Number all labels"),
+    ({"y": np.array(["a"] * 50, object)}, TypeError, "ndarray of object.*Number all labels"),
+    ({"y": np.array([None] * 50)}, TypeError, r"fit: expected y .*ndarray of object\.$"),
+    ({"class_weight": {0: 2.0}}, TypeError, "class_weight"),
+    ({"steps_per_epoch": 3}, TypeError, "steps_per_epoch"),
+    ({"epoch": 2}, TypeError, "'epoch'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), BAD_ARGUMENTS)
+def test_fit_rejects_bad_argument_before_training(arguments, error, message):
+    model = regressor()
+    before, history = bits(model), model.history
+    with pytest.raises(error, match=message):
+        model.fit(**({"x": X, "y": TARGETS, "verbose": 0} | arguments))
+    assert bits(model) == before
+    assert (model.step, model.epoch, model.optimizer.iterations) == (0, 0, 0)
+    assert model.history is history
+
+
+def test_fit_rejects_labels_out_of_range_before_training():
+    model = classifier()
+    before = bits(model)
+    with pytest.raises(ValueError, match=r"sparse_.*class numbers in \[0, 3\), got 0 to 3"):
+        model.fit(X, np.r_[LABELS[:-1], 3], verbose=0)
+    assert bits(model) == before
+
+
+def test_fit_rejects_targets_that_a_metric_rejects_before_training():
+    model = models.Sequential([layers.Dense(1, input_shape=(6,))])
+    model.compile("sgd", "mse", metrics=["accuracy"])
+    with pytest.raises(ValueError, match="accuracy: expected one output for each class"):
+        model.fit(X, TARGETS[:, :1])
+    assert model.step == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "y"),
+    [("categorical_accuracy", LABELS), ("sparse_categorical_accuracy", np.eye(3)[LABELS])],
+)
+def test_metric_rejects_targets_of_the_other_kind(metric, y):
+    model = models.Sequential([layers.Dense(3, input_shape=(6,), activation="softmax")])
+    loss = "categorical_crossentropy" if y.ndim == 2 else "sparse_categorical_crossentropy"
+    model.compile("sgd", loss, metrics=[metric])
+    shape = re.escape(str(y.shape))
+    with pytest.raises(ValueError, match=rf"^{metric}: .*got .*{shape}.*Use accuracy"):
+        model.fit(X, y, verbose=0)
+
+
+def test_fit_rejects_model_without_weights():
+    model = models.Sequential([layers.Flatten(), layers.Softmax()], name="empty")
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="fit: expected weights to train, got none in empty"):
+        model.fit(X, X)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_generator_without_targets_is_rejected(method):
+    with pytest.raises(TypeError, match=f"{method}: expected arrays x and y, got a generator"):
+        getattr(regressor(), method)(x for x in X)
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 3)])
+def test_predict_rejects_one_sample_without_a_batch_axis(shape):
+    model = models.Sequential([layers.Flatten(input_shape=shape), layers.Dense(2)])
+    message = rf"expected samples of .*{re.escape(str(shape))}, got .*x\[None\]"
+    with pytest.raises(ValueError, match=message):
+        model.predict(np.zeros(shape))
+    assert model.predict(np.zeros(shape)[None], verbose=0).shape == (1, 2)
+
+
+@pytest.mark.parametrize("method", ["evaluate", "predict"])
+def test_evaluate_and_predict_reject_bad_arguments(method):
+    model = regressor()
+    rest = [TARGETS] if method == "evaluate" else []
+    with pytest.raises(ValueError, match=f"{method}: batch_size: .*got -1"):
+        getattr(model, method)(X, *rest, batch_size=-1)
+    with pytest.raises(ValueError, match=f"{method}: expected at least one sample in x"):
+        getattr(model, method)(X[:0], *[y[:0] for y in rest])
+    with pytest.raises(ValueError, match=f"{method}: expected verbose .*got 3"):
+        getattr(model, method)(X, *rest, verbose=3)
+
+
+# ------------------------------------------------------------------------------ exceptions in fit
+
+
+def test_exception_in_a_step_leaves_weights_and_step_and_training_can_go_on():
+    class Fault(layers.Layer):
+        broken = False
+
+        def call(self, x):
+            if self.broken:
+                raise OverflowError("a fault")
+            return x
+
+    class BreakAt(Callback):
+        def on_train_batch_begin(self, batch, logs):
+            fault.broken = batch == 1
+
+    class Keep(Callback):
+        def on_train_batch_end(self, batch, logs):
+            kept.append(bits(self.model))
+
+    fault, kept = Fault(), []
+    model = models.Sequential([layers.Dense(4), layers.Dropout(0.5), fault, layers.Dense(2)])
+    model.compile("sgd", "mse")
+    with pytest.raises(OverflowError, match="a fault"):
+        model.fit(X, TARGETS, callbacks=[BreakAt(), Keep()], verbose=0)
+    assert model.step == model.optimizer.iterations == len(kept) == 1
+    assert bits(model) == kept[0]
+    assert not rng.is_training()
+
+    fault.broken = False
+    model.fit(X, TARGETS, verbose=0)
+    assert model.step == 3
+
+
+def test_fit_ignores_gradients_of_an_interrupted_step():
+    model, plain = regressor(), regressor()
+    model.loss(TARGETS, model(X)).backward()
+    model.fit(X, TARGETS, verbose=0)
+    plain.fit(X, TARGETS, verbose=0)
+    assert bits(model) == bits(plain)
+
+
+@pytest.mark.parametrize("moment", ["on_epoch_begin", "on_train_batch_begin", "on_train_batch_end"])
+def test_fit_ignores_gradients_that_a_callback_leaves(moment):
+    def leave(self, number, logs):
+        self.model.loss(LABELS, self.model(X)).backward()
+
+    callbacks = [type("Saliency", (Callback,), {moment: leave})()]
+    first, second = classifier(), classifier()
+    first.fit(X, LABELS, batch_size=8, verbose=0)
+    second.fit(X, LABELS, batch_size=8, callbacks=callbacks, verbose=0)
+    assert bits(first) == bits(second)
+
+
+def test_fit_rejects_nested_fit_and_keeps_the_outer_history():
+    class Again(Callback):
+        def on_epoch_end(self, epoch, logs):
+            self.model.fit(X, LABELS, verbose=0)
+
+    model = classifier()
+    with pytest.raises(RuntimeError, match=r"fit: sequential is already being trained.*deepcopy"):
+        model.fit(X, LABELS, callbacks=[Again()], verbose=0)
+    assert model.history.epoch == [0]
+    model.fit(X, LABELS, verbose=0)
+
+
+def test_fit_rejects_weight_that_a_callback_unfreezes():
+    class Unfreezes(Callback):
+        def on_epoch_end(self, epoch, logs):
+            self.model.parameters()[0].requires_grad = True
+
+    model = classifier()
+    model.parameters()[0].requires_grad = False
+    with pytest.raises(ValueError, match=r"SGD: expected the 5 weights .*compile again"):
+        model.fit(X, LABELS, epochs=2, callbacks=[Unfreezes()], verbose=0)
+
+
+def test_hand_written_loop_with_gradients_in_place_leaves_frozen_weights():
+    model, optimizer = classifier(), SGD(0.1)
+    model.parameters()[0].requires_grad = False
+    before = model.get_weights()
+    with minidl.training(step=0):
+        error = model.loss(LABELS, model(X))
+    error.backward(into=optimizer.gradients_of(model.parameters()))
+    optimizer.update(model.parameters())
+    moved = [not np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True)]
+    assert moved == [False, *[True] * (len(before) - 1)]
+    assert optimizer.gradients_of([]) == {}
+
+
+def test_values_that_callbacks_add_to_the_logs_are_in_the_history():
+    class Adds(Callback):
+        def on_epoch_end(self, epoch, logs):
+            logs["epoch_squared"] = epoch**2
+
+    history = classifier().fit(X, LABELS, epochs=3, verbose=0, callbacks=[Adds()])
+    assert history.history["epoch_squared"] == [0, 1, 4]
+
+
+def test_evaluation_in_a_callback_leaves_the_metrics_of_the_epoch():
+    class Evaluates(Callback):
+        def on_train_batch_end(self, batch, logs):
+            self.model.evaluate(X[:3], LABELS[:3], verbose=0)
+
+    alone, visited = (
+        classifier().fit(X, LABELS, batch_size=8, verbose=0, callbacks=callbacks).history
+        for callbacks in ([], [Evaluates()])
+    )
+    assert alone == visited
+
+
+@pytest.mark.parametrize("moment", ["on_train_begin", "on_epoch_begin"])
+def test_weights_that_a_callback_sets_are_trained(moment):
+    class Sets(Callback):
+        def on_train_begin(self, *_):
+            self.replace("on_train_begin")
+
+        def on_epoch_begin(self, *_):
+            self.replace("on_epoch_begin")
+
+        def replace(self, name):
+            if name == moment:
+                self.model.set_weights([weight * 0 for weight in self.model.get_weights()])
+
+    model, plain = regressor(), regressor()
+    plain.set_weights([weight * 0 for weight in plain.get_weights()])
+    history = model.fit(X, TARGETS, callbacks=[Sets()], verbose=0)
+    plain.fit(X, TARGETS, verbose=0)
+    assert history.epoch == [0]
+    assert bits(model) == bits(plain)
+
+
+# ------------------------------------------------------------------------------ copies
+
+
+def test_trained_model_does_not_keep_its_data():
+    model = classifier()
+    before = len(pickle.dumps(model))
+    model.fit(np.repeat(X, 50, axis=0), np.repeat(LABELS, 50), verbose=0)
+    assert len(pickle.dumps(model)) < before + 20_000  # the optimizer's state
+
+
+def test_model_does_not_keep_its_data_if_a_callback_fails_at_the_end():
+    class Fails(Callback):
+        def on_train_end(self, logs):
+            raise RuntimeError("at the end")
+
+    model = classifier()
+    before = set(vars(model))
+    with pytest.raises(RuntimeError, match="at the end"):
+        model.fit(X, LABELS, callbacks=[Fails()], verbose=0)
+    assert model.run is None
+    assert vars(model).keys() == before
+
+
+def test_model_can_be_trained_after_a_callback_failed_to_close():
+    class Fails(Callback):
+        def close(self):
+            raise OSError("the disk is full")
+
+    model = classifier()
+    with pytest.raises(OSError, match="the disk is full"):
+        model.fit(X, LABELS, callbacks=[Fails()], verbose=0)
+    assert model.run is None
+    assert model.fit(X, LABELS, verbose=0).epoch == [0]
+
+
+COPIES = [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))]
+
+
+@pytest.mark.parametrize("copied", COPIES, ids=["deepcopy", "pickle"])
+def test_copy_trains_on_its_own(copied):
+    model = classifier(optimizer=Adam())
+    model.fit(X, LABELS, verbose=0)
+    twin = copied(model)
+    assert twin.backend is model.backend
+    before = bits(model)
+    twin.fit(X, LABELS, verbose=0)
+    assert bits(model) == before
+    model.fit(X, LABELS, verbose=0)
+    assert bits(model) == bits(twin)
+    assert bits(model) != before
+
+
+@pytest.mark.parametrize("copied", COPIES, ids=["deepcopy", "pickle"])
+def test_copy_made_by_a_callback_has_no_data_and_can_be_trained(copied):
+    class Copies(Callback):
+        def on_train_batch_end(self, batch, logs):
+            self.copy = copied(self.model)
+            self.size = len(pickle.dumps(self.copy))
+
+    model, callback = classifier(), Copies()
+    small = len(pickle.dumps(model))
+    model.fit(
+        np.repeat(X, 50, axis=0), np.repeat(LABELS, 50), 1250, callbacks=[callback], verbose=0
+    )
+    assert callback.size < small + 20_000  # the optimizer's state
+    ours, theirs = (m.fit(X, LABELS, verbose=0).history for m in (model, callback.copy))
+    assert ours == theirs
+    assert bits(model) == bits(callback.copy)
+
+
+# ------------------------------------------------------------------------------ evaluate, predict
+
+
+def test_evaluate_returns_loss_list_or_dict(device):
+    plain = regressor(device=device)
+    loss = plain.evaluate(X, TARGETS)
+    assert isinstance(loss, float)
+    assert loss == pytest.approx(((plain.predict(X) - TARGETS) ** 2).mean(), rel=1e-5)
+    assert plain.evaluate(X, TARGETS, return_dict=True) == {"loss": loss}
+
+    model = classifier(device=device)
+    values = model.evaluate(X, LABELS)
+    probabilities = model.predict(X)
+    assert isinstance(values, list)
+    assert values[0] == pytest.approx(-np.log(probabilities[range(50), LABELS]).mean(), rel=1e-5)
+    assert values[1] == (probabilities.argmax(axis=1) == LABELS).mean()
+    by_name = model.evaluate(X, LABELS, return_dict=True)
+    assert by_name == {"loss": values[0], "accuracy": values[1]}
+
+
+def test_evaluate_does_not_depend_on_the_batch_size():
+    model = classifier(dtype="float64")
+    whole = model.evaluate(X, LABELS, batch_size=50, sample_weight=np.arange(50))
+    cut = model.evaluate(X, LABELS, batch_size=7, sample_weight=np.arange(50))
+    assert cut == pytest.approx(whole, rel=1e-12)
+
+
+def test_evaluate_twice_returns_equal_metrics():
+    model = classifier(metrics=[metrics.SparseCategoricalAccuracy("right")])
+    first = model.evaluate(X, LABELS, return_dict=True)
+    assert model.evaluate(X, LABELS, return_dict=True) == first
+    assert list(first) == ["loss", "right"]
+
+
+def test_evaluate_of_a_model_without_layers_compares_its_input():
+    model = models.Sequential([])
+    model.compile("sgd", "mse")
+    assert model.evaluate(np.ones((2, 3)), np.zeros((2, 3)), verbose=0) == 1.0
+
+
+@pytest.mark.parametrize("verbose", ["auto", 1, 2])
+def test_evaluate_prints_a_line(verbose, capsys):
+    model = classifier()
+    loss, accuracy = model.evaluate(X, LABELS, verbose=verbose)
+    expected = f"Evaluation - loss: {loss:.4f} - accuracy: {accuracy:.4f}\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_evaluate_with_verbose_0_and_predict_print_nothing(capsys):
+    model = classifier()
+    model.evaluate(X, LABELS, verbose=0)
+    model.predict(X, verbose=0)
+    model.predict(X)  # its bar is for terminals
+    assert capsys.readouterr().out == ""
+
+
+def test_predict_returns_all_rows_on_the_host(device):
+    model = classifier(device=device)
+    outputs = model.predict(X, batch_size=17)
+    assert isinstance(outputs, np.ndarray)
+    assert (outputs.shape, outputs.dtype) == ((50, 3), np.float32)
+    np.testing.assert_allclose(outputs, model(X).numpy(), rtol=1e-5)
+
+
+def test_predict_builds_an_uncompiled_model():
+    model = models.Sequential([layers.Dense(2)])
+    assert model.predict(X[:3]).shape == (3, 2)
+    assert model.built
+
+
+class CountedCalls(layers.Layer):
+    """Identity that counts its calls."""
+
+    calls = 0
+
+    def call(self, x):
+        self.calls += 1
+        return x
+
+
+def test_predict_of_a_built_model_calls_each_layer_once_a_batch():
+    counted = CountedCalls()
+    model = models.Sequential([counted, layers.Activation("tanh")])
+    model.predict(X[:2])
+    counted.calls = 0
+    model.predict(X, batch_size=25)
+    assert counted.calls == 2
+
+
+def test_evaluate_and_fit_of_a_built_model_call_each_layer_once_a_batch():
+    counted = CountedCalls()
+    model = models.Sequential([counted, layers.Dense(2)])
+    model.compile("sgd", "mse")
+    model.predict(X[:2])
+    counted.calls = 0
+    model.evaluate(X, TARGETS, batch_size=25, verbose=0)
+    model.fit(X, TARGETS, batch_size=25, epochs=2, verbose=0)
+    assert counted.calls == 2 + 2 * 2
+
+
+# ------------------------------------------------------------------------------ dtypes
+
+
+def test_float64_model_uses_float64_throughout(device):
+    model = classifier(dtype="float64", device=device)
+    model.fit(X[:10].astype("float32"), LABELS[:10], verbose=0)
+    assert {w.dtype for w in model.get_weights()} == {np.dtype("float64")}
+    assert model.predict(X).dtype == np.float64
+    assert model(X).dtype == "float64"
+
+
+def test_float16_model_predicts(device):
+    half, single = classifier(dtype="float16", device=device), classifier(device=device)
+    outputs = half.predict(X[:9])
+    assert outputs.dtype == np.float16
+    np.testing.assert_allclose(outputs, single.predict(X[:9]), atol=5e-3)
+
+
+def test_schedule_counts_the_updates_of_its_optimizer():
+    schedule = optimizers.schedules.PiecewiseConstantDecay([0], [0.1, 1e-30])
+    model = regressor(SGD(schedule))
+    model.fit(X, TARGETS, batch_size=50, verbose=0)
+    before = bits(model)
+    model.fit(X, TARGETS, batch_size=50, verbose=0)
+    assert bits(model) == before

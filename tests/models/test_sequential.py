@@ -1,0 +1,127 @@
+"""Sequential: its list of layers, and the check of the last layer against the loss."""
+
+import numpy as np
+import pytest
+from small_models import LABELS, X, bits, classifier
+
+import minidl
+from minidl import layers, losses, models
+
+
+def test_add_builds_the_same_model_as_a_list():
+    def arguments_of(layer):
+        names = {"Dense": ["units", "activation", "input_shape"], "Dropout": ["rate"]}
+        return {name: getattr(layer, name) for name in names[type(layer).__name__]}
+
+    whole, grown = classifier(), models.Sequential(seed=1)
+    for layer in classifier().layers:
+        grown.add(type(layer)(**arguments_of(layer)))
+    assert bits(whole) == bits(grown)
+    assert grown.output_shape == whole.output_shape == (None, 3)
+    with minidl.training(step=3):
+        first = whole(X).numpy()
+    with minidl.training(step=3):
+        assert np.array_equal(first, grown(X).numpy())
+
+
+def test_add_after_the_first_call_leaves_the_model_unbuilt_until_the_next():
+    model = models.Sequential([layers.Dense(4)])
+    model(X)
+    model.add(layers.Dense(2))
+    with pytest.raises(ValueError, match="sequential: expected a built layer"):
+        model.summary()
+    assert model(X).shape == (50, 2)
+    assert model.output_shape == (None, 2)
+
+
+@pytest.mark.parametrize("first", [layers.Input((28, 28)), layers.Flatten(input_shape=(28, 28))])
+def test_input_shape_of_the_first_layer_builds_the_model(first):
+    model = models.Sequential(
+        [first, *([] if isinstance(first, layers.Flatten) else [layers.Flatten()])]
+    )
+    model.add(layers.Dense(3))
+    assert model.built
+    assert model.count_params() == 784 * 3 + 3
+    assert [type(layer).__name__ for layer in model.layers] == ["Flatten", "Dense"]
+
+
+def test_sequential_rejects_input_after_the_first_element():
+    with pytest.raises(ValueError, match="sequential: expected Input only as the first element"):
+        models.Sequential([layers.Dense(2), layers.Input((3,))])
+
+
+def test_sequential_rejects_what_is_not_a_layer():
+    with pytest.raises(TypeError, match="sequential: expected layers, got 'dense'"):
+        models.Sequential(["dense"])
+    with pytest.raises(TypeError, match="sequential: expected layers, got None"):
+        models.Sequential().add(None)
+
+
+def test_sequential_rejects_a_layer_in_place_of_a_list():
+    with pytest.raises(TypeError, match="sequential: expected a list of layers, got <Dense"):
+        models.Sequential(layers.Dense(2))
+
+
+def test_layers_lists_a_shared_layer_as_often_as_it_is_called():
+    shared = layers.Dense(3)
+    model = models.Sequential([layers.Input((3,)), shared, layers.ReLU(), shared])
+    assert [layer.label for layer in model.layers] == ["dense", "re_lu", "dense"]
+    assert len(model.parameters()) == 2
+
+
+def test_export_of_a_shared_layer_is_rejected(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    shared = layers.Dense(3)
+    model = models.Sequential([layers.Input((3,)), shared, layers.ReLU(), shared])
+    with pytest.raises(onnx.checker.ValidationError, match="dense/weight"):
+        model.export(tmp_path / "shared.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------ probabilities
+
+CROSS_ENTROPIES = [
+    (losses.SparseCategoricalCrossentropy, LABELS),
+    (losses.CategoricalCrossentropy, np.eye(3)[LABELS]),
+]
+
+
+@pytest.mark.parametrize("activation", ["linear", "relu", "tanh"])
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+@pytest.mark.parametrize(("loss", "y"), CROSS_ENTROPIES)
+def test_classifier_without_softmax_is_rejected_before_training(activation, method, loss, y):
+    model = models.Sequential([layers.Dense(3, activation, input_shape=(6,))])
+    model.compile("adam", loss())
+    before = bits(model)
+    message = (
+        rf"{method}: expected probabilities for {loss.__name__}, got the outputs of dense with "
+        rf"activation {activation}\. .*from_logits=True"
+    )
+    with pytest.raises(ValueError, match=message):
+        getattr(model, method)(X, y, verbose=0)
+    assert bits(model) == before
+    model.compile("adam", loss(from_logits=True))
+    getattr(model, method)(X, y, verbose=0)
+
+
+class Softened(models.Sequential):
+    """A subclass that computes probabilities of the last layer's outputs itself."""
+
+    def call(self, x):
+        return super().call(x).softmax()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Softened([layers.Dense(3)]),
+        lambda: models.Sequential([layers.Dense(3), layers.Softmax()]),
+        lambda: models.Sequential([layers.Dense(3, "sigmoid")]),
+        lambda: models.Sequential([layers.Dense(3, lambda x: x.softmax())]),
+    ],
+    ids=["own call", "Softmax", "sigmoid", "own activation"],
+)
+def test_outputs_that_may_be_probabilities_are_accepted(make):
+    model = make()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    assert np.isfinite(model.fit(X, LABELS, verbose=0).history["loss"]).all()
