@@ -26,7 +26,8 @@ class Model(Protocol):
     Attributes
     ----------
     stop_training : bool
-        Set it to True to end `fit` after the current step.
+        Set it to True to end `fit` after the current step. A file does not keep it: a callback
+        that ends training for good remembers that, as `EarlyStopping` does.
     step, epoch : int
         The numbers of updates and of begun epochs over the model's life.
     position : Position
@@ -243,8 +244,7 @@ class CallbackList:
             state.progress = state.progress._replace(
                 moment=moment, memories=memories, learning_rate=state.learning_rate
             )
-        over = None if moment.name == "on_train_end" else moment
-        state.progress = state.progress._replace(moment=over, learning_rate=None)
+        state.progress = state.progress._replace(learning_rate=None)
 
     def close(self) -> None:
         """Close each callback that has begun, also if one of them raises."""

@@ -1,5 +1,6 @@
 """Early stopping."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,8 @@ class EarlyStopping(Monitor):
     def on_train_begin(self, logs: Logs) -> None:
         """Check the name, and begin to wait."""
         super().on_train_begin(logs)
+        if self.restore_best_weights:  # those of the history's epochs are not known
+            self.best = -math.inf
         self.best_epoch = 0
         self.stopped_epoch = 0
         self.wait = 0

@@ -310,13 +310,19 @@ class Builder:
             key: self.build(value, object) if isinstance(value, Mapping) else value
             for key, value in description["arguments"].items()
         }
-        annotations = {"name": str | None} | _arguments(known)
+        annotations = _arguments(known)
+        # The constructor of a user's layer may take no name.
+        layer_name = None if "name" in annotations else arguments.pop("name", None)
+        _check_type(name, "name", layer_name, str | None)
         unknown = arguments.keys() - annotations.keys()
         if unknown:
             raise ValueError(f"{name}: expected its own arguments, got {sorted(unknown)!r:.80}")
         for key, value in arguments.items():
             _check_type(name, key, value, annotations[key])
-        return known(**arguments)
+        built = known(**arguments)
+        if layer_name is not None:
+            built.name, built.name_is_given = layer_name, True
+        return built
 
     def build_network(
         self,

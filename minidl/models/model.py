@@ -293,7 +293,8 @@ class Model(Network):
         steps = math.ceil(len(samples) / batch_size)
         params = {"epochs": epochs, "steps": steps, "verbose": verbose, "metrics": names}
         told = CallbackList([*([ProgressBar()] if verbose else []), *callbacks], self, params)
-        self.stop_training = False
+        if not resume or state.progress.moment is None:  # else a break came after a stop
+            self.stop_training = False
         run = Run(self, state, self._plan(samples), epochs, validate, told)
         try:
             self._run = run
@@ -426,8 +427,9 @@ class Model(Network):
         verbose = checked_verbose("predict", verbose)
         inputs = Samples.checked("predict", x)
         draws = None if samples is None else positive_integer("predict: samples", samples)
-        self._ensure_built(inputs.x.shape[1:])
-        self._output_shape_for(inputs.x.shape[1:])  # raises if the samples do not fit
+        if not self.built or self.built_for != inputs.x.shape[1:]:
+            self._ensure_built(inputs.x.shape[1:])
+            self._output_shape_for(inputs.x.shape[1:])  # raises if the samples do not fit
         plan = self._plan(inputs, compares=False)
         batches = bar("Prediction", plan.feed, batch_size, verbose)
         with self.backend.active, no_grad():

@@ -99,8 +99,11 @@ class Run:
                 told.tell("on_epoch_end", epoch, means)
             self.is_training = False
             told.tell("on_train_end", self.position.epoch, logs)
+            state.progress = state.progress._replace(moment=None)  # the run is complete
 
     def _has_epochs(self) -> bool:
+        if self.position.batch == self.steps:
+            return True  # the epoch has yet to be validated and recorded
         is_left = self.position.epoch < self.epochs
         return is_left and not self.model.stop_training and not self.state.obstacle
 

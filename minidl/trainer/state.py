@@ -126,7 +126,7 @@ class Progress(NamedTuple):
     history : History
         The logs of each completed epoch; it is replaced, never changed.
     moment : Moment or None
-        The latest moment of the run; None when its end was told.
+        The latest moment of the run; None before the first one, and when the run is complete.
     callbacks : tuple of str
         The keys of the run's callbacks.
     memories : mapping of str to mapping

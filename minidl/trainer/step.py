@@ -34,8 +34,8 @@ class Step:
     def __call__(self, batch: Batch) -> None:
         """Update the weights once.
 
-        On an exception before the update, weights and state are unchanged. An exception within the
-        update sets ``state.is_torn``.
+        On an exception before the update, weights and counters are unchanged. An exception within
+        the update sets ``state.is_torn``.
         """
         state, optimizer, totals = self.state, self.state.optimizer, self.state.totals
         assert optimizer is not None, "checked by fit"

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from checkpoint_cases import SMALL, joined, rewritten, setter, small
-from small_models import bits
+from small_models import X, bits
 
 from minidl import constraints, initializers, layers, losses, metrics, models, optimizers
 from minidl.formats.description import KNOWN, Builder, describe
@@ -287,16 +287,6 @@ class Keeps(layers.Layer):
         return x
 
 
-class Nameless(layers.Layer):
-    """A layer whose constructor takes no name."""
-
-    def __init__(self):
-        super().__init__()
-
-    def call(self, x):
-        return x
-
-
 def own_activation(x):
     return x
 
@@ -317,7 +307,6 @@ def namesake(base, name):
         (Keeps({"a": 1}), TypeError, r"got builtins\.dict"),
         (Keeps(np.ones(3)), TypeError, r"got numpy\.ndarray"),
         (Keeps(own_activation), TypeError, r"\.own_activation, a function of your own"),
-        (Nameless(), ValueError, r"Nameless\.__init__\(\).*'name'"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, layers.Layer) else None,
 )
@@ -455,3 +444,28 @@ def test_constraint_of_the_user_is_saved(path):
     again = models.load(path, custom_objects=[Halved])
     assert type(again.layers[0].weight.constraint) is Halved
     assert again.layers[0].weight.constraint.max_value == 0.5
+
+
+class Nameless(layers.Layer):
+    """A layer whose constructor takes no name."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def call(self, x):
+        return x * self.factor
+
+
+def test_layer_without_a_name_argument_is_saved_with_its_name(tmp_path):
+    model = models.Sequential([Nameless(2.0), Nameless(3.0), layers.Dense(1, input_shape=(2,))])
+    model(np.ones((1, 2)))
+    model.save(tmp_path / "m.safetensors")
+    again = models.load(tmp_path / "m.safetensors", custom_objects=[Nameless])
+    assert [(layer.name, type(layer)) for layer in again.layers] == [
+        (layer.name, type(layer)) for layer in model.layers
+    ]
+    assert [layer.name_is_given for layer in again.layers] == [False] * 3
+    np.testing.assert_array_equal(
+        again.predict(X[:3, :2], verbose=0), model.predict(X[:3, :2], verbose=0)
+    )

@@ -239,6 +239,41 @@ def test_run_broken_at_every_moment_and_position_resumes_to_equal_outcome(
     assert_equal(outcome, whole)
 
 
+class StopAt(callbacks.Callback):
+    """Stop training after a step, and remember nothing of it."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, batch, logs):
+        if self.model.step == self.step:
+            self.model.stop_training = True
+
+
+@pytest.mark.parametrize("stop_is_first", [False, True])
+@pytest.mark.parametrize("step", [1, 2, 3, 6])
+def test_run_broken_at_the_step_that_stops_it_resumes_to_the_stop(step, stop_is_first):
+    model, stopped = network(), network()
+    stopped.fit(X, Y, epochs=EPOCHS, callbacks=[StopAt(step)], **ARGUMENTS)
+    moment = ("on_train_batch_end", (step - 1) // STEPS, (step - 1) % STEPS)
+    told = [Breaker(moment), StopAt(step)]
+    with pytest.raises(Broken):
+        model.fit(X, Y, epochs=EPOCHS, callbacks=told[:: -1 if stop_is_first else 1], **ARGUMENTS)
+    model.fit(X, Y, epochs=EPOCHS, callbacks=[StopAt(step)], resume=True, **ARGUMENTS)
+    assert (model.step, model.history.epoch) == (stopped.step, stopped.history.epoch)
+
+
+def test_early_stopping_that_joins_a_resumed_run_restores_an_epoch_that_it_has_seen():
+    model = network()
+    with pytest.raises(Broken):
+        broken = [Breaker(("on_epoch_begin", 2, 0))]
+        model.fit(X, Y, epochs=EPOCHS, callbacks=broken, **ARGUMENTS)
+    model.train_state.progress.history.logs[0]["val_loss"] = -1.0  # no later epoch is as good
+    stopping = callbacks.EarlyStopping(restore_best_weights=True)
+    model.fit(X, Y, epochs=EPOCHS, callbacks=[stopping], resume=True, **ARGUMENTS)
+    assert stopping.best_epoch == 2
+
+
 # ------------------------------------------------------------------------------ Ctrl-C
 
 SOURCES = str(Path(models.__file__).parents[1])
