@@ -70,7 +70,7 @@ PROGRAMS = sorted(
 )
 
 
-# ------------------------------------------------------------------------------ imports
+# ------------------------------------------------------------------------------ who imports whom
 
 
 def room_of(file: str) -> Room:
@@ -285,9 +285,9 @@ def _docstring_lines(tree: ast.Module) -> Iterator[int]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                if isinstance(first.value.value, str):
-                    yield from range(first.lineno, (first.end_lineno or first.lineno) + 1)
+            value = first.value if isinstance(first, ast.Expr) else None
+            if first and isinstance(value, ast.Constant) and isinstance(value.value, str):
+                yield from range(first.lineno, (first.end_lineno or first.lineno) + 1)
 
 
 def test_code_lines_counts_code_only():

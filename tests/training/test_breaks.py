@@ -265,8 +265,8 @@ def test_run_broken_at_the_step_that_stops_it_resumes_to_the_stop(step, stop_is_
 
 def test_early_stopping_that_joins_a_resumed_run_restores_an_epoch_that_it_has_seen():
     model = network()
+    broken = [Breaker(("on_epoch_begin", 2, 0))]
     with pytest.raises(Broken):
-        broken = [Breaker(("on_epoch_begin", 2, 0))]
         model.fit(X, Y, epochs=EPOCHS, callbacks=broken, **ARGUMENTS)
     model.train_state.progress.history.logs[0]["val_loss"] = -1.0  # no later epoch is as good
     stopping = callbacks.EarlyStopping(restore_best_weights=True)
