@@ -292,7 +292,7 @@ CASES: dict[str, list[Case]] = {
             {"labels": RNG.integers(0, classes, rows).astype(dtype), "sums": np.zeros(2)},
             np_dense_cross_entropy,
         )
-        for rows, classes, dtype in [(3, 4, int), (1, 1, "uint8"), (70, 33, "int32")]
+        for rows, classes, dtype in [(3, 4, int), (1, 1, "uint8"), (33, 17, int)]
     ],
     "sparse_cross_entropy": [
         Case((logits,), {"labels": labels}, np_sparse_cross_entropy)

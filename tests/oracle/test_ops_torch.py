@@ -7,6 +7,7 @@ from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra `oracle`)")
+torch.set_num_threads(1)  # its threads would compete with those of minidl
 
 RNG = np.random.default_rng(20160818)  # draws the inputs below, in their order
 

@@ -10,6 +10,7 @@ import minidl
 from minidl import Tensor, initializers, layers, losses, models, optimizers, rng
 
 torch = pytest.importorskip("torch", reason="the oracle is PyTorch: pip install 'minidl[oracle]'")
+torch.set_num_threads(1)  # its threads would compete with those of minidl
 functional = torch.nn.functional
 
 SEED = 3
