@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from minidl import layers, models
 from minidl.backend import get_backend
 from minidl.batches import CHECKED_BYTES, Feed, Samples
 
@@ -268,18 +267,14 @@ def test_small_data_set_is_copied_to_the_device_once(cuda_double, monkeypatch):
 
 
 @pytest.mark.parametrize("order", ["F", "transposed", "reversed", "big-endian"])
-def test_samples_in_any_memory_order_train_with_the_same_bits(order, device):
-    x = np.random.default_rng(1).normal(size=(12, 10))
+def test_samples_in_any_memory_order_have_the_same_batches(order, device):
+    x = np.random.default_rng(1).normal(size=(7, 10))
     other = {
         "F": np.asfortranarray(x),
         "transposed": x.T.copy().T,
         "reversed": x[::-1].copy()[::-1],
         "big-endian": x.astype(">f8"),
     }[order]
-    outputs = []
-    for samples in (x, other):
-        model = models.Sequential([layers.Dense(3, "softmax")], seed=1, device=device)
-        model.compile("adam", "sparse_categorical_crossentropy")
-        model.fit(samples, np.arange(12) % 3, batch_size=8, verbose=0)
-        outputs.append(model.predict(samples))
-    np.testing.assert_array_equal(*outputs)
+    received, expected = (feed_of(device, samples).batches(4, ORDER) for samples in (other, x))
+    for mine, theirs in zip(received, expected, strict=True):
+        np.testing.assert_array_equal(mine.x.numpy(), theirs.x.numpy(), strict=True)

@@ -7,7 +7,7 @@ import minidl
 from minidl import Tensor, layers, losses, models, optimizers
 from minidl.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, schedules
 
-STEPS = 7
+STEPS = 5
 
 
 # ------------------------------------------------------------------------------ formulas
