@@ -405,9 +405,9 @@ def test_gradient_of_product_is_computed_in_given_array():
 def test_gradient_that_exists_is_added_to(device, backend):
     w = matrix(np.ones((3, 2)), device)
     x, array = Tensor(np.ones((2, 3)), device), backend.asarray(np.zeros((3, 2)))
-    for _ in range(2):
-        (x @ w).sum().backward(into={w: array})
-    np.testing.assert_array_equal(w.grad.numpy(), np.full((3, 2), 4.0))
+    for factor in (1, 3):
+        ((factor * x) @ w).sum().backward(into={w: array})
+    np.testing.assert_array_equal(w.grad.numpy(), np.full((3, 2), 2.0 + 6.0))
 
 
 def test_into_with_leaf_that_loss_does_not_use_leaves_it_alone(device, backend):

@@ -134,6 +134,7 @@ def test_given_number_is_kept_and_others_avoid_it():
         lambda: [dropout(stream=4), dropout(stream=4)],
         lambda: [dropout(stream=4), TwoDraws(second=4)],
         lambda: [TwoDraws(4, 4)],
+        lambda: [dropout(stream=4), dropout(stream=4, seed=0)],  # the seed of the model
     ],
 )
 def test_two_streams_given_one_number_are_rejected(pair):

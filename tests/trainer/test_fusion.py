@@ -137,8 +137,15 @@ def test_dense_then_dropout_has_the_mask_of_the_address(device, applied):
     assert dropout.step == 5
 
 
-def unbuilt_pair():
-    return layers.Dense(67, kernel_initializer="ones"), layers.Dropout(0.3, seed=0)
+def pair_with(unbuilt):
+    """Return a pair of which one layer, or both, are not built."""
+    dense = layers.Dense(67, activation="relu", kernel_initializer="ones")
+    dropout = layers.Dropout(0.3, seed=0)
+    if unbuilt == "dropout":
+        dense(Tensor(X.astype("float32")))
+    if unbuilt == "dense":
+        dropout(Tensor(X.astype("float32")))
+    return dense, dropout
 
 
 @pytest.mark.parametrize(
@@ -150,7 +157,12 @@ def unbuilt_pair():
         pytest.param(lambda: pair(dtype="float16"), X.astype("float16"), id="float16"),
         pytest.param(pair, X, id="other dtype"),
         pytest.param(pair, X.astype("float32").reshape(4, 10, 70), id="three axes"),
-        pytest.param(unbuilt_pair, X.astype("float32"), id="not built"),
+        *(
+            pytest.param(
+                lambda name=name: pair_with(name), X.astype("float32"), id=f"unbuilt {name}"
+            )
+            for name in ("dense", "dropout", "both")
+        ),
     ],
 )
 def test_dense_then_dropout_calls_both_layers_if_one_operation_is_impossible(make, x, applied):
@@ -290,10 +302,14 @@ def test_classifier_that_is_not_built_is_not_fused():
 
 
 def test_plan_without_targets_is_not_fused():
+    plan = plan_of(classifier(), y=None, loss=CROSS_ENTROPY, metrics=ACCURACIES)
+    assert plan.columns == {"loss": 0, "a": 1, "b": 2}
+
+
+def test_plan_without_loss_returns_outputs():
     plan = plan_of(classifier(), y=None)
     assert plan.columns == {"loss": 0}
-    batch = next(plan.feed.batches(16))
-    assert plan.outputs(batch).logits is not None
+    assert plan.outputs(next(plan.feed.batches(16))).logits is not None
 
 
 def test_set_comparison_plans_anew(applied):
