@@ -16,6 +16,12 @@ functional = torch.nn.functional
 SEED = 3
 
 
+@pytest.fixture(scope="module", autouse=True)
+def whole_torch():
+    """Import what the first optimizer of PyTorch imports, before the double replaces CuPy."""
+    torch.optim.SGD([torch.zeros(1)], 0.1)
+
+
 def numbers(shape, dtype="float32", seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
