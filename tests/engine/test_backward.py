@@ -15,7 +15,7 @@ from minidl.engine.tensor import apply
 
 # Depths of graphs: above Python's recursion limit, and so deep that recursion in C would crash.
 ABOVE_RECURSION_LIMIT = 3 * sys.getrecursionlimit()
-ABOVE_C_STACK = 40_000
+ABOVE_C_STACK = 20_000
 
 
 def leaf(values, device="cpu"):
