@@ -334,7 +334,7 @@ def uniform(shape: tuple[int, ...], limit: float, *, seed: int, stream: int) -> 
     Examples
     --------
     >>> uniform((2,), 1.0, seed=0, stream=0).round(3)
-    array([-0.202,  0.763])
+    array([-0.202,  0.944])
     """
     return _centred(shape, seed, stream) * (2.0 * limit)
 

@@ -1,4 +1,4 @@
-"""Where weights start: moments, limits, and known answers that never change."""
+"""Initial values of weights: moments, limits, and known answers that never change."""
 
 import math
 
@@ -20,9 +20,9 @@ from minidl.initializers import (
 STREAM = rng.WEIGHT_STREAMS
 FAN_IN, FAN_OUT = 300, 200
 
-# The variance (Glorot & Bengio 2010, equation 12; He et al. 2015, equation 10), the distribution's
-# name, and the first four values of `draw((2, 3), seed=1, stream=STREAM)`, written down once.
-SPREAD = {
+# The variance (Glorot & Bengio 2010, equation 12; He et al. 2015, equation 10), the distribution,
+# and the first four values of `draw((2, 3), seed=1, stream=STREAM)`, recorded once.
+RANDOM = {
     "GlorotUniform": (
         2 / (FAN_IN + FAN_OUT),
         "uniform",
@@ -46,7 +46,7 @@ SPREAD = {
 }
 CONSTANT = {"Zeros": 0.0, "Ones": 1.0}
 
-# A normal distribution cut at two sigma: what is inside, and its moments after the cut.
+# A normal distribution cut at two sigma: the probability inside, and its moments after the cut.
 INSIDE = math.erf(2 / math.sqrt(2))
 DENSITY_AT_2 = math.exp(-2) / math.sqrt(2 * math.pi)
 CUT_VARIANCE = 1 - 4 * DENSITY_AT_2 / INSIDE
@@ -54,39 +54,39 @@ CUT_FOURTH_MOMENT = 3 * CUT_VARIANCE - 16 * DENSITY_AT_2 / INSIDE
 KURTOSIS = {"uniform": 9 / 5, "normal": CUT_FOURTH_MOMENT / CUT_VARIANCE**2}
 
 
-def test_every_initializer_has_a_row():
+def test_table_names_every_initializer():
     public = {
         name
         for name, value in vars(initializers).items()
         if isinstance(value, type) and issubclass(value, Initializer) and not name.startswith("_")
     }
-    assert set(SPREAD) | set(CONSTANT) == public - {"Initializer", "VarianceScaling"}
+    assert set(RANDOM) | set(CONSTANT) == public - {"Initializer", "VarianceScaling"}
 
 
-@pytest.mark.parametrize("name", SPREAD)
-def test_mean_variance_and_limits(name):
-    variance, distribution, _ = SPREAD[name]
+@pytest.mark.parametrize("name", RANDOM)
+def test_values_have_expected_mean_variance_and_limit(name):
+    variance, distribution, _ = RANDOM[name]
     values = getattr(initializers, name)().draw((FAN_IN, FAN_OUT), seed=4, stream=STREAM)
     n = values.size
     assert values.shape == (FAN_IN, FAN_OUT)
     assert abs(values.mean()) < 5 * math.sqrt(variance / n)
     error_of_variance = variance * math.sqrt((KURTOSIS[distribution] - 1) / n)
     assert abs(values.var() - variance) < 5 * error_of_variance
-    # sqrt(3) sigma is the edge of a uniform distribution; a normal one is cut at two sigma of its
-    # uncut self, which is wider by 1 / sqrt(CUT_VARIANCE).
+    # A uniform distribution ends at sqrt(3) sigma. A normal one is cut at two sigma before the cut,
+    # which is wider by 1 / sqrt(CUT_VARIANCE).
     edges = {"uniform": math.sqrt(3), "normal": 2 / math.sqrt(CUT_VARIANCE)}
     edge = edges[distribution] * math.sqrt(variance)
     assert 0.99 * edge < np.abs(values).max() <= edge
 
 
-@pytest.mark.parametrize("name", SPREAD)
-def test_known_answers(name):
+@pytest.mark.parametrize("name", RANDOM)
+def test_values_equal_known_answers(name):
     values = getattr(initializers, name)().draw((2, 3), seed=1, stream=STREAM)
-    np.testing.assert_allclose(values.ravel()[:4], SPREAD[name][2], rtol=1e-12)
+    np.testing.assert_allclose(values.ravel()[:4], RANDOM[name][2], rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", SPREAD)
-def test_seed_stream_and_nothing_else_decide(name):
+@pytest.mark.parametrize("name", RANDOM)
+def test_values_depend_on_seed_and_stream(name):
     def draw(**address):
         arguments = {"seed": 1, "stream": STREAM} | address
         return getattr(initializers, name)().draw((3, 5), **arguments)
@@ -97,23 +97,29 @@ def test_seed_stream_and_nothing_else_decide(name):
 
 
 @pytest.mark.parametrize("name", CONSTANT)
-def test_constants(name):
+def test_constant_initializer_returns_its_constant(name):
     values = getattr(initializers, name)().draw((2, 3), seed=1, stream=STREAM)
     assert np.array_equal(values, np.full((2, 3), CONSTANT[name]))
 
 
-def test_all_axes_but_the_last_feed_a_unit():
+def test_fan_in_is_the_product_of_all_axes_but_the_last():
     values = HeUniform().draw((10, 30, 4), seed=0, stream=STREAM)
     assert 0.95 < np.abs(values).max() / math.sqrt(6 / 300) <= 1
 
 
-def test_a_bias_has_no_fans():
-    message = r"GlorotUniform: expected a weight with at least two axes, received shape \(3,\)"
+@pytest.mark.parametrize("name", RANDOM)
+def test_weight_with_one_axis_is_rejected(name):
+    message = rf"^{name}: expected a weight with at least two axes, got shape \(3,\)"
     with pytest.raises(ValueError, match=message):
-        GlorotUniform().draw((3,), seed=0, stream=STREAM)
+        getattr(initializers, name)().draw((3,), seed=0, stream=STREAM)
 
 
-def test_by_name():
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
+def test_empty_weight_is_accepted(shape):
+    assert GlorotUniform().draw(shape, seed=0, stream=STREAM).shape == shape
+
+
+def test_get_returns_initializer_of_that_name():
     by_name = {
         "zeros": Zeros,
         "ones": Ones,
@@ -124,13 +130,17 @@ def test_by_name():
     }
     for name, kind in by_name.items():
         assert type(initializers.get(name)) is kind
-    mine = HeNormal(seed=3)
-    assert initializers.get(mine) is mine
-    with pytest.raises(ValueError, match="initializer: expected an Initializer or one of zeros, "):
+    own = HeNormal(seed=3)
+    assert initializers.get(own) is own
+
+
+def test_get_rejects_unknown_initializer_with_the_names():
+    message = r"^initializer: expected an Initializer or one of zeros, .*, got 'orthogonal'"
+    with pytest.raises(ValueError, match=message):
         initializers.get("orthogonal")
 
 
-def test_a_seed_of_its_own_goes_before_the_models():
+def test_own_seed_precedes_seed_of_model():
     def weight(initializer, seed):
         model = models.Sequential(
             [layers.Dense(4, kernel_initializer=initializer, input_shape=(3,))], seed=seed
@@ -143,7 +153,7 @@ def test_a_seed_of_its_own_goes_before_the_models():
     assert not np.array_equal(weight("glorot_uniform", 1), weight("glorot_uniform", 2))
 
 
-def test_an_initializer_of_ones_own():
+def test_custom_initializer_draws_initial_values():
     class Diagonal(Initializer):
         def draw(self, shape, *, seed, stream):
             return np.eye(*shape)
@@ -154,7 +164,7 @@ def test_an_initializer_of_ones_own():
     assert not issubclass(Diagonal, VarianceScaling)
 
 
-def test_an_initializer_need_not_call_init():
+def test_custom_initializer_need_not_call_init():
     class Constant(Initializer):
         def __init__(self, value):
             self.value = value

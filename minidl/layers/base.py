@@ -68,7 +68,7 @@ class Layer:
     ...         keep = x.backend.keep_mask((len(x), 1), self.rate, address)
     ...         return x * x.like(keep).astype(x.dtype) / (1 - self.rate)
     >>> with rng.training(step=0):
-    ...     DropSample(0.5, seed=1)(Tensor([[1.0, 2.0], [3.0, 4.0]]))
+    ...     DropSample(0.5, seed=3)(Tensor([[1.0, 2.0], [3.0, 4.0]]))
     Tensor([[2., 4.],
             [0., 0.]], dtype=float32)
     """

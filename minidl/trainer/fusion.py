@@ -128,9 +128,9 @@ class Plan:
         if (
             type(last) is Dense
             and last.activation is Tensor.softmax
-            and last.bias is not None
-            and last.output_shape is not None
+            and last.output_shape is not None  # it is built
             and len(last.output_shape) == 2
+            and last.bias is not None
             and self._dtype in Backend.KERNEL_TYPES
             and samples.weight is None
             and samples.y is not None

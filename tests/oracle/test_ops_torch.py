@@ -1,4 +1,4 @@
-"""Every op's value and gradients against PyTorch, an implementation that shares nothing with it."""
+"""Values and gradients of all operations, compared with PyTorch."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,14 @@ from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra `oracle`)")
+torch.set_num_threads(1)  # its threads would compete with those of minidl
 
-RNG = np.random.default_rng(20160818)  # the inputs of the table below, drawn in its order
+RNG = np.random.default_rng(20160818)  # draws the inputs below, in their order
 
-# What PyTorch cannot judge.
+# Operations without a counterpart in PyTorch.
 EXCLUDED = {
-    "dropout": "its mask is minidl's own: PyTorch draws from another generator",
-    "dense": "its mask is minidl's own, and tests/test_fusion.py holds it to the ops it is made of",
+    "dropout": "its mask is minidl's own; PyTorch draws from another generator",
+    "dense": "its mask is minidl's own; tests/trainer/test_fusion.py compares it, too",
     "transfer": "it moves between minidl's devices",
 }
 
@@ -27,13 +28,13 @@ def positive(*shape):
 
 
 def distinct(*shape):
-    """Numbers without ties, off the kinks."""
+    """Return numbers without ties, far from kinks."""
     size = int(np.prod(shape))
     return (((RNG.permutation(size) - size // 2) * 0.2 + 0.1).reshape(shape)).astype("float32")
 
 
 def for_torch(index):
-    """The index as PyTorch takes it."""
+    """Return an index for PyTorch."""
     parts = index if isinstance(index, tuple) else (index,)
     return tuple(torch.from_numpy(p) if isinstance(p, np.ndarray) else p for p in parts)
 
@@ -96,7 +97,7 @@ LABELLED = [
     (FAR, np.array([1, 0, 2])),
 ]
 
-# name -> (inputs, static arguments, the same in PyTorch)
+# For each operation: inputs, static arguments, and the function of PyTorch.
 CASES = {
     "add": [((draw(*a), draw(*b)), {}, torch.add) for a, b in SHAPES],
     "subtract": [((draw(*a), draw(*b)), {}, torch.sub) for a, b in SHAPES],
@@ -132,7 +133,7 @@ CASES = {
         for shape, axis in REDUCED
         for keepdims in (False, True)
     ]
-    # Where several share a maximum, amax shares its gradient equally, as minidl does.
+    # Elements that share a maximum share its gradient equally, as in minidl.
     + [
         (
             (np.array([1, 3, 3], "float32"),),
@@ -164,11 +165,6 @@ CASES = {
     ],
     "sparse_cross_entropy": [((x,), {"labels": labels}, cross_entropy) for x, labels in LABELLED],
 }
-EVERY_CASE = [
-    pytest.param(name, *case, id=f"{name}-{number}")
-    for name, cases in CASES.items()
-    for number, case in enumerate(cases)
-]
 
 
 def on_device(backend, value):
@@ -182,26 +178,26 @@ def test_every_op_is_compared_or_excluded_with_a_reason():
     assert not set(CASES) & set(EXCLUDED)
 
 
-@pytest.mark.parametrize(("name", "inputs", "static", "theirs"), EVERY_CASE)
-def test_value_and_gradients_agree_with_pytorch(name, inputs, static, theirs, backend, device):
-    mine = [Tensor(x, device, requires_grad=True) for x in inputs]
-    other = [torch.tensor(x, requires_grad=True) for x in inputs]
-    moved = {key: on_device(backend, value) for key, value in static.items()}
-    value = apply(ops.OPS[name], *mine, **moved)
-    expected = theirs(*other, *static.values())
-    close(value.numpy(), expected.detach())
+@pytest.mark.parametrize("name", CASES)
+def test_value_and_gradients_agree_with_torch(name, backend, device):
+    for number, (inputs, static, function) in enumerate(CASES[name]):
+        ours = [Tensor(x, device, requires_grad=True) for x in inputs]
+        theirs = [torch.tensor(x, requires_grad=True) for x in inputs]
+        moved = {key: on_device(backend, value) for key, value in static.items()}
+        value = apply(ops.OPS[name], *ours, **moved)
+        expected = function(*theirs, *static.values())
+        assert_close(value.numpy(), expected.detach(), f"{name}, case {number}: value")
 
-    cotangent = np.random.default_rng(1).standard_normal(value.shape).astype(value.dtype)
-    value.backward(backend.asarray(cotangent))
-    expected.backward(torch.from_numpy(np.asarray(cotangent)))
-    for x, y in zip(mine, other, strict=True):
-        close(x.grad.numpy(), y.grad)
+        cotangent = np.random.default_rng(1).standard_normal(value.shape).astype(value.dtype)
+        value.backward(backend.asarray(cotangent))
+        expected.backward(torch.from_numpy(np.asarray(cotangent)))
+        for place, (x, y) in enumerate(zip(ours, theirs, strict=True)):
+            assert_close(x.grad.numpy(), y.grad, f"{name}, case {number}: gradient {place}")
 
 
-def close(mine, theirs):
+def assert_close(ours, theirs, what):
     theirs = theirs.numpy()
-    assert mine.dtype == theirs.dtype
-    assert mine.shape == theirs.shape
-    # Sums are added in another order: their rounding is relative to the largest terms.
+    assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape), what
+    # PyTorch adds in another order: the rounding of a sum is relative to its largest terms.
     largest = np.abs(theirs).max(initial=0)
-    np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6 * largest)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6 * largest, err_msg=what)

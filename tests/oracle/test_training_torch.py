@@ -1,6 +1,6 @@
-"""PyTorch as the oracle: layers, losses, optimizers, and whole trainings.
+"""Layers, losses, optimizers and whole trainings, compared with PyTorch.
 
-PyTorch's own dropout draws other bits; where dropout takes part, minidl's masks are multiplied in.
+PyTorch's own dropout draws other bits, so minidl's masks are multiplied in.
 """
 
 import numpy as np
@@ -10,9 +10,16 @@ import minidl
 from minidl import Tensor, initializers, layers, losses, models, optimizers, rng
 
 torch = pytest.importorskip("torch", reason="the oracle is PyTorch: pip install 'minidl[oracle]'")
+torch.set_num_threads(1)  # its threads would compete with those of minidl
 functional = torch.nn.functional
 
 SEED = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole_torch():
+    """Import what the first optimizer of PyTorch imports, before the double replaces CuPy."""
+    torch.optim.SGD([torch.zeros(1)], 0.1)
 
 
 def numbers(shape, dtype="float32", seed=0):
@@ -34,7 +41,7 @@ def dense(**arguments):
 
 # ------------------------------------------------------------------------------ layers
 
-# A layer, the shape of its input, and PyTorch's function of input and weights.
+# For each class: a layer, the shape of its input, and PyTorch's function of input and weights.
 LAYERS = {
     "Activation": [
         (lambda: layers.Activation("linear"), (4, 5), lambda x: x * 1),
@@ -85,12 +92,12 @@ CASES = [
 ]
 
 
-def test_every_layer_has_a_row():
+def test_table_names_every_layer():
     assert set(LAYERS) == set(layers.__all__) - {"Layer", "Parameter", "Input"}
 
 
 @pytest.mark.parametrize(("make", "shape", "function"), CASES)
-def test_a_layer_agrees_in_value_and_gradients(make, shape, function, device):
+def test_layer_agrees_in_value_and_gradients(make, shape, function, device):
     model = models.Sequential([make()], device=device)
     x = Tensor(numbers(shape), device=device, requires_grad=True)
     with minidl.training(step=0):
@@ -134,7 +141,7 @@ SOFT = np.random.default_rng(2).dirichlet(np.ones(5), 4).astype("float32")
     ids=["sparse", "dense", "mse"],
 )
 @pytest.mark.parametrize("size", [1.0, 100.0])
-def test_a_loss_agrees_in_value_and_gradient(loss, y, function, size, device):
+def test_loss_agrees_in_value_and_gradient(loss, y, function, size, device):
     values = numbers((4, 5)) * np.float32(size)
     ours = Tensor(values, device=device, requires_grad=True)
     value = loss(Tensor(y, device=device), ours)
@@ -150,7 +157,7 @@ def test_a_loss_agrees_in_value_and_gradient(loss, y, function, size, device):
 
 
 def keras_epsilon(optimizer, step, epsilon=1e-7, beta_2=0.999):
-    """Give PyTorch's Adam the epsilon of this step that does what Keras' constant one does.
+    """Set the epsilon of PyTorch's Adam that equals Keras' constant one in this step.
 
     Keras adds it to the root of the uncorrected mean square, PyTorch to that of the corrected one.
     """
@@ -159,7 +166,7 @@ def keras_epsilon(optimizer, step, epsilon=1e-7, beta_2=0.999):
             group["eps"] = epsilon / (1 - beta_2 ** (step + 1)) ** 0.5
 
 
-# RMSprop is compared without epsilon: Keras adds it under the root, PyTorch outside of it.
+# RMSprop has no epsilon here: Keras adds it under the root, PyTorch outside of it.
 OPTIMIZERS = {
     "sgd": (lambda: optimizers.SGD(0.05), lambda p: torch.optim.SGD(p, 0.05)),
     "momentum": (
@@ -183,7 +190,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_agrees(name, device):
+def test_optimizer_agrees(name, device):
     make, make_theirs = OPTIMIZERS[name]
     model = models.Sequential(
         [layers.Dense(3, input_shape=(4,))], device=device, dtype="float64", seed=SEED
@@ -210,7 +217,7 @@ RATES = (0.25, 0.5)
 
 
 def network(rates, device):
-    """Return minidl's model; its weights start where PyTorch's do below."""
+    """Return minidl's model; PyTorch's weights below are copies of its initial ones."""
     return models.Sequential(
         [
             layers.Dense(16, activation="relu", input_shape=(6,)),
@@ -239,18 +246,17 @@ def their_loss(weights, x, labels, rates, step):
     return functional.cross_entropy(x @ w2 + b2, torch.from_numpy(labels))
 
 
-@pytest.mark.parametrize("rates", [(), RATES], ids=["plain", "dropout"])
-@pytest.mark.parametrize("name", ["sgd", "nesterov", "adam"])
-def test_twenty_steps_agree(name, rates, device):
+def check_training(name, rates, steps, device):
+    """Compare losses of `steps` updates, and the weights after them."""
     make, make_theirs = OPTIMIZERS[name]
     model = network(rates, device)
     theirs = [torch.tensor(w, requires_grad=True) for w in model.get_weights()]
     their_optimizer = make_theirs(theirs)
     model.compile(make(), "sparse_categorical_crossentropy")
-    ours = model.fit(X, CLASSES, batch_size=40, epochs=20, shuffle=False, verbose=0)
+    ours = model.fit(X, CLASSES, batch_size=40, epochs=steps, shuffle=False, verbose=0)
 
     expected = []
-    for step in range(20):
+    for step in range(steps):
         their_optimizer.zero_grad()
         loss = their_loss(theirs, X, CLASSES, rates, step)
         loss.backward()
@@ -263,7 +269,33 @@ def test_twenty_steps_agree(name, rates, device):
     assert expected[-1] < expected[0]
 
 
-def test_without_the_masks_the_losses_differ():
+every_training = pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        pytest.param(name, rates, id=f"{name}-{'dropout' if rates else 'plain'}")
+        for name in ("sgd", "nesterov", "adam")
+        for rates in ((), RATES)
+    ],
+)
+
+
+@every_training
+def test_twenty_steps_agree_on_the_cpu(name, rates):
+    check_training(name, rates, 20, "cpu")
+
+
+@pytest.mark.parametrize(("name", "rates"), [("nesterov", ()), ("adam", RATES)])
+def test_five_steps_agree(name, rates, device):
+    check_training(name, rates, 5, device)
+
+
+@pytest.mark.slow
+@every_training
+def test_twenty_steps_agree(name, rates, device):
+    check_training(name, rates, 20, device)
+
+
+def test_losses_without_the_masks_or_with_others_differ():
     model = network(RATES, "cpu")
     theirs = [torch.tensor(w) for w in model.get_weights()]
     with minidl.training(step=5):

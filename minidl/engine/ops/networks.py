@@ -93,7 +93,7 @@ def _affine_vjp(
         return (
             backend.matmul(g_product, weight, transpose_b=True, out=out[0]) if wanted[0] else None,
             backend.matmul(x, g_product, transpose_a=True, out=out[1]) if wanted[1] else None,
-            g_bias,
+            g_bias if wanted[2] else None,
         )
 
     return vjp

@@ -10,8 +10,8 @@ Vjp = Callable[[Array], Array]
 JointVjp = Callable[[Array, Sequence[bool], Sequence[Array | None]], Sequence[Array | None]]
 """VJP of all inputs together, for operations whose gradients share work.
 
-``vjp(g, wanted, out)`` returns one gradient for each input; for an input that is not wanted it may
-return None. If ``out`` holds an array for a wanted input, the gradient may be written to it.
+``vjp(g, wanted, out)`` returns one gradient for each wanted input, and None for each other one. If
+``out`` holds an array for a wanted input, the gradient may be written to it.
 """
 
 Op = Callable[..., tuple[Array, tuple[Vjp, ...] | JointVjp]]

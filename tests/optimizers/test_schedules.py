@@ -1,0 +1,73 @@
+"""Learning-rate schedules by their formulas."""
+
+import math
+
+import numpy as np
+import pytest
+
+from minidl.optimizers import schedules
+
+
+@pytest.mark.parametrize("step", [0, 1, 9, 10, 11, 25, 1000])
+def test_schedules_equal_their_formulas(step):
+    assert schedules.ExponentialDecay(0.1, 10, 0.5)(step) == 0.1 * 0.5 ** (step / 10)
+    staircase = schedules.ExponentialDecay(0.1, 10, 0.5, staircase=True)
+    assert staircase(step) == 0.1 * 0.5 ** (step // 10)
+    assert schedules.InverseTimeDecay(0.1, 10, 0.5)(step) == 0.1 / (1 + 0.5 * step / 10)
+    staircase = schedules.InverseTimeDecay(0.1, 10, 0.5, staircase=True)
+    assert staircase(step) == 0.1 / (1 + 0.5 * (step // 10))
+    done = min(step, 10) / 10
+    cosine = 0.1 * (0.8 * (1 + math.cos(math.pi * done)) / 2 + 0.2)
+    assert schedules.CosineDecay(0.1, 10, alpha=0.2)(step) == pytest.approx(cosine, rel=1e-12)
+    piecewise = schedules.PiecewiseConstantDecay([9, 20], [0.3, 0.2, 0.1])(step)
+    assert piecewise == (0.3 if step <= 9 else 0.2 if step <= 20 else 0.1)
+
+
+def test_cosine_decay_ends_at_alpha():
+    assert schedules.CosineDecay(0.1, 10)(10) == 0
+    assert schedules.CosineDecay(0.1, 10, alpha=0.5)(11) == pytest.approx(0.05)
+
+
+def test_piecewise_decay_rejects_values_that_do_not_fit_boundaries():
+    message = "^PiecewiseConstantDecay: expected 2 values for 1 boundaries, got 1"
+    with pytest.raises(ValueError, match=message):
+        schedules.PiecewiseConstantDecay([5], [0.1])
+
+
+@pytest.mark.parametrize("steps", [0, -1, float("nan")])
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        (schedules.ExponentialDecay, {"decay_rate": 0.5}),
+        (schedules.InverseTimeDecay, {"decay_rate": 0.5}),
+        (schedules.CosineDecay, {}),
+    ],
+)
+def test_decay_steps_that_are_not_above_zero_are_rejected(kind, more, steps):
+    message = f"^{kind.__name__}: expected decay_steps above 0, got {steps}"
+    with pytest.raises(ValueError, match=message):
+        kind(0.1, decay_steps=steps, **more)
+
+
+def test_base_class_does_not_define_a_rate():
+    with pytest.raises(NotImplementedError):
+        schedules.LearningRateSchedule()(0)
+
+
+@pytest.mark.parametrize(
+    ("value", "rate"),
+    [
+        *((value, 0.5) for value in (0.5, np.float32(0.5), np.array(0.5))),
+        *((value, 0.0) for value in (0, -0.0, np.int64(0), False)),
+        *((value, None) for value in (-1, math.inf, math.nan, "0.5", None, 1j, np.array([0.5]))),
+    ],
+)
+def test_as_rate_returns_float_of_valid_number_only(value, rate):
+    assert schedules.as_rate(value) == rate
+    assert type(schedules.as_rate(value)) is type(rate)
+
+
+def test_returned_rate_names_who_returned_it():
+    assert schedules.returned_rate("Warmup", 1, "update 3") == 1.0
+    with pytest.raises(ValueError, match=r"^Warmup: expected it to return .*got -1 for update 3"):
+        schedules.returned_rate("Warmup", -1, "update 3")

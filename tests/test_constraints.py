@@ -1,0 +1,57 @@
+"""MaxNorm: weights above the limit are scaled down, others keep their bits."""
+
+import numpy as np
+import pytest
+
+import minidl
+from minidl import constraints
+from minidl.constraints import MaxNorm
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_units_within_the_limit_keep_their_bits(backend, dtype):
+    host = np.random.default_rng(0).normal(size=(50, 40)).astype(dtype)
+    host[:, 7:9] = 0
+    norms = np.sqrt((host * host).sum(axis=0))
+    limit = float(np.median(norms))  # half of the units are within it, one of them exactly at it
+    weight = backend.asarray(host.copy())
+    MaxNorm(limit).apply(weight, backend)
+    after = backend.to_numpy(weight)
+    inside = norms <= limit
+    assert 20 <= inside.sum() < 40
+    assert np.array_equal(after[:, inside], host[:, inside])
+    np.testing.assert_allclose(np.linalg.norm(after[:, ~inside], axis=0), limit, rtol=1e-6)
+
+
+def test_axis_selects_the_inputs_of_a_unit(backend):
+    weight = backend.asarray(np.array([[3.0, 4.0], [0.3, 0.4]]))
+    MaxNorm(1.0, axis=1).apply(weight, backend)
+    np.testing.assert_allclose(backend.to_numpy(weight), [[0.6, 0.8], [0.3, 0.4]], rtol=1e-15)
+
+
+def test_norm_of_float16_does_not_overflow():
+    weight = np.full((4, 2), 200, "float16")
+    MaxNorm(3.0).apply(weight, minidl.get_backend("cpu"))
+    assert weight.tolist() == [[1.5, 1.5]] * 4
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("nan")])
+def test_limit_that_is_not_above_zero_is_rejected(limit):
+    with pytest.raises(ValueError, match=f"^MaxNorm: expected max_value above 0, got {limit}"):
+        MaxNorm(limit)
+
+
+@pytest.mark.parametrize("axis", [2, -3])
+def test_check_rejects_weight_without_the_axis(axis):
+    MaxNorm(1.0, axis=axis).check((3, 2, 4))
+    with pytest.raises(ValueError, match=rf"^MaxNorm.*axis {axis}, got \(3, 2\)"):
+        MaxNorm(1.0, axis=axis).check((3, 2))
+
+
+def test_get_returns_constraint_of_that_name():
+    assert constraints.get("max_norm").max_value == 2
+    assert constraints.get(None) is None
+    own = MaxNorm(3)
+    assert constraints.get(own) is own
+    with pytest.raises(ValueError, match="constraint: expected a MaxNorm or one of max_norm, got"):
+        constraints.get("min_norm")
