@@ -133,7 +133,7 @@ class Accuracy(Metric):
         """Raise ValueError if outputs or targets do not stand for classes."""
         if len(output_shape) < 2 or output_shape[-1] == 1:
             raise ValueError(
-                f"accuracy: expected one output for each class, got outputs of shape "
+                f"{self.name}: expected one output for each class, got outputs of shape "
                 f"{output_shape}. Leave the metric out, or subclass metrics.Metric."
             )
         self._for_targets(y_true.shape, output_shape).check(y_true, output_shape)

@@ -142,8 +142,7 @@ def _pull_back(
     g = pending.pop(tensor)
     tensor._node = RELEASED
     wanted = [parent is not None and parent.requires_grad for parent in node.inputs]
-    # Of two gradients for one leaf, one is added to the other: only a single one goes in place.
-    is_repeated = len(set(map(id, node.inputs))) < len(node.inputs)
+    is_repeated = _has_repeats(node.inputs)
     out = [
         into[parent]
         if parent is not None
@@ -160,6 +159,11 @@ def _pull_back(
             if want:
                 part = _undo_broadcast(gradient, parent)
                 pending[parent] = pending[parent] + part if parent in pending else part
+
+
+def _has_repeats(inputs: tuple[Tensor | None, ...]) -> bool:
+    """Return whether a tensor occurs twice: its gradients are added, so neither goes in place."""
+    return len(set(map(id, inputs))) < len(inputs)
 
 
 def _accumulate(leaf: Tensor, g: Array, into: Mapping[Tensor, Array]) -> None:

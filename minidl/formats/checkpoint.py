@@ -200,7 +200,7 @@ class _Reader:
             "model/epoch": self._integer("model/epoch"),
             "random/step": self._array("random/step", (len(streams),), "int64"),
             "random/is_fixed": self._array("random/is_fixed", (len(streams),), "bool"),
-            "random/seed": others.get("random/seed", [stream.seed for stream in streams]),
+            "random/seed": others.get("random/seed", [stream.own_seed for stream in streams]),
             "random/stream": others.get("random/stream", [stream.number for stream in streams]),
         }
         for step in state["random/step"].tolist():

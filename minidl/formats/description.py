@@ -16,7 +16,6 @@ import numpy as np
 
 from minidl import constraints, initializers, layers, losses, metrics, optimizers, rng
 from minidl.arguments import positive_integer
-from minidl.engine.backward import no_grad
 from minidl.engine.parameter import Parameter
 from minidl.layers import Layer, activations
 from minidl.models import Sequential
@@ -319,7 +318,7 @@ class Builder:
             raise ValueError(f"{name}: expected its own arguments, got {sorted(unknown)!r:.80}")
         for key, value in arguments.items():
             _check_type(name, key, value, annotations[key])
-        built = known(**arguments)
+        built: Any = known(**arguments)
         if layer_name is not None:
             built.name, built.name_is_given = layer_name, True
         return built
@@ -333,11 +332,7 @@ class Builder:
         """Return the model of a description, with the weights that `saved` returns."""
         model, sample_shape = self.build_unbuilt(description, device)
         if sample_shape is not None:
-            model.placement.initial_values = saved
-            # A batch without samples has the shapes, and takes no memory.
-            with no_grad():
-                model(np.zeros((0, *sample_shape), model.dtype))
-            model.placement.initial_values = None
+            model.build_with(saved, sample_shape)
         _set_input_shapes(model, description)
         parameters = model.parameters()
         expected = [(parameter.name, list(parameter.shape)) for parameter in parameters]

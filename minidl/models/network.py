@@ -1,6 +1,6 @@
 """Networks: layers with a device, a dtype and a seed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -195,19 +195,11 @@ class Network(Layer):
 
     def __call__(self, x: Any) -> Any:
         """Return the outputs for a batch: a tensor of the device, or an array of the host."""
-        if not self.built:
-            self._adopt_layers()
         x = self._as_input(x)
+        if not self.built and not self._is_tracing:
+            self._build_for(x.shape[1:])
         with rng.batch_of(x.shape[0]):
-            if self.built:
-                return super().__call__(x)
-            self._is_called_first = True
-            try:
-                return super().__call__(x)
-            finally:
-                self._is_called_first = False
-
-    _is_called_first = False
+            return super().__call__(x)
 
     def _as_input(self, x: Any) -> Tensor:
         if not isinstance(x, Tensor):
@@ -226,7 +218,7 @@ class Network(Layer):
         """Build the model for batches of `input_shape`, such as ``(None, 784)``.
 
         The first call builds a model, too. A subclass with weights of its own creates them here, as
-        in `Layer`: it is then called with the shape of the first batch.
+        in `Layer`: it is then called with the shape of a batch.
 
         Raises
         ------
@@ -234,9 +226,17 @@ class Network(Layer):
             If the lengths after the first are not positive integers, or do not fit the layers. The
             model stays as it was.
         """
-        if not self._is_called_first:  # Layer.__call__ calls this, too
+        if not self._is_tracing:  # Layer.__call__ calls this, too
             who = f"{self.label}: build: input_shape"
             self._build_for(tuple(positive_integer(who, length) for length in input_shape[1:]))
+
+    def build_with(
+        self, values: Callable[[str, tuple[int, ...]], np.ndarray], sample_shape: tuple[int, ...]
+    ) -> None:
+        """Build the model with initial values by name and shape, such as those of a file."""
+        self.placement.initial_values = values
+        self._trace(sample_shape, rows=0)  # without samples it takes no memory
+        self.placement.initial_values = None
 
     def _build_for(self, sample_shape: tuple[int, ...]) -> None:
         """Build the model for samples of this shape; on an error it stays as it was."""
@@ -261,18 +261,25 @@ class Network(Layer):
         """Return whether the model and all its layers are built."""
         return all(layer.built for layer in self.walk())
 
-    def _trace(self, sample_shape: tuple[int, ...]) -> tuple[int | None, ...]:
-        """Call the model on one zero sample, which builds it; return the output shape.
+    def _trace(self, sample_shape: tuple[int, ...], rows: int = 1) -> tuple[int | None, ...]:
+        """Call the model on zeros, which builds it; return the output shape.
 
         The shapes that `summary` prints are observed here, not declared.
         """
-        zeros = np.zeros((1, *sample_shape), dtype=self.dtype)
-        # A layer of the user may divide by them or take their logarithm.
-        with rng.inference(), no_grad(), np.errstate(all="ignore"):
-            y = self(zeros)
-        return (None, *y.shape[1:])
-
-    def _adopt_layers(self) -> None:
-        """Name, number and place all layers of the outermost model."""
         outermost: Network = self.placement.owner
         adopt(outermost, outermost.placement)
+        zeros = np.zeros((rows, *sample_shape), dtype=self.dtype)
+        outermost._traces = True
+        try:
+            # A layer of the user may divide by zeros or take their logarithm.
+            with rng.inference(), no_grad(), np.errstate(all="ignore"):
+                y = self(zeros)
+        finally:
+            outermost._traces = False
+        return (None, *y.shape[1:])
+
+    _traces = False
+
+    @property
+    def _is_tracing(self) -> bool:
+        return self.placement.owner._traces

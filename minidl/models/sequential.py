@@ -8,6 +8,7 @@ from minidl import losses
 from minidl.batches import Samples
 from minidl.engine.tensor import Tensor
 from minidl.layers import Dense, Input, Layer, activations
+from minidl.layers.adoption import adopt
 from minidl.models import rehearsal
 from minidl.models.model import Model
 from minidl.storage import registry
@@ -100,7 +101,8 @@ class Sequential(Model):
             if not isinstance(layer, Input):
                 self._layers.append(layer)
         self.built = False  # the shapes of the new layers are not known
-        self._adopt_layers()
+        outermost = self.placement.owner
+        adopt(outermost, outermost.placement)
         if self.input_shape is not None and self._layers:
             self._trace(self.input_shape)
 

@@ -277,7 +277,7 @@ class TrainState:
             "model/epoch": np.array(self.epoch, "int64"),
             "random/step": np.array([stream.step for stream in streams], "int64"),
             "random/is_fixed": np.array([stream.is_fixed for stream in streams], "bool"),
-            "random/seed": [stream.seed for stream in streams],
+            "random/seed": [stream.own_seed for stream in streams],
             "random/stream": [stream.number for stream in streams],
             "run/history": list(progress.history.rows()),
             "run/moment": progress.moment,

@@ -377,7 +377,7 @@ def test_gradients_written_into_arrays_equal_those_without(loss, device, backend
 
 
 def test_gradient_into_one_array_for_two_inputs_of_an_op_would_be_wrong(backend, monkeypatch):
-    monkeypatch.setattr(engine, "_place", lambda parent, node, into: into.get(parent))
+    monkeypatch.setattr(engine, "_has_repeats", lambda inputs: False)
     values = np.arange(9.0).reshape(3, 3) - 3
     w = Tensor.of(backend.asarray(values), backend)
     w.requires_grad = True

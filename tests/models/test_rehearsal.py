@@ -121,3 +121,25 @@ def test_copied_shares_existing_weights_and_draws_zeros_for_new_ones():
     twin._append([layer])
     assert not layer.weight.numpy().any()
     assert len(inner.layers) == 1
+
+
+class RaisesAtItsFirstCalls(layers.Layer):
+    """Identity that raises when it is called, until it is told not to."""
+
+    raises = True
+
+    def call(self, x):
+        if RaisesAtItsFirstCalls.raises:
+            raise KeyError("a fault of the user's layer")
+        return x
+
+
+def test_direct_call_that_raises_leaves_the_model_as_it_was(monkeypatch):
+    stack = [layers.Dense(3), RaisesAtItsFirstCalls(), layers.Dropout(0.5), layers.Dense(2)]
+    model = models.Sequential(stack)
+    with pytest.raises(KeyError):
+        model(np.ones((2, 4)))
+    assert not any(layer.built for layer in model.walk())
+    assert model.parameters() == []
+    monkeypatch.setattr(RaisesAtItsFirstCalls, "raises", False)
+    assert model(np.ones((2, 5))).shape == (2, 2)
