@@ -142,6 +142,16 @@ class Callback:
         """Load what `state` returned; called after `on_train_begin` in a resumed run."""
 
 
+def checked_callbacks(callbacks: Sequence[Callback] | None) -> Sequence[Callback]:
+    """Return the callbacks of `fit`, or raise TypeError if they are not a list of them."""
+    if isinstance(callbacks, Callback):
+        raise TypeError(f"fit: expected callbacks to be a list, got {callbacks!r}. Use [...].")
+    for callback in callbacks or ():
+        if not isinstance(callback, Callback):
+            raise TypeError(f"fit: expected a list of Callbacks, got {callback!r} in it.")
+    return callbacks or ()
+
+
 class CallbackList:
     """The callbacks of one `fit` call, told of each moment in their order.
 

@@ -10,7 +10,7 @@ import numpy as np
 from minidl import losses, optimizers, rng
 from minidl.arguments import positive_integer
 from minidl.batches import Samples
-from minidl.callbacks.base import Callback, CallbackList
+from minidl.callbacks.base import Callback, CallbackList, checked_callbacks
 from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line
 from minidl.engine.backward import no_grad
 from minidl.layers.base import Layer
@@ -256,7 +256,7 @@ class Model(Network):
                 f"fit: expected initial_epoch=0 with resume=True, got {initial_epoch}. Leave one "
                 "of them out."
             )
-        callbacks = _checked_callbacks(callbacks)
+        callbacks = checked_callbacks(callbacks)
         samples = self._checked_samples("fit", x, y, sample_weight)
         held_out = None
         if validation_data is not None:
@@ -441,12 +441,3 @@ class Model(Network):
 
 def _batch_size(who: str, given: int | None) -> int:
     return DEFAULT_BATCH_SIZE if given is None else positive_integer(f"{who}: batch_size", given)
-
-
-def _checked_callbacks(callbacks: Sequence[Callback] | None) -> Sequence[Callback]:
-    if isinstance(callbacks, Callback):
-        raise TypeError(f"fit: expected callbacks to be a list, got {callbacks!r}. Use [...].")
-    for callback in callbacks or ():
-        if not isinstance(callback, Callback):
-            raise TypeError(f"fit: expected a list of Callbacks, got {callback!r} in it.")
-    return callbacks or ()
