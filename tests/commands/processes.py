@@ -1,0 +1,27 @@
+"""Processes of the commands."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment(**changes):
+    """Return the environment of a command that imports the checkout and finds no data folder."""
+    kept = {name: value for name, value in os.environ.items() if name != "MINIDL_DATA"}
+    path = os.pathsep.join((str(ROOT), str(ROOT / "kernels")))
+    return kept | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | changes
+
+
+def run_python(*arguments, **changes):
+    """Run Python in that environment to its end, and return its output."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
