@@ -1,4 +1,4 @@
-"""Processes of the commands."""
+"""The commands in processes of their own."""
 
 import os
 import subprocess
@@ -15,11 +15,11 @@ def environment(**changes):
     return kept | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | changes
 
 
-def run_python(*arguments, **changes):
-    """Run Python in that environment to its end, and return its output."""
+def run_python(*arguments):
+    """Run Python in that environment and return the ended process."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
-        env=environment(**changes),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,
