@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from processes import environment
+from command_runs import environment, rejection
 
 from minidl import datasets, layers, models
 from minidl.commands import predict
@@ -77,33 +77,25 @@ def test_predict_with_samples_prints_the_uncertainty(saved, tmp_path, capsys):
         ]
 
 
-def rejection(capsys, *arguments):
-    """Return the one line with which the command rejects its input."""
-    assert predict.main([str(argument) for argument in arguments]) == 2
-    written = capsys.readouterr()
-    assert written.out == ""
-    assert written.err.startswith("minidl.predict: ")
-    assert written.err.count("\n") == 1
-    return written.err
-
-
 def test_predict_rejects_missing_files(saved, tmp_path, capsys):
     image, missing = picture(tmp_path / "x.png"), tmp_path / "missing.safetensors"
     for arguments in ((missing, image), (saved[0], image, missing)):
         expected = f"minidl.predict: {missing}: No such file or directory\n"
-        assert rejection(capsys, *arguments) == expected
+        assert rejection(predict, capsys, *arguments) == expected
 
 
 def test_predict_rejects_files_of_other_formats(saved, tmp_path, capsys):
     image, bad = picture(tmp_path / "x.png"), tmp_path / "bad.safetensors"
     bad.write_bytes(b"bad")
-    assert f"{bad}: expected a safetensors file" in rejection(capsys, bad, image)
-    assert f"{bad}: expected a PNG, JPEG, IDX or NPY" in rejection(capsys, saved[0], image, bad)
-    assert f"{image}: expected NAME.safetensors" in rejection(capsys, image, image)
+    assert f"{bad}: expected a safetensors file" in rejection(predict, capsys, bad, image)
+    assert f"{bad}: expected a PNG, JPEG, IDX or NPY" in rejection(
+        predict, capsys, saved[0], image, bad
+    )
+    assert f"{image}: expected NAME.safetensors" in rejection(predict, capsys, image, image)
 
 
 def test_predict_rejects_unknown_device(saved, tmp_path, capsys):
-    line = rejection(capsys, saved[0], picture(tmp_path / "x.png"), "--device", "tpu")
+    line = rejection(predict, capsys, saved[0], picture(tmp_path / "x.png"), "--device", "tpu")
     assert 'expected "cpu"' in line
     assert "tpu" in line
 
@@ -126,12 +118,12 @@ def test_predict_rejects_networks_without_probabilities(ending, samples, tmp_pat
         assert predict.main([str(argument) for argument in arguments]) == 0
     else:
         message = f"{tmp_path / 'x.safetensors'}: expected probabilities of classes"
-        assert message in rejection(capsys, *arguments)
+        assert message in rejection(predict, capsys, *arguments)
 
 
 def test_predict_rejects_networks_that_are_not_built(tmp_path, capsys):
     models.Sequential([layers.Dense(10)]).save(tmp_path / "new.safetensors")
-    line = rejection(capsys, tmp_path / "new.safetensors", picture(tmp_path / "x.png"))
+    line = rejection(predict, capsys, tmp_path / "new.safetensors", picture(tmp_path / "x.png"))
     assert f"{tmp_path / 'new.safetensors'}: expected a built network" in line
 
 
@@ -147,7 +139,7 @@ def test_predict_names_an_image_with_invalid_numbers(value, saved, tmp_path, cap
     x = np.zeros((3, 28, 28))
     x[1, 2, 3] = value
     np.save(tmp_path / "x.npy", x)
-    message = rejection(capsys, saved[0], tmp_path / "x.npy")
+    message = rejection(predict, capsys, saved[0], tmp_path / "x.npy")
     assert f"{tmp_path / 'x.npy'}[1]: expected finite numbers" in message
     assert "float32" in message
 
@@ -159,7 +151,7 @@ def test_predict_names_the_file_of_outputs_or_weights_that_are_not_finite(saved,
     model.save(tmp_path / "large.safetensors")
     np.save(tmp_path / "x.npy", np.full((28, 28), 1e25))
     with np.errstate(all="ignore"):
-        message = rejection(capsys, tmp_path / "large.safetensors", tmp_path / "x.npy")
+        message = rejection(predict, capsys, tmp_path / "large.safetensors", tmp_path / "x.npy")
     expected = (
         f"{tmp_path / 'x.npy'}: expected finite outputs of the network in {tmp_path / 'large'}"
     )
@@ -167,7 +159,7 @@ def test_predict_names_the_file_of_outputs_or_weights_that_are_not_finite(saved,
     large[-1][:] = np.nan
     model.set_weights(large)
     model.save(tmp_path / "nan.safetensors")
-    message = rejection(capsys, tmp_path / "nan.safetensors", tmp_path / "x.npy")
+    message = rejection(predict, capsys, tmp_path / "nan.safetensors", tmp_path / "x.npy")
     assert f"{tmp_path / 'nan.safetensors'}: expected finite weights" in message
 
 
@@ -207,7 +199,7 @@ def test_table_and_errors_escape_names(name, printed, saved, tmp_path, capsys):
     assert predict.main([str(saved[0]), path]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith(f"{tmp_path / printed}  ")
     in_one_line = printed.replace("\\n", " ")
-    assert f"minidl.predict: {tmp_path / in_one_line}: " in rejection(capsys, path, path)
+    assert f"minidl.predict: {tmp_path / in_one_line}: " in rejection(predict, capsys, path, path)
 
 
 def test_predict_returns_130_after_ctrl_c(saved, capsys, monkeypatch):

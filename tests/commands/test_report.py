@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from command_runs import run_python
 from minidl_kernels.threads import num_threads
-from processes import run_python
 
 from minidl import layers, models
 from minidl.commands import report, train

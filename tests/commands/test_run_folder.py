@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
+from command_runs import rejection
 from minidl_kernels.threads import num_threads
 
 import minidl
@@ -69,11 +70,11 @@ def test_folder_has_all_files_of_a_run(tmp_path):
     assert checkpoints == ["step-0000000032.safetensors", "step-0000000064.safetensors"]
 
 
-def test_folder_with_a_run_is_resumed_and_takes_no_other_run(tmp_path, reject):
+def test_folder_with_a_run_is_resumed_and_takes_no_other_run(tmp_path, capsys):
     folder = tmp_path / "run"
     assert train.main([*SMALL, "--out", str(folder)]) == 0
     before = history_of(folder)
-    line = reject(*SMALL, "--out", folder)
+    line = rejection(train, capsys, *SMALL, "--out", folder)
     assert f"{folder}: expected a folder without a run" in line
     assert "--resume latest" in line
     assert history_of(folder) == before
@@ -176,14 +177,14 @@ def test_history_has_logs_of_some_epochs(tmp_path):
     assert history.history["odd"] == model.history.history["odd"] == [1, 3]
 
 
-def test_rejected_run_does_not_change_the_folder_of_another(tmp_path, reject):
+def test_rejected_run_does_not_change_the_folder_of_another(tmp_path, capsys):
     folder = tmp_path / "run"
     small = (*SMALL, "--epochs", "1")
     assert train.main([*small, "--out", str(folder)]) == 0
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     resumed = [*SMALL, "--out", str(folder), "--resume", "latest"]
     with lock_folder(folder / LOCK):  # as another run holds it
-        assert f"{folder / LOCK}: another run" in reject(*resumed)
+        assert f"{folder / LOCK}: another run" in rejection(train, capsys, *resumed)
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     assert train.main(resumed) == 0  # free again
 

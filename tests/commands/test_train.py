@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import environment, run_python
+from command_runs import environment, rejection, run_python
 
 from minidl import models
 from minidl.commands import train
@@ -138,53 +138,55 @@ def test_seed_decides_the_run(tmp_path):
 # ------------------------------------------------------------------------------ errors
 
 
-def test_train_rejects_unknown_device(reject):
-    line = reject("--device", "tpu")
+def test_train_rejects_unknown_device(capsys):
+    line = rejection(train, capsys, "--device", "tpu")
     assert 'expected "cpu", "cuda", "cuda:N" or "auto"' in line
     assert "tpu" in line
 
 
-def test_train_rejects_folders_without_the_data_set(reject, tmp_path, monkeypatch):
+def test_train_rejects_folders_without_the_data_set(tmp_path, monkeypatch, capsys):
     for folder in ("", tmp_path, "nowhere"):
         for arguments in ((), ("--data", "kmnist")):
-            assert "train-images-idx3-ubyte" in reject(*arguments, "--data-dir", folder)
+            assert "train-images-idx3-ubyte" in rejection(
+                train, capsys, *arguments, "--data-dir", folder
+            )
     monkeypatch.setenv("MINIDL_DATA", str(tmp_path))
-    assert "train-images-idx3-ubyte" in reject()
+    assert "train-images-idx3-ubyte" in rejection(train, capsys)
 
 
-def test_train_rejects_damaged_data(reject, tmp_path):
+def test_train_rejects_damaged_data(tmp_path, capsys):
     folder = tmp_path / "mnist"
     folder.mkdir()
     for file in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (folder / f"{file}-ubyte").write_bytes(b"not an IDX file")
-    line = reject("--data-dir", tmp_path)
+    line = rejection(train, capsys, "--data-dir", tmp_path)
     assert f"{folder / 'train-images-idx3-ubyte'}: expected an IDX file" in line
 
 
-def test_rejected_run_keeps_an_older_log(tmp_path, reject):
+def test_rejected_run_keeps_an_older_log(tmp_path, capsys):
     log = tmp_path / "log.jsonl"
     log.write_text("older\n")
-    reject("--device", "tpu", "--log-json", log)
+    rejection(train, capsys, "--device", "tpu", "--log-json", log)
     assert log.read_text() == "older\n"
     assert run(tmp_path, *SMALL, "--epochs", "1")[0]["event"] == "start"
 
 
-def test_rejected_run_begins_nothing(tmp_path, reject, monkeypatch):
+def test_rejected_run_begins_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train.report, "is_possible", lambda: False)
     old, new, log = tmp_path / "old", tmp_path / "new", tmp_path / "log.jsonl"
     small = [*SMALL, "--epochs", "1", "--quiet"]
     assert train.main([*small, "--checkpoint-dir", str(old)]) == 0
     rejected = [*small, "--out", str(new), "--log-json", str(log)]
-    line = reject(*rejected, "--checkpoint-dir", old)
+    line = rejection(train, capsys, *rejected, "--checkpoint-dir", old)
     assert f"{old}: expected checkpoints up to step 0" in line
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     log.write_text("older\n")
-    reject(*rejected, "--checkpoint-dir", old)
+    rejection(train, capsys, *rejected, "--checkpoint-dir", old)
     assert log.read_text() == "older\n"
     assert train.main(rejected) == 0  # the folder is free for another try
     assert events(log)[0]["event"] == "start"
     unbegun = tmp_path / "unbegun"
-    line = reject(*rejected, "--checkpoint-dir", unbegun)
+    line = rejection(train, capsys, *rejected, "--checkpoint-dir", unbegun)
     assert f"{new}: expected a folder without a run" in line
     assert not unbegun.exists()
 
@@ -197,12 +199,12 @@ def test_full_disk_is_reported_in_one_line():
     assert result.stderr == "minidl.train: [Errno 28] No space left on device\n"
 
 
-def test_network_too_large_for_memory_is_reported_in_one_line(reject, monkeypatch):
+def test_network_too_large_for_memory_is_reported_in_one_line(monkeypatch, capsys):
     def too_large(*_):
         raise MemoryError("unable to allocate 1 PiB")
 
     monkeypatch.setattr(train, "build_model", too_large)
-    assert "unable to allocate 1 PiB" in reject(*SMALL)
+    assert "unable to allocate 1 PiB" in rejection(train, capsys, *SMALL)
 
 
 def test_cuda_without_cupy_prints_the_reason():
@@ -232,10 +234,10 @@ def test_train_without_mnist_announces_its_replacement(monkeypatch, capsys):
     assert re.fullmatch(r"data +mnist-5k \(MNIST could not be downloaded\)", row)
 
 
-def test_train_never_replaces_mnist_given_by_name(monkeypatch, reject):
+def test_train_never_replaces_mnist_given_by_name(monkeypatch, capsys):
     monkeypatch.delenv("MINIDL_DATA", raising=False)
     monkeypatch.setitem(train.LOADERS, "mnist", no_mirror)
-    assert "no mirror delivered" in reject("--data", "mnist")
+    assert "no mirror delivered" in rejection(train, capsys, "--data", "mnist")
 
 
 # ------------------------------------------------------------------------------ Ctrl-C
@@ -418,10 +420,10 @@ def test_resume_of_a_finished_run_evaluates_and_saves(tmp_path, capsys):
     assert models.load(again).step == models.load(file).step == 2 * STEPS
 
 
-def test_resume_rejects_a_run_of_more_epochs(tmp_path, reject):
+def test_resume_rejects_a_run_of_more_epochs(tmp_path, capsys):
     file = str(tmp_path / "a.safetensors")
     assert train.main([*SMALL, "--save", file, "--quiet"]) == 0
-    line = reject(*SMALL, "--epochs", "1", "--resume", file)
+    line = rejection(train, capsys, *SMALL, "--epochs", "1", "--resume", file)
     assert f"{file}: expected a run of at most --epochs 1, " in line
     assert "2 epochs and 0 steps are done" in line
 
@@ -458,8 +460,8 @@ def test_resume_continues_the_log(tmp_path):
         (("--optimizer", "sgd"), "training optimizer class SGD", "Adam"),
     ],
 )
-def test_resume_rejects_the_checkpoint_of_another_run(checkpoint, reject, change, expected, found):
-    line = reject(*SMALL, "--resume", checkpoint, *change)
+def test_resume_rejects_the_checkpoint_of_another_run(checkpoint, change, expected, found, capsys):
+    line = rejection(train, capsys, *SMALL, "--resume", checkpoint, *change)
     pattern = rf"{checkpoint}: expected a run with .*{re.escape(expected)}.*, got one with "
     assert re.search(pattern + re.escape(found), line), line
     assert len(line) < 600
@@ -468,19 +470,21 @@ def test_resume_rejects_the_checkpoint_of_another_run(checkpoint, reject, change
 @pytest.mark.parametrize(
     ("part", "name"), [(0, "--data of data_checksum"), (1, "--data of validation_checksum")]
 )
-def test_resume_rejects_the_checkpoint_of_other_data(checkpoint, reject, monkeypatch, part, name):
+def test_resume_rejects_the_checkpoint_of_other_data(checkpoint, monkeypatch, part, name, capsys):
     data = [(x, y.copy()) for x, y in train.LOADERS["mnist-5k"](None)]
     data[part][1][0] ^= 1
     monkeypatch.setitem(train.LOADERS, "mnist-5k", lambda _: data)
-    line = reject(*SMALL, "--resume", checkpoint)
+    line = rejection(train, capsys, *SMALL, "--resume", checkpoint)
     assert f"{checkpoint}: expected a run with {name} " in line
 
 
-def test_resume_rejects_missing_and_damaged_files(tmp_path, reject):
+def test_resume_rejects_missing_and_damaged_files(tmp_path, capsys):
     missing, damaged = tmp_path / "missing.safetensors", tmp_path / "damaged.safetensors"
-    assert f"{missing}: No such file" in reject(*SMALL, "--resume", missing)
+    assert f"{missing}: No such file" in rejection(train, capsys, *SMALL, "--resume", missing)
     damaged.write_bytes(b"damaged, surely")
-    assert f"{damaged}: expected a safetensors file" in reject(*SMALL, "--resume", damaged)
+    assert f"{damaged}: expected a safetensors file" in rejection(
+        train, capsys, *SMALL, "--resume", damaged
+    )
 
 
 def test_numbers_that_are_not_finite_return_3_and_name_the_layer(tmp_path, capsys):
@@ -498,21 +502,23 @@ def test_numbers_that_are_not_finite_return_3_and_name_the_layer(tmp_path, capsy
     assert events(log)[-1]["diverged"] == "the outputs of dense_1 in step 1"
 
 
-def test_train_rejects_the_folder_of_a_running_run(tmp_path, reject):
+def test_train_rejects_the_folder_of_a_running_run(tmp_path, capsys):
     with lock_folder(tmp_path):  # as another run holds it
-        line = reject(*SMALL, "--checkpoint-dir", tmp_path, "--quiet", "--epochs", "1")
+        line = rejection(
+            train, capsys, *SMALL, "--checkpoint-dir", tmp_path, "--quiet", "--epochs", "1"
+        )
     assert f"minidl.train: {tmp_path}: another run" in line
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_resume_latest_names_a_damaged_checkpoint(tmp_path, reject, damage):
+def test_resume_latest_names_a_damaged_checkpoint(tmp_path, damage, capsys):
     resumed = [*SMALL, "--quiet", "--checkpoint-dir", str(tmp_path), "--resume", "latest"]
     assert train.main(resumed) == 0
     newest = tmp_path / "step-0000000064.safetensors"
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
     newest.write_bytes(content[:-100] if damage == "cut" else content)
-    line = reject(*resumed)
+    line = rejection(train, capsys, *resumed)
     assert f"minidl.train: {newest}: " in line
     assert "--resume latest uses the one before it" in line
     newest.unlink()
@@ -520,7 +526,7 @@ def test_resume_latest_names_a_damaged_checkpoint(tmp_path, reject, damage):
     assert models.load(newest).step == 2 * STEPS
 
 
-def test_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, reject, monkeypatch):
+def test_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
     resumed = [*SMALL, "--quiet", "--checkpoint-dir", str(tmp_path / "run"), "--resume", "latest"]
 
     def full(path, content):
@@ -530,7 +536,10 @@ def test_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, reject, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(tensor_file, "write_atomically", full)
-        assert reject(*resumed) == "minidl.train: [Errno 28] No space left on device\n"
+        assert (
+            rejection(train, capsys, *resumed)
+            == "minidl.train: [Errno 28] No space left on device\n"
+        )
     assert latest(tmp_path / "run").name == "step-0000000032.safetensors"
     again, whole = tmp_path / "again.safetensors", tmp_path / "whole.safetensors"
     assert train.main([*resumed, "--save", str(again)]) == 0

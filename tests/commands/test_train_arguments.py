@@ -6,11 +6,22 @@ import shlex
 import sys
 
 import pytest
+from command_runs import rejection
 
 from minidl.commands import train
 from minidl.commands.train_arguments import check_outputs, command_of, parse_arguments
 
 SMALL = ("--data", "mnist-5k", "--hidden", "16", "--epochs", "2")
+
+
+@pytest.fixture
+def no_data(monkeypatch):
+    """Let a test fail if the command reads data."""
+
+    def fail(*_):
+        raise AssertionError("data were read")
+
+    monkeypatch.setattr(train, "load_data", fail)
 
 
 def parsed(*arguments):
@@ -159,10 +170,10 @@ def test_check_outputs_rejects_folders_that_cannot_be_created(option):
     ],
 )
 def test_train_rejects_what_cannot_be_written_before_it_reads_data(
-    option, name, tmp_path, reject, no_data
+    option, name, tmp_path, no_data, capsys
 ):
     (tmp_path / "file").touch()
-    assert str(tmp_path / name) in reject(*SMALL, option, tmp_path / name)
+    assert str(tmp_path / name) in rejection(train, capsys, *SMALL, option, tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

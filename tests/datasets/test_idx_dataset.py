@@ -162,6 +162,7 @@ def test_load_searches_argument_environment_cache_and_mirror(
 def test_load_caches_downloads(
     cache, describe, archives, small_arrays, start_mirror, capfd, caplog
 ):
+    caplog.set_level("WARNING", "minidl")  # the training command sets INFO
     mirror = start_mirror(archives)
     check(describe(mirror).load(), small_arrays)
     assert mirror.requests == list(archives)
@@ -258,6 +259,7 @@ def test_download_lists_the_errors_of_all_mirrors(
 def test_load_replaces_damaged_files_in_the_cache(
     cache, describe, archives, small_arrays, start_mirror, caplog
 ):
+    caplog.set_level("WARNING", "minidl")  # the training command sets INFO
     name = "t10k-images-idx3-ubyte.gz"
     fill(cache / "small", archives | {name: archives[name][:-20]})
     with pytest.raises(OSError, match=f"small: expected {name} from a mirror"):

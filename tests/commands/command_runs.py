@@ -1,4 +1,4 @@
-"""The commands in processes of their own."""
+"""Runs of the commands, in this process and in processes of their own."""
 
 import os
 import subprocess
@@ -25,3 +25,14 @@ def run_python(*arguments):
         timeout=300,
         check=False,
     )
+
+
+def rejection(command, capsys, *arguments):
+    """Run a command on input that it rejects, and return its one line."""
+    capsys.readouterr()
+    assert command.main(list(map(str, arguments))) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"{command.__name__.replace('.commands', '')}: ")
+    assert printed.err.count("\n") == 1
+    return printed.err
