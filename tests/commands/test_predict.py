@@ -226,7 +226,7 @@ def test_predict_returns_1_if_its_output_is_closed(saved, tmp_path):
 
 
 @pytest.mark.parametrize("samples", ["0", "1.5", "many", str(2**32 + 1)])
-def test_predict_rejects_invalid_samples(samples, capsys):
+def test_command_rejects_invalid_samples(samples, capsys):
     with pytest.raises(SystemExit) as error:
         predict.main(["model", "image", "--samples", samples])
     assert error.value.code == 2
