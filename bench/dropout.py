@@ -57,8 +57,8 @@ def minidl_dropout() -> Turn:
     import minidl
 
     backend = minidl.get_backend("cpu")
-    address = {"seed": 0, "stream": 0, "step": 0}
-    return turns_of(lambda x: lambda: backend.dropout(x, RATE, **address))
+    address = minidl.rng.Address(seed=0, stream=0, step=0)
+    return turns_of(lambda x: lambda: backend.dropout(x, RATE, address))
 
 
 def copy() -> Turn:

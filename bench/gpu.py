@@ -10,6 +10,7 @@ one failed, and 2 where the device cannot be used.
 
 import argparse
 import functools
+import itertools
 import os
 import platform
 import re
@@ -24,8 +25,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import minidl
-from minidl import Tensor, callbacks, datasets, fusion, layers, losses, models, optimizers
-from minidl.rng import keep_mask, uniform
+from minidl import Tensor, callbacks, datasets, layers, losses, models, optimizers
+from minidl.engine import ops
+from minidl.engine.tensor import apply
+from minidl.rng import Address, keep_mask, uniform
 
 EXIT_FAILED, EXIT_NO_DEVICE = 1, 2
 
@@ -103,10 +106,10 @@ SHAPES = (
 )
 RATES = (0, 1e-9, 0.1, 0.5, 0.999999, 1)
 ADDRESSES = (
-    {"seed": 0, "stream": 0, "step": 0, "row_offset": 0},
-    {"seed": 2**64 - 1, "stream": 2**30 + 3, "step": 2**32 - 1, "row_offset": 2**32 - 257},
+    Address(seed=0, stream=0, step=0, row_offset=0),
+    Address(seed=2**64 - 1, stream=2**30 + 3, step=2**32 - 1, row_offset=2**32 - 257),
 )
-ADDRESS = {"seed": 2**40 + 3, "stream": 5, "step": 7, "row_offset": 11}
+ADDRESS = Address(seed=2**40 + 3, stream=5, step=7, row_offset=11)
 LARGE = 2**20 + 3
 VIEWS: dict[str, Callable[[Any], Any]] = {
     "transposed": lambda x: x.T,
@@ -146,15 +149,15 @@ def mask_checks(
             ones = backend.asarray(np.ones(shape, dtype))
             for rate in RATES:
                 for address in ADDRESSES:
-                    kept = backend.dropout(ones, rate, **address, rescale=False)
-                    expected = keep_mask(shape, rate, **address).astype(dtype)
+                    kept = backend.dropout(ones, rate, address, rescale=False)
+                    expected = keep_mask(shape, rate, **address._asdict()).astype(dtype)
                     what = f"shape {shape}, rate {rate}, {address}"
                     require_same_bits(backend.to_numpy(kept), expected, what)
         return f"{len(shapes)} shapes x {len(RATES)} rates x {len(ADDRESSES)} addresses are equal"
 
     def many_elements() -> str:
-        mask = backend.keep_mask((1, large), 0.25, **ADDRESS)
-        expected = keep_mask((1, large), 0.25, **ADDRESS)
+        mask = backend.keep_mask((1, large), 0.25, ADDRESS)
+        expected = keep_mask((1, large), 0.25, **ADDRESS._asdict())
         require_same_bits(backend.to_numpy(mask), expected, f"{large:,} elements")
         return f"{large:,} elements are equal"
 
@@ -163,8 +166,8 @@ def mask_checks(
             host = uniform((19, 70), 2.0, seed=1, stream=0).astype(dtype)
             array = backend.asarray(host)
             for name, view in VIEWS.items():
-                received = backend.to_numpy(backend.dropout(view(array), 0.3, **ADDRESS))
-                expected = CPU.dropout(view(host), 0.3, **ADDRESS)
+                received = backend.to_numpy(backend.dropout(view(array), 0.3, ADDRESS))
+                expected = CPU.dropout(view(host), 0.3, ADDRESS)
                 require_same_bits(received, expected, f"{dtype}, {name}")
                 require_same_bits(backend.to_numpy(array), host, f"{dtype}, {name}: the input")
         return f"{len(VIEWS)} views are dropped from as on the CPU, and not modified"
@@ -173,37 +176,37 @@ def mask_checks(
         for dtype in DTYPES:
             host = np.tile(np.array([np.nan, np.inf, -np.inf, -0.0, 1.5], dtype), (5, 13))
             for rate in (0.5, 1):
-                received = backend.to_numpy(backend.dropout(backend.asarray(host), rate, **ADDRESS))
-                expected = CPU.dropout(host, rate, **ADDRESS)
+                received = backend.to_numpy(backend.dropout(backend.asarray(host), rate, ADDRESS))
+                expected = CPU.dropout(host, rate, ADDRESS)
                 require_same_bits(received, expected, f"{dtype}, rate {rate}")
         return "kept as the CPU keeps them, +0.0 where dropped"
 
     def in_parts() -> str:
         host = uniform((37, 70), 2.0, seed=2, stream=0).astype("float32")
-        expected = CPU.dropout(host, 0.5, **ADDRESS)
+        expected = CPU.dropout(host, 0.5, ADDRESS)
         parts = ((0, 1), (1, 5), (5, 20), (20, 37))
         for start, stop in parts:
-            address = ADDRESS | {"row_offset": ADDRESS["row_offset"] + start}
-            received = backend.dropout(backend.asarray(host[start:stop]), 0.5, **address)
+            address = ADDRESS._replace(row_offset=ADDRESS.row_offset + start)
+            received = backend.dropout(backend.asarray(host[start:stop]), 0.5, address)
             what = f"rows {start} to {stop}"
             require_same_bits(backend.to_numpy(received), expected[start:stop], what)
         return f"{len(parts)} parts of a batch have the rows of the whole"
 
     def another_stream() -> str:
         with backend.active, xp.cuda.Stream(non_blocking=True):
-            mask = backend.to_numpy(backend.keep_mask((7, large // 7), 0.5, **ADDRESS))
-        expected = keep_mask(mask.shape, 0.5, **ADDRESS)
+            mask = backend.to_numpy(backend.keep_mask((7, large // 7), 0.5, ADDRESS))
+        expected = keep_mask(mask.shape, 0.5, **ADDRESS._asdict())
         require_same_bits(mask, expected, "on a stream that does not wait for the default one")
         return "a stream that does not wait for the default one gives equal masks"
 
     def another_thread() -> str:
         host = np.ones((3, 70), "float32")
         x = backend.asarray(host)
-        backend.dropout(x, 0.5, **ADDRESS)  # the kernel and the memory are then there
+        backend.dropout(x, 0.5, ADDRESS)  # the kernel and the memory are then there
         with ThreadPoolExecutor() as threads:
-            received = threads.submit(backend.dropout, x, 0.5, **ADDRESS).result()
+            received = threads.submit(backend.dropout, x, 0.5, ADDRESS).result()
         require_same_bits(
-            backend.to_numpy(received), CPU.dropout(host, 0.5, **ADDRESS), "in another thread"
+            backend.to_numpy(received), CPU.dropout(host, 0.5, ADDRESS), "in another thread"
         )
         return "the first launch of a new thread gives equal elements"
 
@@ -250,9 +253,10 @@ def classified(x: Tensor) -> Tensor:
     """Return the loss after the last layer of a classifier, which `fit` runs as one op."""
     last = layers.Dense(70, activation="softmax")
     models.Sequential([last], device=x.device, dtype=x.dtype.name, seed=5)(x)
+    labels = x.backend.asarray(LABELS)
     with x.backend.active:
         sums = x.backend.xp.empty(2, x.dtype)
-    return fusion.classify(last, x, x.backend.asarray(LABELS), sums)
+    return apply(ops.dense_cross_entropy, x, last.weight, last.bias, labels=labels, sums=sums)
 
 
 def cross_entropy(x: Tensor) -> Tensor:
@@ -436,15 +440,15 @@ OPTIMIZERS: dict[str, Callable[[], optimizers.Optimizer]] = {
 }
 
 
-def optimizer_checks(backend: Any) -> dict[str, Check]:
+def optimizer_checks(backend: Any, rows: int = 600) -> dict[str, Check]:
     """Return the checks of each optimizer: four updates, on batches whose rows are many chunks."""
-    x, y = uniform((600, 257), 1.0, seed=6, stream=0), uniform((600, 1), 1.0, seed=6, stream=1)
+    x, y = uniform((rows, 257), 1.0, seed=6, stream=0), uniform((rows, 1), 1.0, seed=6, stream=1)
 
     def trained(device: str, optimizer: optimizers.Optimizer, dtype: str) -> list[np.ndarray]:
         stack = [layers.Dense(33, activation="relu", input_shape=(257,)), layers.Dense(1)]
         model = models.Sequential(stack, device=device, dtype=dtype, seed=5)
         model.compile(optimizer, "mse")
-        model.fit(x, y, batch_size=300, epochs=2, verbose=0)
+        model.fit(x, y, batch_size=rows // 2, epochs=2, verbose=0)
         return model.get_weights()
 
     def check(name: str) -> str:
@@ -491,7 +495,7 @@ def dropout_rates(backend: Any, size: int) -> list[str]:
     x = backend.asarray(np.ones((size // 512, 512), "float32"))
     with backend.active:
         times = (
-            seconds(backend, lambda: backend.dropout(x, 0.5, **ADDRESS)),
+            seconds(backend, lambda: backend.dropout(x, 0.5, ADDRESS)),
             seconds(backend, x.copy),
         )
     return [f"{2 * x.nbytes / took / 1e9:.1f}" for took in times]
@@ -502,13 +506,13 @@ def training_times(backend: Any, batch: int, units: Sequence[int] = UNITS) -> li
     (x, y), _ = datasets.mnist_5k.load_data()
     model = notes_network(backend.name, units=units)
     inputs, targets = Tensor(x[:batch], backend.name), Tensor(y[:batch], backend.name)
+    steps = itertools.count()
 
     def step() -> None:
-        with minidl.training(step=model.step):
+        with minidl.training(step=next(steps)):
             loss = model.loss(targets, model(inputs))
         loss.backward()
         model.optimizer.update(model.parameters())
-        model.step += 1
 
     step_time = seconds(backend, step)
     epoch_time = seconds(backend, lambda: model.fit(x, y, batch_size=batch, verbose=0))

@@ -1,4 +1,4 @@
-"""The report on a GPU: its parts, and that each of its checks notices what it is for.
+"""The report on a GPU: its parts, and the faults that each of its checks must find.
 
 It runs on the double of the CUDA backend's array library, which has no properties of a device.
 """
@@ -14,11 +14,11 @@ import pytest
 
 import minidl
 from bench import gpu
-from minidl import layers
+from minidl import datasets, layers
 from minidl.engine import ops
 
 SHAPES = ((), (0,), (2, 65))
-LARGE = 2**12 + 3
+LARGE = 2**11 + 3
 UNITS = (24, 16)
 
 PROPERTIES = {"name": b"Double of a GPU", "major": 8, "minor": 9, "totalGlobalMem": 24 * 2**30}
@@ -39,21 +39,52 @@ def double(cuda_double, monkeypatch):
 
 
 @pytest.fixture
-def small(monkeypatch):
-    """Let the command check and time small things only."""
-    monkeypatch.setattr(
-        gpu, "mask_checks", functools.partial(gpu.mask_checks, shapes=SHAPES, large=LARGE)
-    )
-    monkeypatch.setattr(gpu, "training_checks", functools.partial(gpu.training_checks, units=UNITS))
-    monkeypatch.setattr(gpu, "timings", functools.partial(gpu.timings, units=UNITS))
+def double_with_small_masks(double, monkeypatch):
+    """Return `double`, with few rates for the checks of masks."""
+    monkeypatch.setattr(gpu, "RATES", (0.1, 1))
+    return double
+
+
+@pytest.fixture
+def double_with_short_training(double, monkeypatch):
+    """Return `double`, with three small steps in float32 for the checks of training."""
+    monkeypatch.setattr(gpu, "STEPS", 3)
+    monkeypatch.setattr(gpu, "BATCH", 8)
+    monkeypatch.setattr(gpu, "LOSS_LIMITS", {"float32": 1e-4})
+    return double
+
+
+@pytest.fixture
+def small_report(monkeypatch):
+    """Let the report check and time small networks and arrays, once."""
+    for name, sizes in {
+        "mask_checks": {"shapes": SHAPES, "large": LARGE},
+        "training_checks": {"units": UNITS},
+        "timings": {"units": UNITS},
+    }.items():
+        monkeypatch.setattr(gpu, name, functools.partial(getattr(gpu, name), **sizes))
     monkeypatch.setattr(gpu, "QUICK_SIZES", (1024, 2048))
     monkeypatch.setattr(gpu, "QUICK_BATCHES", (1000,))
     monkeypatch.setattr(gpu, "BURST_SECONDS", 0)
     monkeypatch.setattr(gpu, "REPEATS", 1)
 
 
+@pytest.fixture
+def tiny_report(small_report, double_with_short_training, double_with_small_masks, monkeypatch):
+    """Let the report compile few kernels, and check and time them on tiny data."""
+    (x, y), test = datasets.mnist_5k.load_data()
+    data = (x[:32], y[:32]), test
+    monkeypatch.setattr(datasets.mnist_5k, "load_data", lambda: data)
+    monkeypatch.setattr(gpu, "QUICK_BATCHES", (16,))
+    monkeypatch.setattr(gpu, "DTYPES", ("float32",))
+    monkeypatch.setattr(gpu, "OP_LIMITS", {"float32": 1e-5})
+    monkeypatch.setattr(gpu, "OPTIMIZERS", {"adam": gpu.OPTIMIZERS["adam"]})
+    monkeypatch.setattr(gpu, "OPTIMIZER_LIMITS", {"float32": 1e-3})
+    monkeypatch.setattr(gpu, "optimizer_checks", functools.partial(gpu.optimizer_checks, rows=20))
+
+
 def failures(checks):
-    """Return the checks that fail, with their reasons."""
+    """Return the reasons of the checks that fail, by name."""
     results = [gpu.result_of(name, check) for name, check in checks.items()]
     return {result.name: result.reason for result in results if not result.passed}
 
@@ -61,9 +92,8 @@ def failures(checks):
 # ------------------------------------------------------------------------------ the command
 
 
-def test_the_report_has_its_parts(double, small, capsys):
-    assert gpu.main(["--device", "cuda:0", "--quick"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+def check_report(lines, batch):
+    """Check the lines of a report on which all checks passed."""
     assert lines[0] == f"## minidl {minidl.__version__} on Double of a GPU"
     assert "- device: cuda:0, compute capability 8.9" in lines
     assert "- device memory: 24.0 GiB" in lines
@@ -73,16 +103,28 @@ def test_the_report_has_its_parts(double, small, capsys):
         assert sum(line.startswith(f"- {module}: ") for line in lines) == 1
     assert f"- numpy: numpy {np.__version__}" in lines
     passed = [line for line in lines if line.startswith("- PASS ")]
-    assert len(passed) == 9 + len(gpu.OPS) + len(gpu.OPTIMIZERS) + 5
+    masks, training = 6 + len(gpu.DTYPES), 1 + 2 * len(gpu.LOSS_LIMITS)
+    assert len(passed) == masks + len(gpu.OPS) + len(gpu.OPTIMIZERS) + training
     assert "The longer check: `pytest --device cuda:0`" in lines
     assert "### Times, measured on this device and its host" in lines
     times = {line.split()[1]: line for line in lines if re.match(r"\| [\d,]+ \|", line)}
-    assert list(times) == ["1,024", "2,048", "1,000"]
+    assert list(times) == ["1,024", "2,048", batch]
     assert all(re.fullmatch(r"\| [\d,]+ (\| \d+\.\d+ ){4}\|", line) for line in times.values())
     assert lines[-1] == f"{len(passed)} checks passed, 0 failed"
 
 
-def test_a_failed_check_is_counted_and_gives_status_1(double, monkeypatch, capsys):
+def test_report_on_tiny_data_has_all_parts(tiny_report, capsys):
+    assert gpu.main(["--device", "cuda:0", "--quick"]) == 0
+    check_report(capsys.readouterr().out.splitlines(), batch="16")
+
+
+@pytest.mark.slow
+def test_report_has_all_parts(double, small_report, capsys):
+    assert gpu.main(["--device", "cuda:0", "--quick"]) == 0
+    check_report(capsys.readouterr().out.splitlines(), batch="1,000")
+
+
+def test_report_with_failed_check_returns_1(double, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "op_checks", lambda backend: {"op nothing": lambda: 1 / 0})
     monkeypatch.setattr(gpu, "mask_checks", lambda backend: {"mask": lambda: "equal"})
     monkeypatch.setattr(gpu, "optimizer_checks", lambda backend: {})
@@ -94,25 +136,25 @@ def test_a_failed_check_is_counted_and_gives_status_1(double, monkeypatch, capsy
     assert lines[-1] == "1 checks passed, 1 failed"
 
 
-def test_without_a_gpu_it_ends_in_one_line_with_the_reason(cuda_double, capsys):
+def test_report_without_gpu_prints_the_reason_in_one_line(cuda_double, capsys):
     from cuda_double.install import cuda_double as installed
 
     with installed(device_count=0):
         assert gpu.main([]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert said.err.startswith("bench.gpu: cuda: the driver gives no device: cudaErrorNoDevice")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert re.match("bench.gpu: cuda: .*cudaErrorNoDevice", printed.err)
 
 
 @pytest.mark.parametrize("name", ["cpu", "auto", "cuda:", "gpu"])
-def test_other_devices_are_refused(name, capsys):
+def test_report_rejects_other_devices(name, capsys):
     with pytest.raises(SystemExit, match="2"):
         gpu.main(["--device", name])
     assert f"expected cuda or cuda:N, received {name!r}" in capsys.readouterr().err
 
 
-def test_without_quick_the_large_sizes_are_timed(double, monkeypatch):
+def test_report_without_quick_times_large_sizes(double, monkeypatch):
     asked = []
     monkeypatch.setattr(gpu, "timings", lambda backend, *sizes: asked.append(sizes) or iter(()))
     for name in ("mask_checks", "op_checks", "optimizer_checks", "training_checks"):
@@ -125,47 +167,47 @@ def test_without_quick_the_large_sizes_are_timed(double, monkeypatch):
 # ------------------------------------------------------------------------------ masks
 
 
-def shifted(x, drop, xp, options):
+def shifted(x, drop, xp, address):
     return xp.roll(drop(x), 1)
 
 
-def of_another_seed(x, drop, xp, options):
-    return drop(x, seed=options["seed"] ^ 1)
+def of_another_seed(x, drop, xp, address):
+    return drop(x, seed=address.seed ^ 1)
 
 
-def wrong_if_large(x, drop, xp, options):
-    return shifted(x, drop, xp, options) if x.size > 3000 else drop(x)
+def wrong_if_large(x, drop, xp, address):
+    return shifted(x, drop, xp, address) if x.size > 2000 else drop(x)
 
 
-def blind_to_layout(x, drop, xp, options):
+def blind_to_layout(x, drop, xp, address):
     return drop(x if x.flags.c_contiguous else x[::-1])
 
 
-def overwriting_views(x, drop, xp, options):
+def overwriting_views(x, drop, xp, address):
     y = drop(x)
     if not x.flags.c_contiguous:
         x[...] = 0
     return y
 
 
-def without_nan(x, drop, xp, options):
+def without_nan(x, drop, xp, address):
     return drop(xp.nan_to_num(x))
 
 
-def blind_to_small_offsets(x, drop, xp, options):
-    return drop(x, row_offset=11) if 0 < options["row_offset"] < 100 else drop(x)
+def blind_to_small_offsets(x, drop, xp, address):
+    return drop(x, row_offset=11) if 0 < address.row_offset < 100 else drop(x)
 
 
-def wrong_on_another_thread(x, drop, xp, options):
+def wrong_on_another_thread(x, drop, xp, address):
     return drop(x, step=9) if threading.current_thread() is not threading.main_thread() else drop(x)
 
 
-def wrong_on_another_stream(x, drop, xp, options):
+def wrong_on_another_stream(x, drop, xp, address):
     stream = xp.cuda.get_current_stream()
-    return shifted(x, drop, xp, options) if stream.ptr else drop(x)
+    return shifted(x, drop, xp, address) if stream.ptr else drop(x)
 
 
-def of_another_dtype(x, drop, xp, options):
+def of_another_dtype(x, drop, xp, address):
     return drop(x).astype("float32")
 
 
@@ -184,7 +226,7 @@ EVERY_MASK = {
 
 
 @pytest.mark.parametrize(
-    ("wrong", "noticed_by"),
+    ("wrong", "found_by"),
     [
         (shifted, EVERY_MASK),
         (of_another_seed, EVERY_MASK),
@@ -198,20 +240,21 @@ EVERY_MASK = {
         (of_another_dtype, {*DTYPE_BLIND, VIEWS, NOT_FINITE}),
     ],
 )
-def test_a_wrong_dropout_fails_the_checks_of_what_is_wrong(wrong, noticed_by, double, monkeypatch):
+def test_mask_checks_find_a_wrong_dropout(wrong, found_by, double_with_small_masks, monkeypatch):
+    double = double_with_small_masks
     right = double.dropout
 
-    def dropout(x, rate, **options):
+    def dropout(x, rate, address, **options):
         def drop(x, **changes):
-            return right(x, rate, **(options | changes))
+            return right(x, rate, address._replace(**changes), **options)
 
-        return wrong(x, drop, double.xp, options)
+        return wrong(x, drop, double.xp, address)
 
     monkeypatch.setattr(double, "dropout", dropout)
-    assert set(failures(gpu.mask_checks(double, SHAPES, LARGE))) == noticed_by
+    assert set(failures(gpu.mask_checks(double, SHAPES, LARGE))) == found_by
 
 
-def test_masks_that_differ_are_counted_and_the_first_is_named():
+def test_require_same_bits_counts_differences_and_names_the_first():
     ones, other = np.ones((2, 3), "float32"), np.ones((2, 3), "float32")
     other[1, 1:] = 0
     with pytest.raises(gpu.Mismatch, match=r"^here: 2 of 6 differ, the first at \(1, 1\)$"):
@@ -219,7 +262,7 @@ def test_masks_that_differ_are_counted_and_the_first_is_named():
 
 
 @pytest.mark.parametrize(("value", "other"), [(0.0, -0.0), (1.0, np.nan), (np.inf, -np.inf)])
-def test_bits_tell_signs_and_nan_apart(value, other):
+def test_require_same_bits_distinguishes_signs_and_nan(value, other):
     with pytest.raises(gpu.Mismatch, match="1 of 1 differ"):
         gpu.require_same_bits(np.array(value), np.array(other), "here")
     gpu.require_same_bits(np.array([other]), np.array([other]), "here")
@@ -228,7 +271,7 @@ def test_bits_tell_signs_and_nan_apart(value, other):
 # ------------------------------------------------------------------------------ ops
 
 
-def test_the_table_names_every_op():
+def test_table_of_ops_is_complete():
     assert set(gpu.OPS) == set(ops.OPS)
 
 
@@ -249,15 +292,16 @@ def break_on_the_device(monkeypatch, name, change):
     [
         (
             lambda y, vjps: (y, (lambda g: vjps[0](g) * (1 + 1e-4),)),
-            "float64, gradient 0: 1.0e-04 from",
+            "float32, gradient 0: 1.0e-04 from",
         ),
-        (lambda y, vjps: (y, (lambda g: vjps[0](g) * np.nan,)), "float64, gradient 0: nan from"),
-        (lambda y, vjps: (y + 1e-4, vjps), "float64, value: 1.0e-04 from the CPU's, at most 1e-12"),
-        (lambda y, vjps: (y.astype("float32"), vjps), "float64, value: expected float64 of shape"),
+        (lambda y, vjps: (y, (lambda g: vjps[0](g) * np.nan,)), "float32, gradient 0: nan from"),
+        (lambda y, vjps: (y + 1e-4, vjps), "float32, value: 1.0e-04 from the CPU's, at most 1e-05"),
+        (lambda y, vjps: (y.astype("float64"), vjps), "float32, value: expected float32 of shape"),
         (lambda y, vjps: (y, (lambda g: g[0],)), "^ValueError: "),
     ],
 )
-def test_a_wrong_op_fails_its_check(change, reason, double, monkeypatch):
+def test_op_checks_find_a_wrong_op(change, reason, double, monkeypatch):
+    monkeypatch.setattr(gpu, "OP_LIMITS", {"float32": 1e-5})
     break_on_the_device(monkeypatch, "tanh", change)
     failed = failures(gpu.op_checks(double))
     assert list(failed) == ["op tanh"]
@@ -266,13 +310,12 @@ def test_a_wrong_op_fails_its_check(change, reason, double, monkeypatch):
 
 # ------------------------------------------------------------------------------ training
 
-GRADIENTS = {f"training, gradients of all weights, {dtype}" for dtype in ("float64", "float32")}
-CURVES = {f"training, ten steps, {dtype}" for dtype in ("float64", "float32")}
+GRADIENTS, CURVE = "training, gradients of all weights, float32", "training, ten steps, float32"
 AGAIN = "training, two runs with one seed"
 
 
 def with_seeds(seeds):
-    """Return `notes_network`, with the next of `seeds` for its dropout on the device."""
+    """Return `notes_network` with the next of `seeds` for its dropout on the device."""
     right = gpu.notes_network
 
     def network(device, *arguments, **options):
@@ -281,36 +324,45 @@ def with_seeds(seeds):
             seed = next(seeds)
             for layer in model.layers:
                 if isinstance(layer, layers.Dropout):
-                    layer.seed = seed
+                    layer.random_stream.own_seed = seed
         return model
 
     return network
 
 
-def test_another_seed_fails_the_checks_of_training(double, monkeypatch):
+def test_training_checks_find_another_seed(double_with_short_training, monkeypatch):
+    double = double_with_short_training
     monkeypatch.setattr(gpu, "notes_network", with_seeds(itertools.repeat(6)))
-    assert set(failures(gpu.training_checks(double, UNITS))) == GRADIENTS | CURVES
+    assert set(failures(gpu.training_checks(double, UNITS))) == {GRADIENTS, CURVE}
 
 
-def test_a_run_that_does_not_repeat_fails_its_check(double, monkeypatch):
+def test_training_checks_find_a_run_that_does_not_repeat(double_with_short_training, monkeypatch):
+    double = double_with_short_training
     monkeypatch.setattr(gpu, "notes_network", with_seeds(itertools.count()))
     result = gpu.result_of(AGAIN, gpu.training_checks(double, UNITS)[AGAIN])
     assert not result.passed
     assert result.reason.startswith("losses: ")
 
 
-def test_a_wrong_gradient_fails_the_checks_of_training(double, monkeypatch):
-    def change(value, vjps):
-        return value, (*vjps[:-1], lambda g: vjps[-1](g) * 0)
+def test_training_checks_find_a_wrong_gradient(double_with_short_training, monkeypatch):
+    double = double_with_short_training
+
+    def change(value, vjp):
+        def wrong(g, wanted, out):
+            *others, bias = vjp(g, wanted, out)
+            return (*others, bias * 0)
+
+        return value, wrong
 
     break_on_the_device(monkeypatch, "dense", change)
     failed = failures(gpu.training_checks(double, UNITS))
-    assert set(failed) == GRADIENTS | CURVES
-    assert all("bias" in failed[name] for name in GRADIENTS)
+    assert set(failed) == {GRADIENTS, CURVE}
+    assert "bias" in failed[GRADIENTS]
 
 
 @pytest.mark.parametrize("name", gpu.OPTIMIZERS)
-def test_a_wrong_optimizer_fails_its_check(name, double, monkeypatch):
+def test_optimizer_checks_find_a_wrong_optimizer(name, double, monkeypatch):
+    monkeypatch.setattr(gpu, "OPTIMIZER_LIMITS", {"float32": 1e-3})
     rule = {"sgd": "sgd", "rms": "rmsprop", "ada": "adam"}[name[:3]]
     right = getattr(double, rule)
 
@@ -318,15 +370,15 @@ def test_a_wrong_optimizer_fails_its_check(name, double, monkeypatch):
         right(*arrays, rate=rate * 1.01, **numbers)
 
     monkeypatch.setattr(double, rule, wrong)
-    failed = failures({name: gpu.optimizer_checks(double)[f"optimizer {name}"]})
+    failed = failures({name: gpu.optimizer_checks(double, rows=20)[f"optimizer {name}"]})
     assert set(failed) == {name}
 
 
 # ------------------------------------------------------------------------------ timings
 
 
-def test_what_is_queued_is_waited_for_and_shared_among_the_calls(monkeypatch):
-    """On this device a call is queued at once and takes 2 ms until the next synchronisation."""
+def test_seconds_waits_for_queued_work(monkeypatch):
+    """Calls on this device are queued at once, and take 2 ms each at the next synchronisation."""
     now, queued, bursts = 0.0, 0, []
 
     def call():
@@ -346,12 +398,12 @@ def test_what_is_queued_is_waited_for_and_shared_among_the_calls(monkeypatch):
     assert queued == 0
 
 
-def test_rates_count_what_is_read_and_written(double, monkeypatch):
+def test_dropout_rates_count_bytes_read_and_written(double, monkeypatch):
     monkeypatch.setattr(gpu, "seconds", lambda backend, call: 1e-6)
     assert gpu.dropout_rates(double, 2**16) == ["524.3", "524.3"]  # 2 * 4 * 65,536 bytes in 1 us
 
 
-def test_a_row_that_cannot_be_measured_says_why(double):
+def test_table_prints_the_reason_of_a_failed_measurement(double):
     def measure(backend, size):
         if size == 2 and backend is double:
             raise MemoryError("out of\nmemory")

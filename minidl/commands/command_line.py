@@ -37,17 +37,19 @@ def number(
         except ValueError:
             value = math.nan
         if not (low < value if above else low <= value) or not value <= high or value == math.inf:
-            edge = f"above {low}" if above else f"at least {low}"
-            bound = f"{edge} and at most {high}" if high < math.inf else edge
-            noun = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"expected {noun} {bound}, got {text!r}")
+            if high < math.inf:
+                bounds = f"above {low} and at most {high}" if above else f"from {low} to {high}"
+            else:
+                bounds = f"above {low}" if above else f"of at least {low}"
+            noun = "an integer" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"expected {noun} {bounds}, got {text!r}.")
         return value
 
     return parse
 
 
 def report_error(module: str, error: Exception) -> int:
-    """Print an error in one line and return the exit status; a closed pipe ends it quietly."""
+    """Print an error in one line and return the exit status; print nothing for a closed pipe."""
     if isinstance(error, BrokenPipeError):
         # Python would flush the rest at exit, and fail again (Python docs, "Note on SIGPIPE").
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -28,8 +28,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "images",
         metavar="FILE",
         nargs="+",
-        help="PNG, JPEG, IDX or NPY file; arrays of IDX and NPY are not scaled: they must be "
-        "0 to 255 for networks of minidl.train",
+        help="PNG, JPEG, IDX or NPY file; arrays (IDX, NPY) are not scaled: networks of "
+        "minidl.train expect 0 to 255",
     )
     add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     add("--batch-size", type=number(int, 1), default=128, help="default: 128")
@@ -37,13 +37,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--samples",
         type=number(int, 1, 2**32),
         metavar="N",
-        help="draw N outputs with dropout, and print their spread and entropies (in nats)",
+        help="draw N outputs with dropout; print their standard deviation and entropies (in nats)",
     )
     add(
         "--invert",
         action="store_true",
-        help="for PNG and JPEG with dark ink on light paper, if the network was trained on light "
-        "ink, as in MNIST",
+        help="invert PNG and JPEG: for dark ink on light paper, if the network was trained on "
+        "light ink, as in MNIST",
     )
     return parser.parse_args(argv)
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for line in predict(arguments):
             print(line)
-        sys.stdout.flush()  # here its error is caught
+        sys.stdout.flush()  # here, so that its error is caught
     except (InputError, ImportError, OSError, MemoryError) as error:
         return report_error("minidl.predict", error)
     except KeyboardInterrupt:
@@ -82,7 +82,7 @@ def predict(arguments: argparse.Namespace) -> Iterator[str]:
         for path, array in zip(arguments.images, read, strict=True)
         for place in range(len(array))
     ]
-    # One array: the row of an image in it is a part of its address in each draw.
+    # One array, because the row of an image in it is part of the address of each draw.
     x = read[0] if len(read) == 1 else np.concatenate(read)
     if not all(np.isfinite(weight).all() for weight in model.get_weights()):
         raise InputError(
@@ -123,7 +123,7 @@ def check_images(names: Sequence[str], x: np.ndarray, dtype: np.dtype) -> None:
     if not good.all():
         raise InputError(
             f"{names[good.argmin()]}: expected finite numbers in the range of the network's "
-            f"{dtype}, got others."
+            f"{dtype}, got others. Scale the image."
         )
 
 

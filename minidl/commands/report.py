@@ -27,8 +27,8 @@ from minidl.trainer.summary import summary_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MISTAKES, UNITS, SAMPLES = 24, 32, 500  # how many are shown
-PIXELS_PER_INCH = 96  # of the page; a picture has twice as many, for screens that do
+MISTAKES, UNITS, SAMPLES = 24, 32, 500  # numbers of shown items
+PIXELS_PER_INCH = 96  # of the page; pictures have twice as many, for screens of high density
 SCALED = {
     "train": "what is kept is scaled up in training",
     "inference": "all is scaled down in prediction",
@@ -45,7 +45,7 @@ table { border-collapse: collapse; } td { padding: 0.1rem 1.5rem 0.1rem 0; }
 
 
 def is_possible() -> bool:
-    """Tell whether matplotlib is installed."""
+    """Return whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
@@ -58,19 +58,20 @@ def write(
     facts: Mapping[str, str],
     command: str,
 ) -> None:
-    """Write the page.
+    """Write the page atomically.
 
     Parameters
     ----------
+    path : path
+        The file.
     model : Sequential
-        Trained; its ``history`` gives the curves.
+        The trained network; the curves show its ``history``.
     x, y : numpy.ndarray
-        The test images, on which it was validated, of shape (images, height, width), and class
-        numbers.
+        The images of the validation, of shape (images, height, width), and their class numbers.
     facts : mapping
-        What stands at the top: names and values.
+        Names and values for the table at the top.
     command : str
-        What gives the run again.
+        The command that repeats the run.
     """
     probabilities = model.predict(x, 256, verbose=0)
     parts = [
@@ -96,7 +97,7 @@ def _text(value: str) -> str:
 
 
 def _picture(figure: "Figure", title: str) -> str:
-    """Return a figure as an image that the page holds itself."""
+    """Return a figure as an image element that contains its data."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=2 * PIXELS_PER_INCH)
     data = base64.b64encode(content.getvalue()).decode()
@@ -107,7 +108,7 @@ def _picture(figure: "Figure", title: str) -> str:
 def _figures(
     model: Sequential, x: np.ndarray, y: np.ndarray, probabilities: np.ndarray
 ) -> Iterator[tuple[str, str, Any]]:
-    """Give the title, caption and drawing of each picture that there is something for."""
+    """Yield title, caption and figure of each picture for which there is data."""
     if model.history.epoch:
         caption = (
             "Training: the mean over the epoch, dropout on, while the weights change. Validation: "
@@ -151,7 +152,7 @@ def _new(width: float, height: float) -> "Figure":
 
 
 def curves(history: History) -> "Figure":
-    """Draw loss and metrics of the training, and of what was held out, over the epochs."""
+    """Draw loss and metrics over the epochs, in training and validation."""
     names = [name for name in history.history if not name.startswith("val_")]
     figure = _new(4.5 * len(names), 3.5)
     epochs = [epoch + 1 for epoch in history.epoch]
@@ -170,7 +171,7 @@ def curves(history: History) -> "Figure":
 
 
 def confusion(y: np.ndarray, guesses: np.ndarray, classes: int) -> "Figure":
-    """Draw how many images of each class were read as which."""
+    """Draw the confusion matrix: how many images of each class were read as which class."""
     from matplotlib.colors import PowerNorm
 
     counts = np.zeros((classes, classes), "int64")
@@ -192,7 +193,7 @@ def confusion(y: np.ndarray, guesses: np.ndarray, classes: int) -> "Figure":
 
 
 def mistakes(x: np.ndarray, y: np.ndarray, probabilities: np.ndarray) -> "Figure":
-    """Draw the wrong images whose own class had the least probability."""
+    """Draw the misclassified images whose true class had the lowest probability."""
     guesses = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(guesses != y)
     worst = wrong[np.argsort(probabilities[wrong, y[wrong]], kind="stable")][:MISTAKES]
@@ -225,7 +226,7 @@ def first_weights(layer: Dense, shape: tuple[int, ...]) -> "Figure":
 
 
 def activations(model: Sequential, x: np.ndarray) -> "Figure":
-    """Draw how often the layers with dropout give which values, as in prediction and training."""
+    """Draw histograms of the dropout layers' outputs, as in prediction and as in training."""
     without = _dropout_outputs(model, x, rng.inference())
     dropping = _dropout_outputs(model, x, rng.monte_carlo(sample=0, row_offset=0))
     columns = min(2, len(without))
@@ -247,7 +248,7 @@ def activations(model: Sequential, x: np.ndarray) -> "Figure":
 def _dropout_outputs(
     model: Sequential, x: np.ndarray, mode: AbstractContextManager
 ) -> dict[str, np.ndarray]:
-    """Return the outputs of the dropout layers, flat, by name."""
+    """Return the flattened outputs of the dropout layers, by name."""
     found = {}
     values = Tensor.of(model.backend.asarray(x), model.backend).astype(model.dtype)
     with mode, no_grad():

@@ -1,6 +1,6 @@
-"""Image data sets, as NumPy arrays in Keras' form.
+"""Image data sets, as NumPy arrays in the form of Keras.
 
-| module | data | where it comes from |
+| module | data | source |
 |---|---|---|
 | `mnist_5k` | 4,000 + 1,000 of MNIST's digits | shipped with minidl |
 | `mnist` | handwritten digits | a folder, the cache, or a download |
@@ -9,7 +9,7 @@
 
 Each has `load_data()`, which returns `(x_train, y_train), (x_test, y_test)`: images of shape
 (samples, 28, 28) and labels 0 to 9 of shape (samples,), both uint8. The last three hold 60,000
-training and 10,000 test images; `idx_dataset` says where they are looked for. `idx.read` reads
+training and 10,000 test images; `idx_dataset` lists where it searches for them. `idx.read` reads
 any file in the IDX format.
 """
 

@@ -27,7 +27,6 @@ def load_data(data_dir: str | os.PathLike[str] | None = None) -> tuple[Split, Sp
     Labels: 0 T-shirt/top, 1 trouser, 2 pullover, 3 dress, 4 coat, 5 sandal, 6 shirt, 7 sneaker,
     8 bag, 9 ankle boot.
 
-    The argument, the result and the errors are those of `mnist.load_data`; the sub-folder of
-    `data_dir` is `fashion-mnist`.
+    Argument, result and errors are those of `mnist.load_data`, with the subfolder `fashion-mnist`.
     """
     return DATASET.load(data_dir)

@@ -1,4 +1,4 @@
-"""Read IDX files, the format of MNIST and its relatives.
+"""IDX files, the format of MNIST and similar data sets.
 
 An IDX file is two zero bytes, one byte for the element type, one byte for the number of
 dimensions, each dimension as a big-endian uint32, and the elements in C order, big-endian
@@ -31,34 +31,33 @@ def read(
 ) -> np.ndarray:
     """Read an IDX file, plain or compressed with gzip, into an array.
 
-    Whether the file is compressed is seen from its content, not from its name; several gzip
-    members in a row are one stream, as RFC 1952 has it.
+    A compressed file is recognised by its content, not by its name. Several gzip members in a row
+    are one stream (RFC 1952).
 
     Parameters
     ----------
-    path
+    path : path
         The file.
-    max_bytes
-        The largest array allowed, in bytes. No more is allocated or decompressed than the file's
-        header announces (and one buffer of gzip's), and the header is checked against this limit
-        first: a decompression bomb does no harm.
-    sha256
-        If given, what the SHA-256 of the uncompressed file must be, in hexadecimal.
+    max_bytes : int
+        The largest allowed array, in bytes. The file's header is checked against this limit first,
+        and no more than its array (and one buffer of gzip) is allocated or decompressed. So a
+        decompression bomb does no harm.
+    sha256 : str, optional
+        The expected SHA-256 of the uncompressed file, in hexadecimal.
 
     Returns
     -------
     numpy.ndarray
         uint8, int8, int16, int32, float32 or float64 in native byte order; C-contiguous,
-        writable, owning its memory. A file with 0 dimensions holds one element and gives an
-        array of shape ().
+        writable, owning its memory. A file with 0 dimensions holds a 0-d array.
 
     Raises
     ------
     ValueError
-        The content is not an IDX file, is damaged, truncated, too large, followed by other
-        bytes, or not the one that `sha256` asks for.
+        If the content is not an IDX file, is damaged, truncated, too large, followed by other
+        bytes, or has another SHA-256.
     OSError
-        The file can't be opened or read.
+        If the file cannot be opened or read.
 
     Examples
     --------
@@ -74,9 +73,9 @@ def read(
         try:
             return _read(gzip.GzipFile(fileobj=file) if compressed else file, max_bytes, sha256)
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{path}: expected an intact gzip file, found: {error}") from error
+            raise ValueError(f"{path}: expected an intact gzip file, got: {error}.") from error
         except MemoryError as error:
-            raise ValueError(f"{path}: expected data that fit into memory, found more") from error
+            raise ValueError(f"{path}: expected data that fit into memory, got more.") from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -84,36 +83,39 @@ def read(
 def _read(stream: BinaryIO | gzip.GzipFile, max_bytes: int, sha256: str | None) -> np.ndarray:
     magic = _read_exactly(stream, 4, "the magic number")
     if magic[:2] != b"\0\0":
-        raise ValueError(f"expected an IDX file, which starts with bytes 00 00, found {magic!r}")
+        raise ValueError(f"expected an IDX file, which starts with bytes 00 00, got {magic!r}.")
     type_code, ndim = magic[2:]
     if type_code not in DTYPES:
         known = ", ".join(f"0x{code:02X}" for code in DTYPES)
-        raise ValueError(f"expected an IDX type code out of {known}, found 0x{type_code:02X}")
+        raise ValueError(f"expected one of the IDX type codes {known}, got 0x{type_code:02X}.")
     if ndim > MAX_NDIM:
-        raise ValueError(f"expected at most {MAX_NDIM} dimensions, found {ndim}")
+        raise ValueError(f"expected at most {MAX_NDIM} dimensions, got {ndim}.")
 
     dimensions = _read_exactly(stream, 4 * ndim, f"{ndim} dimensions")
     shape = tuple(np.frombuffer(dimensions, ">u4").tolist())
     dtype = DTYPES[type_code]
-    # The axes of length 0 are left out because NumPy limits the product of the others, too.
+    # Without the axes of length 0, because NumPy limits the product of the others, too.
     extent = math.prod(size for size in shape if size) * dtype.itemsize
     if extent > max_bytes:
-        raise ValueError(f"expected at most {max_bytes} bytes, found shape {shape} of {dtype.name}")
+        raise ValueError(
+            f"expected at most {max_bytes:,} bytes, got shape {shape} of {dtype.name}, which needs "
+            f"{extent:,}."
+        )
 
     data = _read_exactly(stream, math.prod(shape) * dtype.itemsize, f"shape {shape}")
-    # Asking for one more byte also makes gzip compare its checksum.
+    # Reading one more byte also makes gzip compare its checksum.
     if stream.read(1):
-        raise ValueError(f"expected the file to end after shape {shape}, found more bytes")
+        raise ValueError(f"expected the file to end after shape {shape}, got more bytes.")
     if sha256 is not None:
         found = hashlib.sha256(magic + dimensions)
         found.update(data)
         if found.hexdigest() != sha256:
-            raise ValueError(f"expected content with SHA-256 {sha256}, found {found.hexdigest()}")
+            raise ValueError(f"expected contents with SHA-256 {sha256}, got {found.hexdigest()}.")
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def _read_exactly(stream: BinaryIO | gzip.GzipFile, count: int, what: str) -> bytes:
     data = stream.read(count)
     if len(data) < count:
-        raise ValueError(f"expected {count} bytes for {what}, found {len(data)}: truncated")
+        raise ValueError(f"expected {count} bytes for {what}, got {len(data)}: truncated.")
     return data

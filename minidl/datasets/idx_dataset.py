@@ -1,12 +1,12 @@
-"""Find, download and check data sets that consist of MNIST's four IDX files.
+"""Data sets in the four IDX files of MNIST: search, download and checks.
 
-A data set is looked for in one place after the other:
+The search goes through these places in order:
 
-1. the folder that the caller names, else the one in the environment variable `MINIDL_DATA`. It
-   has a sub-folder for each data set with the four files, `.gz` or plain. What is missing there is
-   an error: a folder that was asked for is not silently replaced by a download;
-2. the user's cache, where earlier downloads are;
-3. the mirrors. A download is checked before it comes into the cache.
+1. the folder that the caller names, or else the one in the environment variable `MINIDL_DATA`. It
+   has a subfolder for each data set with the four files, `.gz` or plain. A missing file is an
+   error: a download never replaces a named folder;
+2. the user's cache of earlier downloads;
+3. the mirrors. A download is checked before it is moved into the cache.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ FILES = (
 IMAGE_SHAPE = (28, 28)
 CLASSES = 10
 CONNECT_SECONDS = 5
-READ_SECONDS = 30  # the longest silence in the middle of a download
+READ_SECONDS = 30  # the longest pause within a download
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -41,20 +41,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class IdxDataset:
-    """A data set in MNIST's format and what its files must be.
+    """A data set in MNIST's format, with the checksums of its files.
 
     Parameters
     ----------
-    name
+    name : str
         The name of its folder, in the data folder and in the cache.
-    mirrors
+    mirrors : tuple of str
         URLs, each ending in "/", of folders that hold the four files, compressed with gzip.
-    content_sha256
-        For each file the SHA-256 of its uncompressed content. Checked wherever the file is found.
-    gz_md5
-        For each file the MD5 of the compressed file on the mirrors. Checked for downloads and in
-        the cache; files in a data folder may be plain or compressed anew.
-    samples
+    content_sha256 : mapping
+        For each file the SHA-256 of its uncompressed content. It is checked in every place.
+    gz_md5 : mapping
+        For each file the MD5 of the compressed file on the mirrors. It is checked for downloads
+        and in the cache; files in a data folder may be plain or recompressed.
+    samples : tuple of int
         The number of training and of test images.
     """
 
@@ -70,9 +70,9 @@ class IdxDataset:
         Raises
         ------
         ValueError
-            A file is not what it must be.
+            If a file has other contents than expected.
         OSError
-            The data set is not in the given folder, or can't be had from any mirror.
+            If the data set is not in the given folder, or if no mirror delivers it.
         """
         if data_dir is None:
             data_dir = os.environ.get("MINIDL_DATA") or None
@@ -90,26 +90,25 @@ class IdxDataset:
             existing = [path for path in candidates if path.is_file()]
             if not existing:
                 raise FileNotFoundError(
-                    f"{self.name}: expected {file}.gz or {file} in {folder}, found neither; put "
-                    f"the files {', '.join(FILES)} there, or name no folder (data_dir, MINIDL_DATA)"
-                    " to download them"
+                    f"{self.name}: expected {file}.gz or {file} in {folder}, got neither. Put the "
+                    f"files {', '.join(FILES)} there, or leave out data_dir and MINIDL_DATA to "
+                    "download them."
                 )
             paths.append(existing[0])
         try:
             return [self._read(file, path) for file, path in zip(FILES, paths, strict=True)]
         except ValueError as error:
-            raise ValueError(f"{self.name}: {error}; replace that file") from error
+            raise ValueError(f"{self.name}: {error} Replace the file.") from error
 
     def _from_cache(self, file: str) -> np.ndarray:
-        # pooch takes 0.2 s to import; who loads no such data set shall not pay for it.
-        import pooch
+        import pooch  # here, because its import takes 0.2 s
 
         path = Path(pooch.os_cache("minidl"), self.name, f"{file}.gz")
         if path.exists():
             try:
                 return self._read_archive(file, path)
             except ValueError as error:
-                logger.warning("%s: %s; downloading it again", self.name, error)
+                logger.warning("%s: %s Downloading the file again.", self.name, error)
         return self._download(file, path)
 
     def _download(self, file: str, target: Path) -> np.ndarray:
@@ -123,7 +122,7 @@ class IdxDataset:
         target.parent.mkdir(parents=True, exist_ok=True)
         reasons = []
         for mirror in self.mirrors:
-            # A neighbour of the target: the move at the end is atomic and leaves no half file.
+            # In the target's folder, so that the move at the end is atomic.
             with tempfile.TemporaryDirectory(dir=target.parent, prefix="download-") as folder:
                 download = Path(folder, target.name)
                 logger.info("downloading %s%s", mirror, target.name)
@@ -133,13 +132,14 @@ class IdxDataset:
                     os.replace(download, target)
                     return array
                 except (OSError, ValueError) as error:
-                    reasons.append(f"{mirror}: {_in_short(error)}")
+                    reasons.append(f"{mirror}: {_cause(error)}")
         raise OSError(
-            "\n  ".join([f"{self.name}: no mirror delivered {target.name}:", *reasons])
-            + f"\nGet the files {', '.join(f'{file}.gz' for file in FILES)} elsewhere, put them "
-            f"into a folder DIR/{self.name}, and name DIR by data_dir, --data-dir or the "
-            "environment variable MINIDL_DATA; or take datasets.mnist_5k, 5,000 digits that come "
-            "with minidl."
+            "\n  ".join(
+                [f"{self.name}: expected {target.name} from a mirror, got only errors:", *reasons]
+            )
+            + f"\nPut the files {', '.join(f'{file}.gz' for file in FILES)} into a folder "
+            f"DIR/{self.name}, and pass DIR as data_dir, --data-dir or the environment variable "
+            "MINIDL_DATA; or use datasets.mnist_5k, 5,000 digits that come with minidl."
         )
 
     def _read_archive(self, file: str, path: Path) -> np.ndarray:
@@ -147,7 +147,7 @@ class IdxDataset:
             with open(path, "rb") as archive:
                 found = hashlib.file_digest(archive, "md5").hexdigest()
             if found != self.gz_md5[file]:
-                raise ValueError(f"{path}: expected MD5 {self.gz_md5[file]}, found {found}")
+                raise ValueError(f"{path}: expected MD5 {self.gz_md5[file]}, got {found}.")
         return self._read(file, path)
 
     def _read(self, file: str, path: Path) -> np.ndarray:
@@ -156,14 +156,14 @@ class IdxDataset:
         array = idx.read(path, max_bytes=math.prod(shape), sha256=self.content_sha256.get(file))
         if array.dtype != np.uint8 or array.shape != shape:
             raise ValueError(
-                f"{path}: expected uint8 of shape {shape}, found {array.dtype} of {array.shape}"
+                f"{path}: expected uint8 of shape {shape}, got {array.dtype} of {array.shape}."
             )
         if array.ndim == 1 and array.max() >= CLASSES:
-            raise ValueError(f"{path}: expected labels below {CLASSES}, found {array.max()}")
+            raise ValueError(f"{path}: expected labels below {CLASSES}, got {array.max()}.")
         return array
 
 
-def _in_short(error: Exception) -> str:
-    """Return what happened, without the exceptions that requests and urllib3 wrap around it."""
+def _cause(error: Exception) -> str:
+    """Return the cause of an error, without the exceptions of requests and urllib3 around it."""
     wrapped = error.args[0] if error.args else error
     return str(getattr(wrapped, "reason", None) or error)

@@ -8,7 +8,7 @@ DATASET = IdxDataset(
     name="kmnist",
     mirrors=(
         "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",  # the authors'
-        # The authors' server has been out of reach (rois-codh/kmnist issue 29).
+        # The authors' server is sometimes unreachable (rois-codh/kmnist issue 29).
         "https://huggingface.co/datasets/tanganke/kmnist/resolve/"
         "756d43e894032ce8838db8b32e7500c9c3b5d050/raw/",
     ),
@@ -27,7 +27,6 @@ def load_data(data_dir: str | os.PathLike[str] | None = None) -> tuple[Split, Sp
 
     Labels: 0 o, 1 ki, 2 su, 3 tsu, 4 na, 5 ha, 6 ma, 7 ya, 8 re, 9 wo.
 
-    The argument, the result and the errors are those of `mnist.load_data`; the sub-folder of
-    `data_dir` is `kmnist`.
+    Argument, result and errors are those of `mnist.load_data`, with the subfolder `kmnist`.
     """
     return DATASET.load(data_dir)

@@ -12,7 +12,7 @@ DATASET = IdxDataset(
         "https://storage.googleapis.com/cvdf-datasets/mnist/",  # github.com/cvdfoundation/mnist
         "https://raw.githubusercontent.com/fgnt/mnist/master/",  # github.com/fgnt/mnist
     ),
-    # Of the content, because copies that were compressed anew are common.
+    # Checksums of the content, because recompressed copies are common.
     content_sha256={
         "train-images-idx3-ubyte": (
             "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
@@ -35,9 +35,9 @@ def load_data(data_dir: str | os.PathLike[str] | None = None) -> tuple[Split, Sp
 
     Parameters
     ----------
-    data_dir
-        A folder with the sub-folder `mnist`. By default the environment variable `MINIDL_DATA`
-        names it; without either, the files come from the user's cache or from a download.
+    data_dir : path, optional
+        A folder with the subfolder `mnist`. If None, the folder that the environment variable
+        `MINIDL_DATA` names. Without either, the user's cache or a download.
 
     Returns
     -------
@@ -48,8 +48,8 @@ def load_data(data_dir: str | os.PathLike[str] | None = None) -> tuple[Split, Sp
     Raises
     ------
     ValueError
-        A file is not MNIST's.
+        If a file differs from MNIST's.
     OSError
-        MNIST is not in the given folder, or can't be had from any mirror.
+        If MNIST is not in the given folder, or if no mirror delivers it.
     """
     return DATASET.load(data_dir)

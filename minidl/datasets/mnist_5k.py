@@ -1,4 +1,4 @@
-"""5,000 of MNIST's digits, shipped with minidl; mnist_5k.md says where they come from."""
+"""5,000 of MNIST's digits, shipped with minidl; mnist_5k.md describes their origin."""
 
 from importlib import resources
 
@@ -16,9 +16,9 @@ EXPECTED = [
 
 
 def load_data() -> tuple[Split, Split]:
-    """Load 4,000 training and 1,000 test digits, balanced over the classes, without a network.
+    """Load 4,000 training and 1,000 test digits, balanced over the classes, without a download.
 
-    All are from MNIST's training set; no image is in both parts. Each part is in a mixed order.
+    All are from MNIST's training set; no image is in both parts. Each part is shuffled.
 
     Returns
     -------
@@ -29,9 +29,9 @@ def load_data() -> tuple[Split, Split]:
     Raises
     ------
     ValueError
-        The installed file is damaged.
+        If the installed file is damaged.
     OSError
-        The installed file is missing.
+        If the installed file is missing.
 
     Examples
     --------
@@ -46,9 +46,11 @@ def load_data() -> tuple[Split, Split]:
             test = arrays["x_test"], arrays["y_test"]
     except OSError:
         raise
-    except Exception as error:  # what zipfile and NumPy raise of damaged files is not documented
-        raise ValueError(f"{path}: expected mnist_5k's four arrays, found: {error}") from error
+    except Exception as error:  # zipfile and NumPy do not document what damaged files raise
+        raise ValueError(
+            f"{path}: expected the four arrays of mnist_5k, got: {error}. Reinstall minidl."
+        ) from error
     found = [(array.shape, array.dtype) for array in (*train, *test)]
     if found != EXPECTED:
-        raise ValueError(f"{path}: expected arrays of {EXPECTED}, found {found}")
+        raise ValueError(f"{path}: expected arrays of {EXPECTED}, got {found}. Reinstall minidl.")
     return train, test

@@ -1,4 +1,4 @@
-"""An independent IDX encoder, and mirrors on 127.0.0.1."""
+"""Fixtures for data sets: an independent IDX encoder, mirrors on 127.0.0.1, and a cache."""
 
 import struct
 import threading
@@ -22,10 +22,10 @@ def encode():
 
 
 class Mirror(ThreadingHTTPServer):
-    """Serve `files`, a dictionary; `requests` has the paths asked for.
+    """HTTP server of `files`, a dictionary; `requests` lists the requested paths.
 
-    `status` other than 200 answers every request with it; `cut` closes the connection after that
-    many bytes; `silent` never answers.
+    A `status` other than 200 is the answer to every request; `cut` closes the connection after that
+    many bytes; a `silent` server never answers.
     """
 
     daemon_threads = True
@@ -57,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
         mirror.requests.append(name)
         mirror.may_answer.wait()
         status = mirror.status if name in mirror.files else 404
-        body = mirror.files[name] if status == 200 else b"no such thing"
+        body = mirror.files[name] if status == 200 else b"not found"
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

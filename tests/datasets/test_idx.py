@@ -1,3 +1,5 @@
+"""IDX files: all dtypes and shapes, and damage of every kind."""
+
 import gzip
 import hashlib
 import tracemalloc
@@ -12,7 +14,7 @@ from minidl.datasets import idx
 DTYPES = ["uint8", "int8", "int16", "int32", "float32", "float64"]
 HEADER_OF_3_LABELS = bytes([0, 0, 8, 1, 0, 0, 0, 3])
 LABELS = HEADER_OF_3_LABELS + bytes([7, 2, 1])
-COMPRESSED = gzip.compress(LABELS, mtime=0)  # or each process names its tests otherwise
+COMPRESSED = gzip.compress(LABELS, mtime=0)  # so that all processes name the tests alike
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def write(tmp_path):
     return write_file
 
 
-def test_reads_a_file_written_by_hand(write):
+def test_read_returns_a_handwritten_file(write):
     # 0x0B int16, 2 dimensions 1 x 2: 258 and -2, big-endian.
     content = bytes.fromhex("00000b02 00000001 00000002 0102 fffe")
     array = idx.read(write(content))
@@ -36,7 +38,7 @@ def test_reads_a_file_written_by_hand(write):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(0,), (1,), (5,), (257,), (3, 4), (2, 0, 3), (2, 3, 4, 1)])
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
-def test_reads_every_dtype_into_an_array_of_its_own(write, encode, dtype, shape, pack):
+def test_read_returns_every_dtype_in_a_new_array(write, encode, dtype, shape, pack):
     expected = (np.arange(np.prod(shape)) * 37.5 % 127).astype(dtype).reshape(shape)
     array = idx.read(write(pack(encode(expected))))
     assert array.dtype == np.dtype(dtype)
@@ -47,17 +49,17 @@ def test_reads_every_dtype_into_an_array_of_its_own(write, encode, dtype, shape,
     np.testing.assert_array_equal(array, expected, strict=True)
 
 
-def test_no_dimensions_is_one_element(write):
+def test_read_of_zero_dimensions_returns_one_element(write):
     array = idx.read(write(bytes.fromhex("00000d00 3fc00000")))
     np.testing.assert_array_equal(array, np.array(1.5, np.float32), strict=True)
 
 
-def test_several_gzip_members_are_one_stream(write):
+def test_read_joins_gzip_members(write):
     path = write(gzip.compress(LABELS[:6]) + gzip.compress(LABELS[6:]))
     np.testing.assert_array_equal(idx.read(path), [7, 2, 1])
 
 
-def test_the_content_decides_whether_it_is_gzip(tmp_path):
+def test_read_recognises_gzip_by_content(tmp_path):
     plain = tmp_path / "plain.gz"
     plain.write_bytes(LABELS)
     np.testing.assert_array_equal(idx.read(str(plain)), [7, 2, 1])
@@ -66,21 +68,21 @@ def test_the_content_decides_whether_it_is_gzip(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "expected 4 bytes for the magic number, found 0: truncated"),
-        (b"\0\0\x08", "expected 4 bytes for the magic number, found 3"),
-        (b"PK\3\4", r"bytes 00 00, found b'PK"),
-        (b"\0\0\x0a\1", "type code out of 0x08, .*, 0x0E, found 0x0A"),
-        (b"\0\0\x08\x41" + bytes(4 * 65), "at most 64 dimensions, found 65"),
-        (b"\0\0\x08\3" + bytes(11), "expected 12 bytes for 3 dimensions, found 11: truncated"),
-        (LABELS[:-1], r"expected 3 bytes for shape \(3,\), found 2: truncated"),
-        (LABELS + b"\0", r"to end after shape \(3,\), found more bytes"),
-        (b"\0\0\x0e\2" + b"\xff" * 8, r"at most 1073741824 bytes, found shape .* of float64"),
-        (b"\0\0\x08\xff" + b"\xff" * 1020, "at most 64 dimensions, found 255"),
-        (b"\0\0\x08\5" + bytes(4) + b"\xff" * 16, "at most 1073741824 bytes, found shape"),
+        (b"", "expected 4 bytes for the magic number, got 0"),
+        (b"\0\0\x08", "expected 4 bytes for the magic number, got 3"),
+        (b"PK\3\4", r"expected an IDX file.* got b'PK"),
+        (b"\0\0\x0a\1", "type codes 0x08, .*, 0x0E, got 0x0A"),
+        (b"\0\0\x08\x41" + bytes(4 * 65), "at most 64 dimensions, got 65"),
+        (b"\0\0\x08\3" + bytes(11), "expected 12 bytes for 3 dimensions, got 11"),
+        (LABELS[:-1], r"expected 3 bytes for shape \(3,\), got 2"),
+        (LABELS + b"\0", r"end after shape \(3,\), got more"),
+        (b"\0\0\x0e\2" + b"\xff" * 8, r"at most 1,073,741,824 bytes, got shape .* of float64"),
+        (b"\0\0\x08\xff" + b"\xff" * 1020, "at most 64 dimensions, got 255"),
+        (b"\0\0\x08\5" + bytes(4) + b"\xff" * 16, "at most 1,073,741,824 bytes, got shape"),
     ],
 )
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
-def test_wrong_content_names_file_expected_and_found(write, content, message, pack):
+def test_read_rejects_wrong_content(write, content, message, pack):
     path = write(pack(content))
     with pytest.raises(ValueError, match=message) as error:
         idx.read(path)
@@ -105,20 +107,20 @@ def flip(content, position):
         COMPRESSED + b"something else",
     ],
 )
-def test_damaged_gzip_is_a_value_error(write, content):
+def test_read_rejects_damaged_gzip(write, content):
     path = write(content)
-    with pytest.raises(ValueError, match="expected an intact gzip file, found: ") as error:
+    with pytest.raises(ValueError, match="expected an intact gzip file") as error:
         idx.read(path)
     assert str(path) in str(error.value)
 
 
-def test_the_limit_is_inclusive(write):
+def test_read_accepts_max_bytes_and_rejects_more(write):
     assert idx.read(write(LABELS), max_bytes=3).shape == (3,)
-    with pytest.raises(ValueError, match=r"at most 2 bytes, found shape \(3,\) of uint8"):
+    with pytest.raises(ValueError, match=r"at most 2 bytes, got shape \(3,\) of uint8"):
         idx.read(write(LABELS), max_bytes=2)
 
 
-def test_a_bomb_is_neither_decompressed_nor_allocated(write):
+def test_read_does_not_decompress_or_allocate_a_bomb(write):
     too_long = gzip.compress(LABELS + bytes(2**26), compresslevel=1)
     too_large = gzip.compress(b"\0\0\x08\1\x7f\xff\xff\xff" + bytes(2**20))
     for content in (too_long, too_large):
@@ -132,17 +134,17 @@ def test_a_bomb_is_neither_decompressed_nor_allocated(write):
             tracemalloc.stop()
 
 
-def test_sha256_is_of_the_uncompressed_file(write):
+def test_read_compares_sha256_of_uncompressed_content(write):
     digest = hashlib.sha256(LABELS).hexdigest()
     for level in (1, 9):
         path = write(gzip.compress(LABELS, level))
         np.testing.assert_array_equal(idx.read(path, sha256=digest), [7, 2, 1])
     other = hashlib.sha256(HEADER_OF_3_LABELS + bytes([7, 2, 0])).hexdigest()
-    with pytest.raises(ValueError, match=f"SHA-256 {other}, found {digest}"):
+    with pytest.raises(ValueError, match=f"SHA-256 {other}, got {digest}"):
         idx.read(write(LABELS), sha256=other)
 
 
-def test_what_is_no_readable_file_is_an_os_error(tmp_path):
+def test_read_of_missing_file_or_folder_raises_os_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="missing"):
         idx.read(tmp_path / "missing")
     with pytest.raises(OSError, match=tmp_path.name):
@@ -154,7 +156,7 @@ def scratch(tmp_path_factory):
     return tmp_path_factory.mktemp("idx") / "scratch"
 
 
-def read_or_refuse(path, content):
+def read_or_reject(path, content):
     path.write_bytes(content)
     try:
         array = idx.read(path, max_bytes=2**16)
@@ -164,10 +166,10 @@ def read_or_refuse(path, content):
 
 
 @given(content=st.binary(max_size=64), pack=st.sampled_from([bytes, gzip.compress]))
-def test_random_bytes_raise_nothing_else(scratch, content, pack):
-    read_or_refuse(scratch, pack(content))
-    read_or_refuse(scratch, b"\x1f\x8b\x08\x00" + content)
-    read_or_refuse(scratch, pack(b"\0\0" + content))
+def test_read_of_random_bytes_raises_no_other_error(scratch, content, pack):
+    read_or_reject(scratch, pack(content))
+    read_or_reject(scratch, b"\x1f\x8b\x08\x00" + content)
+    read_or_reject(scratch, pack(b"\0\0" + content))
 
 
 @given(
@@ -176,9 +178,9 @@ def test_random_bytes_raise_nothing_else(scratch, content, pack):
     pack=st.sampled_from([bytes, gzip.compress]),
     data=st.data(),
 )
-def test_mutated_files_raise_nothing_else(scratch, encode, dtype, shape, pack, data):
+def test_read_of_mutated_files_raises_no_other_error(scratch, encode, dtype, shape, pack, data):
     content = bytearray(pack(encode(np.ones(shape, dtype))))
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    read_or_refuse(scratch, bytes(content[: data.draw(st.integers(0, len(content)))]))
-    read_or_refuse(scratch, bytes(content))
+    read_or_reject(scratch, bytes(content[: data.draw(st.integers(0, len(content)))]))
+    read_or_reject(scratch, bytes(content))

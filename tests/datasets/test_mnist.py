@@ -1,3 +1,5 @@
+"""MNIST, Fashion-MNIST and KMNIST: their facts and their folders."""
+
 import os
 
 import numpy as np
@@ -7,12 +9,13 @@ from minidl.datasets import fashion_mnist, kmnist, mnist
 from minidl.datasets.idx_dataset import FILES
 
 needs_mnist = pytest.mark.skipif(
-    not os.environ.get("MINIDL_DATA"), reason="MINIDL_DATA names no folder with MNIST's files"
+    not os.environ.get("MINIDL_DATA"), reason="needs a folder with MNIST, named by MINIDL_DATA"
 )
 
 
+@pytest.mark.slow
 @needs_mnist
-def test_mnist():
+def test_mnist_has_the_published_facts():
     (x_train, y_train), (x_test, y_test) = mnist.load_data()
     assert (x_train.shape, x_train.dtype) == ((60_000, 28, 28), np.uint8)
     assert (x_test.shape, x_test.dtype) == ((10_000, 28, 28), np.uint8)
@@ -28,7 +31,7 @@ def test_mnist():
 
 
 @pytest.mark.parametrize("module", [mnist, fashion_mnist, kmnist])
-def test_data_sets_state_their_facts_for_every_file(module):
+def test_data_set_has_checksums_of_all_files(module):
     dataset = module.DATASET
     assert len(dataset.mirrors) >= 2
     assert all(mirror.endswith("/") for mirror in dataset.mirrors)
@@ -42,6 +45,6 @@ def test_data_sets_state_their_facts_for_every_file(module):
     ("module", "folder"),
     [(mnist, "mnist"), (fashion_mnist, "fashion-mnist"), (kmnist, "kmnist")],
 )
-def test_load_data_looks_into_the_folder_of_its_name(tmp_path, module, folder):
+def test_load_data_reads_the_subfolder_of_its_name(tmp_path, module, folder):
     with pytest.raises(FileNotFoundError, match=rf"in .*{os.path.basename(tmp_path)}.{folder},"):
         module.load_data(tmp_path)

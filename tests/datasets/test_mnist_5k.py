@@ -1,3 +1,5 @@
+"""The 5,000 digits shipped with minidl."""
+
 import hashlib
 import os
 
@@ -20,21 +22,21 @@ def digits():
     return mnist_5k.load_data()
 
 
-def test_shapes_and_classes(digits):
+def test_load_data_returns_balanced_shuffled_classes(digits):
     for (images, labels), count in zip(digits, (4000, 1000), strict=True):
         assert (images.shape, images.dtype) == ((count, 28, 28), np.uint8)
         assert (labels.shape, labels.dtype) == ((count,), np.uint8)
         assert np.bincount(labels).tolist() == [count // 10] * 10
-        # Mixed: the source is sorted by class.
+        # Shuffled: the source is sorted by class.
         assert len(np.unique(labels[: count // 10])) == 10
 
 
-def test_content(digits):
+def test_load_data_returns_the_published_arrays(digits):
     arrays = [array for split in digits for array in split]
     assert [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays] == SHA256
 
 
-def test_provenance_states_the_same_content(digits):
+def test_provenance_lists_the_same_checksums(digits):
     provenance = os.path.join(os.path.dirname(mnist_5k.__file__), "mnist_5k.md")
     with open(provenance, encoding="utf-8") as file:
         text = file.read()
@@ -48,17 +50,18 @@ def test_no_image_is_in_both_parts(digits):
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])
-def test_a_damaged_installation_is_a_value_error(tmp_path, monkeypatch, content):
+def test_load_data_rejects_a_damaged_file(tmp_path, monkeypatch, content):
     (tmp_path / "mnist_5k.npz").write_bytes(content)
     monkeypatch.setattr(mnist_5k.resources, "files", lambda package: tmp_path)
-    with pytest.raises(ValueError, match=r"mnist_5k\.npz: expected mnist_5k's four arrays"):
+    with pytest.raises(ValueError, match=r"mnist_5k\.npz: expected the four arrays"):
         mnist_5k.load_data()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
-    not os.environ.get("MINIDL_DATA"), reason="MINIDL_DATA names no folder with MNIST's files"
+    not os.environ.get("MINIDL_DATA"), reason="needs a folder with MNIST, named by MINIDL_DATA"
 )
-def test_all_are_from_mnist_training_set(digits):
+def test_all_images_are_from_the_training_set_of_mnist(digits):
     (x_train, y_train), (x_test, _) = mnist.load_data()
     known = {(image.tobytes(), label) for image, label in zip(x_train, y_train, strict=True)}
     for images, labels in digits:

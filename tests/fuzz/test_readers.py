@@ -1,4 +1,4 @@
-"""A short run of the fuzzer, and files that Hypothesis makes up; `readers.py` runs for long."""
+"""Short runs of the fuzzer, and files by Hypothesis; `readers.py` runs for longer."""
 
 import json
 import os
@@ -19,24 +19,36 @@ from minidl.storage import tensor_file
 
 pytest.importorskip("PIL", reason="needs the extra images")
 pytest.importorskip("h5py", reason="needs the extra keras")
-FEW = settings(
-    max_examples=200,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+FEW, MANY = (
+    settings(
+        max_examples=count,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    for count in (40, 400)
 )
+READERS = ["checkpoint", "torch", "keras", "idx", "image"]
 
 
-@pytest.mark.parametrize("name", ["checkpoint", "torch", "keras", "idx", "image"])
-def test_damaged_files_end_in_a_result_or_in_our_error(name):
-    numbers = readers.fuzz(name, 300, seed=1)
-    # Both happen: else what is fed would be too good or too bad to find anything.
-    assert numbers["read"] >= 3
-    assert numbers["refused"] >= 30
+def check_reader(name, count):
+    """Fuzz a reader, and check that inputs are neither all too good nor all too bad."""
+    numbers = readers.fuzz(name, count, seed=1)
+    assert numbers["read"] >= count / 100
+    assert numbers["rejected"] >= count / 10
 
 
-def test_the_fuzzer_keeps_the_input_of_a_reader_that_raises_what_is_not_ours(
-    tmp_path, monkeypatch, capsys
-):
+@pytest.mark.parametrize("name", READERS)
+def test_reader_reads_or_rejects_damaged_files(name):
+    check_reader(name, 100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+def test_reader_reads_or_rejects_many_damaged_files(name):
+    check_reader(name, 1_000)
+
+
+def test_fuzz_keeps_the_input_that_raises_another_error(tmp_path, monkeypatch, capsys):
     def broken(path):
         if b"\xff" in path.read_bytes()[4:8]:
             raise IndexError("not ours")
@@ -46,21 +58,43 @@ def test_the_fuzzer_keeps_the_input_of_a_reader_that_raises_what_is_not_ours(
     with pytest.raises(IndexError, match="not ours"):
         readers.fuzz("idx", 2000)
     (folder,) = tmp_path.iterdir()
-    assert f"the inputs lie in {folder}\n" in capsys.readouterr().err
+    assert f"the inputs are in {folder}\n" in capsys.readouterr().err
     with pytest.raises(IndexError, match="not ours"):
         broken(folder / "input")
 
 
-def test_the_fuzzer_leaves_nothing_behind_a_good_reader(tmp_path, monkeypatch):
+def test_fuzz_removes_its_folder_after_success(tmp_path, monkeypatch):
     monkeypatch.setattr(readers.tempfile, "tempdir", str(tmp_path))
     readers.fuzz("idx", 3)
     assert not list(tmp_path.iterdir())
 
 
+def greedy(path):
+    """Allocate 64 MiB for small files."""
+    return np.ones(2**23) if path.stat().st_size < 15 else None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot reset the peak")
+def test_fuzz_finds_a_greedy_reader_after_a_larger_peak(tmp_path, monkeypatch):
+    calls = []
+
+    def reader(path):
+        calls.append(path)
+        return np.ones(2**25) if len(calls) == 1 else greedy(path)
+
+    monkeypatch.setattr(readers, "MEMORY_BOUND", 2**25)
+    monkeypatch.setattr(readers, "readers", lambda: {"idx": reader})
+    monkeypatch.setattr(readers.tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(AssertionError, match=r"idx took [\d,]+ bytes"):
+        readers.fuzz("idx", 2000)
+    (kept,) = tmp_path.glob("minidl-fuzz-*/input")
+    assert kept.stat().st_size < 15
+
+
 GREEDY = """
-import numpy as np, readers
+import readers, test_readers
 readers.MEMORY_BOUND = 2**25
-readers.readers = lambda: {"idx": lambda path: np.ones(2**27) if path.stat().st_size < 15 else None}
+readers.readers = lambda: {"idx": test_readers.greedy}
 readers.fuzz("idx", 2000)
 """
 HANGING = """
@@ -77,13 +111,13 @@ readers.fuzz("idx", 2000)
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (GREEDY, r"AssertionError: idx took [\d,]+ bytes"),
+        pytest.param(GREEDY, r"AssertionError: idx took [\d,]+ bytes", marks=pytest.mark.slow),
         (HANGING, r"Timeout \(0:00:00\.1.*\)!(.*\n)+.* in hangs"),
     ],
-    ids=["allocates too much", "hangs"],
+    ids=["greedy", "hanging"],
 )
-def test_the_fuzzer_notices_a_reader_that(code, message, tmp_path):
-    # In a process of its own, which may end, and whose parent's memory is not counted as its own.
+def test_fuzz_in_a_process_finds_a_reader_that_is(code, message, tmp_path):
+    np.ones(2**25)  # larger than all that the child takes, whose memory starts anew
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parent,
@@ -104,16 +138,28 @@ MAGIC = st.sampled_from(
 )
 
 
-@FEW
-@given(MAGIC, st.binary(max_size=300))
-def test_bytes_of_no_meaning_are_refused_or_read(tmp_path, magic, rest):
-    path = tmp_path / "x"
-    path.write_bytes(magic + rest)
+def check_readers_of_arrays(folder, content):
+    """Check that bytes are read or rejected."""
+    path = folder / "x"
+    path.write_bytes(content)
     for read in (lambda: images.read(path, (2,)), lambda: idx.read(path, max_bytes=2**20)):
         try:
             assert isinstance(read(), np.ndarray)
         except ValueError:
             continue
+
+
+@FEW
+@given(MAGIC, st.binary(max_size=300))
+def test_readers_of_arrays_read_or_reject_random_bytes(tmp_path, magic, rest):
+    check_readers_of_arrays(tmp_path, magic + rest)
+
+
+@pytest.mark.slow
+@MANY
+@given(MAGIC, st.binary(max_size=300))
+def test_readers_of_arrays_read_or_reject_much_random_data(tmp_path, magic, rest):
+    check_readers_of_arrays(tmp_path, magic + rest)
 
 
 JSON = st.recursive(
@@ -122,23 +168,33 @@ JSON = st.recursive(
     max_leaves=8,
 )
 KEYS = ["format", "version", "network", "training", "history"]
+# Descriptions, as JSON or as any other text.
+DESCRIPTIONS = st.one_of(
+    st.builds(
+        lambda texts, is_format: json.dumps(texts | ({"format": 1} if is_format else {})),
+        st.dictionaries(st.sampled_from(KEYS), JSON),
+        st.booleans(),
+    ),
+    st.binary(max_size=200).map(lambda content: content.decode("latin-1")),
+)
 
 
-@FEW
-@given(st.dictionaries(st.sampled_from(KEYS), JSON), st.booleans())
-def test_texts_of_no_meaning_are_no_checkpoint(tmp_path, texts, is_format):
-    path = tmp_path / "x.safetensors"
-    text = json.dumps(texts | ({"format": 1} if is_format else {}))
+def check_description(folder, text):
+    """Check that a file with another description is no checkpoint."""
+    path = folder / "x.safetensors"
     tensor_file.write(path, {"x": np.zeros(3)}, {"minidl": text})
-    with pytest.raises(ValueError, match="expected a checkpoint of minidl, found: "):
+    with pytest.raises(ValueError, match=r"x\.safetensors: expected a checkpoint of minidl"):
         models.load(path)
 
 
 @FEW
-@given(st.binary(max_size=200))
-def test_texts_that_are_no_json_are_no_checkpoint(tmp_path, content):
-    path = tmp_path / "x.safetensors"
-    text = content.decode("latin-1")
-    tensor_file.write(path, {"x": np.zeros(3)}, {"minidl": text})
-    with pytest.raises(ValueError, match="expected a checkpoint of minidl, found: "):
-        models.load(path)
+@given(DESCRIPTIONS)
+def test_load_rejects_random_descriptions(tmp_path, text):
+    check_description(tmp_path, text)
+
+
+@pytest.mark.slow
+@MANY
+@given(DESCRIPTIONS)
+def test_load_rejects_many_random_descriptions(tmp_path, text):
+    check_description(tmp_path, text)

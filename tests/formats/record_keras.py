@@ -1,8 +1,8 @@
-"""Train small networks in Keras and record weights and predictions; run where Keras is installed.
+"""Record weights and predictions of Keras, on a machine that has it.
 
-``python tests/interchange/record_keras.py record`` writes ``keras.weights.h5`` and ``keras.json``;
-``... check FILE`` loads weights that minidl saved into the same network and prints, as JSON, what
-it predicts.
+``python tests/formats/record_keras.py record`` trains a small network, and writes
+``keras.weights.h5`` and ``keras.json``; ``... check FILE`` loads weights saved by minidl into the
+same network and prints its predictions as JSON.
 """
 
 import json
@@ -15,12 +15,12 @@ HERE = Path(__file__).parent
 
 
 def inputs():
-    """Return the inputs that predictions are made for: multiples of 1/16, exact in JSON."""
+    """Return the inputs of the predictions: multiples of 1/16, exact in JSON."""
     return (np.arange(5 * 4 * 3).reshape(5, 4, 3) * 7 % 32 / 16).astype("float32")
 
 
 def network():
-    """Return the network, with a second one inside and a layer without bias."""
+    """Return a network that holds another one and a layer without bias."""
     import keras
 
     inner = keras.Sequential([keras.layers.Dense(6, activation="tanh"), keras.layers.Dropout(0.2)])
@@ -47,7 +47,7 @@ def record():
     model.compile("adam", "sparse_categorical_crossentropy")
     x = np.random.default_rng(0).normal(size=(200, 4, 3))
     model.fit(x, (x[:, 0, 0] > 0) + 2 * (x[:, 1, 1] > 0.5), epochs=20, verbose=0)
-    plain = network()  # without the optimizer, whose state would be in the file
+    plain = network()  # without an optimizer, whose state would be in the file
     plain.set_weights(model.get_weights())
     plain.save_weights(HERE / "keras.weights.h5")
     predictions = model.predict(inputs(), verbose=0)

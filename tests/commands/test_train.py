@@ -1,0 +1,569 @@
+"""The training command: output, log, checkpoints, Ctrl-C, and errors in one line."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_runs import environment, rejection, run_python
+
+from minidl import models
+from minidl.commands import train
+from minidl.commands.train_arguments import parse_arguments
+from minidl.storage import tensor_file
+from minidl.storage.atomic import write_atomically
+from minidl.storage.folders import latest, lock_folder
+
+SMALL = ("--data", "mnist-5k", "--hidden", "16", "--epochs", "2")
+STEPS = 32  # of an epoch
+START_KEYS = {"device", "data", "hidden", "dropout", "batch_size", "epochs", "seed", "parameters"}
+EPOCH_KEYS = {"event", "epoch", "seconds", "loss", "accuracy", "val_loss", "val_accuracy"}
+END_KEYS = {
+    "event",
+    "device",
+    "data",
+    "test_accuracy",
+    "test_loss",
+    "seconds",
+    "images_per_second",
+    "first_step_seconds",
+    "epochs",
+    "seed",
+    "interrupted",
+}
+posix_signals = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+
+
+def events(path):
+    """Return the events of a log."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(tmp_path, *arguments):
+    """Run the command in this process and return its events."""
+    log = tmp_path / "log.jsonl"
+    assert train.main([*map(str, arguments), "--log-json", str(log)]) == 0
+    return events(log)
+
+
+def same_weights(*paths):
+    """Return whether models have the same weights, bit for bit."""
+    one, other = (models.load(path).get_weights() for path in paths)
+    return all(a.tobytes() == b.tobytes() for a, b in zip(one, other, strict=True))
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Return a process of the command, and its events."""
+    log = tmp_path_factory.mktemp("train") / "log.jsonl"
+    ended = run_python("-m", "minidl.train", *SMALL, "--seed", "3", "--log-json", log)
+    return ended, events(log)
+
+
+def test_train_prints_a_head_and_a_table(finished):
+    result, _ = finished
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["device", "cpu"]
+    assert lines[1] == "data     mnist-5k: 4,000 training images, 1,000 test images"
+    assert lines[2] == "network  dense 16 > dropout 0.5 > dense 10 (12,730 weights)"
+    epochs = [line for line in lines if line.startswith("Epoch")]
+    assert [line.split(" - ")[0] for line in epochs] == ["Epoch 1/2", "Epoch 2/2"]
+    table = {line[:16].strip() for line in lines[-7:]}
+    assert {"device", "data", "test accuracy", "test loss", "images a second", "time"} <= table
+
+
+def test_log_has_one_event_on_each_line(finished):
+    start, *epochs, end = finished[1]
+    assert start["event"] == "start"
+    assert set(start) > START_KEYS
+    assert (start["optimizer"], start["learning_rate"]) == ("adam", 0.001)
+    assert (start["hidden"], start["dropout"], start["parameters"]) == ([16], [0.5], 12_730)
+    assert [set(epoch) for epoch in epochs] == [EPOCH_KEYS] * 2
+    assert [(epoch["event"], epoch["epoch"]) for epoch in epochs] == [("epoch", 1), ("epoch", 2)]
+    assert set(end) == END_KEYS
+    assert (end["event"], end["epochs"], end["seed"], end["interrupted"]) == ("end", 2, 3, False)
+    assert end["test_accuracy"] == epochs[-1]["val_accuracy"]
+    assert 0 < end["first_step_seconds"] < end["seconds"]
+    trained = 2 * 4000 / sum(epoch["seconds"] for epoch in epochs)
+    assert end["images_per_second"] == pytest.approx(trained)
+
+
+def test_train_prints_logs_of_minidl_only(capsys, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])  # of pytest
+    assert train.main([*SMALL, "--epochs", "1"]) == 0
+    logging.getLogger("numba.cuda.cudadrv.driver").info("of another library")
+    logging.getLogger("minidl_kernels.cpu").info("of our own")
+    written = capsys.readouterr().err
+    assert "of our own" in written
+    assert "of another library" not in written
+
+
+def test_quiet_prints_the_table_only(tmp_path, capsys):
+    run(tmp_path, *SMALL, "--quiet")
+    assert [line[:16].strip() for line in capsys.readouterr().out.splitlines()] == [
+        "device",
+        "data",
+        "epochs",
+        "test accuracy",
+        "test loss",
+        "images a second",
+        "time",
+    ]
+
+
+def test_train_learns(tmp_path):
+    arguments = ("--data", "mnist-5k", "--hidden", "64", "--dropout", "0.2", "--epochs", "8")
+    assert run(tmp_path, *arguments)[-1]["test_accuracy"] > 0.9  # by chance: 0.1
+
+
+def test_seed_decides_the_run(tmp_path):
+    def losses(seed):
+        return [event.get("loss") for event in run(tmp_path, *SMALL, "--seed", seed)]
+
+    assert losses("1") == losses("1") != losses("2")
+
+
+# ------------------------------------------------------------------------------ errors
+
+
+def test_train_rejects_unknown_device(capsys):
+    line = rejection(train, capsys, "--device", "tpu")
+    assert 'expected "cpu", "cuda", "cuda:N" or "auto"' in line
+    assert "tpu" in line
+
+
+def test_train_rejects_folders_without_the_data_set(tmp_path, monkeypatch, capsys):
+    for folder in ("", tmp_path, "nowhere"):
+        for arguments in ((), ("--data", "kmnist")):
+            assert "train-images-idx3-ubyte" in rejection(
+                train, capsys, *arguments, "--data-dir", folder
+            )
+    monkeypatch.setenv("MINIDL_DATA", str(tmp_path))
+    assert "train-images-idx3-ubyte" in rejection(train, capsys)
+
+
+def test_train_rejects_damaged_data(tmp_path, capsys):
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    for file in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (folder / f"{file}-ubyte").write_bytes(b"not an IDX file")
+    line = rejection(train, capsys, "--data-dir", tmp_path)
+    assert f"{folder / 'train-images-idx3-ubyte'}: expected an IDX file" in line
+
+
+def test_rejected_run_keeps_an_older_log(tmp_path, capsys):
+    log = tmp_path / "log.jsonl"
+    log.write_text("older\n")
+    rejection(train, capsys, "--device", "tpu", "--log-json", log)
+    assert log.read_text() == "older\n"
+    assert run(tmp_path, *SMALL, "--epochs", "1")[0]["event"] == "start"
+
+
+def test_rejected_run_begins_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train.report, "is_possible", lambda: False)
+    old, new, log = tmp_path / "old", tmp_path / "new", tmp_path / "log.jsonl"
+    small = [*SMALL, "--epochs", "1", "--quiet"]
+    assert train.main([*small, "--checkpoint-dir", str(old)]) == 0
+    rejected = [*small, "--out", str(new), "--log-json", str(log)]
+    line = rejection(train, capsys, *rejected, "--checkpoint-dir", old)
+    assert f"{old}: expected checkpoints up to step 0" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    log.write_text("older\n")
+    rejection(train, capsys, *rejected, "--checkpoint-dir", old)
+    assert log.read_text() == "older\n"
+    assert train.main(rejected) == 0  # the folder is free for another try
+    assert events(log)[0]["event"] == "start"
+    unbegun = tmp_path / "unbegun"
+    line = rejection(train, capsys, *rejected, "--checkpoint-dir", unbegun)
+    assert f"{new}: expected a folder without a run" in line
+    assert not unbegun.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_full_disk_is_reported_in_one_line():
+    result = run_python("-m", "minidl.train", *SMALL, "--quiet", "--log-json", "/dev/full")
+    assert result.returncode == 2
+    assert result.stderr == "minidl.train: [Errno 28] No space left on device\n"
+
+
+def test_network_too_large_for_memory_is_reported_in_one_line(monkeypatch, capsys):
+    def too_large(*_):
+        raise MemoryError("unable to allocate 1 PiB")
+
+    monkeypatch.setattr(train, "build_model", too_large)
+    assert "unable to allocate 1 PiB" in rejection(train, capsys, *SMALL)
+
+
+def test_cuda_without_cupy_prints_the_reason():
+    blocked = "import sys; sys.modules['cupy'] = None; from minidl.train import main; "
+    code = blocked + "sys.exit(main(['--device', 'cuda', '--data', 'mnist-5k']))"
+    result = run_python("-c", code)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert re.fullmatch(r"minidl.train: cuda: .*pip install 'minidl\[cuda13\]'.*\n", result.stderr)
+
+
+# ------------------------------------------------------------------------------ data
+
+
+def no_mirror(_):
+    raise OSError("mnist: no mirror delivered train-images-idx3-ubyte.gz:\n  details")
+
+
+def test_train_without_mnist_announces_its_replacement(monkeypatch, capsys):
+    monkeypatch.delenv("MINIDL_DATA", raising=False)
+    monkeypatch.setitem(train.LOADERS, "mnist", no_mirror)
+    assert train.main(["--hidden", "8", "--epochs", "1", "--quiet"]) == 0
+    first, *table = capsys.readouterr().out.splitlines()
+    reason = "mnist: no mirror delivered train-images-idx3-ubyte.gz"
+    assert first.startswith(f"MNIST could not be downloaded ({reason}); ")
+    (row,) = (line for line in table if line.startswith("data "))
+    assert re.fullmatch(r"data +mnist-5k \(MNIST could not be downloaded\)", row)
+
+
+def test_train_never_replaces_mnist_given_by_name(monkeypatch, capsys):
+    monkeypatch.delenv("MINIDL_DATA", raising=False)
+    monkeypatch.setitem(train.LOADERS, "mnist", no_mirror)
+    assert "no mirror delivered" in rejection(train, capsys, "--data", "mnist")
+
+
+# ------------------------------------------------------------------------------ Ctrl-C
+
+
+@contextlib.contextmanager
+def interrupted_process(*arguments):
+    """Start the command, send SIGINT in its third epoch, and yield the process and its output."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "minidl.train", *map(str, arguments)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert any(line.startswith("Epoch 2/") for line in process.stdout)
+            process.send_signal(signal.SIGINT)
+            yield process, *process.communicate(timeout=60)
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+@posix_signals
+def test_ctrl_c_in_a_process_saves_the_step_and_returns_130(tmp_path):
+    log, parts, whole = (tmp_path / name for name in ("log", "parts.safetensors", "x.safetensors"))
+    places = ("--checkpoint-dir", tmp_path / "run", "--log-json", log)
+    with interrupted_process(*SMALL, *places, "--epochs", "100000") as (process, _, err):
+        assert process.returncode == 130, err
+    assert err.count("\n") == 1
+    assert err.startswith("interrupted")
+    *_, end = events(log)
+    assert (end["event"], end["interrupted"]) == ("end", True)
+    done = models.load(latest(tmp_path / "run")).position.epoch
+    assert done >= end["epochs"] >= 1
+    epochs = ("--epochs", done + 1)
+    resumed = run_python(
+        "-m", "minidl.train", *SMALL, *places, *epochs, "--resume", "latest", "--save", parts
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    logged = [event["epoch"] for event in events(log) if event["event"] == "epoch"]
+    assert logged == list(range(1, done + 2))
+    assert train.main([*map(str, (*SMALL, *epochs)), "--save", str(whole)]) == 0
+    assert same_weights(parts, whole)
+
+
+@pytest.mark.slow
+@posix_signals
+def test_ctrl_c_in_a_process_without_folder_returns_130():
+    with interrupted_process("--data", "mnist-5k", "--epochs", "100000") as (process, _, err):
+        assert process.returncode == 130
+    assert err == "interrupted\n"
+
+
+@pytest.fixture
+def interrupted_at_step_40(monkeypatch):
+    """Let the system send SIGINT to the command in its 40th step."""
+
+    class Interrupted(train.Watch):
+        def on_train_batch_end(self, batch, logs):
+            super().on_train_batch_end(batch, logs)
+            if self.model.step == 40:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "Watch", Interrupted)
+        yield patch
+
+
+@posix_signals
+def test_ctrl_c_saves_the_step_and_resume_ends_with_the_same_weights(
+    tmp_path, interrupted_at_step_40, capsys
+):
+    file, log = tmp_path / "model.safetensors", tmp_path / "log.jsonl"
+    places = ("--checkpoint-dir", str(tmp_path / "run"), "--save", str(file))
+    assert train.main([*SMALL, *places, "--log-json", str(log)]) == 130
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("interrupted; ")
+    assert "--resume latest" in printed.err
+    assert "test accuracy" not in printed.out
+    assert not file.exists()  # it is for the network that is trained to the end
+    assert latest(tmp_path / "run").name == "step-0000000040.safetensors"
+    *_, end = events(log)
+    assert (end["event"], end["epochs"], end["interrupted"]) == ("end", 1, True)
+    assert "test_accuracy" not in end
+    assert end["images_per_second"] > 0
+    interrupted_at_step_40.undo()
+    assert train.main([*SMALL, *places, "--resume", "latest"]) == 0
+    assert train.main([*SMALL, "--save", str(tmp_path / "whole.safetensors")]) == 0
+    assert same_weights(file, tmp_path / "whole.safetensors")
+
+
+@posix_signals
+def test_ctrl_c_without_folder_returns_130(tmp_path, interrupted_at_step_40, capsys):
+    file = tmp_path / "model.safetensors"
+    assert train.main([*SMALL, "--quiet", "--save", str(file)]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", ["load_data", "build_model"])
+def test_ctrl_c_before_training_is_logged(part, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, part, interrupt)
+    log = tmp_path / "log.jsonl"
+    assert train.main([*SMALL, "--quiet", "--log-json", str(log)]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+    assert [(e["event"], e["interrupted"]) for e in events(log)] == [("end", True)]
+
+
+def test_ctrl_c_after_training_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
+    places = ("--checkpoint-dir", str(tmp_path / "run"), "--save", str(tmp_path / "x.safetensors"))
+    with monkeypatch.context() as patch:
+        patch.setattr(models.Sequential, "evaluate", interrupt)
+        assert train.main([*SMALL, *places]) == 130
+    assert latest(tmp_path / "run").name == f"step-{2 * STEPS:010d}.safetensors"
+    assert train.main([*SMALL, *places, "--resume", "latest"]) == 0
+    assert same_weights(latest(tmp_path / "run"), tmp_path / "x.safetensors")
+
+
+def test_ctrl_c_in_a_callback_keeps_the_results(tmp_path, monkeypatch):
+    class Interrupted(train.Watch):
+        def on_epoch_end(self, epoch, logs):
+            super().on_epoch_end(epoch, logs)
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "Watch", Interrupted)
+    log = tmp_path / "log.jsonl"
+    assert train.main([*SMALL, "--epochs", "5", "--log-json", str(log)]) == 130
+    *_, end = events(log)
+    assert (end["event"], end["epochs"], end["interrupted"]) == ("end", 2, True)
+    assert end["images_per_second"] > 0
+
+
+def test_fit_restores_the_handler_of_sigint():
+    before = signal.getsignal(signal.SIGINT)
+    model = train.build_model(parse_arguments(["--hidden", "4"], None), (28, 28))
+    watch = train.Watch(train.EventLog(None), 8, 4)
+    x, y = np.zeros((8, 28, 28), "uint8"), np.zeros(8, "uint8")
+    assert isinstance(model, models.Sequential)
+    model.fit(x, y, batch_size=4, verbose=0, callbacks=[watch])
+    assert signal.getsignal(signal.SIGINT) is before
+    assert watch.images == 8
+
+
+# ------------------------------------------------------------------------------ checkpoints
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Return the file of a run of one epoch."""
+    path = tmp_path_factory.mktemp("train") / "model.safetensors"
+    assert train.main([*SMALL, "--epochs", "1", "--quiet", "--save", str(path)]) == 0
+    return path
+
+
+def test_resume_latest_ends_with_the_weights_of_one_run(tmp_path, capsys):
+    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
+    folder = ("--checkpoint-dir", tmp_path / "run", "--resume", "latest")
+    (start, *_) = run(tmp_path, *SMALL, "--epochs", "4", "--save", whole)
+    run(tmp_path, *SMALL, *folder)
+    assert f"resume   no checkpoint in {tmp_path / 'run'}: a new run" in capsys.readouterr().out
+    (tmp_path / "log.jsonl").unlink()
+    assert run(tmp_path, *SMALL, *folder, "--epochs", "4", "--save", parts)[0] == start
+    printed = capsys.readouterr().out
+    assert "step-0000000064.safetensors: 2 epochs and 0 steps are done" in printed
+    assert "epochs           4 of 4" in printed
+    assert f"saved            {parts}" in printed
+    assert same_weights(whole, parts)
+
+
+def test_resume_of_a_finished_run_evaluates_and_saves(tmp_path, capsys):
+    file, again = str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")
+    assert train.main([*SMALL, "--save", file, "--quiet"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert train.main([*SMALL, "--resume", file, "--save", again, "--quiet"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:5] == table[2:5]  # epochs, accuracy, loss
+    assert models.load(again).step == models.load(file).step == 2 * STEPS
+
+
+def test_resume_rejects_a_run_of_more_epochs(tmp_path, capsys):
+    file = str(tmp_path / "a.safetensors")
+    assert train.main([*SMALL, "--save", file, "--quiet"]) == 0
+    line = rejection(train, capsys, *SMALL, "--epochs", "1", "--resume", file)
+    assert f"{file}: expected a run of at most --epochs 1, " in line
+    assert "2 epochs and 0 steps are done" in line
+
+
+def test_resume_continues_the_log(tmp_path):
+    folder = ("--checkpoint-dir", tmp_path / "run", "--resume", "latest")
+    run(tmp_path, *SMALL, *folder)
+    logged = run(tmp_path, *SMALL, *folder, "--epochs", "3")
+    assert [event["epoch"] for event in logged if event["event"] == "epoch"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected", "found"),
+    [
+        (
+            ("--hidden", "17"),
+            "network dense 17 > dropout 0.5 > dense 10 (13,525 weights)",
+            "dense 16 > dropout 0.5 > dense 10 (12,730 weights)",
+        ),
+        (
+            ("--hidden", "16", "16"),
+            "network dense 16 > dropout 0.5 > dense 16 > dropout 0.3 > dense 10",
+            "dense 16 > dropout 0.5 > dense 10",
+        ),
+        (
+            ("--dropout", "0.1"),
+            "network dense 16 > dropout 0.1 > dense 10",
+            "dense 16 > dropout 0.5 > dense 10",
+        ),
+        (("--max-norm", "2"), "kernel_constraint {'class': 'MaxNorm', 'arg", "None"),
+        (("--seed", "1"), "seed 1", "0"),
+        (("--batch-size", "64"), "--batch-size 64", "128"),
+        (("--lr", "0.5"), "training optimizer arguments learning_rate 0.5", "0.001"),
+        (("--optimizer", "sgd"), "training optimizer class SGD", "Adam"),
+    ],
+)
+def test_resume_rejects_the_checkpoint_of_another_run(checkpoint, change, expected, found, capsys):
+    line = rejection(train, capsys, *SMALL, "--resume", checkpoint, *change)
+    pattern = rf"{checkpoint}: expected a run with .*{re.escape(expected)}.*, got one with "
+    assert re.search(pattern + re.escape(found), line), line
+    assert len(line) < 600
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [(0, "--data of data_checksum"), (1, "--data of validation_checksum")]
+)
+def test_resume_rejects_the_checkpoint_of_other_data(checkpoint, monkeypatch, part, name, capsys):
+    data = [(x, y.copy()) for x, y in train.LOADERS["mnist-5k"](None)]
+    data[part][1][0] ^= 1
+    monkeypatch.setitem(train.LOADERS, "mnist-5k", lambda _: data)
+    line = rejection(train, capsys, *SMALL, "--resume", checkpoint)
+    assert f"{checkpoint}: expected a run with {name} " in line
+
+
+def test_resume_rejects_missing_and_damaged_files(tmp_path, capsys):
+    missing, damaged = tmp_path / "missing.safetensors", tmp_path / "damaged.safetensors"
+    assert f"{missing}: No such file" in rejection(train, capsys, *SMALL, "--resume", missing)
+    damaged.write_bytes(b"damaged, surely")
+    assert f"{damaged}: expected a safetensors file" in rejection(
+        train, capsys, *SMALL, "--resume", damaged
+    )
+
+
+def test_numbers_that_are_not_finite_return_3_and_name_the_layer(tmp_path, capsys):
+    folder, log = tmp_path / "run", tmp_path / "log.jsonl"
+    places = ("--checkpoint-dir", str(folder), "--log-json", str(log))
+    with np.errstate(all="ignore"):
+        assert train.main([*SMALL, "--lr", "1e30", *places]) == 3
+    written = capsys.readouterr().err
+    assert written.startswith("minidl.train: ")
+    assert "the outputs of dense_1 in step 1" in written
+    assert "--lr" in written
+    assert written.count("\n") == 1
+    (file,) = folder.glob("*.safetensors")  # where it stopped: before the step that fails
+    assert models.load(file).step == 1
+    assert events(log)[-1]["diverged"] == "the outputs of dense_1 in step 1"
+
+
+def test_train_rejects_the_folder_of_a_running_run(tmp_path, capsys):
+    with lock_folder(tmp_path):  # as another run holds it
+        line = rejection(
+            train, capsys, *SMALL, "--checkpoint-dir", tmp_path, "--quiet", "--epochs", "1"
+        )
+    assert f"minidl.train: {tmp_path}: another run" in line
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_resume_latest_names_a_damaged_checkpoint(tmp_path, damage, capsys):
+    resumed = [*SMALL, "--quiet", "--checkpoint-dir", str(tmp_path), "--resume", "latest"]
+    assert train.main(resumed) == 0
+    newest = tmp_path / "step-0000000064.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(content[:-100] if damage == "cut" else content)
+    line = rejection(train, capsys, *resumed)
+    assert f"minidl.train: {newest}: " in line
+    assert "--resume latest uses the one before it" in line
+    newest.unlink()
+    assert train.main(resumed) == 0
+    assert models.load(newest).step == 2 * STEPS
+
+
+def test_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
+    resumed = [*SMALL, "--quiet", "--checkpoint-dir", str(tmp_path / "run"), "--resume", "latest"]
+
+    def full(path, content):
+        if latest(tmp_path / "run") is not None:
+            raise OSError(28, "No space left on device")
+        write_atomically(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tensor_file, "write_atomically", full)
+        assert (
+            rejection(train, capsys, *resumed)
+            == "minidl.train: [Errno 28] No space left on device\n"
+        )
+    assert latest(tmp_path / "run").name == "step-0000000032.safetensors"
+    again, whole = tmp_path / "again.safetensors", tmp_path / "whole.safetensors"
+    assert train.main([*resumed, "--save", str(again)]) == 0
+    assert train.main([*SMALL, "--quiet", "--save", str(whole)]) == 0
+    assert same_weights(again, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX limits")
+def test_limit_of_the_system_keeps_the_last_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    first = run_python("-m", "minidl.train", *SMALL, "--epochs", "1", "--checkpoint-dir", folder)
+    assert first.returncode == 0
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+        "from minidl.train import main; sys.exit(main(sys.argv[1:]))"
+    )
+    resumed = ("--checkpoint-dir", folder, "--resume", "latest")
+    result = run_python("-c", limited, *SMALL, *resumed, "--quiet")
+    assert (result.returncode, result.stderr) == (2, "minidl.train: [Errno 27] File too large\n")
+    assert [path.name for path in folder.glob("*step*")] == ["step-0000000032.safetensors"]
+    again, whole = tmp_path / "again.safetensors", tmp_path / "whole.safetensors"
+    run(tmp_path, *SMALL, *resumed, "--save", again)
+    (tmp_path / "log.jsonl").unlink()
+    run(tmp_path, *SMALL, "--save", whole)
+    assert same_weights(again, whole)
