@@ -231,8 +231,8 @@ def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any])
     if guard.found is not None:
         log.write("end", **results, seconds=process_seconds(), diverged=guard.found)
         print(
-            f"minidl.train: expected finite numbers, not finite: {guard.found}. Use a smaller "
-            "--lr.",
+            f"minidl.train: expected finite numbers, got NaN or infinity: {guard.found}. Use a "
+            "smaller --lr.",
             file=sys.stderr,
         )
         return EXIT_DIVERGED

@@ -154,9 +154,7 @@ class Network(Layer):
 
     def check_savable(self, path: PathLike) -> None:
         """Raise what `save` would raise for this model, and write nothing."""
-        check = registry.find("model", path).check
-        assert check is not None, "the format of models has one"
-        check(self)
+        registry.find("model", path).check(self)
 
     def save_weights(self, path: PathLike) -> None:
         """Write the weights for other frameworks.
@@ -187,9 +185,7 @@ class Network(Layer):
             If the file cannot be read.
         """
         self.check_built()
-        load = registry.find("weights", path).load
-        assert load is not None, "all formats of weights are read"
-        self.set_weights(load(self, path))
+        self.set_weights(registry.find("weights", path).load(self, path))
 
     # -------------------------------------------------------------------- building and calling
 

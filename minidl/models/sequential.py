@@ -193,6 +193,4 @@ def load(path: PathLike, device: str = "cpu", *, custom_objects: Sequence[type] 
             f"{path}: expected a file, got a folder. Use one of its files, such as "
             f"checkpoint.latest({os.fspath(path)!r})."
         )
-    read = registry.find("model", path).load
-    assert read is not None, "the format of models has one"
-    return read(path, device, custom_objects)
+    return registry.find("model", path).load(path, device, custom_objects)

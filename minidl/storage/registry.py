@@ -13,6 +13,14 @@ from minidl.storage.atomic import PathLike
 _formats: dict[tuple[str, str], "Format"] = {}
 
 
+def _not_read(*arguments: Any) -> Any:
+    raise ValueError("load: expected a format that can be read, got one that is only written.")
+
+
+def _not_checked(model: Any) -> None:
+    """Accept every model."""
+
+
 class Format(NamedTuple):
     """The functions of one format.
 
@@ -20,15 +28,16 @@ class Format(NamedTuple):
     ----------
     save : callable
         Takes a model and a path.
-    load : callable or None
-        Returns what a file holds; its arguments depend on the kind. None if files are not read.
-    check : callable or None
+    load : callable
+        Returns what a file holds. Its arguments depend on the kind: those of `models.load` for a
+        model, a model and a path for weights.
+    check : callable
         Takes a model, and raises what `save` would raise for it.
     """
 
     save: Callable[..., None]
-    load: Callable[..., Any] | None = None
-    check: Callable[[Any], None] | None = None
+    load: Callable[..., Any] = _not_read
+    check: Callable[[Any], None] = _not_checked
 
 
 def register(kind: str, ending: str, entry: Format) -> None:
@@ -56,8 +65,7 @@ def find(kind: str, path: PathLike) -> Format:
     for ending in endings:
         if os.fspath(path).endswith(ending):
             return _formats[kind, ending]
-    expected = " or ".join(f"NAME{ending}" for ending in endings)
     raise ValueError(
-        f"{path}: expected {expected} for a file of {kind}, got {os.path.basename(path)!r}. "
-        "Rename the file."
+        f"{path}: expected a file name that ends in {' or '.join(endings)}, got "
+        f"{os.path.basename(path)!r}. Rename the file."
     )

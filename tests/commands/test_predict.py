@@ -91,7 +91,9 @@ def test_predict_rejects_files_of_other_formats(saved, tmp_path, capsys):
     assert f"{bad}: expected a PNG, JPEG, IDX or NPY" in rejection(
         predict, capsys, saved[0], image, bad
     )
-    assert f"{image}: expected NAME.safetensors" in rejection(predict, capsys, image, image)
+    assert f"{image}: expected a file name that ends in .safetensors" in rejection(
+        predict, capsys, image, image
+    )
 
 
 def test_predict_rejects_unknown_device(saved, tmp_path, capsys):

@@ -120,7 +120,7 @@ def test_invalid_arguments_exit_with_one_line(arguments, message, capsys):
     [
         (["--save", "{}/missing/x.safetensors"], FileNotFoundError, "/missing/x.safetensors: "),
         (["--save", "{}"], IsADirectoryError, ": expected a file name, got a folder"),
-        (["--save", "{}/x.h5"], ValueError, r"/x\.h5: expected NAME\.safetensors .*'x\.h5'"),
+        (["--save", "{}/x.h5"], ValueError, r"/x\.h5: expected .* ends in \.safetensors.*'x\.h5'"),
         (["--out", "{}/file"], NotADirectoryError, "/file: expected a folder"),
         (["--out", "{}/file/a/b"], NotADirectoryError, "/file/a/b: expected a folder.*/file "),
         (["--checkpoint-dir", "{}/file"], NotADirectoryError, "/file: expected a folder"),
