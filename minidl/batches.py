@@ -157,7 +157,7 @@ class Feed:
     ):
         self._count = len(samples)
         self._backend = backend
-        self._x = backend.keep(samples.x)
+        self._x = backend.dataset_array(samples.x)
         self._y = None if samples.y is None else backend.asarray(samples.y)
         self._weight = None if samples.weight is None else backend.asarray(samples.weight)
         self._dtype, self._scale, self._offset = dtype, scale, offset

@@ -539,7 +539,7 @@ class Model(Layer):
                 if self.stop_training:
                     break
                 told.tell("on_epoch_begin", epoch, {})
-                with self.backend.working:
+                with self.backend.active:
                     logs = self._fit_epoch(told)
                 if self.position.batch < told.params["steps"]:
                     break
@@ -679,7 +679,7 @@ class Model(Layer):
 
     def _evaluate(self, feed: Feed, batch_size: int, verbose: int = 0) -> dict[str, float]:
         running = Running(self.metrics, self.backend)
-        with self.backend.working, rng.inference(), no_grad():
+        with self.backend.active, rng.inference(), no_grad():
             for batch in bar("Evaluation", feed, batch_size, verbose):
                 _, count = self._batch_loss(batch, running)
                 count()
@@ -726,7 +726,7 @@ class Model(Layer):
         draws = None if samples is None else positive_integer("predict: samples", samples)
         self._trace(inputs.x.shape[1:])
         batches = bar("Prediction", self._feed(inputs), batch_size, verbose)
-        with self.backend.working, no_grad():
+        with self.backend.active, no_grad():
             if draws is not None:
                 return self._predict_often(batches, draws)
             with rng.inference():

@@ -98,7 +98,7 @@ def matmul(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]
     # As in NumPy, a vector on the left is one row and a vector on the right one column.
     rows = a[None, :] if a.ndim == 1 else a
     columns = b[:, None] if b.ndim == 1 else b
-    y = a @ b
+    y = backend.matmul(a, b)
 
     def as_matrix(g: Array) -> Array:
         if a.ndim == 1:
@@ -106,10 +106,10 @@ def matmul(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]
         return g[..., None] if b.ndim == 1 else g
 
     def vjp_a(g: Array) -> Array:
-        return as_matrix(g) @ columns.swapaxes(-1, -2)
+        return backend.matmul(as_matrix(g), columns, transpose_b=True)
 
     def vjp_b(g: Array) -> Array:
-        product = rows.swapaxes(-1, -2) @ as_matrix(g)
+        product = backend.matmul(rows, as_matrix(g), transpose_a=True)
         return product[..., 0] if b.ndim == 1 else product
 
     return y, (vjp_a, vjp_b)
@@ -290,7 +290,7 @@ def dropout(
     """
 
     def apply(array: Array) -> Array:
-        return backend.dropout(array, rate, **address._asdict(), rescale=rescale)
+        return backend.dropout(array, rate, address, rescale=rescale)
 
     return apply(x), (apply,)
 
@@ -311,14 +311,14 @@ def dense(
 
     What `matmul`, `add`, `relu` and `dropout` give one after the other, with less memory and time.
     """
-    options = {} if address is None else {"rate": rate, "rescale": rescale, **address._asdict()}
-    y = backend.dense(x, weight, bias, activation=activation, **options)
+    options: dict[str, Any] = {} if address is None else {"rate": rate, "rescale": rescale}
+    y = backend.dense(x, weight, bias, activation=activation, address=address, **options)
 
     def undo(g: Array, g_bias: Array | None) -> tuple[Array, Array]:
         if activation == "relu":
             factor = scale(rate, y.dtype) if rescale and rate < 1 else 1.0
-            return backend.dense_relu_vjp(g, y, factor, g_bias)
-        g_z = backend.dropout(g, **options) if options else g
+            return backend.bias_act_dropout_vjp(g, y, factor, g_bias)
+        g_z = g if address is None else backend.dropout(g, rate, address, rescale=rescale)
         return g_z, g_z.sum(axis=0, out=g_bias)
 
     return y, _affine_vjps(backend, x, weight, undo)

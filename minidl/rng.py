@@ -20,10 +20,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
-from minidl_kernels.mask_contract import check_rate, checked_integer, keep_mask, words
+from minidl_kernels.mask_contract import (
+    Address,
+    check_rate,
+    checked_integer,
+    keep_mask,
+    words,
+)
 
 __all__ = [
     "Address",
@@ -45,15 +50,6 @@ CALLS_PER_STEP = 2**10
 MONTE_CARLO_STREAMS = 2**30
 ORDER_STREAM = 2**31
 WEIGHT_STREAMS = 2**31 + 1
-
-
-class Address(NamedTuple):
-    """Say which random words a layer takes: the arguments of ``backend.dropout``."""
-
-    seed: int
-    stream: int
-    step: int
-    row_offset: int = 0
 
 
 @dataclass
