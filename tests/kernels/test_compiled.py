@@ -1,4 +1,4 @@
-"""The CUDA kernels as they are compiled for a GPU; none is needed.
+"""The CUDA kernels as they are compiled for a GPU, without one.
 
 Their types, their PTX and their machine code are read, and their PTX is executed on the CPU. Each
 check is a function, and kernels that are broken on purpose must fail it: see `MUTANTS`.
@@ -9,8 +9,10 @@ import importlib
 import importlib.util
 import inspect
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
@@ -19,27 +21,52 @@ import kernel_table
 import minidl_kernels
 import numpy as np
 import pytest
+from backends import bits, launches_go_to, special_numbers
 from minidl_kernels import mask_contract, philox
+from minidl_kernels.mask_contract import Address
 
-if importlib.util.find_spec("numba_cuda") is None:
-    pytest.skip("numba-cuda is not installed: no CUDA kernel is compiled", allow_module_level=True)
+if not all(map(importlib.util.find_spec, ("numba_cuda", "cupy"))):
+    pytest.skip(
+        "numba-cuda and CuPy are not installed: no CUDA kernel is compiled", allow_module_level=True
+    )
 
 import numba
 import ptxrun
-from minidl_kernels.cuda import dropout, launch
+from compiled import CAPABILITY, compiled
 from numba import cuda
 from numba.core import sigutils
 from numba.cuda import dispatcher
-from numba.cuda.compiler import compile_cuda
 
 from bench import kernels as bench
 
 CAPABILITIES = ((7, 5), (8, 0), (9, 0), (12, 0))
-BUILDS = [
-    (*kernel, capability)
-    for kernel in kernel_table.KERNELS_AND_DTYPES
-    for capability in CAPABILITIES
-]
+
+
+def parameters(kernels, always=()):
+    """Return builds for all capabilities; all but `CAPABILITY` and those of `always` are slow."""
+    return [
+        pytest.param(
+            (name, dtype, capability),
+            id=f"{name}-{dtype}-cc{capability[0]}.{capability[1]}",
+            marks=[] if capability == CAPABILITY or dtype in always else [pytest.mark.slow],
+        )
+        for name, dtype in kernels
+        for capability in CAPABILITIES
+    ]
+
+
+DROPOUT = "dropout._dropout"
+DROPOUTS = [(DROPOUT, dtype) for dtype in kernel_table.CUDA_KERNELS[DROPOUT].dtypes]
+EACH_BUILD = pytest.mark.parametrize("build", parameters(kernel_table.KERNELS_AND_DTYPES))
+EACH_DROPOUT = pytest.mark.parametrize("build", parameters(DROPOUTS, always=("float32",)))
+EACH_CAPABILITY = pytest.mark.parametrize(
+    "capability",
+    [pytest.param(c, marks=[] if c == CAPABILITY else [pytest.mark.slow]) for c in CAPABILITIES],
+    ids=str,
+)
+EACH_KERNEL = pytest.mark.parametrize(
+    "build", [(*kernel, CAPABILITY) for kernel in kernel_table.KERNELS_AND_DTYPES], ids=str
+)
 
 
 @contextlib.contextmanager
@@ -50,40 +77,22 @@ def gpu_of(capability):
         yield
 
 
-@pytest.fixture(params=CAPABILITIES, ids=lambda capability: "cc{}.{}".format(*capability))
-def capability(request):
-    return request.param
+# Checks of any kernel.
 
 
-@pytest.fixture(params=BUILDS, ids=lambda build: "{}-{}-cc{}.{}".format(*build[:2], *build[2]))
-def build(request):
-    return bench.build_of(*request.param)
-
-
-@pytest.fixture(params=kernel_table.CUDA_KERNELS["cuda.dropout.drop"].dtypes)
-def drop(request, capability):
-    return bench.build_of("cuda.dropout.drop", request.param, capability)
-
-
-# What holds for every kernel.
-
-
-def annotations(function, arguments, capability):
+def annotations(types):
     """Yield the types in a kernel and in the device functions that it calls."""
-    with gpu_of(capability):
-        types = compile_cuda(function, None, arguments, cc=capability).type_annotation
     yield types
     for node, signature in types.calltypes.items():
         called = types.typemap[node.func.name] if getattr(node, "op", None) == "call" else None
         if hasattr(called, "dispatcher"):
-            yield from annotations(called.dispatcher.py_func, signature.args, capability)
+            yield from annotations(called.dispatcher.overloads[signature.args].type_annotation)
 
 
 def check_types(build):
     """No variable is wider than the arrays' elements, and no index has a sign."""
-    arguments = tuple(map(numba.typeof, build.launch.arguments))
     float64, indices = set(), set()
-    for types in annotations(build.launch.kernel.py_func, arguments, build.capability):
+    for types in annotations(build.kernel.types):
         float64 |= {name for name, type_ in types.typemap.items() if str(type_) == "float64"}
         indices |= {
             str(signature.args[1])
@@ -135,29 +144,23 @@ def check_access(build):
 
 def check_race(build):
     """No two threads touch one address of which one writes it."""
-    build.kernel.launch(
-        build.launch.grid, build.launch.block, *build.launch.arguments, racecheck=True
-    )
+    rows, *columns = kernel_table.CUDA_KERNELS[build.name].shape
+    launch = kernel_table.launch_of(build.name, build.dtype, (rows // 4, *columns))
+    build.kernel.launch(launch.grid, launch.block, *launch.arguments, racecheck=True)
 
 
+@EACH_BUILD
 @pytest.mark.parametrize(
     "check", [check_arithmetic, check_memory, check_access], ids=lambda check: check.__name__
 )
-def test_compiled_kernel(check, build):
-    check(build)
+def test_compiled_kernel_passes(check, build):
+    check(bench.build_of(*build))
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [kernel for kernel in kernel_table.KERNELS_AND_DTYPES if kernel[1] != "float64"],
-)
-def test_types(name, dtype):
-    check_types(bench.build_of(name, dtype, (9, 0)))
-
-
-@pytest.mark.parametrize(("name", "dtype"), kernel_table.KERNELS_AND_DTYPES)
-def test_no_race(name, dtype):
-    check_race(bench.build_of(name, dtype, (9, 0)))
+@EACH_KERNEL
+@pytest.mark.parametrize("check", [check_types, check_race], ids=lambda check: check.__name__)
+def test_kernel_passes(check, build):
+    check(bench.build_of(*build))
 
 
 def check_device_function(function, row, capability):
@@ -169,13 +172,13 @@ def check_device_function(function, row, capability):
     assert str(returned) == row.returned, "the returned types"
 
 
-@pytest.mark.parametrize("name", kernel_table.DEVICE_FUNCTIONS)
-def test_types_of_device_functions(name, capability):
-    _, module, function = name.split(".")
+@EACH_CAPABILITY
+@pytest.mark.parametrize("name", [*kernel_table.DEVICE_FUNCTIONS, *kernel_table.FORMULAS])
+def test_device_function_returns_narrow_types(name, capability):
+    module, function = name.split(".")
     module = importlib.import_module(f"minidl_kernels.cuda.{module}")
-    check_device_function(
-        getattr(module, function), kernel_table.DEVICE_FUNCTIONS[name], capability
-    )
+    table = kernel_table.DEVICE_FUNCTIONS | kernel_table.FORMULAS
+    check_device_function(getattr(module, function), table[name], capability)
 
 
 # Dropout.
@@ -209,52 +212,34 @@ def check_products(build):
     assert opcodes["IMAD.WIDE"] <= 21, "more products than 10 rounds of 2, and 1 for the place"
 
 
-def run(build, x, rate, *, grid=None, block=None, **address):
-    """Run dropout as the host launches it, or on another grid; return its result."""
-    out = np.full(x.shape, 7, x.dtype)
+def run(build, x, rate, address, *, grid=None, block=None):
+    """Return dropout, launched as the host launches it, or on another grid."""
 
-    def execute(kernel, usual_grid, usual_block, stream, *arguments):
+    def execute(kernel, usual_grid, usual_block, *arguments):
         grid_and_block = (usual_grid, usual_block) if grid is None else (grid, block)
         build.kernel.launch(*grid_and_block, *arguments)
 
-    with mock.patch.object(launch, "launch", execute):
-        dropout.dropout(x, out, rate, **address)
-    return out
+    with launches_go_to(execute) as backend:
+        return backend.dropout(x, rate, address)
 
 
-def inputs(shape, dtype):
-    """Return values of all kinds, among them NaN, infinities, a subnormal and both zeros."""
-    size = int(np.prod(shape))
-    x = np.resize(np.array([1.1, -3.7, np.nan, np.inf, -np.inf, 0, -0.0, 1e-7, 0.3], dtype), size)
-    x[1::5] = np.linspace(-100, 100, len(x[1::5]))
-    x[::11] = np.finfo(dtype).smallest_subnormal
-    return x.reshape(shape)
-
-
-def expected(x, rate, **address):
+def expected(x, rate, address):
     """Return what the mask contract says."""
-    kept = mask_contract.keep_mask(x.shape, rate, **address)
+    kept = mask_contract.keep_mask(x.shape, rate, **address._asdict())
     with np.errstate(over="ignore"):
-        scaled = (x * mask_contract.scale(rate, x.dtype)).astype(x.dtype)
+        scaled = x * mask_contract.scale(rate, x.dtype)
     return np.where(kept, scaled, x.dtype.type(0))
 
 
-def bits(array):
-    """Return the bits of an array, those of all NaNs equal."""
-    canonical = np.where(np.isnan(array), array.dtype.type(np.nan), array)
-    return canonical.view(f"u{array.itemsize}")
-
-
-USUAL = {"seed": 2**40 + 17, "stream": 3, "step": 4}
-LAST = {"seed": 2**64 - 1, "stream": 2**32 - 1, "step": 2**32 - 1}
+USUAL = Address(seed=2**40 + 17, stream=3, step=4)
+LAST = Address(seed=2**64 - 1, stream=2**32 - 1, step=2**32 - 1)
 CASES = [
     ((1,), 0.5, USUAL),
-    ((3, 5), 0, USUAL),
     ((5, 16), 0.5, USUAL),
-    ((2, 3, 21), 0.2, USUAL | {"row_offset": 7}),
-    ((1, 64), 2**-32, {"seed": 0, "stream": 0, "step": 0}),
+    ((2, 3, 21), 0.2, USUAL._replace(row_offset=7)),
+    ((1, 64), 2**-32, Address(0, 0, 0)),
     ((2, 65), 1 - 2**-32, USUAL),
-    ((4, 255), 0.9, LAST | {"row_offset": 2**32 - 4}),
+    ((4, 255), 0.9, LAST._replace(row_offset=2**32 - 4)),
     ((3, 257), 0.3, LAST),
 ]
 GRIDS = [
@@ -268,13 +253,11 @@ GRIDS = [
 def check_bits(build):
     """The result has the bits of the contract, whatever the grid."""
     for shape, rate, address in CASES:
-        x = inputs(shape, build.dtype)
-        before = x.tobytes()
+        x = special_numbers(shape, build.dtype)
         for grid in GRIDS:
-            y = run(build, x, rate, **(grid or {}), **address)
-            wrong = bits(y) != bits(expected(x, rate, **address))
+            y = run(build, x, rate, address, **(grid or {}))
+            wrong = bits(y) != bits(expected(x, rate, address))
             assert not wrong.any(), f"{wrong.sum()} elements of {shape} are wrong on {grid}"
-        assert x.tobytes() == before
 
 
 def check_many_elements(build):
@@ -291,26 +274,28 @@ def check_many_elements(build):
     assert f"offset {columns * itemsize} of" in str(fault.value), "the index is cut to 32 bits"
 
 
-def test_dropout_costs_little(drop):
-    check_cost(drop)
+@EACH_DROPOUT
+@pytest.mark.parametrize(
+    "check",
+    [check_cost, check_products, check_bits, check_many_elements],
+    ids=lambda check: check.__name__,
+)
+def test_dropout_passes(check, build):
+    check(bench.build_of(*build))
 
 
-def test_philox_multiplies_words(drop):
-    check_products(drop)
+@pytest.mark.parametrize("dtype", kernel_table.FLOATS)
+def test_address_in_an_array_gives_the_bits_of_one_in_words(dtype):
+    """As a recorded step holds it: on the device, at a fixed place."""
+    x = special_numbers((5, 70), dtype)
 
+    def launch_with_array(kernel, grid, block, *arguments):
+        arguments = [np.array(a) if isinstance(a, tuple) else a for a in arguments]
+        compiled(kernel, tuple(map(numba.typeof, arguments))).launch(grid, block, *arguments)
 
-def test_dropout_has_the_bits_of_the_contract(drop):
-    check_bits(drop)
-
-
-def test_dropout_of_a_million_elements():
-    build = bench.build_of("cuda.dropout.drop", "float32", (8, 0))
-    x = inputs((2**20 + 3,), build.dtype)
-    assert (bits(run(build, x, 0.5, **USUAL)) == bits(expected(x, 0.5, **USUAL))).all()
-
-
-def test_dropout_indexes_long_arrays(drop):
-    check_many_elements(drop)
+    with launches_go_to(launch_with_array) as backend:
+        y = backend.dropout(x, 0.3, USUAL)
+    assert (bits(y) == bits(expected(x, 0.3, USUAL))).all()
 
 
 # The checks, checked: each of these mistakes must fail one of them.
@@ -324,12 +309,13 @@ class Mutant(NamedTuple):
     replacements: dict[str, str]  # each text stands in the file exactly once
     check: Any
     message: str
-    kernel: str = "cuda.dropout.drop"
+    kernel: str = DROPOUT
 
 
 PHILOX_WORD = "uint32(c1 ^ uint64(key0) ^ (product1 >> WORD_BITS))"
 PHILOX_WORD_NOT_CAST = "c1 ^ key0 ^ (product1 >> WORD_BITS)"
-RESULT = "y0 = x0 * scale if w0 >= threshold else zero"
+KEPT = "kept = x * scale"
+RESULT = "y0 = _drop_element(x0, w0, threshold, scale)"
 INDENT = " " * 12
 BARRIER = "cuda.syncthreads()  # type: ignore[call-arg]"
 
@@ -337,20 +323,20 @@ BARRIER = "cuda.syncthreads()  # type: ignore[call-arg]"
 def check_philox(build):
     """The types of the Philox that the kernel calls."""
     philox_of_it = build.launch.kernel.py_func.__globals__["_philox"]
-    row = kernel_table.DEVICE_FUNCTIONS["cuda.dropout._philox"]
+    row = kernel_table.DEVICE_FUNCTIONS["dropout._philox"]
     check_device_function(philox_of_it, row, build.capability)
 
 
 FUSED = Mutant(
     "a product and a sum",
-    "dropout",
-    {RESULT: RESULT.replace("scale", "scale + zero")},
+    "formulas",
+    {KEPT: f"{KEPT} + float32(0)"},
     check_arithmetic,
     "fused in the PTX",
 )
 LOCAL = Mutant(
     "an array that no register can hold",
-    "dropout",
+    "cuda/dropout",
     {
         RESULT: f"kept = cuda.local.array(64, np.float32)\n{INDENT}kept[lane0] = x0\n{INDENT}"
         f"kept[lane1] = x1\n{INDENT}x0 = kept[rest]\n{INDENT}{RESULT}"
@@ -388,63 +374,63 @@ MUTANTS = [
     ),
     Mutant(
         "a float literal",
-        "dropout",
+        "cuda/dropout",
         {"a0 = a1 = a2 = a3 = np.float32(0)": "a0 = a1 = a2 = a3 = 0.0"},
         check_arithmetic,
         "float64 in the PTX",
     ),
     Mutant(
         "an integer where a float32 is meant",
-        "dropout",
-        {"zero = np.float32(0)": "zero = 0"},
+        "formulas",
+        {"else float32(0)": "else 0"},
         check_types,
         "variables of float64",
     ),
     Mutant(
         "an index with a sign",
-        "dropout",
+        "cuda/dropout",
         {"i = uint64(row_start + uint64(tile) * uint64(64))": "i = row_start + tile * 64"},
         check_types,
         "wraps negative indices",
     ),
     Mutant(
         "an index of 32 bits",
-        "dropout",
+        "cuda/dropout",
         {"row_start = uint64(row * columns": "row_start = uint32(row * columns"},
         check_many_elements,
         "cut to 32 bits",
     ),
     Mutant(
         "the words belong to threads, not to elements",
-        "dropout",
+        "cuda/dropout",
         {"uint32(uint32(tile * uint32(16)) + lane0)": "uint32(thread_x)"},
         check_bits,
         "elements of .* are wrong on {'grid'",  # on the host's grid they are right
     ),
     Mutant(
         "a dropped element is multiplied by zero",
-        "dropout",
-        {RESULT: "y0 = x0 * scale * np.float32(w0 >= threshold)"},
+        "formulas",
+        {"kept if word >= threshold else float32(0)": "kept * float32(word >= threshold)"},
         check_bits,
         "elements of .* are wrong",
     ),
     Mutant(
         "the last tile of a row is taken for a whole one",
-        "dropout",
+        "cuda/dropout",
         {"rest = uint32(uint32(columns) & uint32(63))": "rest = uint32(64)"},
         check_bits,
         "out-of-bounds load",
     ),
     Mutant(
         "threads share rows",
-        "dropout",
+        "cuda/dropout",
         {"row = uint64(row + uint64(threads_y))": "row = uint64(row + uint64(1))"},
         check_race,
         "races with a write",
     ),
     Mutant(
         "neighbouring threads are rows apart",
-        "dropout",
+        "cuda/dropout",
         {
             "thread_x, thread_y =": "thread_y, thread_x =",
             "threads_x, threads_y =": "threads_y, threads_x =",
@@ -454,7 +440,7 @@ MUTANTS = [
     ),
     Mutant(
         "a second block of Philox",
-        "dropout",
+        "cuda/dropout",
         {
             RESULT: "w0, _, _, _ = _philox(tile, uint32(row), stream, step, key0, key1)\n"
             f"{INDENT}{RESULT}"
@@ -464,176 +450,203 @@ MUTANTS = [
     ),
     Mutant(
         "fast mathematics",
-        "dropout",
-        {"@cuda.jit\ndef drop(": "@cuda.jit(fastmath=True)\ndef drop("},
+        "cuda/dropout",
+        {"@cuda.jit\ndef _dropout(": "@cuda.jit(fastmath=True)\ndef _dropout("},
         check_arithmetic,
         "not the arithmetic of IEEE 754",
     ),
     Mutant(
         "a division",
-        "dropout",
-        {RESULT: RESULT.replace("*", "/")},
+        "formulas",
+        {KEPT: KEPT.replace("*", "/")},
         check_memory,
         "the assembler calls",
     ),
     Mutant(
         "relu: the larger of a number and 0",
-        "dropout",
+        "formulas",
         {"return floor if x <= floor else x": "return max(x, 0)"},
         check_arithmetic,
         "float64 in the PTX",
-        "cuda.dense.end_layer",
+        "dense._bias_act_dropout",
     ),
     Mutant(
         "no barrier between the warps' sums and their addition",
-        "reduction",
+        "cuda/reduction",
         {f"    {BARRIER}\n": ""},
         check_race,
         "races with a write",
-        "cuda.dense.gate_and_sum",
+        "dense._bias_act_dropout_vjp",
     ),
     Mutant(
         "no barrier between two tiles of columns",
-        "cross_entropy",
+        "cuda/cross_entropy",
         {"        cuda.syncthreads()\n        column =": "        column ="},
         check_race,
         "races with a read",
-        "cuda.cross_entropy.softmax_minus_one_hot",
+        "cross_entropy._cross_entropy_vjp",
     ),
     Mutant(
         "no barrier between what one lane stores and the others load",
-        "cross_entropy",
+        "cuda/cross_entropy",
         {f"    {BARRIER}\n    weight =": "    weight ="},
         check_race,
         "races with a write",
-        "cuda.cross_entropy.softmax_minus_one_hot",
+        "cross_entropy._cross_entropy_vjp",
     ),
     Mutant(
         "a sum that starts at a float literal",
-        "cross_entropy",
+        "cuda/cross_entropy",
         {"losses = np.float32(0)": "losses = 0.0"},
         check_arithmetic,
         "float64 in the PTX",
-        "cuda.cross_entropy.sum_losses",
+        "cross_entropy._cross_entropy",
     ),
     Mutant(
         "the warps take columns, the lanes rows",
-        "reduction",
+        "cuda/reduction",
         {
             "lane = uint32(cuda.threadIdx.x)": "lane = uint32(cuda.threadIdx.y)",
             "warp = uint32(cuda.threadIdx.y)": "warp = uint32(cuda.threadIdx.x)",
         },
         check_access,
         "not coalesced: 32.0 sectors",
-        "cuda.dense.gate_and_sum",
+        "dense._bias_act_dropout_vjp",
     ),
     Mutant(
         "Adam: a power for a root",
-        "optimizers",
+        "formulas",
         {"math.sqrt(s) + epsilon)": "s**0.5 + epsilon)"},
         check_memory,
         "the kernel calls",
-        "cuda.optimizers.adam_update",
+        "optimizers._adam",
     ),
     Mutant(
         "Adam: fast mathematics",
-        "optimizers",
-        {"@cuda.jit\ndef adam_update(": "@cuda.jit(fastmath=True)\ndef adam_update("},
+        "cuda/optimizers",
+        {"@cuda.jit\ndef _adam(": "@cuda.jit(fastmath=True)\ndef _adam("},
         check_arithmetic,
         "not the arithmetic of IEEE 754",
-        "cuda.optimizers.adam_update",
+        "optimizers._adam",
     ),
     Mutant(
         "gather: a row number with a sign",
-        "gather",
-        {"taken = uint64(rows[row])": "taken = rows[row]"},
+        "cuda/gather",
+        {"sample = uint64(rows[row])": "sample = rows[row]"},
         check_types,
         "wraps negative indices",
-        "cuda.gather.take_float32",
+        "gather._gather_float32",
     ),
     Mutant(
         "gather: a product and a sum that may be fused",
-        "gather",
+        "cuda/gather",
         {"add(multiply(element, scale), offset)": "element * scale + offset"},
         check_arithmetic,
         "fused in the PTX",
-        "cuda.gather.take_float32",
+        "gather._gather_float32",
     ),
     Mutant(
         "gather: threads share elements",
-        "gather",
+        "cuda/gather",
         {"column = uint64(column + uint64(threads_x))": "column = uint64(column + uint64(255))"},
         check_race,
         "races with a write",
-        "cuda.gather.take_float32",
+        "gather._gather_float32",
     ),
 ]
 
 
-def build_copy(name, file, replacements, folder, capability):
-    """Return a kernel on float32 from a copy of its file or of one it uses, texts replaced."""
-    _, own, kernel = name.split(".")
-    with contextlib.ExitStack() as patches:
-        if file != own:
-            package = minidl_kernels if hasattr(minidl_kernels, file) else minidl_kernels.cuda
-            used = _copy(getattr(package, file), replacements, folder)
-            patches.enter_context(mock.patch.object(package, file, used))
-            replacements = {}
-        module = importlib.import_module(f"minidl_kernels.cuda.{own}")
-        copied = _copy(module, replacements, folder)
-    launched = kernel_table.launch_of(name, "float32")._replace(kernel=getattr(copied, kernel))
-    return bench.build(name, "float32", capability, launched)
+@pytest.fixture(scope="session")
+def build_of_mutant(tmp_path_factory):
+    """The function that returns the build of a mutant, made once."""
+    builds = {}
+
+    def build_of(mutant, capability=CAPABILITY):
+        key = mutant.mistake, capability
+        if key not in builds:
+            builds[key] = build_copy(mutant, tmp_path_factory.mktemp("copy"), capability)
+        return builds[key]
+
+    return build_of
 
 
-def _copy(module, replacements, folder):
-    source = inspect.getsource(module)
-    for old, new in replacements.items():
-        times = source.count(old)
-        if times != 1:
-            raise LookupError(f"{module.__name__} holds {times} times: {old}")
+def build_copy(mutant, folder, capability):
+    """Return a kernel for float32 from a copy of the package, in which texts are replaced."""
+    package = Path(minidl_kernels.__file__).parent
+    ignored = shutil.ignore_patterns("__pycache__")
+    copy = Path(shutil.copytree(package, folder / package.name, ignore=ignored))
+    path = copy / f"{mutant.file}.py"
+    source = path.read_text()
+    for old, new in mutant.replacements.items():
+        assert source.count(old) == 1, f"{mutant.file} holds {source.count(old)} times: {old}"
         source = source.replace(old, new)
-    name = module.__name__.rpartition(".")[2]
-    path = folder / f"{name}.py"
     path.write_text(source)
-    spec = importlib.util.spec_from_file_location(f"copy_of_{name}", path)
-    copied = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(copied)
-    return copied
+    module, kernel = mutant.kernel.split(".")
+    with mock.patch.dict(sys.modules), mock.patch.object(sys, "path", [str(folder), *sys.path]):
+        for name in [name for name in sys.modules if name.split(".")[0] == package.name]:
+            del sys.modules[name]
+        copied = importlib.import_module(f"minidl_kernels.cuda.{module}")
+    launched = kernel_table.launch_of(mutant.kernel, "float32")
+    launched = launched._replace(kernel=getattr(copied, kernel))
+    return bench.Build(mutant.kernel, "float32", capability, launched)
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.mistake)
-def test_a_mistake_is_found(mutant, tmp_path):
+def mutants():
+    """Return the mutants; all but the first of each check are slow."""
+    checks = [mutant.check for mutant in MUTANTS]
+    return [
+        pytest.param(
+            mutant,
+            id=mutant.mistake,
+            marks=[pytest.mark.slow] if mutant.check in checks[:place] else [],
+        )
+        for place, mutant in enumerate(MUTANTS)
+    ]
+
+
+@pytest.mark.parametrize("mutant", mutants())
+def test_mistake_is_found(mutant, build_of_mutant):
     with pytest.raises((AssertionError, ValueError, ptxrun.PTXError), match=mutant.message):
-        mutant.check(build_copy(mutant.kernel, mutant.file, mutant.replacements, tmp_path, (8, 0)))
+        mutant.check(build_of_mutant(mutant))
 
 
-def test_a_copy_without_a_mistake_passes(tmp_path):
-    copied = build_copy("cuda.dropout.drop", "dropout", {}, tmp_path, (8, 0))
-    for check in {mutant.check for mutant in MUTANTS}:
-        check(copied)
+def test_copy_without_a_mistake_is_the_same_kernel(build_of_mutant):
+    copied = build_of_mutant(FUSED._replace(mistake="none", replacements={}))
+    builds = copied, bench.build_of(DROPOUT, "float32")
+    code = [re.sub(r"\b_ZN\w+", "name", build.kernel.ptx) for build in builds]
+    assert code[0] == code[1]
 
 
-def test_machine_code_shows_mistakes_too(tmp_path, capability):
-    fused = build_copy(FUSED.kernel, FUSED.file, FUSED.replacements, tmp_path, capability)
-    local = build_copy(LOCAL.kernel, LOCAL.file, LOCAL.replacements, tmp_path, capability)
+@EACH_CAPABILITY
+def test_machine_code_shows_mistakes_too(build_of_mutant, capability):
+    fused, local = build_of_mutant(FUSED, capability), build_of_mutant(LOCAL, capability)
     assert "FFMA" in fused.code.instructions
     assert {"LDL", "STL"} <= set(local.code.instructions)
     assert local.code.stack_bytes == 64 * 4
-    float64 = bench.build_of("cuda.dropout.drop", "float64", capability)
+    float64 = bench.build_of(DROPOUT, "float64", capability)
     assert "DMUL" in float64.code.instructions
 
 
 # The table of bench.kernels.
 
 
-def test_the_table_is_that_of_this_compiler():
-    results = (bench.ROOT / "bench" / "RESULTS.md").read_text()
+RESULTS = bench.ROOT / "bench" / "RESULTS.md"
+
+
+def test_results_list_each_kernel_and_dtype():
+    listed = set(re.findall(r"^\| `cuda\.([\w.]+)` \| (\w+) \|", RESULTS.read_text(), re.MULTILINE))
+    assert listed == set(kernel_table.KERNELS_AND_DTYPES)
+
+
+@pytest.mark.slow
+def test_results_are_those_of_this_compiler():
+    results = RESULTS.read_text()
     if bench.versions() not in results:
         pytest.skip(f"bench/RESULTS.md was made with other versions. {bench.versions()}")
     assert "\n".join(bench.report()) in results
 
 
-def test_outside_a_checkout_the_error_says_so(tmp_path):
+def test_bench_outside_a_checkout_says_so(tmp_path):
     alone = tmp_path / "kernels.py"
     alone.write_text(inspect.getsource(bench))
     ran = subprocess.run([sys.executable, alone, "--static"], capture_output=True, text=True)
