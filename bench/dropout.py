@@ -55,10 +55,10 @@ def turns_of(call_on: Callable[[np.ndarray], Call]) -> Turn:
 def minidl_dropout() -> Turn:
     """Drop as a layer does."""
     import minidl
+    from minidl.rng import Address
 
-    backend = minidl.get_backend("cpu")
-    address = {"seed": 0, "stream": 0, "step": 0}
-    return turns_of(lambda x: lambda: backend.dropout(x, RATE, **address))
+    backend, address = minidl.get_backend("cpu"), Address(seed=0, stream=0, step=0)
+    return turns_of(lambda x: lambda: backend.dropout(x, RATE, address))
 
 
 def copy() -> Turn:

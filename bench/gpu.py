@@ -25,7 +25,7 @@ import numpy as np
 
 import minidl
 from minidl import Tensor, callbacks, datasets, fusion, layers, losses, models, optimizers
-from minidl.rng import keep_mask, uniform
+from minidl.rng import Address, keep_mask, uniform
 
 EXIT_FAILED, EXIT_NO_DEVICE = 1, 2
 
@@ -103,10 +103,10 @@ SHAPES = (
 )
 RATES = (0, 1e-9, 0.1, 0.5, 0.999999, 1)
 ADDRESSES = (
-    {"seed": 0, "stream": 0, "step": 0, "row_offset": 0},
-    {"seed": 2**64 - 1, "stream": 2**30 + 3, "step": 2**32 - 1, "row_offset": 2**32 - 257},
+    Address(seed=0, stream=0, step=0),
+    Address(seed=2**64 - 1, stream=2**30 + 3, step=2**32 - 1, row_offset=2**32 - 257),
 )
-ADDRESS = {"seed": 2**40 + 3, "stream": 5, "step": 7, "row_offset": 11}
+ADDRESS = Address(seed=2**40 + 3, stream=5, step=7, row_offset=11)
 LARGE = 2**20 + 3
 VIEWS: dict[str, Callable[[Any], Any]] = {
     "transposed": lambda x: x.T,
@@ -135,6 +135,12 @@ def require_same_bits(received: np.ndarray, expected: np.ndarray, what: str) -> 
         raise Mismatch(f"{what}: {wrong.sum():,} of {wrong.size:,} differ, the first at {first}")
 
 
+def mask(shape: tuple[int, ...], rate: float, address: Address) -> np.ndarray:
+    """Return the mask of the contract."""
+    seed, stream, step, row_offset = address
+    return keep_mask(shape, rate, seed=seed, stream=stream, step=step, row_offset=row_offset)
+
+
 def mask_checks(
     backend: Any, shapes: Sequence[tuple[int, ...]] = SHAPES, large: int = LARGE
 ) -> dict[str, Check]:
@@ -146,16 +152,16 @@ def mask_checks(
             ones = backend.asarray(np.ones(shape, dtype))
             for rate in RATES:
                 for address in ADDRESSES:
-                    kept = backend.dropout(ones, rate, **address, rescale=False)
-                    expected = keep_mask(shape, rate, **address).astype(dtype)
+                    kept = backend.dropout(ones, rate, address, rescale=False)
+                    expected = mask(shape, rate, address).astype(dtype)
                     what = f"shape {shape}, rate {rate}, {address}"
                     require_same_bits(backend.to_numpy(kept), expected, what)
         return f"{len(shapes)} shapes x {len(RATES)} rates x {len(ADDRESSES)} addresses are equal"
 
     def many_elements() -> str:
-        mask = backend.keep_mask((1, large), 0.25, **ADDRESS)
-        expected = keep_mask((1, large), 0.25, **ADDRESS)
-        require_same_bits(backend.to_numpy(mask), expected, f"{large:,} elements")
+        received = backend.keep_mask((1, large), 0.25, ADDRESS)
+        expected = mask((1, large), 0.25, ADDRESS)
+        require_same_bits(backend.to_numpy(received), expected, f"{large:,} elements")
         return f"{large:,} elements are equal"
 
     def non_contiguous() -> str:
@@ -163,8 +169,8 @@ def mask_checks(
             host = uniform((19, 70), 2.0, seed=1, stream=0).astype(dtype)
             array = backend.asarray(host)
             for name, view in VIEWS.items():
-                received = backend.to_numpy(backend.dropout(view(array), 0.3, **ADDRESS))
-                expected = CPU.dropout(view(host), 0.3, **ADDRESS)
+                received = backend.to_numpy(backend.dropout(view(array), 0.3, ADDRESS))
+                expected = CPU.dropout(view(host), 0.3, ADDRESS)
                 require_same_bits(received, expected, f"{dtype}, {name}")
                 require_same_bits(backend.to_numpy(array), host, f"{dtype}, {name}: the input")
         return f"{len(VIEWS)} views are dropped from as on the CPU, and not modified"
@@ -173,37 +179,37 @@ def mask_checks(
         for dtype in DTYPES:
             host = np.tile(np.array([np.nan, np.inf, -np.inf, -0.0, 1.5], dtype), (5, 13))
             for rate in (0.5, 1):
-                received = backend.to_numpy(backend.dropout(backend.asarray(host), rate, **ADDRESS))
-                expected = CPU.dropout(host, rate, **ADDRESS)
+                received = backend.to_numpy(backend.dropout(backend.asarray(host), rate, ADDRESS))
+                expected = CPU.dropout(host, rate, ADDRESS)
                 require_same_bits(received, expected, f"{dtype}, rate {rate}")
         return "kept as the CPU keeps them, +0.0 where dropped"
 
     def in_parts() -> str:
         host = uniform((37, 70), 2.0, seed=2, stream=0).astype("float32")
-        expected = CPU.dropout(host, 0.5, **ADDRESS)
+        expected = CPU.dropout(host, 0.5, ADDRESS)
         parts = ((0, 1), (1, 5), (5, 20), (20, 37))
         for start, stop in parts:
-            address = ADDRESS | {"row_offset": ADDRESS["row_offset"] + start}
-            received = backend.dropout(backend.asarray(host[start:stop]), 0.5, **address)
+            address = ADDRESS._replace(row_offset=ADDRESS.row_offset + start)
+            received = backend.dropout(backend.asarray(host[start:stop]), 0.5, address)
             what = f"rows {start} to {stop}"
             require_same_bits(backend.to_numpy(received), expected[start:stop], what)
         return f"{len(parts)} parts of a batch have the rows of the whole"
 
     def another_stream() -> str:
         with backend.active, xp.cuda.Stream(non_blocking=True):
-            mask = backend.to_numpy(backend.keep_mask((7, large // 7), 0.5, **ADDRESS))
-        expected = keep_mask(mask.shape, 0.5, **ADDRESS)
-        require_same_bits(mask, expected, "on a stream that does not wait for the default one")
+            received = backend.to_numpy(backend.keep_mask((7, large // 7), 0.5, ADDRESS))
+        expected = mask(received.shape, 0.5, ADDRESS)
+        require_same_bits(received, expected, "on a stream that does not wait for the default one")
         return "a stream that does not wait for the default one gives equal masks"
 
     def another_thread() -> str:
         host = np.ones((3, 70), "float32")
         x = backend.asarray(host)
-        backend.dropout(x, 0.5, **ADDRESS)  # the kernel and the memory are then there
+        backend.dropout(x, 0.5, ADDRESS)  # the kernel and the memory are then there
         with ThreadPoolExecutor() as threads:
-            received = threads.submit(backend.dropout, x, 0.5, **ADDRESS).result()
+            received = threads.submit(backend.dropout, x, 0.5, ADDRESS).result()
         require_same_bits(
-            backend.to_numpy(received), CPU.dropout(host, 0.5, **ADDRESS), "in another thread"
+            backend.to_numpy(received), CPU.dropout(host, 0.5, ADDRESS), "in another thread"
         )
         return "the first launch of a new thread gives equal elements"
 
@@ -491,7 +497,7 @@ def dropout_rates(backend: Any, size: int) -> list[str]:
     x = backend.asarray(np.ones((size // 512, 512), "float32"))
     with backend.active:
         times = (
-            seconds(backend, lambda: backend.dropout(x, 0.5, **ADDRESS)),
+            seconds(backend, lambda: backend.dropout(x, 0.5, ADDRESS)),
             seconds(backend, x.copy),
         )
     return [f"{2 * x.nbytes / took / 1e9:.1f}" for took in times]
