@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 # The first pattern that fits a file's path gives its level and the packages it may name besides
 # the standard library.
 LEVELS = (
-    (r"kernels/minidl_kernels/cuda/", 0, {"numpy", "numba", "numba_cuda", "cuda"}),
+    (r"kernels/minidl_kernels/cuda/", 0, {"numpy", "numba", "numba_cuda", "cuda", "cupy"}),
     (r"kernels/minidl_kernels/cpu/", 0, {"numpy", "numba", "llvmlite"}),
     (r"kernels/minidl_kernels/", 0, {"numpy"}),
     (r"minidl/backend/cupy_backend\.py", 1, {"numpy", "cupy"}),

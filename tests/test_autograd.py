@@ -770,7 +770,7 @@ def test_to_another_device_and_back_with_the_gradient(monkeypatch):
 
 
 def test_a_device_that_does_not_exist():
-    with pytest.raises(ValueError, match=r"device: expected \"cpu\", .* received 'gpu'"):
+    with pytest.raises(ValueError, match=r"device: expected \"cpu\", .* got 'gpu'"):
         Tensor([1.0]).to("gpu")
     with pytest.raises(ValueError, match="device: expected"):
         Tensor([1.0], "gpu")

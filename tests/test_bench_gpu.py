@@ -101,7 +101,8 @@ def test_without_a_gpu_it_ends_in_one_line_with_the_reason(cuda_double, capsys):
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.count("\n") == 1
-    assert said.err.startswith("bench.gpu: cuda: the driver gives no device: cudaErrorNoDevice")
+    assert said.err.startswith("bench.gpu: cuda: ")
+    assert "cudaErrorNoDevice" in said.err
 
 
 @pytest.mark.parametrize("name", ["cpu", "auto", "cuda:", "gpu"])
@@ -200,11 +201,11 @@ EVERY_MASK = {
 def test_a_wrong_dropout_fails_the_checks_of_what_is_wrong(wrong, noticed_by, double, monkeypatch):
     right = double.dropout
 
-    def dropout(x, rate, **options):
+    def dropout(x, rate, address, **options):
         def drop(x, **changes):
-            return right(x, rate, **(options | changes))
+            return right(x, rate, address._replace(**changes), **options)
 
-        return wrong(x, drop, double.xp, options)
+        return wrong(x, drop, double.xp, address._asdict())
 
     monkeypatch.setattr(double, "dropout", dropout)
     assert set(failures(gpu.mask_checks(double, SHAPES, LARGE))) == noticed_by

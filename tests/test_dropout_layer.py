@@ -227,7 +227,7 @@ def test_the_last_step_is_used_and_none_comes_after_it():
     layer, x = layers.Dropout(0.5, seed=1), Tensor(np.ones((2, 8)))
     with minidl.training(step=2**32 - 1):
         layer(x)
-    with minidl.training(), pytest.raises(ValueError, match=r"step must be in \[0, 2\*\*32\)"):
+    with minidl.training(), pytest.raises(ValueError, match=r"step: expected an integer"):
         layer(x)
 
 
@@ -266,20 +266,20 @@ def test_repr_shows_the_integers():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.5, float("nan"), float("inf")])
 def test_a_rate_that_is_no_probability_is_refused(rate):
-    with pytest.raises(ValueError, match=rf"rate must be in \[0, 1\], received {rate}"):
+    with pytest.raises(ValueError, match=rf"expected a rate in \[0, 1\], got {rate}"):
         layers.Dropout(rate, seed=1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seed": -1}, r"Dropout: seed must be in \[0, 2\*\*64\), received -1"),
+        ({"seed": -1}, r"Dropout: seed: expected an integer .* got -1"),
         (
             {"seed": 2**64},
-            r"Dropout: seed must be in \[0, 2\*\*64\), received 18446744073709551616",
+            r"Dropout: seed: expected an integer .* got 18446744073709551616",
         ),
-        ({"stream": -1}, r"Dropout: stream must be in \[0, 2\*\*20\), received -1"),
-        ({"stream": 2**20}, r"Dropout: stream must be in \[0, 2\*\*20\), received 1048576"),
+        ({"stream": -1}, r"Dropout: stream: expected an integer .* got -1"),
+        ({"stream": 2**20}, r"Dropout: stream: expected an integer .* got 1048576"),
         ({"scaling": "none"}, r"scaling must be one of \('train', 'inference'\), received 'none'"),
     ],
 )

@@ -706,7 +706,7 @@ def test_a_dtype_that_is_no_float_is_refused(dtype):
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_out_of_range_is_refused(seed):
-    with pytest.raises(ValueError, match=rf"seed must be in \[0, 2\*\*64\), received {seed}"):
+    with pytest.raises(ValueError, match=rf"seed: expected an integer .* got {seed}"):
         models.Sequential(seed=seed)
 
 
@@ -1155,11 +1155,11 @@ def test_verbose_is_checked(method):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"epochs": 2.0}, TypeError, "fit: epochs must be an integer, received 2.0 of type float"),
-        ({"epochs": "3"}, TypeError, "fit: epochs must be an integer, received '3' of type str"),
-        ({"epochs": True}, TypeError, "fit: epochs must be an integer, received True"),
-        ({"epochs": -1}, ValueError, r"fit: epochs must be in \[0, 2\*\*32\), received -1"),
-        ({"initial_epoch": -1}, ValueError, r"fit: initial_epoch must be in .*, received -1"),
+        ({"epochs": 2.0}, TypeError, "fit: epochs: expected an integer .* got 2.0 of type float"),
+        ({"epochs": "3"}, TypeError, "fit: epochs: expected an integer .* got '3' of type str"),
+        ({"epochs": True}, TypeError, "fit: epochs: expected an integer .* got True"),
+        ({"epochs": -1}, ValueError, r"fit: epochs: expected an integer .* got -1"),
+        ({"initial_epoch": -1}, ValueError, r"fit: initial_epoch: expected an integer .* got -1"),
         ({"callbacks": [print]}, TypeError, "fit: expected a list of Callbacks, received"),
         ({"callbacks": [Callback]}, TypeError, "fit: expected a list of Callbacks, received"),
         ({"validation_data": 5}, ValueError, "fit: validation_data must be .*, received int"),
