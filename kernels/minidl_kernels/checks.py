@@ -135,12 +135,27 @@ def check_not_empty(who: str, name: str, array: Any) -> None:
         )
 
 
-def check_flat(who: str, first: Any, *others: Any) -> None:
-    """Raise unless arrays are flat and contiguous, of one size and dtype, float32 or float64."""
-    dtype, shape = first.dtype, (first.size,)
-    check_dtype(who, "weights", first, _FLOATS)
-    for array in (first, *others):
-        check_output(who, "flat arrays", array, dtype, shape)
+def check_update(who: str, weights: Any, *others: Any | None, **numbers: float) -> bool:
+    """Check the arguments of an optimizer's rule; return whether there are any weights.
+
+    Raises
+    ------
+    TypeError
+        If the arrays are not of one dtype, float32 or float64.
+    ValueError
+        If they are not flat and contiguous, of one size; or if there is a momentum, and None for
+        the velocity.
+    """
+    check_dtype(who, "weights", weights, _FLOATS)
+    for array in (weights, *others):
+        if array is not None:
+            check_output(who, "flat arrays", array, weights.dtype, (weights.size,))
+    if others[-1] is None and numbers["momentum"] != 0:
+        raise ValueError(
+            f"{who}: expected a velocity for momentum {numbers['momentum']}, got None. "
+            "Pass an array."
+        )
+    return weights.size > 0
 
 
 def check_product(a: Any, b: Any, transpose_a: bool, transpose_b: bool, out: Any | None) -> None:

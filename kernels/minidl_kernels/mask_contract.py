@@ -268,6 +268,8 @@ def keep_mask(
 
 def packed_mask(shape: tuple[int, ...], address: PackedAddress) -> np.ndarray:
     """Return the mask at a packed address, as `keep_mask` does."""
+    if address.threshold == 0:
+        return np.ones(shape, np.bool)
     rows, columns = rows_and_columns(shape)
     mask = np.empty((rows, columns), np.bool)
     for place, block in _blocks(rows, columns, address):

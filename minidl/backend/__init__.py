@@ -1,8 +1,11 @@
 """Devices: `get_backend` returns the backend of a device by its name."""
 
+import copyreg
 import functools
 import re
 import threading
+from collections.abc import Callable
+from typing import Any
 
 from minidl.backend.base import Array, Backend, DeviceError
 from minidl.backend.numpy_backend import NumpyBackend
@@ -49,8 +52,14 @@ def get_backend(device: str) -> Backend:
         return _numpy_backend() if device == "cpu" else _cuda_backend(int(found[1] or 0))
 
 
+def _by_name(backend: Backend) -> tuple[Callable[..., Any], tuple[str]]:
+    """Copy a backend: a copied model shares that of the original."""
+    return get_backend, (backend.name,)
+
+
 @functools.cache
 def _numpy_backend() -> Backend:
+    copyreg.pickle(NumpyBackend, _by_name)
     return NumpyBackend()
 
 
@@ -65,4 +74,5 @@ def _cuda_backend(index: int) -> Backend:
             f"cuda: expected the libraries of CUDA, got an error: {reason}. Install minidl with "
             "the extra for your driver: pip install 'minidl[cuda13]' or 'minidl[cuda12]'."
         ) from error
+    copyreg.pickle(CupyBackend, _by_name)
     return CupyBackend(index)

@@ -66,12 +66,6 @@ class Backend(OptimizerRules):
     def __repr__(self) -> str:
         return f"<backend {self.name}>"
 
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        """Copy by name: a copied model shares the backend of the original."""
-        from minidl.backend import get_backend
-
-        return get_backend, (self.name,)
-
     # ------------------------------------------------------------------------------ arrays
 
     def is_array(self, value: object) -> bool:
@@ -109,7 +103,7 @@ class Backend(OptimizerRules):
         """
         return self.asarray(values)
 
-    # ------------------------------------------------------------------------------ dropout
+    # ------------------------------------------------------------------------------ networks
 
     def dropout(self, x: Array, rate: float, address: Address, *, rescale: bool = True) -> Array:
         """Return `x` with elements dropped, each decided by its address.
@@ -158,15 +152,13 @@ class Backend(OptimizerRules):
         """Return the mask that `dropout` applies at this address: True is kept."""
         with self.active:
             ones = self.xp.ones(shape, "float32")
-            kept = self.dropout(ones, rate, address, rescale=False) != 0
-            return self.xp.asarray(kept)  # NumPy returns a scalar for an array without axes
+            # NumPy compares an array without axes to a scalar.
+            return self.xp.asarray(self.dropout(ones, rate, address, rescale=False) != 0)
 
     @kernel("dropout")
     def _dropout(self, x: Array, out: Array, address: PackedAddress, scale: Any) -> None:
         keep = self.xp.asarray(mask_contract.packed_mask(x.shape, address))
         out[...] = self.xp.where(keep, x * scale, 0)
-
-    # ------------------------------------------------------------------------------ products
 
     def matmul(
         self,
@@ -236,10 +228,10 @@ class Backend(OptimizerRules):
         if y.size:
             x, weight, bias = map(self._contiguous, (x, weight, bias))
             scale = mask_contract.scale(rate, dtype, rescale)
-            self._dense(x, weight, bias, y, floor, packed, scale)
+            self._dense_layer(x, weight, bias, y, floor, packed, scale)
         return y
 
-    def _dense(self, x: Array, weight: Array, bias: Array, y: Array, *finish: Any) -> None:
+    def _dense_layer(self, x: Array, weight: Array, bias: Array, y: Array, *finish: Any) -> None:
         self._matmul(x, weight, False, False, y)
         self._bias_act_dropout(y, bias, *finish)
 
@@ -286,8 +278,6 @@ class Backend(OptimizerRules):
     ) -> None:
         g_z[...] = self.xp.where(y > 0, g * factor, 0)
         g_z.sum(axis=0, out=g_bias)
-
-    # ------------------------------------------------------------------------------ losses
 
     def cross_entropy(self, z: Array, bias: Array, labels: Array, sums: Array) -> None:
         """Write the mean loss of a batch and its number of correct predictions to `sums`.
@@ -453,8 +443,6 @@ class Backend(OptimizerRules):
             chosen = turn == now
             total[places[chosen]] += values[chosen]
         return total.reshape(shape)
-
-    # ------------------------------------------------------------------------------ helpers
 
     def _contiguous(self, array: Array) -> Array:
         """Return an array as the kernels take it: itself, or a C-contiguous copy."""

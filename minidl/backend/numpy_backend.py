@@ -1,13 +1,12 @@
 """The CPU: NumPy arrays and Numba kernels."""
 
-import functools
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from minidl_kernels import checks
 
 from minidl.backend.base import Array, Backend
+from minidl.backend.kernel import kernel
 
 
 class NumpyBackend(Backend):
@@ -17,20 +16,9 @@ class NumpyBackend(Backend):
     xp = np
     kernels = "minidl_kernels.cpu"
 
-    @functools.cached_property
-    def _products(self) -> ModuleType:
-        """The products, imported at the first one: Numba takes half a second to load."""
-        from minidl_kernels.cpu import products
-
-        return products
-
-    def _matmul(
-        self, a: Array, b: Array, transpose_a: bool, transpose_b: bool, out: Array | None
-    ) -> Array:
-        return self._products.matmul(a, b, transpose_a, transpose_b, out)
-
-    def _dense(self, x: Array, weight: Array, bias: Array, y: Array, *finish: Any) -> None:
-        self._products.matmul_bias_act_dropout(x, weight, bias, y, *finish)
+    # The products have no counterpart among the kernels of other devices.
+    _matmul = kernel("products")(Backend._matmul)
+    _dense_layer = kernel("products")(Backend._dense_layer)
 
     def cross_entropy(self, z: Array, bias: Array, labels: Array, sums: Array) -> None:
         """Write both sums; raise ValueError if a label is outside [0, classes)."""

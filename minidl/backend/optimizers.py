@@ -14,23 +14,12 @@ from minidl.backend.kernel import kernel
 Array = Any
 
 
-def _check(who: str, weights: Array, *others: Array | None, **numbers: float) -> bool:
-    """Check the arrays of a rule; return whether they have any elements."""
-    checks.check_flat(who, weights, *(other for other in others if other is not None))
-    if others[-1] is None and numbers["momentum"] != 0:
-        raise ValueError(
-            f"{who}: expected a velocity for momentum {numbers['momentum']}, got None. "
-            "Pass an array."
-        )
-    return weights.size > 0
-
-
 class OptimizerRules:
     """The part of a backend that updates weights."""
 
     xp: ModuleType
 
-    @kernel("optimizers", _check)
+    @kernel("optimizers", checks.check_update)
     def sgd(
         self,
         weights: Array,
@@ -49,16 +38,14 @@ class OptimizerRules:
         """
         step = rate * gradients
         weights *= decay
-        if velocity is None:
-            weights -= step
-            return
-        velocity *= momentum
-        velocity -= step
-        weights += momentum * velocity if nesterov else velocity
-        if nesterov:
+        if velocity is not None:
+            velocity *= momentum
+            velocity -= step
+            weights += momentum * velocity if nesterov else velocity
+        if velocity is None or nesterov:
             weights -= step
 
-    @kernel("optimizers", _check)
+    @kernel("optimizers", checks.check_update)
     def rmsprop(
         self,
         weights: Array,
@@ -76,7 +63,7 @@ class OptimizerRules:
         weights *= decay
         weights -= rate * gradients / self.xp.sqrt(square + epsilon)
 
-    @kernel("optimizers", _check)
+    @kernel("optimizers", checks.check_update)
     def adam(
         self,
         weights: Array,

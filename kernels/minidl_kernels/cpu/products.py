@@ -52,7 +52,7 @@ def matmul(a: Any, b: Any, transpose_a: bool, transpose_b: bool, out: Any) -> An
         return np.matmul(a, b, out=out)
 
 
-def matmul_bias_act_dropout(
+def dense_layer(
     x: Any,
     weight: Any,
     bias: Any,
