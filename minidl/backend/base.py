@@ -24,6 +24,7 @@ Array = Any
 
 FLOAT_TYPES = ("float16", "float32", "float64")
 _FLOATS = frozenset(map(np.dtype, FLOAT_TYPES))
+_INT64 = np.dtype("int64")
 
 # The value that replaces all smaller ones.
 _FLOORS = {"linear": -np.inf, "relu": 0.0}
@@ -383,7 +384,7 @@ class Backend(OptimizerRules):
             Integers, one for each sample.
         """
         dtype = np.dtype(dtype)
-        checks.check_like("gather", "rows", rows, np.dtype("int64"), (rows.size,))
+        checks.check_like("gather", "rows", rows, _INT64, (rows.size,))
         out = self.xp.empty((rows.size, *source.shape[1:]), dtype)
         labels_out = None
         if labels is not None:

@@ -4,14 +4,18 @@ NumPy's wheels for Linux contain an OpenBLAS, to which the extension module is l
 of NumPy (Debian, conda, macOS) use another BLAS; `available` is then False.
 """
 
+import contextlib
 import ctypes
 import importlib
-import threading
+from collections.abc import Iterator
 from typing import Any
 
 import llvmlite.binding
+import numpy as np
 from numba import types
 from numba.extending import overload
+
+from minidl_kernels.cpu import jit, launch
 
 _ROW_MAJOR, _NO_TRANSPOSE, _TRANSPOSE = 101, 111, 112  # of CBLAS
 
@@ -39,35 +43,6 @@ if available:
     for _name in _NAMES:
         _address = ctypes.cast(getattr(_library, _name), ctypes.c_void_p).value
         llvmlite.binding.add_symbol(_name, _address)
-    _get_num_threads, _set_num_threads = (getattr(_library, name) for name in _NAMES[2:])
-
-
-class _OneThread:
-    """Context in which OpenBLAS uses one thread: reusable, reentrant and shared by all threads.
-
-    Products release the GIL, so another Python thread may be inside, too.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._depth = 0
-        self._usual = 1
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._depth == 0:
-                self._usual = _get_num_threads()
-                _set_num_threads(1)
-            self._depth += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._depth -= 1
-            if self._depth == 0:
-                _set_num_threads(self._usual)
-
-
-one_thread = _OneThread()
 
 
 def _signature(floating: Any) -> Any:
@@ -80,9 +55,51 @@ def _signature(floating: Any) -> Any:
     )  # fmt: skip
 
 
-# For kernels without a parallel region, which keep the GIL: no other product comes between.
-get_threads: Any = types.ExternalFunction(_NAMES[2], types.int32())
-set_threads: Any = types.ExternalFunction(_NAMES[3], types.void(types.int32))
+_get_threads: Any = types.ExternalFunction(_NAMES[2], types.int32())
+_set_threads: Any = types.ExternalFunction(_NAMES[3], types.void(types.int32))
+
+# The number of products that hold OpenBLAS to one thread, and its usual number of threads. Only
+# compiled code changes them: outside of parallel regions it keeps the GIL, so no two change them at
+# once.
+holders = np.zeros(2, np.int64)
+
+
+@jit.inline
+def hold(holders: Any) -> None:
+    """Hold OpenBLAS to one thread, until as many calls of `release` as of this."""
+    if holders[0] == 0:
+        holders[1] = _get_threads()
+        _set_threads(1)
+    holders[0] += 1
+
+
+@jit.inline
+def release(holders: Any) -> None:
+    """Give OpenBLAS its threads back, if no other product holds it."""
+    holders[0] -= 1
+    if holders[0] == 0:
+        _set_threads(holders[1])
+
+
+@jit.kernel
+def _hold(holders: Any) -> None:
+    hold(holders)
+
+
+@jit.kernel
+def _release(holders: Any) -> None:
+    release(holders)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold OpenBLAS to one thread during a product of NumPy."""
+    launch.launch(_hold, holders)
+    try:
+        yield
+    finally:
+        launch.launch(_release, holders)
+
 
 _sgemm: Any = types.ExternalFunction(_NAMES[0], _signature(types.float32))
 _dgemm: Any = types.ExternalFunction(_NAMES[1], _signature(types.float64))

@@ -1,17 +1,6 @@
 """Launches of CPU kernels: the one seam through which host code starts compiled code."""
 
-from typing import Any, NamedTuple
-
-
-class Launch(NamedTuple):
-    """A compiled kernel with its arguments."""
-
-    kernel: Any
-    arguments: tuple[Any, ...]
-
-    def start(self) -> None:
-        """Run the kernel."""
-        self.kernel(*self.arguments)
+from typing import Any
 
 
 def launch(kernel: Any, *arguments: Any) -> None:
@@ -19,7 +8,7 @@ def launch(kernel: Any, *arguments: Any) -> None:
 
     Host code calls it as ``launch.launch``, so that a recorder or a test can take its place.
     """
-    Launch(kernel, arguments).start()
+    kernel(*arguments)
 
 
 def launch_range(pieces: int, serial: Any, parallel: Any, size: int, *arguments: Any) -> None:

@@ -40,15 +40,15 @@ def matmul(a: Any, b: Any, transpose_a: bool, transpose_b: bool, out: Any) -> An
         if _fits(rows, columns, inner, a, b, a if out is None else out):
             out = np.empty((rows, columns), a.dtype) if out is None else out
             pieces = pieces_of_product(rows, columns, inner)
+            arguments = (blas.holders, a, b, out, transpose_a, transpose_b)
             if pieces == 1:
-                launch.launch(_multiply, a, b, out, transpose_a, transpose_b)
+                launch.launch(_multiply, *arguments)
             else:
-                with blas.one_thread:
-                    launch.launch(_multiply_parallel, a, b, out, transpose_a, transpose_b, pieces)
+                launch.launch(_multiply_parallel, pieces, *arguments)
             return out
     a = a.swapaxes(-1, -2) if transpose_a else a
     b = b.swapaxes(-1, -2) if transpose_b else b
-    with blas.one_thread if _is_compiled() else contextlib.nullcontext():
+    with blas.one_thread() if _is_compiled() else contextlib.nullcontext():
         return np.matmul(a, b, out=out)
 
 
@@ -81,8 +81,8 @@ def dense_layer(
         dense.bias_act_dropout(y, bias, floor, address, scale)
     else:
         words = np.array(address, np.uint32)
-        with blas.one_thread:
-            launch.launch(_dense_parallel, x, weight, y, bias, floor, words, scale, pieces)
+        finish = (bias, floor, words, scale)
+        launch.launch(_dense_parallel, pieces, blas.holders, x, weight, y, *finish)
 
 
 def pieces_of_product(rows: int, columns: int, inner: int) -> int:
@@ -161,29 +161,40 @@ def _multiply_block(
 
 
 @jit.kernel
-def _multiply(a: Any, b: Any, out: Any, transpose_a: Any, transpose_b: Any) -> None:
-    usual = blas.get_threads()
-    blas.set_threads(1)
+def _multiply(holders: Any, a: Any, b: Any, out: Any, transpose_a: Any, transpose_b: Any) -> None:
+    blas.hold(holders)
     _multiply_block(a, b, out, transpose_a, transpose_b, 0, out.shape[0], 0, out.shape[1])
-    blas.set_threads(usual)
+    blas.release(holders)
 
 
 @jit.parallel_kernel
 def _multiply_parallel(
-    a: Any, b: Any, out: Any, transpose_a: Any, transpose_b: Any, pieces: Any
+    pieces: Any, holders: Any, a: Any, b: Any, out: Any, transpose_a: Any, transpose_b: Any
 ) -> None:
+    blas.hold(holders)
     for piece in numba.prange(pieces):
         row, rows, column, columns = _block(piece, pieces, out.shape[0], out.shape[1])
         _multiply_block(a, b, out, transpose_a, transpose_b, row, rows, column, columns)
+    blas.release(holders)
 
 
 @jit.parallel_kernel
 def _dense_parallel(
-    x: Any, weight: Any, y: Any, bias: Any, floor: Any, address: Any, scale: Any, pieces: Any
+    pieces: Any,
+    holders: Any,
+    x: Any,
+    weight: Any,
+    y: Any,
+    bias: Any,
+    floor: Any,
+    address: Any,
+    scale: Any,
 ) -> None:
+    blas.hold(holders)
     for piece in numba.prange(pieces):
         row, rows, column, columns = _block(piece, pieces, y.shape[0], y.shape[1])
         _multiply_block(x, weight, y, False, False, row, rows, column, columns)
         dense.bias_act_dropout_block(
             y, bias[column : column + columns], row, rows, column, floor, address, scale
         )
+    blas.release(holders)

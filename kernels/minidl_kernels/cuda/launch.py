@@ -7,7 +7,7 @@ the time of a training step. On an H100, dropout of 65,536 elements took 202 us 
 import functools
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import cupy
 import numba
@@ -21,19 +21,6 @@ THREADS = 256  # in a block
 MAX_BLOCKS = 2**13  # threads loop over the elements beyond
 
 Grid = tuple[int, ...]
-
-
-class Launch(NamedTuple):
-    """A compiled kernel with its packed arguments."""
-
-    kernel: Any
-    config: core.LaunchConfig
-    words: list[Any]
-
-    def start(self) -> None:
-        """Queue the kernel on CuPy's current stream; nothing waits for it."""
-        stream = _stream(cupy.cuda.get_current_stream().ptr)
-        core.launch(stream, self.config, self.kernel, *self.words)
 
 
 def launch(kernel: Any, grid: Grid, block: Grid, *arguments: Any) -> None:
@@ -56,7 +43,8 @@ def launch(kernel: Any, grid: Grid, block: Grid, *arguments: Any) -> None:
         _thread.has_context = True
     kinds, words = flatten(arguments)
     compiled = _compiled(kernel, kinds, core.Device().device_id)
-    Launch(compiled, core.LaunchConfig(grid=grid, block=block), words).start()
+    stream = _stream(cupy.cuda.get_current_stream().ptr)
+    core.launch(stream, core.LaunchConfig(grid=grid, block=block), compiled, *words)
 
 
 def flatten(arguments: Sequence[Any]) -> tuple[tuple[Any, ...], list[Any]]:
