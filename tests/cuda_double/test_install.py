@@ -89,12 +89,12 @@ def test_arrays_of_two_devices_do_not_mix():
 @pytest.mark.parametrize(
     ("options", "outcomes"),
     [
-        (["--device", "cpu"], {"passed": 1}),
-        (["--device", "cuda:99"], {"errors": 1}),
+        (["--device", "cpu", "--device", "cuda:99"], {"passed": 1, "errors": 1}),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in [
                 ([], {"passed": 2}),
+                (["--device", "cpu"], {"passed": 1}),
                 (["--device", "cuda-double"], {"passed": 1}),
                 (["--device", "cpu", "--device", "cuda-double"], {"passed": 2}),
             ]

@@ -80,25 +80,10 @@ def gpu_of(capability):
 # Checks of any kernel.
 
 
-def annotations(types):
-    """Yield the types in a kernel and in the device functions that it calls."""
-    yield types
-    for node, signature in types.calltypes.items():
-        called = types.typemap[node.func.name] if getattr(node, "op", None) == "call" else None
-        if hasattr(called, "dispatcher"):
-            yield from annotations(called.dispatcher.overloads[signature.args].type_annotation)
-
-
 def check_types(build):
     """No variable is wider than the arrays' elements, and no index has a sign."""
-    float64, indices = set(), set()
-    for types in annotations(build.kernel.types):
-        float64 |= {name for name, type_ in types.typemap.items() if str(type_) == "float64"}
-        indices |= {
-            str(signature.args[1])
-            for node, signature in types.calltypes.items()
-            if type(node).__name__ == "SetItem" or getattr(node, "op", None) == "getitem"
-        }
+    variables, indices = build.kernel.variables, build.kernel.indices
+    float64 = {name for name, type_ in variables.items() if type_ == "float64"}
     assert build.dtype == "float64" or not float64, f"variables of float64: {float64}"
     assert indices, "no array is indexed"
     integers = set(re.findall(r"u?int\d+", " ".join(indices)))

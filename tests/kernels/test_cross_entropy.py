@@ -7,7 +7,7 @@ from backends import assert_same_bits, host
 from minidl import get_backend
 
 DTYPES = ["float32", "float64"]
-SHAPES = [(1, 1), (1, 10), (3, 2), (31, 10), (33, 31), (255, 32), (256, 33), (600, 10), (3, 100)]
+SHAPES = [(1, 1), (3, 2), (33, 31), (256, 33), (600, 10), (3, 100)]
 NAN, INF = np.nan, np.inf
 
 
@@ -66,7 +66,13 @@ def test_loss_hits_and_gradients_are_those_of_the_formula(shape, dtype, backend)
         assert_same_bits(array, same)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *["int8", "uint64"],
+        *(pytest.param(d, marks=pytest.mark.slow) for d in ("uint16", "int32", "uint32")),
+    ],
+)
 def test_labels_of_any_integer_dtype_give_the_same_bits(dtype, backend):
     z, bias, labels = batch((20, 10), "float32")
     expected = loss_and_hits(backend, z, bias, labels)

@@ -40,8 +40,18 @@ def gathered(backend, source, rows, dtype, labels=None, **options):
     return host(backend, *(part for part in (x, y) if part is not None))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-@pytest.mark.parametrize("source", [*INTEGERS, "float32", "float64", "float16", "bool"])
+SOURCES = [*INTEGERS, "float32", "float64", "float16", "bool"]
+
+
+@pytest.mark.parametrize(
+    ("source", "dtype"),
+    [
+        *((source, "float32") for source in SOURCES),
+        *((source, "float16") for source in ("uint8", "float16", "float64")),
+        *((source, "float64") for source in ("uint8", "int64", "float32")),
+        *(pytest.param(source, "float64", marks=pytest.mark.slow) for source in SOURCES),
+    ],
+)
 def test_gather_of_any_dtype_has_the_bits_of_numpy(source, dtype, backend):
     x = numbers((9, 5), source)
     for scale, offset in [(1 / 255, -0.3), (1.0, 0.0), (3.0, 0.0)]:
@@ -60,7 +70,13 @@ def test_gather_of_any_shape_has_the_bits_of_numpy(shape, count, backend):
     np.testing.assert_array_equal(picked, labels[rows], strict=True)
 
 
-@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *["uint8", "int64"],
+        *(pytest.param(d, marks=pytest.mark.slow) for d in ("int8", "uint16", "int32", "uint64")),
+    ],
+)
 def test_gather_of_labels_keeps_their_dtype(dtype, backend):
     labels = numbers((5,), dtype)
     _, picked = gathered(backend, numbers((5, 2), "uint8"), ROWS, "float32", labels)
