@@ -4,8 +4,8 @@ They are plain Python. Each device compiles them into its kernels with ``inline=
 loops over them vectorise. A constant has a NumPy type: a bare 0.0 would make the arithmetic of a
 float32 kernel float64.
 
-Each operation is rounded to the dtype of the arguments. The CPU rounds every one of them; a GPU may
-fuse a product with a sum, which is why a formula with promised bits has no sum of a product.
+Each operation is rounded to the dtype of the arguments. The CPU rounds every operation; a GPU may
+fuse a product with a sum. So a formula with promised bits has no sum of a product.
 """
 
 import math

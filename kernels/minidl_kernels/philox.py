@@ -12,7 +12,7 @@ same source is compiled for the CPU and for CUDA. Each cast has a reason:
 - On a CPU, the words that are not multiplied next stay in 64 bits. LLVM then keeps them in vector
   lanes of 64 bits, as `vpmuludq` needs them. Held in 32 bits, they would be packed and unpacked in
   each round, and the loop would run at half the speed.
-- On a GPU, the words that are multiplied next are cut to 32 bits, which gives `mul.wide.u32`.
+- On a GPU, the words that are multiplied next are cut to 32 bits: the code has `mul.wide.u32`.
 """
 
 from typing import Any

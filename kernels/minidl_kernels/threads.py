@@ -17,8 +17,8 @@ _chosen: int | None = None
 def num_threads() -> int:
     """Return the number of threads of the CPU kernels.
 
-    It is the number of `set_num_threads`, or else the environment variable MINIDL_NUM_THREADS, or
-    else the number of cores that this process may use. The variable is read once.
+    `set_num_threads` sets it. The default is the environment variable MINIDL_NUM_THREADS, read
+    once, or else the number of cores that this process may use.
 
     Raises
     ------

@@ -236,7 +236,7 @@ GRIDS = [
 
 
 def check_bits(build):
-    """The result has the bits of the contract, whatever the grid."""
+    """The result has the bits of the contract on any grid."""
     for shape, rate, address in CASES:
         x = special_numbers(shape, build.dtype)
         for grid in GRIDS:

@@ -75,7 +75,7 @@ def hold(holders: Any) -> None:
 
 @jit.inline
 def release(holders: Any) -> None:
-    """Give OpenBLAS its threads back, if no other product holds it."""
+    """Restore the threads of OpenBLAS, unless another product holds it."""
     holders[0] -= 1
     if holders[0] == 0:
         _set_threads(holders[1])

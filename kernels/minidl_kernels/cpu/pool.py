@@ -1,7 +1,7 @@
 """The thread pool of the CPU kernels, and the number of pieces of their work.
 
-The threads are those of Numba's TBB layer. A second pool beside them (that of OpenBLAS, or of
-Numba's OpenMP layer) waits in a busy loop, and the two compete for the cores: a parallel region of
+The threads are those of Numba's TBB layer. A second pool beside them, such as that of OpenBLAS or
+of Numba's OpenMP layer, waits in a busy loop. The two compete for the cores: a parallel region of
 3 us took 7 ms right after a product on OpenBLAS' threads. TBB also survives a fork and takes calls
 from several Python threads. Without it, or if the user chose another layer, the kernels are serial.
 """

@@ -47,9 +47,10 @@ def bias_act_dropout(
 def bias_act_dropout_vjp(g: Any, y: Any, factor: Any, g_z: Any, g_bias: Any) -> None:
     """Write the gradients of `bias_act_dropout` with relu.
 
-    They take one launch, and a second one for more than 256 rows. An element of the output is
-    positive exactly if it was kept and the slope of relu is 1, so neither the mask nor its address
-    is needed.
+    They take one launch, and a second one for more than 256 rows.
+
+    The output is positive exactly where the element was kept and the slope of relu is 1. So neither
+    the mask nor its address is needed.
 
     Parameters
     ----------

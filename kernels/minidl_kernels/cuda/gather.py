@@ -46,7 +46,7 @@ def gather(
     if labels is None:
         labels = labels_out = rows[:0]
     if scale == 1 and offset == 0:
-        offset = -0.0  # it changes no number; 0.0 would change -0.0
+        offset = -0.0  # changes nothing, while 0.0 would change -0.0
     launch.launch(
         _gather_float32 if out.dtype == np.float32 else _gather_float64,
         grid,

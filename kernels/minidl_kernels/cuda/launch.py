@@ -50,9 +50,9 @@ def launch(kernel: Any, grid: Grid, block: Grid, *arguments: Any) -> None:
 def flatten(arguments: Sequence[Any]) -> tuple[tuple[Any, ...], list[Any]]:
     """Return the kinds of the arguments, and the words that the compiled kernel takes for them.
 
-    The kind of a scalar is its dtype, that of an array its dtype and number of axes, that of a
-    tuple the kinds of its parts. The words of an array are those of Numba's layout: two words of
-    the host, null on a device; then size, bytes of an element, address, shape and strides.
+    The kind of a scalar is its dtype; an array also has its number of axes, a tuple the kinds of
+    its parts. The words of an array are those of Numba's layout: two words of the host, null on a
+    device; then size, bytes of an element, address, shape and strides.
     """
     kinds: list[Any] = []
     words: list[Any] = []
