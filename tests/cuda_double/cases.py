@@ -575,7 +575,7 @@ def arrays(xp: ModuleType) -> dict:
 
 
 def outcome(program: str, xp: ModuleType) -> str:
-    """Return the outcome of `program` as one line: its value with type and dtype, or its refusal."""
+    """Return the outcome of `program` as one line: its value with type and dtype, or a refusal."""
     names = arrays(xp)
     try:
         if "; r = " in program:
