@@ -17,6 +17,7 @@ from minidl.backend import get_backend
 
 ROWS = [*kernel_table.CUDA_KERNELS.values(), kernel_table.Row(kernel_table.matmul)]
 REFERENCE = Reference()
+INNER = {"products._multiply_block"}  # started by other kernels only, compiled once for them
 
 
 def skip_without(folder):
@@ -85,7 +86,7 @@ def test_each_cpu_kernel_is_launched_by_the_seam_and_has_a_row(guards, monkeypat
         for row in ROWS:
             row.call(get_backend("cpu"), np.ones(row.shape, "float32"))
     get_backend("cpu").matmul(np.ones(3), np.ones(3))  # NumPy's, with OpenBLAS held to one thread
-    assert launched == guards
+    assert launched == guards - INNER
 
 
 @pytest.mark.parametrize("guards", ["cuda"], indirect=True)

@@ -82,23 +82,21 @@ def release(holders: Any) -> None:
 
 
 @jit.kernel
-def _hold(holders: Any) -> None:
-    hold(holders)
-
-
-@jit.kernel
-def _release(holders: Any) -> None:
-    release(holders)
+def _hold_or_release(holders: Any, is_begin: Any) -> None:
+    if is_begin:
+        hold(holders)
+    else:
+        release(holders)
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Hold OpenBLAS to one thread during a product of NumPy."""
-    launch.launch(_hold, holders)
+    launch.launch(_hold_or_release, holders, True)
     try:
         yield
     finally:
-        launch.launch(_release, holders)
+        launch.launch(_hold_or_release, holders, False)
 
 
 _sgemm: Any = types.ExternalFunction(_NAMES[0], _signature(types.float32))

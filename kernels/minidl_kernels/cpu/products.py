@@ -129,7 +129,7 @@ def _block(piece: Any, pieces: Any, rows: Any, columns: Any) -> Any:
     return start, stop - start, 0, columns
 
 
-@jit.inline
+@jit.kernel
 def _multiply_block(
     a: Any,
     b: Any,
@@ -163,7 +163,8 @@ def _multiply_block(
 @jit.kernel
 def _multiply(holders: Any, a: Any, b: Any, out: Any, transpose_a: Any, transpose_b: Any) -> None:
     blas.hold(holders)
-    _multiply_block(a, b, out, transpose_a, transpose_b, 0, out.shape[0], 0, out.shape[1])
+    row, rows, column, columns = _block(0, 1, out.shape[0], out.shape[1])
+    _multiply_block(a, b, out, transpose_a, transpose_b, row, rows, column, columns)
     blas.release(holders)
 
 
@@ -191,9 +192,10 @@ def _dense_parallel(
     scale: Any,
 ) -> None:
     blas.hold(holders)
+    no = np.bool_(False)  # for a plain False, a literal type, the block would be compiled anew
     for piece in numba.prange(pieces):
         row, rows, column, columns = _block(piece, pieces, y.shape[0], y.shape[1])
-        _multiply_block(x, weight, y, False, False, row, rows, column, columns)
+        _multiply_block(x, weight, y, no, no, row, rows, column, columns)
         dense.bias_act_dropout_block(
             y, bias[column : column + columns], row, rows, column, floor, address, scale
         )
