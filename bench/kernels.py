@@ -42,14 +42,17 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
-sys.path += [str(folder) for folder in (ROOT / "kernels", TESTS / "ptx", TESTS / "kernels")]
+sys.path += [str(folder) for folder in (ROOT, ROOT / "kernels", TESTS / "ptx", TESTS / "kernels")]
 
 if find_spec("numba_cuda") is None:
     raise ImportError(
@@ -60,6 +63,7 @@ try:
     import kernel_table
     import numba
     import ptxrun
+    from compiled import CAPABILITY, compiled
 except ImportError as error:
     raise ImportError(
         f"bench.kernels: {error.name}.py is read from {TESTS}, which only a checkout of the "
@@ -129,46 +133,42 @@ class Figures(NamedTuple):
     sectors_a_request: float
 
 
-class Build(NamedTuple):
-    """A kernel, compiled for one dtype and compute capability."""
+@dataclass(frozen=True, eq=False)
+class Build:
+    """A kernel, compiled for the types of one launch and for one compute capability."""
 
     name: str
     dtype: str
     capability: tuple[int, int]
     launch: kernel_table.Launch
-    kernel: ptxrun.Kernel
-    code: MachineCode
+
+    @functools.cached_property
+    def kernel(self) -> ptxrun.Kernel:
+        """The kernel as PTX."""
+        types = tuple(map(numba.typeof, self.launch.arguments))
+        return compiled(self.launch.kernel, types, self.capability)
+
+    @functools.cached_property
+    def code(self) -> MachineCode:
+        """The kernel's machine code."""
+        return machine_code(self.kernel.ptx, self.capability)
+
+    @functools.cached_property
+    def executed(self) -> ptxrun.Stats:
+        """The counts of the launch, executed on the CPU."""
+        return self.kernel.launch(self.launch.grid, self.launch.block, *self.launch.arguments)
 
 
 @functools.cache
-def compiled(kernel: Any, types: tuple[Any, ...], capability: tuple[int, int]) -> ptxrun.Kernel:
-    """Compile a kernel to PTX, once."""
-    return ptxrun.Kernel.from_numba(kernel, types, cc=capability)
-
-
-def build(name: str, dtype: str, capability: tuple[int, int], launch: kernel_table.Launch) -> Build:
-    """Compile the kernel of a launch, for the types that it is launched with."""
-    kernel = compiled(launch.kernel, tuple(map(numba.typeof, launch.arguments)), capability)
-    code = machine_code(kernel.ptx, capability)
-    return Build(name, dtype, capability, launch, kernel, code)
-
-
-@functools.cache
-def build_of(name: str, dtype: str, capability: tuple[int, int]) -> Build:
+def build_of(name: str, dtype: str, capability: tuple[int, int] = CAPABILITY) -> Build:
     """Return a kernel of the table, compiled once."""
-    return build(name, dtype, capability, kernel_table.launch_of(name, dtype))
-
-
-def executed(build: Build) -> ptxrun.Stats:
-    """Return the counts of one launch that the CPU executes."""
-    launch = build.launch
-    return build.kernel.launch(launch.grid, launch.block, *launch.arguments)
+    return Build(name, dtype, capability, kernel_table.launch_of(name, dtype))
 
 
 def accesses(build: Build) -> list[tuple[str, int, float]]:
     """Return each access to global memory: the instruction, its bytes, its sectors a request."""
     found = []
-    for text, _, (requests, _, sectors, _) in executed(build).per_ins.values():
+    for text, _, (requests, _, sectors, _) in build.executed.per_ins.values():
         access = re.match(r"(?:@\S+ )?(?:ld|st)\.global\.\w?(\d+) ", text)
         if access and requests:
             found.append((text, int(access[1]) // 8, sectors / requests))
@@ -177,11 +177,10 @@ def accesses(build: Build) -> list[tuple[str, int, float]]:
 
 def figures(build: Build) -> Figures:
     """Return what a kernel costs, from its code and from one launch that the CPU executes."""
-    launch = build.launch
-    stats = executed(build)
+    stats = build.executed
     loads, stores = stats.mem["global", "ld"], stats.mem["global", "st"]
     requests, _, sectors, accesses = (sum(pair) for pair in zip(loads, stores, strict=True))
-    elements = max(argument.size for argument in launch.arguments)
+    elements = max(map(np.size, build.launch.arguments))
     loop = build.code.hot_loop()
     accesses_in_loop = build.code.global_accesses(loop)
     return Figures(
@@ -278,7 +277,7 @@ def code_table() -> Iterator[str]:
                 built = build_of(name, dtype, (major, minor))
                 cost = figures(built)
                 yield (
-                    f"| `{name}` | {dtype} | {major}.{minor} "
+                    f"| `cuda.{name}` | {dtype} | {major}.{minor} "
                     f"| {cost.instructions_an_element:.1f} | {cost.instructions_once} "
                     f"| {cost.bytes_an_element:.1f} | {cost.sectors_a_request:.1f} "
                     f"| {built.code.registers} | {built.code.spilled_bytes} |"
@@ -300,7 +299,7 @@ def prediction_table() -> Iterator[str]:
                 compute = cost.instructions_an_element / gpu.instructions
                 time = max(memory, compute)
                 yield (
-                    f"| `{name}` | {dtype} | {gpu.name} | {memory * 1e12:.2f} "
+                    f"| `cuda.{name}` | {dtype} | {gpu.name} | {memory * 1e12:.2f} "
                     f"| {compute * 1e12:.2f} | {time * 1e12:.2f} | {1 / time:.2g} |"
                 )
 

@@ -20,10 +20,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
-from minidl_kernels.mask_contract import check_rate, checked_integer, keep_mask, words
+from minidl_kernels.checks import check_rate, checked_integer
+from minidl_kernels.mask_contract import Address, keep_mask, words
 
 __all__ = [
     "Address",
@@ -46,15 +46,6 @@ CALLS_PER_STEP = 2**10
 MONTE_CARLO_STREAMS = 2**30
 ORDER_STREAM = 2**31
 WEIGHT_STREAMS = 2**31 + 1
-
-
-class Address(NamedTuple):
-    """Address of the random words of one array: who draws, in which step, from which row on."""
-
-    seed: int
-    stream: int
-    step: int
-    row_offset: int = 0
 
 
 # ------------------------------------------------------------------------------ modes

@@ -12,7 +12,7 @@ from minidl_kernels import mask_contract
 import minidl
 from minidl import callbacks, layers, models
 from minidl.datasets import mnist_5k
-from minidl.rng import keep_mask
+from minidl.rng import Address, keep_mask
 
 
 def network(device, units=(24, 16), features=30, dtype="float32", begins_with=None):
@@ -122,8 +122,8 @@ def test_a_data_set_too_large_for_the_device_goes_there_by_batches(cuda_double, 
     x, y = samples(64)
     whole, by_batches = network("cuda"), network("cuda")
     whole.fit(x, y, batch_size=16, verbose=0)
-    keep = type(minidl.get_backend("cuda")).keep
-    monkeypatch.setitem(keep.__globals__, "KEPT_SHARE", 0.0)
+    dataset_array = type(minidl.get_backend("cuda")).dataset_array
+    monkeypatch.setitem(dataset_array.__globals__, "DATASET_SHARE", 0.0)
     seen = StepCounts(cuda_double)
     by_batches.fit(x, y, batch_size=16, verbose=0, callbacks=[seen])
     assert [step["host_to_device"] for step in seen.steps] == [1] * 3
@@ -166,10 +166,10 @@ def test_a_second_device_draws_the_masks_there(dtype, cuda_double):
 
     with installed(device_count=2):
         backend = minidl.get_backend("cuda:1")
-        address = {"seed": 1, "stream": 2, "step": 3}
-        expected = minidl.rng.keep_mask((4, 5), 0.5, **address)
-        mask = backend.keep_mask((4, 5), 0.5, **address)
-        dropped = backend.dropout(backend.asarray(np.ones((4, 5), dtype)), 0.5, **address)
+        address = Address(seed=1, stream=2, step=3)
+        expected = keep_mask((4, 5), 0.5, **address._asdict())
+        mask = backend.keep_mask((4, 5), 0.5, address)
+        dropped = backend.dropout(backend.asarray(np.ones((4, 5), dtype)), 0.5, address)
         assert mask.device.id == dropped.device.id == 1
         np.testing.assert_array_equal(backend.to_numpy(mask), expected)
         np.testing.assert_array_equal(backend.to_numpy(dropped) != 0, expected)
@@ -185,32 +185,32 @@ SHAPES = [(), (1,), (3,), (4, 5), (255,), (1, 256), (2, 257), (3, 63), (5, 64), 
 @pytest.mark.parametrize("rate", [0, 1e-9, 0.1, 0.5, 0.999999, 1])
 def test_masks_of_the_compiled_kernel_are_those_of_the_contract(rate, dtype, cuda_double):
     backend = minidl.get_backend("cuda")
-    address = {"seed": 2**64 - 1, "stream": 2**30 + 3, "step": 2**32 - 1, "row_offset": 2**31}
+    address = Address(seed=2**64 - 1, stream=2**30 + 3, step=2**32 - 1, row_offset=2**31)
     for shape in SHAPES:
         ones = backend.asarray(np.ones(shape, dtype))
-        received = backend.to_numpy(backend.dropout(ones, rate, **address, rescale=False))
-        expected = keep_mask(shape, rate, **address)
+        received = backend.to_numpy(backend.dropout(ones, rate, address, rescale=False))
+        expected = keep_mask(shape, rate, **address._asdict())
         np.testing.assert_array_equal(received, expected.astype(dtype), strict=True)
 
 
 def test_the_mask_of_a_million_elements(cuda_double):
-    shape, address = (1, 2**20 + 3), {"seed": 7, "stream": 1, "step": 2}
+    shape, address = (1, 2**20 + 3), Address(seed=7, stream=1, step=2)
     backend = minidl.get_backend("cuda")
-    mask = backend.to_numpy(backend.keep_mask(shape, 0.25, **address))
-    np.testing.assert_array_equal(mask, keep_mask(shape, 0.25, **address))
+    mask = backend.to_numpy(backend.keep_mask(shape, 0.25, address))
+    np.testing.assert_array_equal(mask, keep_mask(shape, 0.25, **address._asdict()))
 
 
 @pytest.mark.parametrize("wrong", ["threshold", "row"])
 def test_a_wrong_kernel_is_noticed(wrong, monkeypatch, cuda_double):
     """The negative control."""
-    address = {"seed": 7, "stream": 1, "step": 2}
-    expected = keep_mask((20, 64), 0.25, **address)
+    address = Address(seed=7, stream=1, step=2)
+    expected = keep_mask((20, 64), 0.25, **address._asdict())
     if wrong == "threshold":
         monkeypatch.setattr(mask_contract, "threshold", lambda rate: int(rate * 2**32) + 2**24)
     else:
-        address["row_offset"] = 1
+        address = address._replace(row_offset=1)
     backend = minidl.get_backend("cuda")
-    mask = backend.to_numpy(backend.keep_mask((20, 64), 0.25, **address))
+    mask = backend.to_numpy(backend.keep_mask((20, 64), 0.25, address))
     assert (mask != expected).any()
 
 

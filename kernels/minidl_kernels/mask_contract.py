@@ -1,4 +1,4 @@
-"""The mask contract: every dropout decision has an address.
+"""The mask contract: the address of each dropout decision.
 
 One decision is one 32-bit word of Philox4x32-10; its address is (seed, stream, step, row, column):
 
@@ -6,29 +6,28 @@ One decision is one 32-bit word of Philox4x32-10; its address is (seed, stream, 
 key                the seed's low word, the seed's high word
 counter[0]         16 * (column // 64) + column % 16
 counter[1]         row: position in the global batch, `row_offset` + index along axis 0
-counter[2]         stream: which random layer
-counter[3]         step: which training step
+counter[2]         stream: number of the random layer
+counter[3]         step: number of the training step
 word of the block  (column // 16) % 4
 =================  ==================================================================
 
-An element is dropped where `word < threshold(rate)`; what is kept is multiplied by `scale(rate)`.
-So a row is cut into tiles of 64 columns, and 16 Philox blocks side by side (the lanes) fill a tile
-with four runs of 16 neighbouring columns: a CPU computes the lanes in vector registers, a GPU in 16
-threads. Neither the number of rows or columns nor the dtype has any part in it.
+An element is dropped if `word < threshold(rate)`; a kept element is multiplied by `scale(rate)`.
+So a row is cut into tiles of 64 columns. In a tile, 16 Philox blocks side by side (the lanes) fill
+four runs of 16 neighbouring columns. A CPU computes the lanes in vector registers, a GPU in 16
+threads. The number of rows, the number of columns and the dtype have no influence.
 
-This file is the specification, in NumPy; the kernels of `cpu` and `cuda` must give the same bits.
+This file is the specification, in NumPy; the kernels of `cpu` and `cuda` return the same bits.
 """
 
 import functools
 import math
-import operator
 from collections.abc import Iterator
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import uint32
 
+from minidl_kernels.checks import check_rate, checked_integer
 from minidl_kernels.philox import philox4x32_10
 
 LANES = 16
@@ -38,24 +37,46 @@ SEEDS = 2**64
 WORDS = 2**32  # streams, steps and rows
 MAX_COLUMNS = 2**34
 
-# How many Philox blocks NumPy computes at once: the temporaries stay in a core's cache.
+# Philox blocks that NumPy computes at once: the temporaries stay in a core's cache.
 _BLOCKS_AT_ONCE = 2**14
 
 
-class MaskAddress(NamedTuple):
-    """Where the mask of one array lies: the contract's integers, checked."""
+class Address(NamedTuple):
+    """Address of the mask of one array.
 
-    rows: int
-    columns: int
-    row_offset: int
+    Parameters
+    ----------
+    seed : int
+        In [0, 2**64).
+    stream, step : int
+        In [0, 2**32).
+    row_offset : int
+        Position of the first row in the global batch; `row_offset` + rows is at most 2**32.
+    """
+
+    seed: int
     stream: int
     step: int
+    row_offset: int = 0
+
+
+class PackedAddress(NamedTuple):
+    """Address and threshold of a mask as a kernel takes them: six words of 32 bits."""
+
     key0: int
     key1: int
+    stream: int
+    step: int
+    row_offset: int
+    threshold: int
+
+
+# Drops nothing: no word is below its threshold.
+KEEP_ALL = PackedAddress(0, 0, 0, 0, 0, 0)
 
 
 def rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the shape that the contract sees: axis 0, and all other axes flattened in C order.
+    """Return the two lengths that the contract sees: axis 0, and all other axes flattened.
 
     An array with fewer than two axes is one row.
 
@@ -69,102 +90,62 @@ def rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], math.prod(shape[1:])
 
 
-def mask_address(
-    shape: tuple[int, ...], *, seed: int, stream: int, step: int, row_offset: int = 0
-) -> MaskAddress:
-    """Return the address of the mask of an array of this shape.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of the array.
-    seed : int
-        In [0, 2**64).
-    stream, step : int
-        In [0, 2**32).
-    row_offset : int
-        Global index of the first row; `row_offset + rows` is at most 2**32.
+def check_address(shape: tuple[int, ...], address: Address | None) -> Address:
+    """Return the address of an array of this shape, in Python's integers.
 
     Raises
     ------
     ValueError
         If an integer is out of its range, or the array has more than 2**34 columns.
     TypeError
-        If one is not an integer; NumPy's integers are, a bool is not.
+        If `address` is not an `Address`, or holds something that is not an integer.
 
     Examples
     --------
-    >>> mask_address((32, 784), seed=2**32 + 7, stream=1, step=5, row_offset=64)
-    MaskAddress(rows=32, columns=784, row_offset=64, stream=1, step=5, key0=7, key1=1)
+    >>> check_address((32, 784), Address(seed=7, stream=np.int8(1), step=5))
+    Address(seed=7, stream=1, step=5, row_offset=0)
     """
-    seed = checked_integer("mask: seed", seed, SEEDS)
-    stream = checked_integer("mask: stream", stream, WORDS)
-    step = checked_integer("mask: step", step, WORDS)
-    row_offset = checked_integer("mask: row_offset", row_offset, WORDS)
+    if not isinstance(address, Address):
+        raise TypeError(
+            f"mask: expected an Address, got {address!r} of type {type(address).__name__}. "
+            "Pass Address(seed, stream, step, row_offset)."
+        )
+    seed, stream, step, row_offset = address
+    checked = Address(
+        checked_integer("mask: seed", seed, SEEDS),
+        checked_integer("mask: stream", stream, WORDS),
+        checked_integer("mask: step", step, WORDS),
+        checked_integer("mask: row_offset", row_offset, WORDS),
+    )
     rows, columns = rows_and_columns(shape)
-    if row_offset + rows > WORDS:
+    if checked.row_offset + rows > WORDS:
         raise ValueError(
-            f"mask: row_offset + rows must be at most 2**32, received {row_offset} + {rows}"
+            f"mask: expected row_offset + rows to be at most 2**32, got {row_offset} + {rows}. "
+            "Number the rows of the global batch from 0."
         )
     if columns > MAX_COLUMNS:
-        raise ValueError(f"mask: an array may have at most 2**34 columns, received {columns}")
-    return MaskAddress(rows, columns, row_offset, stream, step, seed % 2**32, seed >> 32)
-
-
-def checked_integer(name: str, value: Any, stop: int) -> int:
-    """Return `value` as a Python int.
-
-    Raises
-    ------
-    ValueError
-        If it is not in [0, stop).
-    TypeError
-        If it is not an integer; NumPy's integers are, a bool is not.
-    """
-    if type(value) is int and 0 <= value < stop:  # nearly always; it is asked in each step
-        return value
-    if isinstance(value, (bool, np.bool)) or not hasattr(value, "__index__"):
-        raise TypeError(
-            f"{name} must be an integer, received {value!r} of type {type(value).__name__}"
+        raise ValueError(
+            f"mask: expected at most 2**34 columns, got {columns}. Split the array along an axis."
         )
-    integer = operator.index(value)
-    if not 0 <= integer < stop:
-        raise ValueError(f"{name} must be in [0, 2**{stop.bit_length() - 1}), received {integer}")
-    return integer
+    return checked
 
 
-def check_rate(rate: float) -> float:
-    """Return `rate`, the probability of being dropped, as a Python float.
-
-    Raises
-    ------
-    ValueError
-        If it is outside [0, 1] or NaN.
-    TypeError
-        If it is not a real number; a bool is not.
+def pack(address: Address, rate: float) -> PackedAddress:
+    """Return a checked address and the threshold of a rate below 1.
 
     Examples
     --------
-    >>> check_rate(1.5)
-    Traceback (most recent call last):
-    ValueError: dropout: rate must be in [0, 1], received 1.5
+    >>> pack(Address(seed=2**32 + 7, stream=1, step=5, row_offset=64), 0.5)
+    PackedAddress(key0=7, key1=1, stream=1, step=5, row_offset=64, threshold=2147483648)
     """
-    if type(rate) is float and 0 <= rate <= 1:  # nearly always; it is asked in each step
-        return rate
-    if isinstance(rate, (bool, np.bool)) or not isinstance(rate, Real):
-        raise TypeError(
-            f"dropout: rate must be a number in [0, 1], "
-            f"received {rate!r} of type {type(rate).__name__}"
-        )
-    if not 0 <= rate <= 1:
-        raise ValueError(f"dropout: rate must be in [0, 1], received {rate}")
-    return float(rate)
+    seed, stream, step, row_offset = address
+    return PackedAddress(seed % WORDS, seed >> 32, stream, step, row_offset, threshold(rate))
 
 
 def threshold(rate: float) -> int:
-    """Return how many of the 2**32 words drop an element: those below it do.
+    """Return the number of words that drop an element, out of 2**32: those below it do.
 
-    At rate 1 this is 2**32, which no 32-bit integer holds: a kernel treats rate 1 apart.
+    At rate 1 this is 2**32, which no 32-bit word holds: no kernel runs at rate 1.
 
     Examples
     --------
@@ -174,43 +155,43 @@ def threshold(rate: float) -> int:
     return int(check_rate(rate) * WORDS)
 
 
-@functools.lru_cache(typed=True)  # it is asked in each step
-def scale(rate: float, dtype: Any) -> Any:
-    """Return 1 / (1 - rate), the factor of a kept element, for arrays of this dtype.
+@functools.lru_cache(typed=True)  # called at each step
+def scale(rate: float, dtype: Any, rescale: bool = True) -> Any:
+    """Return 1 / (1 - rate), the factor of a kept element, as a scalar for arrays of this dtype.
 
     It is computed in float64 and rounded once: to float64 for float64 arrays, to float32 for
-    float32 and for float16 (whose product is made in float32 and rounded to float16 once).
+    float32 and float16 arrays. A float16 product is computed in float32 and rounded once.
+
+    Parameters
+    ----------
+    rate : float
+        In [0, 1).
+    dtype : dtype
+        float16, float32 or float64.
+    rescale : bool
+        If False, the factor is 1.
 
     Raises
     ------
     ValueError
         If the rate is outside [0, 1): at rate 1 nothing is kept.
+    TypeError
+        If the dtype is another one.
 
     Examples
     --------
     >>> scale(0.2, np.float32)
     np.float32(1.25)
     """
-    rate = check_rate(rate)
+    rate, dtype = check_rate(rate), np.dtype(dtype)
     if rate == 1:
-        raise ValueError("dropout: there is no scale at rate 1, where nothing is kept")
-    return factor(1 / (1 - rate), dtype)
-
-
-def factor(value: float, dtype: Any) -> Any:
-    """Return a factor as the scalar that multiplies arrays of this dtype.
-
-    Raises
-    ------
-    TypeError
-        If the dtype is not float16, float32 or float64.
-    """
-    dtype = np.dtype(dtype)
+        raise ValueError("dropout: expected a rate below 1, got 1. At rate 1, use zeros.")
+    factor = 1 / (1 - rate) if rescale else 1
     if dtype == np.float64:
-        return np.float64(value)
+        return np.float64(factor)
     if dtype in (np.float16, np.float32):
-        return np.float32(value)
-    raise TypeError(f"dropout: dtype must be float16, float32 or float64, received {dtype}")
+        return np.float32(factor)
+    raise TypeError(f"dropout: expected float16, float32 or float64, got {dtype}. Cast it first.")
 
 
 def words(
@@ -218,7 +199,7 @@ def words(
 ) -> np.ndarray:
     """Return the random words of an array of `rows` times `columns`.
 
-    The arguments and errors are those of `mask_address`.
+    Parameters and errors are those of `Address` and `check_address`.
 
     Returns
     -------
@@ -232,11 +213,9 @@ def words(
     >>> f"{int(words(1, 1, seed=0, stream=0, step=0)[0, 0]):08x}"
     '6627e8d5'
     """
-    address = mask_address(
-        (rows, columns), seed=seed, stream=stream, step=step, row_offset=row_offset
-    )
+    address = check_address((rows, columns), Address(seed, stream, step, row_offset))
     result = np.empty((rows, columns), np.uint32)
-    for place, block in _blocks(address):
+    for place, block in _blocks(rows, columns, pack(address, 0.0)):
         result[place] = block
     return result
 
@@ -252,13 +231,24 @@ def keep_mask(
 ) -> np.ndarray:
     """Return the mask of dropout: True where an element is kept.
 
-    The arguments and errors are those of `mask_address` and `check_rate`; a shape that is not a
-    tuple or list of lengths is a TypeError.
+    Parameters
+    ----------
+    shape : tuple of int
+        Axis 0 is the batch; fewer than two axes are one row.
+    rate : float
+        In [0, 1]. All elements are True at rate 0, all False at rate 1.
+    seed, stream, step, row_offset : int
+        As in `Address`.
 
     Returns
     -------
     numpy.ndarray
-        bool, of the given shape; all True at rate 0, all False at rate 1.
+        bool, of this shape.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `check_rate` and `check_address`; TypeError also if the shape is not a tuple or list.
 
     Examples
     --------
@@ -267,19 +257,30 @@ def keep_mask(
            [False,  True,  True,  True]])
     """
     if not isinstance(shape, (tuple, list)):
-        raise TypeError(f"mask: shape must be a tuple of lengths, as (32, 784), received {shape!r}")
-    shape = tuple(checked_integer("mask: a length", length, 2**63) for length in shape)
-    dropped = threshold(rate)
-    address = mask_address(shape, seed=seed, stream=stream, step=step, row_offset=row_offset)
-    mask = np.empty((address.rows, address.columns), np.bool)
-    for place, block in _blocks(address):
-        mask[place] = block >= dropped
+        raise TypeError(
+            f"mask: shape: expected a tuple of lengths, got {shape!r}. Pass one like (32, 784)."
+        )
+    shape = tuple(checked_integer("mask: length", length, 2**63) for length in shape)
+    rate = check_rate(rate)
+    address = check_address(shape, Address(seed, stream, step, row_offset))
+    return np.zeros(shape, np.bool) if rate == 1 else packed_mask(shape, pack(address, rate))
+
+
+def packed_mask(shape: tuple[int, ...], address: PackedAddress) -> np.ndarray:
+    """Return the mask at a packed address, as `keep_mask` does."""
+    if address.threshold == 0:
+        return np.ones(shape, np.bool)
+    rows, columns = rows_and_columns(shape)
+    mask = np.empty((rows, columns), np.bool)
+    for place, block in _blocks(rows, columns, address):
+        mask[place] = block >= address.threshold
     return mask.reshape(shape)
 
 
-def _blocks(address: MaskAddress) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
-    """Yield the words of an array piece by piece, each with its place."""
-    rows, columns = address.rows, address.columns
+def _blocks(
+    rows: int, columns: int, address: PackedAddress
+) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """Yield the words of an array block by block, each with its place."""
     lanes = min(LANES, columns)  # a row of fewer than 16 columns needs no further lanes
     tiles = -(-columns // TILE)
     tiles_at_once = max(1, min(tiles, _BLOCKS_AT_ONCE // LANES))
@@ -295,7 +296,7 @@ def _blocks(address: MaskAddress) -> Iterator[tuple[tuple[slice, slice], np.ndar
 
 
 def _tile_words(
-    address: MaskAddress, rows: np.ndarray, tiles: np.ndarray, lanes: int
+    address: PackedAddress, rows: np.ndarray, tiles: np.ndarray, lanes: int
 ) -> np.ndarray:
     """Return the words of whole tiles: uint32, shape (rows, tiles, 4, lanes)."""
     counter0 = LANES * tiles[:, np.newaxis] + np.arange(lanes)

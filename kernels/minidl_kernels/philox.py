@@ -3,18 +3,16 @@
 J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw: "Parallel random numbers: as easy as 1, 2, 3",
 SC '11. A 128-bit counter and a 64-bit key give 128 random bits; there is no state.
 
-The one function here is plain Python on typed NumPy constants. It runs as it stands on NumPy
-scalars and arrays; `cpu.dropout` compiles the same source for the CPU, `cuda.dropout` for CUDA.
-
-Its spelling serves three masters, and each cast has a reason:
+The function is plain Python on typed NumPy constants. It runs on NumPy scalars and arrays, and the
+same source is compiled for the CPU and for CUDA. Each cast has a reason:
 
 - Compiled by Numba, `uint32 op uint32` has 64 bits and does not wrap; in NumPy it has 32 bits and
-  warns when a scalar wraps. Here all arithmetic is done in 64 bits, where nothing overflows, and is
-  cut to 32 bits where the algorithm wants it. Both then agree.
-- On a CPU the words that are not multiplied next stay in 64 bits. LLVM then keeps them in vector
-  lanes of 64 bits, as `vpmuludq` needs them; held in 32 bits, they would be packed and unpacked in
+  warns if a scalar wraps. Here all arithmetic has 64 bits, in which nothing overflows. The result
+  is cut to 32 bits where the algorithm requires it. Both then agree.
+- On a CPU, the words that are not multiplied next stay in 64 bits. LLVM then keeps them in vector
+  lanes of 64 bits, as `vpmuludq` needs them. Held in 32 bits, they would be packed and unpacked in
   each round, and the loop would run at half the speed.
-- On a GPU the words that are multiplied next are cut to 32 bits, which gives `mul.wide.u32`.
+- On a GPU, the words that are multiplied next are cut to 32 bits: the code has `mul.wide.u32`.
 """
 
 from typing import Any
@@ -35,14 +33,14 @@ def philox4x32_10(c0: Any, c1: Any, c2: Any, c3: Any, key0: Any, key1: Any) -> t
     Parameters
     ----------
     c0, c1, c2, c3 : uint32
-        Words of the counter, lowest first; scalars, or arrays that broadcast.
+        Words of the counter, lowest first: scalars, or arrays that broadcast.
     key0, key1 : uint32
         Words of the key, lowest first.
 
     Returns
     -------
     tuple of four uint32
-        The words, lowest first; arrays if an argument was one.
+        The words, lowest first; arrays if an argument is an array.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""How many threads the kernels of the CPU work on: one number, for the whole process.
+"""Number of threads of the CPU kernels, one for the whole process.
 
-Results are equal from run to run for one number of threads; masks are equal for any. Where the
-`tbb` library is not there, the kernels are serial, and NumPy's products of matrices keep the
-threads of their own.
+For one number of threads, results are equal from run to run; masks are equal for any number.
+Without the `tbb` library the kernels are serial, and NumPy's matrix products keep their own
+threads.
 """
 
 import operator
@@ -15,10 +15,10 @@ _chosen: int | None = None
 
 
 def num_threads() -> int:
-    """Return the number of threads that the kernels of the CPU use.
+    """Return the number of threads of the CPU kernels.
 
-    It is what `set_num_threads` set; else the environment variable MINIDL_NUM_THREADS, as it was
-    when first needed; else the number of cores that this process may use.
+    `set_num_threads` sets it. The default is the environment variable MINIDL_NUM_THREADS, read
+    once, or else the number of cores that this process may use.
 
     Raises
     ------
@@ -26,18 +26,18 @@ def num_threads() -> int:
         If MINIDL_NUM_THREADS is not a whole number, 1 or above.
     """
     if _chosen is None:
-        set_num_threads(_usual())
+        set_num_threads(_default())
     assert _chosen is not None
     return _chosen
 
 
 def set_num_threads(number: int) -> None:
-    """Set the number of threads that the kernels of the CPU use, in this process, from now on.
+    """Set the number of threads of the CPU kernels in this process.
 
     Parameters
     ----------
     number : int
-        1 or above. At 1 no other thread is woken up.
+        1 or above. At 1 no second thread is used.
 
     Raises
     ------
@@ -59,18 +59,16 @@ def set_num_threads(number: int) -> None:
 
 
 def _checked(number: Any) -> int:
+    expected = "set_num_threads: expected an integer, 1 or above"
     if isinstance(number, bool) or not hasattr(number, "__index__"):
-        raise TypeError(
-            f"set_num_threads: number must be an integer, received {number!r} "
-            f"of type {type(number).__name__}"
-        )
+        raise TypeError(f"{expected}, got {number!r} of type {type(number).__name__}. Pass an int.")
     if number < 1:
-        raise ValueError(f"set_num_threads: number must be 1 or above, received {number}")
+        raise ValueError(f"{expected}, got {number}. Use 1 for a single thread.")
     return operator.index(number)
 
 
-def _usual() -> int:
-    """Return what the environment says, or the number of cores that this process may use."""
+def _default() -> int:
+    """Return the number in the environment, or the number of cores that this process may use."""
     text = os.environ.get(VARIABLE)
     if text is None:
         if hasattr(os, "sched_getaffinity"):  # not on Windows and macOS
@@ -78,7 +76,7 @@ def _usual() -> int:
         return os.cpu_count() or 1
     if not text.strip().isdecimal() or int(text) < 1:
         raise ValueError(
-            f"{VARIABLE} must be a whole number, 1 or above, received {text!r}; "
-            "correct it, or unset it to use all cores"
+            f"{VARIABLE}: expected a whole number, 1 or above, got {text!r}. "
+            "Correct it, or unset it to use all cores."
         )
     return int(text)

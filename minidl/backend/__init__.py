@@ -1,15 +1,18 @@
-"""Devices: `get_backend` turns a device's name into the object that computes there."""
+"""Devices: `get_backend` returns the backend of a device by its name."""
 
+import copyreg
 import functools
 import re
 import threading
+from collections.abc import Callable
+from typing import Any
 
 from minidl.backend.base import Array, Backend, DeviceError
 from minidl.backend.numpy_backend import NumpyBackend
 
 __all__ = ["Array", "Backend", "DeviceError", "get_backend"]
 
-_one_at_a_time = threading.Lock()  # a cache alone lets threads that are first together make two
+_one_at_a_time = threading.Lock()  # with the cache alone, two first threads would make two
 
 
 @functools.cache
@@ -19,38 +22,44 @@ def get_backend(device: str) -> Backend:
     Parameters
     ----------
     device : str
-        ``"cpu"``; ``"cuda"`` for the first GPU; ``"cuda:N"``; ``"auto"`` for the first GPU if it
-        can be used and the CPU if not.
+        ``"cpu"``; ``"cuda"`` for the first GPU; ``"cuda:N"``; ``"auto"`` for the first GPU, or
+        the CPU if it is unavailable.
 
     Raises
     ------
     ValueError
-        If `device` is none of these.
+        If `device` is something else.
     DeviceError
-        If the GPU that was asked for cannot be used: with the driver's reason and a remedy.
+        If the GPU is unavailable; the message says why and what to do.
 
     Examples
     --------
     >>> get_backend("cpu")
     <backend cpu>
     """
-    if device == "cpu":
-        with _one_at_a_time:
-            return _numpy_backend()
     if device == "auto":
         try:
             return get_backend("cuda")
         except DeviceError:
             return get_backend("cpu")
-    number = re.fullmatch(r"cuda(?::(\d+))?", device) if isinstance(device, str) else None
-    if number is None:
-        raise ValueError(f'device: expected "cpu", "cuda", "cuda:N" or "auto", received {device!r}')
+    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", device) if isinstance(device, str) else None
+    if found is None:
+        raise ValueError(
+            f'device: expected "cpu", "cuda", "cuda:N" or "auto", got {device!r}. '
+            "Choose one of them."
+        )
     with _one_at_a_time:
-        return _cuda_backend(int(number[1] or 0))
+        return _numpy_backend() if device == "cpu" else _cuda_backend(int(found[1] or 0))
+
+
+def _by_name(backend: Backend) -> tuple[Callable[..., Any], tuple[str]]:
+    """Copy a backend: a copied model shares that of the original."""
+    return get_backend, (backend.name,)
 
 
 @functools.cache
 def _numpy_backend() -> Backend:
+    copyreg.pickle(NumpyBackend, _by_name)
     return NumpyBackend()
 
 
@@ -59,10 +68,11 @@ def _cuda_backend(index: int) -> Backend:
     try:
         from minidl.backend.cupy_backend import CupyBackend
     except ImportError as error:
-        # An array library that is there and fails to load puts a banner around its cause.
+        # An array library that is installed and fails to load puts a banner around its cause.
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise DeviceError(
-            f"cuda: {reason}; for a GPU install minidl with the extra that matches your driver: "
-            "pip install 'minidl[cuda13]' or 'minidl[cuda12]'"
+            f"cuda: expected the libraries of CUDA, got an error: {reason}. Install minidl with "
+            "the extra for your driver: pip install 'minidl[cuda13]' or 'minidl[cuda12]'."
         ) from error
+    copyreg.pickle(CupyBackend, _by_name)
     return CupyBackend(index)

@@ -1,46 +1,64 @@
-"""The contract between minidl and a device.
+"""The backend of a device: the one object that knows the device and its arrays.
 
-A backend owns the arrays of one device and is the only object that knows which device that is. The
-base class is written in terms of ``xp``, the device's array library with NumPy's functions; a
-subclass says what ``xp`` is and how each kernel is reached.
+`Backend` is complete. It is written with ``xp``, the array library of the device with NumPy's
+functions. A public method checks its arguments and handles the edge cases. Then it calls the method
+of the same name with an underscore, which computes in ``xp``. A kernel of the device replaces that
+one where there is the decorator `kernel`. So kernels trust their arguments, and ``xp`` is their
+reference in tests.
 """
 
 import contextlib
+import functools
 from types import EllipsisType, ModuleType
 from typing import Any
 
 import numpy as np
+from minidl_kernels import checks, mask_contract
+from minidl_kernels.mask_contract import Address, PackedAddress
+
+from minidl.backend.kernel import kernel
+from minidl.backend.optimizers import OptimizerRules
 
 Array = Any
-"""An array of the backend's device: ``numpy.ndarray`` or its twin on a GPU."""
+"""An array of the backend's device: ``numpy.ndarray`` or its counterpart on a GPU."""
 
 FLOAT_TYPES = ("float16", "float32", "float64")
+_FLOATS = frozenset(map(np.dtype, FLOAT_TYPES))
+_INT64 = np.dtype("int64")
+
+# The value that replaces all smaller ones.
+_FLOORS = {"linear": -np.inf, "relu": 0.0}
 
 
 class DeviceError(RuntimeError):
-    """Report that a device was asked for and cannot be used, with the reason and the remedy."""
+    """A requested device cannot be used; the message says why and what to do."""
 
 
-class Backend:
-    """Hold the arrays of one device and compute on them.
+class Backend(OptimizerRules):
+    """Arrays of one device, and the computations on them.
+
+    From `matmul` on, methods expect that the device is the current one: enter ``active`` before.
+    Inputs may have any strides and are not modified.
 
     Attributes
     ----------
     name : str
         The device as the user writes it: ``"cpu"``, ``"cuda:0"``.
     xp : module
-        The array library; everything above writes ``backend.xp.exp(x)``.
+        The array library: ``backend.xp.exp(x)``.
+    kernels : str or None
+        The package of the device's kernels.
     active : context manager
-        Reusable; makes the device the current one while entered.
-    working : context manager
-        Reusable; entered once around much work, such as `fit`, it makes the single steps cheaper.
+        Makes the device the current one; reusable.
     """
 
-    # What kernels other than dropout take.
+    # The dtypes of the kernels; dropout takes float16 besides.
     KERNEL_TYPES = frozenset({np.dtype("float32"), np.dtype("float64")})
+    _SOURCE_TYPES = KERNEL_TYPES | {np.dtype(kind + size) for kind in "iu" for size in "1248"}
 
     name: str
     xp: ModuleType
+    kernels: str | None = None
     active: contextlib.AbstractContextManager = contextlib.nullcontext()
 
     def __init__(self) -> None:
@@ -49,19 +67,10 @@ class Backend:
     def __repr__(self) -> str:
         return f"<backend {self.name}>"
 
-    @property
-    def working(self) -> contextlib.AbstractContextManager:
-        """Make the device the current one, once."""
-        return self.active
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        """Copy by name: a copied model shares the backend of the original."""
-        from minidl.backend import get_backend
-
-        return get_backend, (self.name,)
+    # ------------------------------------------------------------------------------ arrays
 
     def is_array(self, value: object) -> bool:
-        """Tell whether `value` is an array of this library."""
+        """Return whether `value` is an array of this library."""
         return isinstance(value, self.xp.ndarray)
 
     def asarray(self, values: Any, dtype: Any = None) -> Array:
@@ -70,7 +79,7 @@ class Backend:
             return self.xp.asarray(values, dtype=dtype)
 
     def ones(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return a small array of ones that nobody may change: it is made once and kept."""
+        """Return a small array of ones, made once and shared: do not modify it."""
         key = shape, np.dtype(dtype)
         if key not in self._ones:
             self._ones[key] = self.xp.ones(shape, dtype)
@@ -83,65 +92,74 @@ class Backend:
 
     def to_numpy(self, array: Array) -> np.ndarray:
         """Return a copy of `array` on the host, which the caller owns."""
-        raise NotImplementedError
+        return np.array(array)
 
     def synchronize(self) -> None:
-        """Wait until the device has finished all work it was given."""
-        raise NotImplementedError
+        """Wait until the device has finished all its work."""
 
-    def dropout(
-        self,
-        x: Array,
-        rate: float,
-        address: Any,
-        *,
-        rescale: bool = True,
-    ) -> Array:
-        """Drop elements of `x` with probability `rate`, each decided by its address.
+    def dataset_array(self, values: np.ndarray) -> Array:
+        """Return a data set, or its labels, where `gather` reads it best: on the device.
+
+        An array that is too large for the device stays on the host.
+        """
+        return self.asarray(values)
+
+    # ------------------------------------------------------------------------------ networks
+
+    def dropout(self, x: Array, rate: float, address: Address, *, rescale: bool = True) -> Array:
+        """Return `x` with elements dropped, each decided by its address.
+
+        The gradient is the same call on the gradient.
 
         Parameters
         ----------
         x : array
-            float16, float32 or float64, any shape, axis 0 is the batch. Fewer than two axes are
-            one row. It is not modified.
+            float16, float32 or float64. Axis 0 is the batch; fewer than two axes are one row.
         rate : float
             Probability of being dropped, in [0, 1].
-        seed, stream, step, row_offset : int
-            The address: who draws, in which training step, and the place of ``x[0]`` in the
-            global batch. Ranges: seed below 2**64, stream and step below 2**32.
+        address : Address
+            Address of the mask; its `row_offset` is the position of ``x[0]`` in the global batch.
         rescale : bool
-            Multiply what is kept by 1 / (1 - rate), so that the expectation stays.
+            Whether to multiply kept elements by 1 / (1 - rate), which keeps the expectation.
 
         Returns
         -------
         array
-            C-contiguous, of the shape and dtype of `x`. Dropped elements are +0.0, whatever they
-            held. The gradient is the same call on the gradient.
+            New and C-contiguous, of the shape and dtype of `x`. Dropped elements are +0.0.
 
         Raises
         ------
         TypeError
-            If `x` is not of a floating dtype.
+            If `x` has another dtype, or rate or address hold something else than numbers.
         ValueError
             If the rate or a part of the address is out of range.
         """
-        if x.dtype.name not in FLOAT_TYPES:
-            raise TypeError(
-                f"dropout: x must be one of {', '.join(FLOAT_TYPES)}, received {x.dtype}; "
-                "cast it first"
-            )
-        address = address._asdict()
+        checks.check_dtype("dropout", "x", x, _FLOATS)
+        rate = checks.check_rate(rate)
+        address = mask_contract.check_address(x.shape, address)
         with self.active:
+            if rate == 1:  # by selection: 0 * infinity would be NaN
+                return self.xp.zeros(x.shape, x.dtype)
+            if rate == 0 or x.size == 0:
+                return self.xp.array(x, order="C")
             # The contract computes float16 in float32 and rounds once.
-            wide = x.astype("float32") if x.dtype == "float16" else x
-            kept = self._dropout_kernel(wide, rate, address, rescale)
-            return kept.astype(x.dtype, copy=False)
+            wide = self._contiguous(x.astype("float32") if x.dtype == "float16" else x)
+            out = self.xp.empty(x.shape, wide.dtype)
+            scale = mask_contract.scale(rate, wide.dtype, rescale)
+            self._dropout(wide, out, mask_contract.pack(address, rate), scale)
+            return out.astype(x.dtype, copy=False)
 
-    def _dropout_kernel(
-        self, x: Array, rate: float, address: dict[str, int], rescale: bool
-    ) -> Array:
-        """Run the device's kernel, with the device active; `x` is float32 or float64."""
-        raise NotImplementedError
+    def keep_mask(self, shape: tuple[int, ...], rate: float, address: Address) -> Array:
+        """Return the mask that `dropout` applies at this address: True is kept."""
+        with self.active:
+            ones = self.xp.ones(shape, "float32")
+            # NumPy compares an array without axes to a scalar.
+            return self.xp.asarray(self.dropout(ones, rate, address, rescale=False) != 0)
+
+    @kernel("dropout")
+    def _dropout(self, x: Array, out: Array, address: PackedAddress, scale: Any) -> None:
+        keep = self.xp.asarray(mask_contract.packed_mask(x.shape, address))
+        out[...] = self.xp.where(keep, x * scale, 0)
 
     def matmul(
         self,
@@ -152,20 +170,193 @@ class Backend:
         transpose_b: bool = False,
         out: Array | None = None,
     ) -> Array:
-        """Return the product of two matrices, each transposed where that is said.
+        """Return the product of matrices, stacks of matrices or vectors, as `numpy.matmul`.
 
-        It is written to `out` where that is given, which must be C-contiguous.
+        Parameters
+        ----------
+        a, b : array
+            The operands.
+        transpose_a, transpose_b : bool
+            Whether to swap the last two axes first.
+        out : array, optional
+            C-contiguous array for the result, which may not overlap `a` or `b`.
         """
-        if a.ndim != 2 or b.ndim != 2:
-            return a @ b
-        return self.xp.dot(a.T if transpose_a else a, b.T if transpose_b else b, out=out)
+        checks.check_product(a, b, transpose_a, transpose_b, out)
+        return self._matmul(a, b, transpose_a, transpose_b, out)
 
-    def dataset_array(self, values: np.ndarray) -> Array:
-        """Return `values`, such as a data set, where `gather` reads it best: on the device.
+    def _matmul(
+        self, a: Array, b: Array, transpose_a: bool, transpose_b: bool, out: Array | None
+    ) -> Array:
+        a = a.swapaxes(-1, -2) if transpose_a else a
+        b = b.swapaxes(-1, -2) if transpose_b else b
+        return self.xp.matmul(a, b, out=out)
 
-        What is too large for that stays on the host.
+    def dense(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array,
+        *,
+        activation: str,
+        rate: float = 0.0,
+        address: Address | None = None,
+        rescale: bool = True,
+    ) -> Array:
+        """Return ``dropout(activation(x @ weight + bias))``.
+
+        Parameters
+        ----------
+        x, weight, bias : array
+            Shapes (rows, inputs), (inputs, units) and (units,), of one dtype, float32 or float64.
+        activation : {"linear", "relu"}
+            Relu keeps NaN.
+        rate, address, rescale
+            As in `dropout`; rate 0 needs no address.
         """
-        return self.asarray(values)
+        dtype = x.dtype
+        checks.check_matrix("dense", "x", x, "rows, inputs", self.KERNEL_TYPES)
+        checks.check_like("dense", "weight", weight, dtype, (x.shape[1], *weight.shape[-1:]))
+        checks.check_like("dense", "bias", bias, dtype, weight.shape[1:])
+        floor = dtype.type(checks.check_choice("dense", "activation", activation, _FLOORS))
+        rate = checks.check_rate(rate)
+        shape, packed = (x.shape[0], weight.shape[1]), mask_contract.KEEP_ALL
+        if rate > 0:
+            address = mask_contract.check_address(shape, address)
+            if rate == 1:
+                return self.xp.zeros(shape, dtype)
+            packed = mask_contract.pack(address, rate)
+        y = self.xp.empty(shape, dtype)
+        if y.size:
+            x, weight, bias = map(self._contiguous, (x, weight, bias))
+            scale = mask_contract.scale(rate, dtype, rescale)
+            self._dense_layer(x, weight, bias, y, floor, packed, scale)
+        return y
+
+    def _dense_layer(self, x: Array, weight: Array, bias: Array, y: Array, *finish: Any) -> None:
+        self._matmul(x, weight, False, False, y)
+        self._bias_act_dropout(y, bias, *finish)
+
+    @kernel("dense")
+    def _bias_act_dropout(
+        self, z: Array, bias: Array, floor: Any, address: PackedAddress, scale: Any
+    ) -> None:
+        z += bias
+        self._dropout(self.xp.maximum(z, floor), z, address, scale)
+
+    def bias_act_dropout_vjp(
+        self, g: Array, y: Array, factor: float, g_bias: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Return the gradients of `dense` with relu, for ``x @ weight`` and for the bias.
+
+        Neither mask nor address is needed: the result of `dense` is positive exactly if the element
+        was kept and the slope of relu is 1.
+
+        Parameters
+        ----------
+        g, y : array
+            Gradient of the result, and the result: shape (rows, units), float32 or float64.
+        factor : float
+            Factor of the kept elements, rounded to that dtype.
+        g_bias : array, optional
+            C-contiguous array for the second gradient, shape (units,).
+        """
+        who = "bias_act_dropout_vjp"
+        checks.check_matrix(who, "y", y, "rows, units", self.KERNEL_TYPES)
+        checks.check_like(who, "g", g, y.dtype, y.shape)
+        g_bias = self.xp.empty(y.shape[1:], y.dtype) if g_bias is None else g_bias
+        checks.check_output(who, "g_bias", g_bias, y.dtype, y.shape[1:])
+        g_z = self.xp.empty(y.shape, y.dtype)
+        if y.size:
+            g, y = self._contiguous(g), self._contiguous(y)
+            self._bias_act_dropout_vjp(g, y, y.dtype.type(factor), g_z, g_bias)
+        else:
+            g_bias[...] = 0
+        return g_z, g_bias
+
+    @kernel("dense")
+    def _bias_act_dropout_vjp(
+        self, g: Array, y: Array, factor: Any, g_z: Array, g_bias: Array
+    ) -> None:
+        g_z[...] = self.xp.where(y > 0, g * factor, 0)
+        g_z.sum(axis=0, out=g_bias)
+
+    def cross_entropy(self, z: Array, bias: Array, labels: Array, sums: Array) -> None:
+        """Write the mean loss of a batch and its number of correct predictions to `sums`.
+
+        Parameters
+        ----------
+        z, bias : array
+            Logits without their bias, and the bias: shapes (rows, classes), not empty, and
+            (classes,), of one dtype, float32 or float64.
+        labels : array
+            Shape (rows,), integers in [0, classes). The loss of another label is NaN; the CPU
+            raises ValueError instead.
+        sums : array
+            Shape (2,), C-contiguous, of the dtype of `z`. First the mean over the rows of
+            -log softmax(z + bias) at the label; then the number of rows whose label has the largest
+            logit, the first one of equal ones. The prediction of a row with NaN is never correct.
+        """
+        z, bias, labels = self._checked_logits("cross_entropy", z, bias, labels)
+        checks.check_output("cross_entropy", "sums", sums, z.dtype, (2,))
+        self._cross_entropy(z, bias, labels, sums)
+
+    def cross_entropy_vjp(
+        self, g: Array, z: Array, bias: Array, labels: Array, g_bias: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Return the gradients of the mean of `cross_entropy` for `z` and for the bias.
+
+        Parameters
+        ----------
+        g : array
+            Gradient of the mean: one element, of the dtype of `z`.
+        z, bias, labels : array
+            As in `cross_entropy`.
+        g_bias : array, optional
+            C-contiguous array for the second gradient, shape (classes,).
+        """
+        who = "cross_entropy_vjp"
+        z, bias, labels = self._checked_logits(who, z, bias, labels)
+        g = g.reshape(-1)
+        checks.check_like(who, "g", g, z.dtype, (1,))
+        g_bias = self.xp.empty(bias.shape, z.dtype) if g_bias is None else g_bias
+        checks.check_output(who, "g_bias", g_bias, z.dtype, bias.shape)
+        g_z = self.xp.empty(z.shape, z.dtype)
+        self._cross_entropy_vjp(self._contiguous(g), z, bias, labels, g_z, g_bias)
+        return g_z, g_bias
+
+    def _checked_logits(
+        self, who: str, z: Array, bias: Array, labels: Array
+    ) -> tuple[Array, Array, Array]:
+        checks.check_matrix(who, "z", z, "rows, classes", self.KERNEL_TYPES)
+        checks.check_not_empty(who, "z", z)
+        checks.check_like(who, "bias", bias, z.dtype, z.shape[1:])
+        checks.check_integers(who, "labels", labels, z.shape[:1])
+        return self._contiguous(z), self._contiguous(bias), self._contiguous(labels)
+
+    @kernel("cross_entropy")
+    def _cross_entropy(self, z: Array, bias: Array, labels: Array, sums: Array) -> None:
+        xp = self.xp
+        logits = z + bias
+        largest = logits.max(axis=1)
+        one_hot = labels[:, None] == xp.arange(z.shape[1])
+        shifted = logits - largest[:, None]
+        at_label = xp.where(one_hot, shifted, 0).sum(axis=1)
+        losses = xp.log(xp.exp(shifted).sum(axis=1)) - at_label
+        sums[0] = xp.where(one_hot.any(axis=1), losses, np.nan).mean()
+        sums[1] = ((logits.argmax(axis=1) == labels) & ~xp.isnan(largest)).sum()
+
+    @kernel("cross_entropy")
+    def _cross_entropy_vjp(
+        self, g: Array, z: Array, bias: Array, labels: Array, g_z: Array, g_bias: Array
+    ) -> None:
+        xp = self.xp
+        logits = z + bias
+        powers = xp.exp(logits - logits.max(axis=1, keepdims=True))
+        one_hot = labels[:, None] == xp.arange(z.shape[1])
+        g_z[...] = (powers / powers.sum(axis=1, keepdims=True) - one_hot) * (g / len(z))
+        g_z.sum(axis=0, out=g_bias)
+
+    # ------------------------------------------------------------------------------ indexing
 
     def gather(
         self,
@@ -182,177 +373,61 @@ class Backend:
         Parameters
         ----------
         source : array
-            Numbers of any dtype, axis 0 counts the samples; from `keep`.
+            Numbers of any dtype, axis 0 counts the samples; from `dataset_array`.
         rows : array
-            int64, each in [0, len(source)).
+            int64, shape (count,), each in [0, len(source)).
+        dtype : dtype
+            A sample is cast to it first.
         scale, offset : float
-            Rounded to `dtype`, in which the product and then the sum are rounded too.
+            Rounded to `dtype`, as are the product and then the sum.
         labels : array, optional
-            Class numbers, one for each sample; from `keep`.
+            Integers, one for each sample.
         """
-        if dtype in self.KERNEL_TYPES and (
-            source.dtype.kind in "iu" or source.dtype in self.KERNEL_TYPES
-        ):
-            out = self.xp.empty((len(rows), *source.shape[1:]), dtype)
-            return out, self._gather_kernel(source, rows, out, scale, offset, labels)
-        x = self.xp.take(source, rows, axis=0).astype(dtype)
-        if scale != 1:
-            x *= scale
-        if offset != 0:
-            x += offset
-        return x, None if labels is None else self.xp.take(labels, rows, axis=0)
+        dtype = np.dtype(dtype)
+        checks.check_like("gather", "rows", rows, _INT64, (rows.size,))
+        out = self.xp.empty((rows.size, *source.shape[1:]), dtype)
+        labels_out = None
+        if labels is not None:
+            checks.check_integers("gather", "labels", labels, source.shape[:1])
+            labels, labels_out = self._contiguous(labels), self.xp.empty(rows.size, labels.dtype)
+        if rows.size:
+            # The kernels take data sets as they are: a copy of one would be too large.
+            fits = source.dtype in self._SOURCE_TYPES and dtype in self.KERNEL_TYPES
+            fits = fits and source.flags.c_contiguous
+            gather = self._gather if fits else functools.partial(Backend._gather, self)
+            rows = self._contiguous(rows)
+            gather(source, rows, labels, out, labels_out, scale=scale, offset=offset)
+        return out, labels_out
 
-    def _gather_kernel(
+    @kernel("gather")
+    def _gather(
         self,
         source: Array,
         rows: Array,
+        labels: Array | None,
         out: Array,
+        labels_out: Array | None,
+        *,
         scale: float,
         offset: float,
-        labels: Array | None,
-    ) -> Array | None:
-        """Run the device's kernel, which fills `out`; return the labels of the rows."""
-        raise NotImplementedError
-
-    # What follows takes KERNEL_TYPES and is one kernel on each device.
-
-    def dense(
-        self,
-        x: Array,
-        weight: Array,
-        bias: Array,
-        *,
-        activation: str,
-        rate: float = 0.0,
-        rescale: bool = True,
-        **address: int,
-    ) -> Array:
-        """Return ``dropout(activation(x @ weight + bias))``.
-
-        Parameters
-        ----------
-        x, weight, bias : array
-            Shapes (rows, inputs), (inputs, units) and (units,), of one dtype.
-        activation : {"linear", "relu"}
-            What is applied before dropout.
-        rate, rescale, **address
-            As in `dropout`; at rate 0 nothing is drawn and no address is needed.
-        """
-        raise NotImplementedError
-
-    def bias_act_dropout_vjp(
-        self, g: Array, y: Array, factor: float, g_bias: Array | None = None
-    ) -> tuple[Array, Array]:
-        """Return the gradients for ``x @ weight`` and for the bias, which goes into `g_bias`.
-
-        Neither mask nor address is needed: `y`, the result of `dense`, is positive exactly where
-        the element was kept and the slope of relu is 1.
-
-        Parameters
-        ----------
-        g, y : array
-            The gradient for `y`, and `y`: shape (rows, units).
-        factor : float
-            What kept elements were multiplied with.
-        """
-        raise NotImplementedError
-
-    def cross_entropy(self, z: Array, bias: Array, labels: Array, sums: Array) -> None:
-        """Write the mean over the rows of -log softmax(z + bias) at the labels to ``sums[0]``.
-
-        ``sums[1]`` becomes the number of rows whose label has the largest logit.
-
-        Parameters
-        ----------
-        z, bias : array
-            Shapes (rows, classes) and (classes,), of one dtype.
-        labels : array
-            Shape (rows,), integers in [0, classes).
-        sums : array
-            Shape (2,), of the dtype of `z`.
-        """
-        raise NotImplementedError
-
-    def cross_entropy_vjp(
-        self, g: Array, z: Array, bias: Array, labels: Array, g_bias: Array | None = None
-    ) -> tuple[Array, Array]:
-        """Return the gradients of `cross_entropy` for `z` and for the bias, given that of its mean.
-
-        `g` has one element; the second result goes into `g_bias`.
-        """
-        raise NotImplementedError
-
-    def sgd(
-        self,
-        weights: Array,
-        gradients: Array,
-        velocity: Array | None,
-        *,
-        rate: float,
-        momentum: float,
-        nesterov: bool,
-        decay: float,
     ) -> None:
-        """Update flat `weights` and `velocity` in place by the rule of `optimizers.SGD`.
-
-        Before that, here as in the rules below, the weights are multiplied by `decay`.
-        """
-        raise NotImplementedError
-
-    def rmsprop(
-        self,
-        weights: Array,
-        gradients: Array,
-        square: Array,
-        *,
-        rate: float,
-        rho: float,
-        epsilon: float,
-        decay: float,
-    ) -> None:
-        """Update flat `weights` and `square` in place by the rule of `optimizers.RMSprop`."""
-        raise NotImplementedError
-
-    def adam(
-        self,
-        weights: Array,
-        gradients: Array,
-        mean: Array,
-        square: Array,
-        *,
-        rate: float,
-        beta_1: float,
-        beta_2: float,
-        epsilon: float,
-        decay: float,
-    ) -> None:
-        """Update flat `weights`, `mean` and `square` in place by Adam's rule.
-
-        `rate` is the step size with both bias corrections in it.
-        """
-        raise NotImplementedError
-
-    def keep_mask(
-        self,
-        shape: tuple[int, ...],
-        rate: float,
-        address: Any,
-    ) -> Array:
-        """Return the mask that `dropout` applies at this address: True is kept."""
-        with self.active:
-            kept = self.dropout(self.xp.ones(shape, dtype="float32"), rate, address, rescale=False)
-            return self.xp.asarray(kept != 0)  # NumPy makes a scalar of an array without axes
+        out[...] = self.xp.take(source, rows, axis=0)
+        if scale != 1 or offset != 0:
+            out *= scale
+            out += offset
+        if labels_out is not None:
+            labels_out[...] = self.xp.take(labels, rows)
 
     def index_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
         """Return zeros of `shape` to which `values` are added at ``[index]``.
 
-        Places that `index` names several times sum up one after the other in the order of
-        `values`: the same bits in every run, which atomic additions would not give.
+        If `index` names an element several times, its values are added in their order: the same
+        bits in every run, unlike with atomic additions.
         """
         parts = index if isinstance(index, tuple) else (index,)
         if all(part is None or isinstance(part, int | slice | EllipsisType) for part in parts):
             total = self.xp.zeros(shape, dtype=values.dtype)
-            total[index] = values  # no place is named twice
+            total[index] = values  # no element is named twice
             return total
         return self._add_repeated(shape, index, values)
 
@@ -369,3 +444,7 @@ class Backend:
             chosen = turn == now
             total[places[chosen]] += values[chosen]
         return total.reshape(shape)
+
+    def _contiguous(self, array: Array) -> Array:
+        """Return an array as the kernels take it: itself, or a C-contiguous copy."""
+        return array if array.flags.c_contiguous else self.xp.array(array, order="C")

@@ -270,7 +270,7 @@ def launched(value: Any, *sources: ndarray) -> Any:
 
 
 def _same_layout(a: np.ndarray, b: np.ndarray) -> bool:
-    """Tell whether one is copied to the other as one piece of memory, without a kernel."""
+    """Return whether one is copied to the other as one piece of memory, without a kernel."""
     return (
         a.dtype == b.dtype
         and a.shape == b.shape
@@ -290,7 +290,7 @@ def check_device(*arrays: ndarray) -> None:
 
 
 def _index(index: Any, masks_are_read: bool = True) -> tuple:
-    """Return an index for NumPy memory that gives an array also where it names one element.
+    """Return an index for NumPy memory that returns an array also for one element.
 
     A mask is counted on the device and the host waits for the number; not so where a scalar is
     assigned.

@@ -1,4 +1,4 @@
-"""Small programs on an array library, and what each of them gives: a value or a refusal.
+"""Small programs on an array library, and their outcomes: a value or a refusal.
 
 `outcome` runs one with `xp` the array library, `np` NumPy and fresh arrays. What the real CuPy
 answered on a GPU is kept in ``cupy_answers.json``, which `record_answers` wrote.
@@ -575,7 +575,7 @@ def arrays(xp: ModuleType) -> dict:
 
 
 def outcome(program: str, xp: ModuleType) -> str:
-    """Return what `program` gives as one line: its value with type and dtype, or its refusal."""
+    """Return the outcome of `program` as one line: its value with type and dtype, or a refusal."""
     names = arrays(xp)
     try:
         if "; r = " in program:

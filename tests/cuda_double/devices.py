@@ -60,7 +60,7 @@ CUDA_ERROR_NO_DEVICE, CUDA_ERROR_INVALID_DEVICE = 100, 101  # cudaError of drive
 
 
 class Namespace(ModuleType):
-    """A module that has the names of a real one: those that are not computed raise aloud."""
+    """A module that has the names of a real one: those that are not computed raise."""
 
     def __init__(self, real: ModuleType, /, **members: Any):
         super().__init__(real.__name__, f"The double of {real.__name__}.")

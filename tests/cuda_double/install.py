@@ -9,13 +9,12 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from ptxrun import Kernel
+from compiled import compiled
 
 from cuda_double.arrays import ndarray
 from cuda_double.devices import Counts, state
 from cuda_double.library import double_of
 
-CAPABILITY = (8, 0)
 # Threads that the interpreter runs side by side; 16,384 is fastest for the grid that a small array
 # has, three times faster than all 32,768 at once.
 THREADS_AT_ONCE = 2**14
@@ -31,7 +30,7 @@ def _double() -> Any:
 @contextlib.contextmanager
 def cuda_double(device_count: int = 1) -> Iterator[Counts]:
     """Make ``get_backend("cuda")`` the real backend over the double; give the double's counts."""
-    from minidl_kernels.cuda import launch
+    from minidl_kernels.cuda import launch, reduction
 
     import minidl.backend as devices
 
@@ -41,6 +40,7 @@ def cuda_double(device_count: int = 1) -> Iterator[Counts]:
         patch.setitem(sys.modules, "cupy", double)
         patch.setitem(sys.modules, "cupy.cuda", double.cuda)
         patch.setattr(launch, "launch", run_compiled)
+        patch.setattr(reduction, "cupy", double)
         try:
             _forget_cuda(devices)
             yield state.counts
@@ -56,16 +56,11 @@ def _forget_cuda(devices: Any) -> None:
 
 
 def run_compiled(
-    kernel: Any, grid: tuple[int, ...], block: tuple[int, ...], stream: int, *arguments: Any
+    kernel: Any, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any
 ) -> None:
     """Stand in for `launch`: compile the kernel for a GPU and execute its PTX on the CPU."""
     state.counts.launches += 1
     plain = [a._memory if isinstance(a, ndarray) else a for a in arguments]
     assert not any(isinstance(a, np.ndarray) for a in arguments), "a host array in a launch"
     types = tuple(map(numba.typeof, plain))
-    _compiled(kernel, types).launch(grid, block, *plain, batch=THREADS_AT_ONCE)
-
-
-@functools.cache
-def _compiled(kernel: Any, types: tuple[Any, ...]) -> Kernel:
-    return Kernel.from_numba(kernel, types, cc=CAPABILITY)
+    compiled(kernel, types).launch(grid, block, *plain, batch=THREADS_AT_ONCE)

@@ -81,7 +81,7 @@ def _arrays_in(values: Any) -> Iterator[ndarray]:
 
 
 def _memory(value: Any) -> Any:
-    """Return NumPy's form of an argument; an array of the host is refused."""
+    """Return NumPy's form of an argument; an array of the host raises."""
     if isinstance(value, ndarray):
         return value._memory
     if isinstance(value, np.ndarray):
@@ -92,7 +92,7 @@ def _memory(value: Any) -> Any:
 
 
 def _check_arrays(name: str, arguments: dict[str, Any]) -> None:
-    """Raise TypeError where CuPy wants an array of the device and there is none."""
+    """Raise TypeError if CuPy expects an array of the device and gets something else."""
     for parameter, value in arguments.items():
         wanted: tuple[Any, ...] = ()
         if (parameter in ARRAY_PARAMETERS and name not in TAKE_SCALARS) or (
@@ -310,7 +310,7 @@ HANDWRITTEN: dict[str, Callable] = {
 
 
 def _complete(real: ModuleType, functions: dict[str, Any]) -> None:
-    """Give the array class the operators and methods of the real one."""
+    """Complete the array class by the operators and methods of the real one."""
     known = set(dir(real.ndarray))
     ndarray._real_names = known  # type: ignore[attr-defined]
     ndarray._flags_class = staticmethod(real._core.flags.Flags)  # type: ignore[attr-defined]

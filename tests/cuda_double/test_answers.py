@@ -71,12 +71,12 @@ def test_each_program_has_a_recorded_answer():
 
 
 @pytest.mark.parametrize("program", [p for p in CASES if p not in STRICTER + OTHER_KIND])
-def test_the_answer_is_that_of_cupy(program, xp):
+def test_answer_is_that_of_cupy(program, xp):
     assert kind(outcome(program, xp)) == kind(RECORD[program])
 
 
 @pytest.mark.parametrize("program", STRICTER)
-def test_the_double_is_stricter(program, cuda_double):
+def test_double_is_stricter(program, cuda_double):
     assert not RECORD[program].startswith(REFUSED)
     assert outcome(program, sys.modules["cupy"]).startswith(REFUSED)
 
@@ -87,7 +87,7 @@ def test_both_refuse(program, xp):
     assert outcome(program, xp).startswith(REFUSED)
 
 
-def test_the_double_has_no_name_that_cupy_lacks(cuda_double):
+def test_double_has_no_name_that_cupy_lacks(cuda_double):
     double = sys.modules["cupy"]
     real = double._real
     for mine, theirs in (
@@ -102,7 +102,7 @@ def test_the_double_has_no_name_that_cupy_lacks(cuda_double):
         assert public <= {*dir(theirs), "error", "device"}, mine
 
 
-def test_all_that_minidl_takes_from_its_library_is_in_cupy(cuda_double):
+def test_functions_that_minidl_uses_are_in_cupy(cuda_double):
     real = sys.modules["cupy"]._real
     used = set()
     for path in MINIDL.rglob("*.py"):
@@ -111,7 +111,7 @@ def test_all_that_minidl_takes_from_its_library_is_in_cupy(cuda_double):
     assert [name for name in sorted(used) if not hasattr(real, name)] == []
 
 
-def test_what_the_double_cannot_compute_it_says(cuda_double):
+def test_double_raises_for_what_it_cannot_compute(cuda_double):
     double = sys.modules["cupy"]
     array = double.ones(3)
     for use in (

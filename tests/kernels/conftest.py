@@ -1,28 +1,25 @@
-"""How the tests of the CUDA kernels' host functions execute them without a GPU."""
+"""Execution of CUDA kernels without a GPU, as they are compiled."""
 
 from importlib.util import find_spec
 
 import pytest
 
-CAPABILITY = (9, 0)
-
 
 @pytest.fixture
-def executed(monkeypatch):
-    """Execute what is launched, as it is compiled for a GPU, on the CPU; list the launches."""
-    if find_spec("numba_cuda") is None:
-        pytest.skip("numba-cuda is not installed: no CUDA kernel is compiled")
+def executed():
+    """A backend whose CUDA kernels are executed on the CPU, and the list of its launches."""
+    if find_spec("numba_cuda") is None or find_spec("cupy") is None:
+        pytest.skip("numba-cuda and CuPy are not installed: no CUDA kernel is compiled")
     import numba
-    from minidl_kernels.cuda import launch
-
-    from bench import kernels as bench
+    from backends import launches_go_to
+    from compiled import compiled
 
     launches = []
 
-    def run(kernel, grid, block, stream, *arguments):
-        launches.append((kernel, grid, block, stream))
+    def run(kernel, grid, block, *arguments):
+        launches.append((kernel, grid, block))
         types = tuple(map(numba.typeof, arguments))
-        bench.compiled(kernel, types, CAPABILITY).launch(grid, block, *arguments)
+        compiled(kernel, types).launch(grid, block, *arguments)
 
-    monkeypatch.setattr(launch, "launch", run)
-    return launches
+    with launches_go_to(run) as backend:
+        yield backend, launches

@@ -1,4 +1,4 @@
-"""How a CUDA kernel is launched: the grids, and what the compiled kernel is given."""
+"""Launches: the grids of CUDA kernels, the words that they are given, and the CPU's seam."""
 
 import importlib.util
 import inspect
@@ -7,21 +7,41 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from minidl_kernels.cpu import launch as cpu_launch
 
-if importlib.util.find_spec("numba_cuda") is None:
-    pytest.skip("numba-cuda is not installed: no CUDA kernel is compiled", allow_module_level=True)
+needs_cuda = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("numba_cuda", "cupy"))),
+    reason="numba-cuda and CuPy are not installed: no CUDA kernel is compiled",
+)
+if importlib.util.find_spec("numba_cuda") and importlib.util.find_spec("cupy"):
+    from kernel_table import KERNELS_AND_DTYPES
+    from minidl_kernels.cuda import launch
 
-from kernel_table import KERNELS_AND_DTYPES
-from minidl_kernels.cuda import launch
+    from bench import kernels as bench
+else:
+    KERNELS_AND_DTYPES = []
 
-from bench import kernels as bench
+
+def test_cpu_launch_runs_a_kernel_with_its_arguments():
+    seen = []
+    cpu_launch.launch(lambda *arguments: seen.append(arguments), 1, "x")
+    assert seen == [(1, "x")]
 
 
+def test_cpu_range_is_run_by_the_serial_or_the_parallel_kernel(monkeypatch):
+    seen = []
+    monkeypatch.setattr(cpu_launch, "launch", lambda *arguments: seen.append(arguments))
+    cpu_launch.launch_range(1, "serial", "parallel", 100, "x")
+    cpu_launch.launch_range(3, "serial", "parallel", 100, "x")
+    assert seen == [("serial", 0, 100, "x"), ("parallel", 3, 100, "x")]
+
+
+@needs_cuda
 @pytest.mark.parametrize(
     ("rows", "columns"),
     [(1, 1), (1, 10**8), (60000, 10), (128, 512), (2**32, 1), (1, 2**34), (1000, 65), (3, 10**6)],
 )
-def test_grid_and_block(rows, columns):
+def test_grid_and_block_have_a_thread_for_each_element(rows, columns):
     grid, block = launch.grid_and_block(rows, columns)
     assert block[0] * block[1] == launch.THREADS
     assert grid[0] * grid[1] <= launch.MAX_BLOCKS
@@ -31,14 +51,30 @@ def test_grid_and_block(rows, columns):
     assert grid[1] * block[1] < 2 * max(rows, block[1])
 
 
+@pytest.fixture
+def launches(monkeypatch):
+    recorded = []
+    monkeypatch.setattr(launch, "launch", lambda *arguments: recorded.append(arguments))
+    return recorded
+
+
+@needs_cuda
 @pytest.mark.parametrize(
     ("size", "blocks"), [(1, 1), (256, 1), (257, 2), (535_818, 2**12), (10**9, 2**13)]
 )
-def test_launch_flat(size, blocks, monkeypatch):
-    launches = []
-    monkeypatch.setattr(launch, "launch", lambda *arguments: launches.append(arguments))
-    launch.launch_flat("kernel", size, 99, "x", 5)
-    assert launches == [("kernel", (blocks,), (launch.THREADS,), 99, "x", 5)]
+def test_flat_launch_has_one_row_of_threads(size, blocks, launches):
+    launch.launch_flat("kernel", size, "x", 5)
+    assert launches == [("kernel", (blocks,), (launch.THREADS,), "x", 5)]
+
+
+@needs_cuda
+def test_launch_on_tiles_fills_whole_blocks(launches):
+    launch.launch_tiles("kernel", 128, 512, "x")
+    launch.launch_tiles("kernel", 3, 20, "x")
+    assert launches == [
+        ("kernel", (1, 64), (128, 2), "x"),
+        ("kernel", (1, 1), (16, 16), "x"),
+    ]
 
 
 class DeviceArray:
@@ -54,6 +90,8 @@ class DeviceArray:
 def told(monkeypatch):
     """Stand in for the driver; list what it is told: "context", or the arguments of a launch."""
     told = []
+    stream = SimpleNamespace(ptr=4711)
+    monkeypatch.setattr(launch.cupy.cuda, "get_current_stream", lambda: stream)
     monkeypatch.setattr(launch.cuda, "current_context", lambda: told.append("context"))
     monkeypatch.setattr(launch.core, "Device", lambda: SimpleNamespace(device_id=3))
     monkeypatch.setattr(launch.core, "launch", lambda *given: told.append(given))
@@ -62,25 +100,29 @@ def told(monkeypatch):
     return told
 
 
-def test_launch(told):
-    x = np.ones((2, 5), "f4")
-    launch.launch("kernel", (4, 2), (32, 8), 4711, DeviceArray(x), np.uint32(9))
-    stream, config, compiled, *words = told[-1]
+@needs_cuda
+def test_launch_gives_the_driver_words_on_the_current_stream(told):
+    x = np.ones((2, 5), "float32")
+    words = (np.uint32(7), np.uint32(8))
+    launch.launch("kernel", (4, 2), (32, 8), DeviceArray(x), words, np.uint32(9))
+    stream, config, compiled, *received = told[-1]
     assert stream == ("stream", 4711)
     assert (config.grid, config.block) == ((4, 2, 1), (32, 8, 1))
-    assert compiled == ("kernel", ((np.dtype("f4"), 2), (np.dtype("u4"), None)), 3)
-    assert words == [0, 0, 10, 4, x.ctypes.data, 2, 5, 20, 4, 9]
-    assert type(words[-1]) is np.uint32
+    word = np.dtype("uint32")
+    assert compiled == ("kernel", ((np.dtype("float32"), 2), ("tuple", (word, word)), word), 3)
+    assert received == [0, 0, 10, 4, x.ctypes.data, 2, 5, 20, 4, 7, 8, 9]
+    assert [type(word) for word in received[-3:]] == [np.uint32] * 3
 
 
+def on_device(argument):
+    return DeviceArray(argument) if isinstance(argument, np.ndarray) else argument
+
+
+@needs_cuda
 @pytest.mark.parametrize(("kernel", "dtype"), KERNELS_AND_DTYPES)
 def test_flattened_arguments_are_the_parameters_of_the_compiled_kernel(kernel, dtype):
-    build = bench.build_of(kernel, dtype, (9, 0))
-    given = [
-        DeviceArray(argument) if isinstance(argument, np.ndarray) else argument
-        for argument in build.launch.arguments
-    ]
-    kinds, words = launch.flatten(given)
+    build = bench.build_of(kernel, dtype)
+    kinds, words = launch.flatten([on_device(a) for a in build.launch.arguments])
     assert launch.signature(kinds) == build.kernel.argtypes
     # as the interpreter of the compiled kernel lays them out, and as wide as that takes them
     laid_out = []
@@ -91,10 +133,11 @@ def test_flattened_arguments_are_the_parameters_of_the_compiled_kernel(kernel, d
     assert widths == [size for _, _, size, _ in build.kernel.mod.entry.params]
 
 
-def test_a_thread_has_a_context_before_it_launches(told):
+@needs_cuda
+def test_thread_has_a_context_before_its_first_launch(told):
     def launch_twice():
         for _ in range(2):
-            launch.launch("kernel", (1,), (32,), 0, np.uint32(9))
+            launch.launch("kernel", (1,), (32,), np.uint32(9))
 
     for _ in range(2):
         thread = threading.Thread(target=launch_twice)
@@ -103,7 +146,8 @@ def test_a_thread_has_a_context_before_it_launches(told):
     assert [what == "context" for what in told] == [True, False, False] * 2
 
 
-def test_what_is_asked_of_numba_is_there():
+@needs_cuda
+def test_undocumented_names_of_numba_cuda_exist():
     from numba.cuda import codegen, dispatcher
     from numba.cuda.cudadrv import driver
 

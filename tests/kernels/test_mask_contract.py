@@ -1,6 +1,7 @@
 """The mask contract against an implementation that shares no code with it."""
 
 import hashlib
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from minidl_kernels import mask_contract
+from minidl_kernels.mask_contract import Address
 
 WORDS = st.one_of(st.sampled_from([0, 1, 2**31, 2**32 - 1]), st.integers(0, 2**32 - 1))
 SEEDS = st.one_of(st.sampled_from([0, 2**32, 2**64 - 1]), st.integers(0, 2**64 - 1))
@@ -57,8 +59,8 @@ def test_words_equal_the_reference(addressed):
     np.testing.assert_array_equal(words, expected, strict=True)
 
 
-def test_a_wrong_reference_fails():
-    # The negative control: columns by fours, the layout that the contract does not have.
+def test_words_differ_from_another_layout():
+    """The negative control: columns by fours."""
     address = {"seed": 1, "stream": 2, "step": 3}
     by_fours = [
         reference.philox_words((column // 4, 0, 2, 3), (1, 0))[column % 4] for column in range(64)
@@ -68,7 +70,7 @@ def test_a_wrong_reference_fails():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 9), st.integers(0, 150), st.data())
-def test_a_cut_of_the_batch_gives_the_rows_of_the_whole(rows, columns, data):
+def test_words_of_a_part_are_rows_of_the_whole_batch(rows, columns, data):
     cut = data.draw(st.integers(0, rows))
     whole = mask_contract.words(rows, columns, seed=9, stream=8, step=7, row_offset=50)
     head = mask_contract.words(cut, columns, seed=9, stream=8, step=7, row_offset=50)
@@ -77,30 +79,30 @@ def test_a_cut_of_the_batch_gives_the_rows_of_the_whole(rows, columns, data):
 
 
 @pytest.mark.parametrize("columns", [1, 4, 15, 16, 17, 63, 64, 65, 255, 256])
-def test_more_columns_do_not_change_the_first(columns):
+def test_words_of_the_first_columns_ignore_the_others(columns):
     narrow = mask_contract.words(3, columns, seed=9, stream=8, step=7)
     wide = mask_contract.words(3, 300, seed=9, stream=8, step=7)
     np.testing.assert_array_equal(narrow, wide[:, :columns], strict=True)
 
 
 @pytest.mark.parametrize("shape", [(5, 2**15), (2**15, 5), (1, 2**20 + 3), (1100, 100)])
-def test_pieces_join_seamlessly(shape, monkeypatch):
+def test_words_computed_in_blocks_are_those_of_one_block(shape, monkeypatch):
     whole = mask_contract.words(*shape, seed=1, stream=2, step=3)
     monkeypatch.setattr(mask_contract, "_BLOCKS_AT_ONCE", 2**11 - 16)
     np.testing.assert_array_equal(whole, mask_contract.words(*shape, seed=1, stream=2, step=3))
 
 
-def test_the_last_column():
+def test_words_of_the_last_tile_equal_the_reference():
     last_tile = mask_contract.MAX_COLUMNS // 64 - 1
-    address = mask_contract.mask_address((1, 2**34), seed=5, stream=6, step=7)
+    address = mask_contract.pack(Address(5, 6, 7), 0.0)
     words = mask_contract._tile_words(address, np.array([0]), np.array([last_tile]), 16)
     expected = [reference.word(5, 6, 7, 0, 2**34 - 64 + i) for i in range(64)]
     np.testing.assert_array_equal(words.ravel(), expected)
 
 
-# Written down once, from reference.py, and never changed: a mask of an old checkpoint must come
-# back. Shape, rate, (seed, stream, step, row_offset), and the mask's bits in C order, packed by
-# np.packbits: in hexadecimal, or their SHA-256 where there are more than 256.
+# Computed once by reference.py and never changed: the masks of an old checkpoint must stay. Shape,
+# rate, (seed, stream, step, row_offset), and the mask's bits in C order, packed by np.packbits: in
+# hexadecimal, or their SHA-256 if there are more than 256.
 FROZEN_MASKS = [
     ((), 0.5, (0, 0, 0, 0), "00"),
     ((64,), 0.5, (0, 0, 0, 0), "5b798aa5dfd388bc"),
@@ -148,7 +150,7 @@ def _frozen(mask):
 
 
 @pytest.mark.parametrize(("shape", "rate", "address", "bits"), FROZEN_MASKS)
-def test_masks_never_change(shape, rate, address, bits):
+def test_mask_at_a_frozen_address_never_changes(shape, rate, address, bits):
     seed, stream, step, row_offset = address
     mask = mask_contract.keep_mask(
         shape, rate, seed=seed, stream=stream, step=step, row_offset=row_offset
@@ -156,7 +158,7 @@ def test_masks_never_change(shape, rate, address, bits):
     assert _frozen(mask) == bits
 
 
-def test_kept_share_is_what_the_rate_says():
+def test_share_of_kept_elements_is_one_minus_the_rate():
     # 10**6 independent decisions: five standard deviations are 0.0023.
     mask = mask_contract.keep_mask((1000, 1000), 0.3, seed=1, stream=2, step=3)
     assert abs(mask.mean() - 0.7) < 0.0023
@@ -166,7 +168,7 @@ def test_kept_share_is_what_the_rate_says():
     ("rate", "threshold"),
     [(0, 0), (0.5, 2**31), (1, 2**32), (2.0**-33, 0), (np.nextafter(1, 0), 2**32 - 1)],
 )
-def test_threshold(rate, threshold):
+def test_threshold_counts_the_dropping_words(rate, threshold):
     assert mask_contract.threshold(rate) == threshold
 
 
@@ -177,29 +179,30 @@ def test_scale_is_rounded_once(rate):
         scale = mask_contract.scale(rate, dtype)
         assert type(scale) is kind
         assert scale == kind(exact)
+        assert mask_contract.scale(rate, dtype, False) == kind(1)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.5, float("nan"), float("inf"), -1, 2])
-def test_rate_out_of_range(rate):
-    with pytest.raises(ValueError, match=rf"dropout: rate must be in \[0, 1\], received {rate}"):
+def test_keep_mask_rejects_a_rate_out_of_range(rate):
+    with pytest.raises(ValueError, match=rf"^dropout: expected a rate in \[0, 1\], got {rate}"):
         mask_contract.keep_mask((2, 2), rate, seed=0, stream=0, step=0)
 
 
 @pytest.mark.parametrize("rate", [True, "0.5", None, np.array([0.5])])
-def test_rate_of_a_wrong_type(rate):
-    with pytest.raises(TypeError, match=r"dropout: rate must be a number .* received"):
+def test_threshold_rejects_a_rate_of_another_type(rate):
+    with pytest.raises(TypeError, match=r"^dropout: expected a rate .* got .* of type"):
         mask_contract.threshold(rate)
 
 
-def test_scale_at_rate_1_and_of_an_integer_array():
-    with pytest.raises(ValueError, match="no scale at rate 1"):
+def test_scale_rejects_rate_one_and_integer_arrays():
+    with pytest.raises(ValueError, match=r"^dropout: expected a rate below 1"):
         mask_contract.scale(1, np.float32)
-    with pytest.raises(TypeError, match="float16, float32 or float64, received int64"):
+    with pytest.raises(TypeError, match=r"^dropout: expected float16, float32 or float64, got int"):
         mask_contract.scale(0.5, np.int64)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "limit"),
+    ("part", "value", "stop"),
     [
         ("seed", 2**64, "2**64"),
         ("seed", -1, "2**64"),
@@ -211,57 +214,60 @@ def test_scale_at_rate_1_and_of_an_integer_array():
         ("row_offset", -1, "2**32"),
     ],
 )
-def test_integer_out_of_range(name, value, limit):
-    address = {"seed": 0, "stream": 0, "step": 0, name: value}
-    limit = limit.replace("*", r"\*")
-    with pytest.raises(
-        ValueError, match=rf"mask: {name} must be in \[0, {limit}\), received {value}"
-    ):
-        mask_contract.mask_address((1, 1), **address)
+def test_address_with_an_integer_out_of_range_is_rejected(part, value, stop):
+    address = Address(0, 0, 0)._replace(**{part: value})
+    expected = rf"^mask: {part}: expected an integer in \[0, {re.escape(stop)}\), got {value}"
+    with pytest.raises(ValueError, match=expected):
+        mask_contract.check_address((1, 1), address)
 
 
-@pytest.mark.parametrize("name", ["seed", "stream", "step", "row_offset"])
+@pytest.mark.parametrize("part", ["seed", "stream", "step", "row_offset"])
 @pytest.mark.parametrize("value", [1.0, True, np.True_, "1", None, np.float32(1)])
-def test_integer_of_a_wrong_type(name, value):
-    address = {"seed": 0, "stream": 0, "step": 0, name: value}
-    with pytest.raises(TypeError, match=rf"mask: {name} must be an integer, received .*of type"):
-        mask_contract.mask_address((1, 1), **address)
+def test_address_with_a_part_of_another_type_is_rejected(part, value):
+    address = Address(0, 0, 0)._replace(**{part: value})
+    with pytest.raises(TypeError, match=rf"^mask: {part}: expected an integer .* got .* of type"):
+        mask_contract.check_address((1, 1), address)
 
 
-def test_numpy_integers_are_integers():
-    address = mask_contract.mask_address(
-        (4, 5),
-        seed=np.uint64(2**64 - 1),
-        stream=np.int8(3),
-        step=np.uint32(2),
-        row_offset=np.int64(1),
-    )
-    assert address == (4, 5, 1, 3, 2, 2**32 - 1, 2**32 - 1)
-    assert all(type(integer) is int for integer in address)
+def test_address_of_numpy_integers_becomes_one_of_python_integers():
+    address = Address(np.uint64(2**64 - 1), np.int8(3), np.uint32(2), np.int64(1))
+    checked = mask_contract.check_address((4, 5), address)
+    assert checked == (2**64 - 1, 3, 2, 1)
+    assert all(type(integer) is int for integer in checked)
+
+
+def test_packed_address_has_the_words_of_the_seed_and_the_threshold():
+    packed = mask_contract.pack(Address(2**40 + 17, 3, 2, 1), 0.25)
+    assert packed == (17, 2**8, 3, 2, 1, 2**30)
+    assert np.array(packed, "uint32").tolist() == list(packed)
+
+
+def test_packed_address_that_keeps_all_drops_nothing():
+    assert mask_contract.packed_mask((9, 70), mask_contract.KEEP_ALL).all()
 
 
 @pytest.mark.parametrize(
     ("shape", "error", "message"),
     [
-        (4, TypeError, r"mask: shape must be a tuple of lengths, as \(32, 784\), received 4"),
-        ((4, 2.0), TypeError, "mask: a length must be an integer, received 2.0"),
-        ((-1, 3), ValueError, r"mask: a length must be in \[0, 2\*\*63\), received -1"),
+        (4, TypeError, "mask: shape: expected a tuple of lengths, got 4"),
+        ((4, 2.0), TypeError, "mask: length: expected an integer .* got 2.0"),
+        ((-1, 3), ValueError, "mask: length: expected an integer .* got -1"),
     ],
 )
-def test_a_shape_that_is_none(shape, error, message):
+def test_keep_mask_rejects_a_shape_that_is_not_lengths(shape, error, message):
     with pytest.raises(error, match=message):
         mask_contract.keep_mask(shape, 0.5, seed=0, stream=0, step=0)
 
 
-def test_too_many_rows_or_columns():
-    zero = {"seed": 0, "stream": 0, "step": 0}
-    mask_contract.mask_address((5, 2**34), **zero, row_offset=2**32 - 5)
-    with pytest.raises(ValueError, match=r"row_offset \+ rows .* received 4294967292 \+ 5"):
-        mask_contract.mask_address((5, 1), **zero, row_offset=2**32 - 4)
-    with pytest.raises(ValueError, match=r"at most 2\*\*34 columns, received 17179869185"):
-        mask_contract.mask_address((2**34 + 1,), **zero)
+def test_address_of_too_many_rows_or_columns_is_rejected():
+    last = Address(0, 0, 0, row_offset=2**32 - 5)
+    mask_contract.check_address((5, 2**34), last)
+    with pytest.raises(ValueError, match=r"^mask: expected row_offset \+ rows .* 4294967291 \+ 6"):
+        mask_contract.check_address((6, 1), last)
+    with pytest.raises(ValueError, match=r"^mask: expected at most .* columns, got 17179869185"):
+        mask_contract.check_address((2**34 + 1,), Address(0, 0, 0))
 
 
-def test_the_specification_needs_no_compiler():
+def test_import_of_the_specification_loads_no_compiler():
     program = "import sys, minidl_kernels.mask_contract; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

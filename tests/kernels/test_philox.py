@@ -30,13 +30,13 @@ def _words(text):
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
-def test_known_answers_on_scalars(counter, key, answer):
+def test_philox_of_scalars_gives_the_known_answers(counter, key, answer):
     result = philox4x32_10(*_words(counter), *_words(key))
     assert list(result) == _words(answer)
     assert all(type(word) is np.uint32 for word in result)
 
 
-def test_known_answers_on_arrays():
+def test_philox_of_arrays_gives_the_known_answers():
     columns = [
         np.array(column, np.uint32)
         for column in zip(*(_words(f"{c} {k}") for c, k, _ in KNOWN_ANSWERS), strict=True)
@@ -46,7 +46,7 @@ def test_known_answers_on_arrays():
     np.testing.assert_array_equal(np.stack(result, axis=1), [_words(a) for *_, a in KNOWN_ANSWERS])
 
 
-def test_known_answers_compiled_for_the_cpu():
+def test_philox_compiled_for_the_cpu_gives_the_known_answers():
     from minidl_kernels.cpu import dropout
 
     philox = dropout._philox

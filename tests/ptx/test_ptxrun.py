@@ -186,7 +186,7 @@ def philox_careful(c0, c1, c2, c3, k0, k1):               # every value cast bac
     return c0, c1, c2, c3
 
 
-@pytest.mark.parametrize('philox', [philox_naive, philox_careful])
+@pytest.mark.parametrize('philox', [pytest.param(philox_naive, marks=pytest.mark.slow), philox_careful])
 def test_philox_known_answers(philox):
     def k(c, key, o):
         i = cuda.grid(1)
@@ -202,7 +202,7 @@ def test_philox_known_answers(philox):
     assert (np.array(philox_np(want.T[:, 0], (7, 8))).shape == (4,))
 
 
-@pytest.mark.parametrize('philox', [philox_naive, philox_careful])
+@pytest.mark.parametrize('philox', [pytest.param(philox_naive, marks=pytest.mark.slow), philox_careful])
 def test_philox_dropout(philox):
     def k(x, o, p, scale, seed0, seed1):
         i = cuda.grid(1)
@@ -542,7 +542,7 @@ def test_libdevice_float64():
     for j, r in enumerate((np.exp(x), np.log(abs(x)), np.sin(x), x / 3.7)): assert np.allclose(o[:, j], r, rtol=4e-16, atol=2e-16)
 
 
-@pytest.mark.parametrize('fastmath', [False, True])
+@pytest.mark.parametrize('fastmath', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_softmax_rows(fastmath):
     @cuda.jit(fastmath=fastmath)
     def k(x, o):
@@ -998,6 +998,7 @@ def expr(r, d):
     return (f'(({st}){e})', ti[1]) if signed else (e, ti[0])
 
 
+@pytest.mark.slow
 def test_random_programs_match_gcc(tmp_path):
     import ctypes, shutil, subprocess
     if not shutil.which('g++'): pytest.skip('no g++')

@@ -1,19 +1,21 @@
-"""NumPy's own OpenBLAS: its products called from compiled code, and its threads held to one.
+"""OpenBLAS of NumPy's wheels: products from compiled code, and its threads held to one.
 
-NumPy's wheels for Linux bring an OpenBLAS that its extension module is linked to; other
-builds of NumPy (Debian, conda, macOS) use another BLAS, and `available` is then False.
+NumPy's wheels for Linux contain an OpenBLAS, to which the extension module is linked. Other builds
+of NumPy (Debian, conda, macOS) use another BLAS; `available` is then False.
 """
 
+import contextlib
 import ctypes
 import importlib
-import threading
+from collections.abc import Iterator
 from typing import Any
 
 import llvmlite.binding
+import numpy as np
 from numba import types
 from numba.extending import overload
 
-from minidl_kernels.cpu import pool
+from minidl_kernels.cpu import jit, launch
 
 _ROW_MAJOR, _NO_TRANSPOSE, _TRANSPOSE = 101, 111, 112  # of CBLAS
 
@@ -27,7 +29,7 @@ _NAMES = (
 
 def _find() -> Any:
     """Return the loaded library, or None if NumPy was built with another BLAS."""
-    # A symbol is also looked for in the libraries that this one is linked to.
+    # A symbol is also searched in the libraries to which this one is linked.
     extension: Any = importlib.import_module("numpy._core._multiarray_umath")
     library = ctypes.PyDLL(extension.__file__)
     return library if all(hasattr(library, name) for name in _NAMES) else None
@@ -38,40 +40,9 @@ available = _library is not None
 
 if available:
     # Before any kernel: one from the cache that names an unknown symbol would end the process.
-    for _name in _NAMES[:2]:
+    for _name in _NAMES:
         _address = ctypes.cast(getattr(_library, _name), ctypes.c_void_p).value
         llvmlite.binding.add_symbol(_name, _address)
-
-
-class _OneThread:
-    """Holds OpenBLAS to one thread while it is entered, however often and by whichever thread.
-
-    Where there is no pool beside it (`pool.has_tbb`), OpenBLAS keeps its threads.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._depth = 0
-        self._holds = False
-        self._usual = 1
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._depth == 0:
-                self._holds = available and pool.has_tbb()
-                if self._holds:
-                    self._usual = _library.scipy_openblas_get_num_threads64_()
-                    _library.scipy_openblas_set_num_threads64_(1)
-            self._depth += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._depth -= 1
-            if self._depth == 0 and self._holds:
-                _library.scipy_openblas_set_num_threads64_(self._usual)
-
-
-one_thread = _OneThread()
 
 
 def _signature(floating: Any) -> Any:
@@ -84,8 +55,52 @@ def _signature(floating: Any) -> Any:
     )  # fmt: skip
 
 
-_sgemm: Any = types.ExternalFunction("scipy_cblas_sgemm64_", _signature(types.float32))
-_dgemm: Any = types.ExternalFunction("scipy_cblas_dgemm64_", _signature(types.float64))
+_get_threads: Any = types.ExternalFunction(_NAMES[2], types.int32())
+_set_threads: Any = types.ExternalFunction(_NAMES[3], types.void(types.int32))
+
+# The number of products that hold OpenBLAS to one thread, and its usual number of threads. Only
+# compiled code changes them: outside of parallel regions it keeps the GIL, so no two change them at
+# once.
+holders = np.zeros(2, np.int64)
+
+
+@jit.inline
+def hold(holders: Any) -> None:
+    """Hold OpenBLAS to one thread, until as many calls of `release` as of this."""
+    if holders[0] == 0:
+        holders[1] = _get_threads()
+        _set_threads(1)
+    holders[0] += 1
+
+
+@jit.inline
+def release(holders: Any) -> None:
+    """Restore the threads of OpenBLAS, unless another product holds it."""
+    holders[0] -= 1
+    if holders[0] == 0:
+        _set_threads(holders[1])
+
+
+@jit.kernel
+def _hold_or_release(holders: Any, is_begin: Any) -> None:
+    if is_begin:
+        hold(holders)
+    else:
+        release(holders)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold OpenBLAS to one thread during a product of NumPy."""
+    launch.launch(_hold_or_release, holders, True)
+    try:
+        yield
+    finally:
+        launch.launch(_hold_or_release, holders, False)
+
+
+_sgemm: Any = types.ExternalFunction(_NAMES[0], _signature(types.float32))
+_dgemm: Any = types.ExternalFunction(_NAMES[1], _signature(types.float64))
 
 
 def gemm(
@@ -94,7 +109,7 @@ def gemm(
 ) -> None:  # fmt: skip
     """Write the product of two row-major matrices; only compiled code can call it.
 
-    `a`, `b` and `c` are addresses; `one` is 1 in the dtype of the matrices.
+    `a`, `b` and `c` are memory addresses; `one` is 1 in the dtype of the matrices.
     """
     raise NotImplementedError
 

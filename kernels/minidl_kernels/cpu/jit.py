@@ -1,4 +1,4 @@
-"""How a CPU kernel is compiled, cached and announced: in one way, written here."""
+"""Compilation of CPU kernels: how each is compiled, cached and announced."""
 
 import hashlib
 import logging
@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numba
-import numpy as np
 from numba.core import caching, event
 
 import minidl_kernels
 
-# What kernels of floating numbers are compiled for, in the byte order of the machine.
-FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
-
 _log = logging.getLogger("minidl_kernels")
 
-# What each entry kernel is called in the log, by the Python function that it is compiled from.
+_CACHED = "compiling kernels for your CPU (first run only)"
+_NOT_CACHED = (
+    "compiling kernels for your CPU (in each process: no folder for the compiler's cache is "
+    "writable; set NUMBA_CACHE_DIR)"
+)
+
+# The line to log before a kernel is compiled, by the kernel's Python function.
 _announcements: dict[Callable[..., Any], str] = {}
 
 
@@ -26,38 +28,35 @@ def inline(function: Callable[..., Any]) -> Any:
     return numba.njit(inline="always", error_model="numpy")(function)
 
 
-def kernel(*, announce: str, parallel: bool = False) -> Callable[..., Any]:
-    """Return the decorator of a kernel, which compiles it once for each dtype it meets.
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a kernel once for each dtype that it meets.
 
-    The machine code is kept in Numba's cache. Where Numba finds no place for one (a read-only
-    installation and no writable home), the kernel is compiled anew in each process.
-
-    Parameters
-    ----------
-    announce : str
-        What the log says is being compiled.
-    parallel : bool
-        Whether `numba.prange` runs on threads.
+    Numba's cache keeps the machine code. If no folder for it is writable (a read-only installation
+    and home), the kernel is compiled in each process.
     """
+    return _compiled(function, parallel=False)
 
-    def decorate(function: Callable[..., Any]) -> Any:
-        # error_model="numpy": no division checks for zero, which would stop vectorisation.
-        dispatcher: Any = numba.njit(parallel=parallel, error_model="numpy")(function)
-        try:
-            dispatcher._cache = _Cache(function)
-            kept = "once; kept in the compiler's cache"
-        except RuntimeError as error:
-            if "no locator available" not in str(error):
-                raise
-            kept = "once in each process; no folder for the compiler's cache is writable"
-        _announcements[function] = f"compiling {announce} ({kept})"
-        return dispatcher
 
-    return decorate
+def parallel_kernel(function: Callable[..., Any]) -> Any:
+    """Compile a kernel whose `numba.prange` runs on the threads of `pool`."""
+    return _compiled(function, parallel=True)
+
+
+def _compiled(function: Callable[..., Any], *, parallel: bool) -> Any:
+    # error_model="numpy": no division checks for zero, which would stop vectorisation.
+    dispatcher: Any = numba.njit(parallel=parallel, error_model="numpy")(function)
+    try:
+        dispatcher._cache = _Cache(function)
+        _announcements[function] = _CACHED
+    except RuntimeError as error:
+        if "no locator available" not in str(error):
+            raise
+        _announcements[function] = _NOT_CACHED
+    return dispatcher
 
 
 def _hash_of_sources() -> str:
-    """Return a hash of all the Python files that a CPU kernel can be compiled from."""
+    """Return a hash of all Python files that a CPU kernel can be compiled from."""
     package = Path(minidl_kernels.__file__).parent
     digest = hashlib.sha256()
     for file in sorted((*package.glob("*.py"), *package.glob("cpu/*.py"))):
@@ -69,13 +68,11 @@ _SOURCES = _hash_of_sources()
 
 
 class _CacheFiles(caching.CompileResultCacheImpl):
-    """Names a kernel's files after the sources of all kernels, and keeps them with the user's.
+    """File names of the cache, with a hash of all sources, in a folder of the user.
 
-    Numba notices a change of the file that a function stands in, and none of the files whose
-    functions it calls: the old Philox would run on after an edit.
-
-    Beside the sources, where Numba would put them first, they would outlive an uninstallation, as
-    a folder that Python takes for the package.
+    Numba notices a change in the file of a function, but not in files whose functions it calls:
+    without the hash, the old Philox would run after an edit. Numba's first choice of a folder, next
+    to the sources, would outlive an uninstallation, and Python would take it for the package.
     """
 
     _locator_classes = sorted(
@@ -87,22 +84,26 @@ class _CacheFiles(caching.CompileResultCacheImpl):
 
 
 class _Cache(caching.FunctionCache):
-    """What `numba.njit(cache=True)` uses, with file names of our own."""
+    """What `numba.njit(cache=True)` uses, with other file names."""
 
     _impl_class = _CacheFiles
 
 
 class _Announcer(event.Listener):
-    """Logs that one of our kernels is about to be compiled, for it takes a second.
+    """Logs once that kernels are compiled, because it takes seconds.
 
-    Numba sends this event to all listeners just before it compiles, and sends none when its cache
-    has the code.
+    Numba sends this event to all listeners before it compiles, and sends none if the machine code
+    comes from its cache.
     """
 
+    def __init__(self) -> None:
+        self.announced: set[str] = set()
+
     def on_start(self, event: Any) -> None:
-        announcement = _announcements.get(event.data["dispatcher"].py_func)
-        if announcement is not None:
-            _log.info(announcement)
+        line = _announcements.get(event.data["dispatcher"].py_func)
+        if line is not None and line not in self.announced:
+            self.announced.add(line)
+            _log.info(line)
 
     def on_end(self, event: Any) -> None:
         pass

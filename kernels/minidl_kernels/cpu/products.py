@@ -1,93 +1,124 @@
-"""Products of matrices, cut into pieces for the kernels' own threads."""
+"""Matrix products, cut into blocks for the threads of the CPU kernels."""
 
+import contextlib
 from typing import Any
 
 import numba
 import numpy as np
 
-from minidl_kernels.cpu import blas, jit, pool
+from minidl_kernels import mask_contract
+from minidl_kernels.cpu import blas, dense, jit, launch, pool
 
-# Fewer multiplications than this are done before a second thread has woken up.
-SERIAL_BELOW = 500_000
+# Smaller products are done before a second thread has woken up.
+SERIAL_BELOW = 500_000  # multiplications
+
+_TYPES = frozenset({np.dtype("float32"), np.dtype("float64")})
 
 
-def matmul(
-    a: np.ndarray,
-    b: np.ndarray,
-    *,
-    transpose_a: bool = False,
-    transpose_b: bool = False,
-    out: np.ndarray | None = None,
-) -> np.ndarray:
-    """Return the product of two matrices.
+def matmul(a: Any, b: Any, transpose_a: bool, transpose_b: bool, out: Any) -> Any:
+    """Return the product of two arrays as `numpy.matmul` does, stacks and vectors included.
 
-    It runs on the kernels' threads, each with a block of the result, where both matrices are
-    C-contiguous float32 or float64, NumPy's BLAS is the OpenBLAS of its wheels and Numba's
-    threading layer is TBB; else, and for small matrices, `numpy.matmul` computes it.
+    Large products run on the threads of the kernels, each thread with a block of the result.
 
     Parameters
     ----------
     a, b : numpy.ndarray
-        Shape (m, k) and (k, n); (k, m) and (n, k) where they are to be transposed.
+        The operands.
     transpose_a, transpose_b : bool
-        Whether to take the transpose.
-    out : numpy.ndarray, optional
-        Where to write the result, shape (m, n); it may not overlap `a` or `b`.
-
-    Returns
-    -------
-    numpy.ndarray
-        `out`, or a new array.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit.
+        Whether to swap the last two axes first.
+    out : numpy.ndarray or None
+        Array for the result, which may not overlap `a` or `b`.
 
     Examples
     --------
-    >>> matmul(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), transpose_b=True)
+    >>> matmul(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), False, True, None)
     array([[11.]])
     """
-    left = a.shape[::-1] if transpose_a else a.shape
-    right = b.shape[::-1] if transpose_b else b.shape
-    if len(left) != 2 or len(right) != 2 or left[1] != right[0]:
-        raise ValueError(
-            f"matmul: expected two matrices whose inner sizes agree, received shapes "
-            f"{left} and {right}"
-        )
-    rows, inner = left
-    columns = right[1]
-    if out is not None and out.shape != (rows, columns):
-        raise ValueError(f"matmul: expected out of shape {(rows, columns)}, received {out.shape}")
-    pieces = pieces_of_product(rows, columns, inner)
-    if pieces == 1 or not (can_share(a, b) and (out is None or can_share(a, out))):
-        with blas.one_thread:
-            return np.matmul(a.T if transpose_a else a, b.T if transpose_b else b, out=out)
-    if out is None:
-        out = np.empty((rows, columns), a.dtype)
-    with blas.one_thread:
-        _multiply_parallel(a, b, out, transpose_a, transpose_b, pieces)
-    return out
+    if a.ndim == b.ndim == 2:
+        inner, rows = a.shape if transpose_a else a.shape[::-1]
+        columns = b.shape[0] if transpose_b else b.shape[1]
+        if _fits(rows, columns, inner, a, b, a if out is None else out):
+            out = np.empty((rows, columns), a.dtype) if out is None else out
+            pieces = pieces_of_product(rows, columns, inner)
+            arguments = (blas.holders, a, b, out, transpose_a, transpose_b)
+            if pieces == 1:
+                launch.launch(_multiply, *arguments)
+            else:
+                launch.launch(_multiply_parallel, pieces, *arguments)
+            return out
+    a = a.swapaxes(-1, -2) if transpose_a else a
+    b = b.swapaxes(-1, -2) if transpose_b else b
+    with blas.one_thread() if _is_compiled() else contextlib.nullcontext():
+        return np.matmul(a, b, out=out)
+
+
+def dense_layer(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    y: Any,
+    floor: Any,
+    address: mask_contract.PackedAddress,
+    scale: Any,
+) -> None:
+    """Write dropout of max(x @ weight + bias, floor) to `y`.
+
+    Each thread computes a block of the product and finishes it while it is in its cache.
+
+    Parameters
+    ----------
+    x, weight : numpy.ndarray
+        Shapes (rows, inputs) and (inputs, units), of one dtype, C-contiguous.
+    y : numpy.ndarray
+        Output, shape (rows, units), likewise.
+    bias, floor, address, scale
+        As in `dense.bias_act_dropout`.
+    """
+    (rows, inputs), (_, units) = x.shape, weight.shape
+    pieces = pieces_of_product(rows, units, inputs)
+    if pieces == 1:
+        matmul(x, weight, False, False, y)
+        dense.bias_act_dropout(y, bias, floor, address, scale)
+    else:
+        words = np.array(address, np.uint32)
+        finish = (bias, floor, words, scale)
+        launch.launch(_dense_parallel, pieces, blas.holders, x, weight, y, *finish)
 
 
 def pieces_of_product(rows: int, columns: int, inner: int) -> int:
-    """Return into how many pieces to cut a product; 1 leaves it to NumPy."""
+    """Return the number of pieces to cut a product into."""
     multiplications = rows * columns * inner
     if multiplications < SERIAL_BELOW or not blas.available:
         return 1
     return pool.pieces(multiplications // (SERIAL_BELOW // pool.SERIAL_BELOW))
 
 
-def can_share(a: np.ndarray, b: np.ndarray) -> bool:
-    """Tell whether the compiled product takes both arrays as they are."""
-    # Numba compiles anew for read-only arrays, which is not worth it.
-    return a.dtype == b.dtype and a.dtype in jit.FLOATS and a.flags.carray and b.flags.carray
+def _is_compiled() -> bool:
+    """Return whether compiled code can call OpenBLAS, whose threads would disturb the pool."""
+    return blas.available and pool.has_tbb()
+
+
+def _fits(rows: int, columns: int, inner: int, a: Any, b: Any, out: Any) -> bool:
+    """Return whether the compiled product takes these arrays, and has the bits of NumPy's.
+
+    NumPy computes products with a vector, and of a matrix with its transpose, by other routines.
+    Numba compiles anew for read-only arrays, which is not worth it.
+    """
+    return (
+        _is_compiled()
+        and min(rows, columns, inner) > 1
+        and a is not b
+        and a.dtype in _TYPES
+        and a.dtype == b.dtype == out.dtype
+        and a.flags.carray
+        and b.flags.carray
+        and out.flags.carray
+    )
 
 
 @jit.inline
-def block(piece: Any, pieces: Any, rows: Any, columns: Any) -> Any:
-    """Return first row, number of rows, first column and number of columns of a thread's block.
+def _block(piece: Any, pieces: Any, rows: Any, columns: Any) -> Any:
+    """Return first row, number of rows, first column and number of columns of a piece.
 
     The longer side of the result is cut, so that each thread packs the smaller operand whole.
     """
@@ -98,8 +129,8 @@ def block(piece: Any, pieces: Any, rows: Any, columns: Any) -> Any:
     return start, stop - start, 0, columns
 
 
-@jit.kernel(announce="matrix products for the CPU")
-def multiply(
+@jit.kernel
+def _multiply_block(
     a: Any,
     b: Any,
     out: Any,
@@ -110,7 +141,6 @@ def multiply(
     column: Any,
     columns: Any,
 ) -> None:
-    """Compute one block of the product."""
     if rows == 0 or columns == 0:
         return
     lda, ldb, ldc, size = a.shape[1], b.shape[1], out.shape[1], out.itemsize
@@ -130,11 +160,43 @@ def multiply(
     )
 
 
-@jit.kernel(announce="matrix products for the CPU on several threads", parallel=True)
+@jit.kernel
+def _multiply(holders: Any, a: Any, b: Any, out: Any, transpose_a: Any, transpose_b: Any) -> None:
+    blas.hold(holders)
+    row, rows, column, columns = _block(0, 1, out.shape[0], out.shape[1])
+    _multiply_block(a, b, out, transpose_a, transpose_b, row, rows, column, columns)
+    blas.release(holders)
+
+
+@jit.parallel_kernel
 def _multiply_parallel(
-    a: Any, b: Any, out: Any, transpose_a: Any, transpose_b: Any, pieces: Any
+    pieces: Any, holders: Any, a: Any, b: Any, out: Any, transpose_a: Any, transpose_b: Any
 ) -> None:
-    """Compute a product, each thread one block of it."""
+    blas.hold(holders)
     for piece in numba.prange(pieces):
-        row, rows, column, columns = block(piece, pieces, out.shape[0], out.shape[1])
-        multiply(a, b, out, transpose_a, transpose_b, row, rows, column, columns)
+        row, rows, column, columns = _block(piece, pieces, out.shape[0], out.shape[1])
+        _multiply_block(a, b, out, transpose_a, transpose_b, row, rows, column, columns)
+    blas.release(holders)
+
+
+@jit.parallel_kernel
+def _dense_parallel(
+    pieces: Any,
+    holders: Any,
+    x: Any,
+    weight: Any,
+    y: Any,
+    bias: Any,
+    floor: Any,
+    address: Any,
+    scale: Any,
+) -> None:
+    blas.hold(holders)
+    no = np.bool_(False)  # for a plain False, a literal type, the block would be compiled anew
+    for piece in numba.prange(pieces):
+        row, rows, column, columns = _block(piece, pieces, y.shape[0], y.shape[1])
+        _multiply_block(x, weight, y, no, no, row, rows, column, columns)
+        dense.bias_act_dropout_block(
+            y, bias[column : column + columns], row, rows, column, floor, address, scale
+        )
+    blas.release(holders)

@@ -1,4 +1,4 @@
-"""Softmax and cross-entropy of class numbers, on device arrays."""
+"""Softmax and cross-entropy of class numbers in one launch, averaged over the batch."""
 
 import math
 from typing import Any
@@ -7,117 +7,69 @@ import numpy as np
 from numba import cuda
 from numpy import uint32, uint64
 
+from minidl_kernels import formulas
 from minidl_kernels.cuda import launch, reduction
-from minidl_kernels.cuda.checks import check_array, check_labels, check_matrix
 from minidl_kernels.cuda.reduction import BLOCK, ROWS, chunks
 
 _NAN = np.float32(np.nan)
 _MINUS_INFINITY = np.float32(-np.inf)
 
+_gradient = cuda.jit(device=True, inline="always")(formulas.cross_entropy_gradient)
+_larger = cuda.jit(device=True, inline="always")(formulas.larger)
+_loss = cuda.jit(device=True, inline="always")(formulas.cross_entropy)
+_ranks_below = cuda.jit(device=True, inline="always")(formulas.ranks_below)
 
-def cross_entropy(z: Any, bias: Any, labels: Any, sums: Any, *, cuda_stream: int = 0) -> None:
-    """Write the mean of -log softmax(z + bias) at the labels, and how many labels were hit.
 
-    A row is hit where its label has the largest logit, the first one of equal ones; a row with a
-    NaN is not.
+def cross_entropy(z: Any, bias: Any, labels: Any, sums: Any) -> None:
+    """Write the mean loss and the number of correct predictions.
+
+    They take one launch, and a second one for more than 256 rows.
 
     Parameters
     ----------
-    z : device array
-        float32 or float64, shape (rows, classes), C-contiguous.
-    bias : device array
-        Of that dtype, shape (classes,).
-    labels : device array
-        Any integer dtype, shape (rows,). The loss of one that is not a class is NaN.
-    sums : device array
-        Of z's dtype, shape (chunks(rows), 2). For each chunk of rows its part of the mean, and its
-        hits; both are to be summed over the chunks.
-    cuda_stream : int
-        As in `dropout.dropout`.
-
-    Raises
-    ------
-    TypeError
-        If the dtypes are others.
-    ValueError
-        If the shapes do not fit, or an array is not contiguous.
+    z : cupy.ndarray
+        Logits without their bias, shape (rows, classes), float32 or float64, C-contiguous and not
+        empty.
+    bias : cupy.ndarray
+        Shape (classes,), of the dtype of `z`.
+    labels : cupy.ndarray
+        Class numbers, shape (rows,), of any integer dtype. The loss of a label outside [0, classes)
+        is NaN.
+    sums : cupy.ndarray
+        Output, shape (2,), of the dtype of `z`. First the mean over the rows of
+        -log softmax(z + bias)[label]; then the number of rows whose label has the largest logit,
+        the first one of equal ones. The prediction of a row with NaN is never correct.
     """
-    _check("cross_entropy", z, bias, labels)
-    rows = z.shape[0]
-    check_array("cross_entropy", "sums", sums, z.dtype, (chunks(rows), 2))
-    launch.launch(
-        sum_losses,
-        (chunks(rows),),
-        BLOCK,
-        cuda_stream,
-        z,
-        bias,
-        labels,
-        _share(z),
-        sums,
-    )
+    rows = len(z)
+    parts = reduction.chunk_sums(rows, sums)
+    grid, share = (chunks(rows),), z.dtype.type(1 / rows)
+    launch.launch(_cross_entropy, grid, BLOCK, z, bias, labels, share, parts)
+    reduction.add_chunks(parts, sums)
 
 
-def cross_entropy_vjp(
-    g: Any, z: Any, bias: Any, labels: Any, g_z: Any, g_bias: Any, *, cuda_stream: int = 0
-) -> None:
-    """Write the gradients of z and of the bias for the gradient `g` of the mean loss.
-
-    `g_z` is (softmax(z + bias) - one_hot(labels)) * g / rows.
+def cross_entropy_vjp(g: Any, z: Any, bias: Any, labels: Any, g_z: Any, g_bias: Any) -> None:
+    """Write the gradients of the mean loss of `cross_entropy`, in as many launches.
 
     Parameters
     ----------
-    g : device array
-        One element of z's dtype, shape (); only the kernel reads it.
-    z, bias, labels, cuda_stream
+    g : cupy.ndarray
+        Gradient of the mean loss, shape (1,); only the kernel reads it.
+    z, bias, labels : cupy.ndarray
         As in `cross_entropy`.
-    g_z : device array
-        Like `z`; it may be `z`.
-    g_bias : device array
-        Of that dtype, shape (chunks(rows), classes): for each chunk of rows the sums of its
-        columns.
-
-    Raises
-    ------
-    TypeError
-        If the dtypes are others.
-    ValueError
-        If the shapes do not fit, or an array is not contiguous.
+    g_z : cupy.ndarray
+        Output: (softmax(z + bias) - one_hot(label)) * (g / rows); it may be `z`.
+    g_bias : cupy.ndarray
+        Output: sums of the columns of `g_z`, shape (classes,), in the order of `reduction`.
     """
-    _check("cross_entropy_vjp", z, bias, labels)
-    rows, classes = z.shape
-    check_array("cross_entropy_vjp", "g", g, z.dtype, ())
-    check_array("cross_entropy_vjp", "g_z", g_z, z.dtype, z.shape)
-    check_array("cross_entropy_vjp", "g_bias", g_bias, z.dtype, (chunks(rows), classes))
-    launch.launch(
-        softmax_minus_one_hot,
-        (chunks(rows),),
-        BLOCK,
-        cuda_stream,
-        g.reshape(1),
-        z,
-        bias,
-        labels,
-        _share(z),
-        g_z,
-        g_bias,
-    )
-
-
-def _check(who: str, z: Any, bias: Any, labels: Any) -> None:
-    check_matrix(who, "z", z, "rows, classes")
-    check_array(who, "bias", bias, z.dtype, z.shape[1:])
-    check_labels(who, "labels", labels, z.shape[:1])
-
-
-def _share(z: Any) -> Any:
-    """Return a row's share of the mean, NaN where there is no row."""
-    rows = z.shape[0]
-    return z.dtype.type(1 / rows if rows else math.nan)
+    rows = len(z)
+    parts = reduction.chunk_sums(rows, g_bias)
+    grid, share = (chunks(rows),), z.dtype.type(1 / rows)
+    launch.launch(_cross_entropy_vjp, grid, BLOCK, g, z, bias, labels, share, g_z, parts)
+    reduction.add_chunks(parts, g_bias)
 
 
 @cuda.jit
-def sum_losses(z: Any, bias: Any, labels: Any, share: Any, sums: Any) -> None:
+def _cross_entropy(z: Any, bias: Any, labels: Any, share: Any, sums: Any) -> None:
     """Sum the losses and the hits of a chunk of rows; each warp takes a row at a time."""
     partial = cuda.shared.array(BLOCK, z.dtype)
     lane, warp = reduction.place()
@@ -132,8 +84,8 @@ def sum_losses(z: Any, bias: Any, labels: Any, share: Any, sums: Any) -> None:
         if label < classes:
             logit = z[row, label] + bias[label]
         largest, total = _softmax(z, bias, row, classes, lane)
-        losses += math.log(total) + (largest - logit)
-        if _is_first_largest(logit, label, z, bias, row, classes, lane):
+        losses += _loss(logit, largest, total)
+        if _wins(logit, label, z, bias, row, classes, lane):
             hits += np.float32(1)
         row = uint64(row + uint64(32))
     # Lane 0 adds the losses of the warps, lane 1 their hits.
@@ -143,10 +95,10 @@ def sum_losses(z: Any, bias: Any, labels: Any, share: Any, sums: Any) -> None:
 
 
 @cuda.jit
-def softmax_minus_one_hot(
-    g: Any, z: Any, bias: Any, labels: Any, share: Any, g_z: Any, g_bias: Any
+def _cross_entropy_vjp(
+    g: Any, z: Any, bias: Any, labels: Any, share: Any, g_z: Any, sums: Any
 ) -> None:
-    """Write the gradients of a chunk of rows, and sum their columns.
+    """Write the gradients of a chunk of rows, and sum its columns.
 
     First each warp takes a row at a time, then 32 columns of all its rows at a time.
     """
@@ -176,16 +128,16 @@ def softmax_minus_one_hot(
             row = first_row
             place = warp
             while row < end:
-                e = math.exp(z[row, column] + bias[column] - largest_of_row[place])
+                power = math.exp(z[row, column] + bias[column] - largest_of_row[place])
                 one_hot = np.float32(1) if uint64(labels[row]) == column else zero
-                gradient = (e * factor_of_row[place] - one_hot) * weight
+                gradient = _gradient(power * factor_of_row[place], one_hot, weight)
                 g_z[row, column] = gradient
                 column_sum += gradient
                 row = uint64(row + uint64(32))
                 place = uint32(place + uint32(32))
         column_sum = reduction.add_warps(partial, column_sum, lane, warp)
         if warp == uint32(0) and column < classes:
-            g_bias[chunk, column] = column_sum
+            sums[chunk, column] = column_sum
         cuda.syncthreads()
         column = uint64(column + uint64(32))
 
@@ -196,8 +148,7 @@ def _softmax(z: Any, bias: Any, row: Any, classes: Any, lane: Any) -> tuple[Any,
     largest = _MINUS_INFINITY
     column = uint64(lane)
     while column < classes:
-        logit = z[row, column] + bias[column]
-        largest = logit if logit > largest else largest
+        largest = _larger(z[row, column] + bias[column], largest)
         column = uint64(column + uint64(32))
     largest = reduction.largest_of_lanes(largest)
     total = np.float32(0)
@@ -209,15 +160,11 @@ def _softmax(z: Any, bias: Any, row: Any, classes: Any, lane: Any) -> tuple[Any,
 
 
 @cuda.jit(device=True)
-def _is_first_largest(
-    logit: Any, label: Any, z: Any, bias: Any, row: Any, classes: Any, lane: Any
-) -> Any:
-    """Return, in each lane, whether no class has a larger logit, or as large a one earlier."""
-    largest = True
+def _wins(logit: Any, label: Any, z: Any, bias: Any, row: Any, classes: Any, lane: Any) -> Any:
+    """Return, in each lane, whether the label has the largest logit, the first of equal ones."""
+    wins = True
     column = uint64(lane)
     while column < classes:
-        other = z[row, column] + bias[column]
-        # Spelled so that NaN, with which no comparison holds, is never passed.
-        largest = largest and (other < logit or (other == logit and column >= label))
+        wins = wins and _ranks_below(z[row, column] + bias[column], column, logit, label)
         column = uint64(column + uint64(32))
-    return reduction.all_lanes(largest)
+    return reduction.all_lanes(wins)

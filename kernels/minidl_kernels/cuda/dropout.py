@@ -1,4 +1,4 @@
-"""Dropout on device arrays."""
+"""Dropout on CuPy arrays."""
 
 from typing import Any
 
@@ -6,136 +6,47 @@ import numpy as np
 from numba import cuda
 from numpy import uint32, uint64
 
-from minidl_kernels import mask_contract, philox
+from minidl_kernels import formulas, mask_contract, philox
 from minidl_kernels.cuda import launch
 
+_at_least = cuda.jit(device=True, inline="always")(formulas.at_least)
+_drop_element = cuda.jit(device=True, inline="always")(formulas.drop)
 _philox = cuda.jit(device=True, inline="always")(philox.philox4x32_10)
 
 
-def dropout(
-    x: Any,
-    out: Any,
-    rate: float,
-    *,
-    seed: int,
-    stream: int,
-    step: int,
-    row_offset: int = 0,
-    rescale: bool = True,
-    cuda_stream: int = 0,
-) -> None:
-    """Write a copy of `x` to `out` in which each element is dropped with probability `rate`.
+def dropout(x: Any, out: Any, address: mask_contract.PackedAddress, scale: Any) -> None:
+    """Write `x` to `out` with elements dropped.
 
-    The elements dropped are those that `cpu.dropout` drops, and float32 and float64 results have
-    the same bits. The kernel is queued on the stream; nothing waits for it.
+    Results have the bits of `cpu.dropout`.
 
     Parameters
     ----------
-    x, out : device arrays
-        Of one shape and dtype (float16, float32 or float64), C-contiguous, such as CuPy's; they may
-        be the same array. float16 is multiplied in float32 and rounded once.
-    rate : float
-        In [0, 1]. At 0 the result is a copy, at 1 it is all zeros.
-    seed, stream, step, row_offset : int
-        The address of the mask; see `mask_contract.mask_address`.
-    rescale : bool
-        Whether to multiply what is kept; without, training needs `x * (1 - rate)` at inference.
-    cuda_stream : int
-        Pointer of the CUDA stream; it should be the current one of the library that owns `out`.
-
-    Raises
-    ------
-    TypeError
-        If the dtypes are others, or an integer of the address is none.
-    ValueError
-        If the arrays differ in shape or are not contiguous, or the rate or address is out of range.
+    x, out : cupy.ndarray
+        Of one shape and dtype, float32 or float64, C-contiguous and not empty; they may be the same
+        array.
+    address : PackedAddress
+        Which elements are dropped; the grid has no influence.
+    scale : numpy scalar
+        Factor of the kept elements, of the dtype of `x`.
     """
-    if x.shape != out.shape or not (x.flags.c_contiguous and out.flags.c_contiguous):
-        raise ValueError(
-            f"dropout: x and out must be C-contiguous and of one shape, "
-            f"received shapes {x.shape} and {out.shape}"
-        )
-    if x.dtype != out.dtype:
-        raise TypeError(
-            f"dropout: x and out must have one dtype, received {x.dtype} and {out.dtype}"
-        )
-    factor = mask_contract.factor(1, x.dtype)
-    rate = mask_contract.check_rate(rate)
-    address = mask_contract.mask_address(
-        x.shape, seed=seed, stream=stream, step=step, row_offset=row_offset
-    )
-    if x.size == 0:
-        return
-    if rate == 1:
-        out[...] = 0
-        return
-    if rescale:
-        factor = mask_contract.scale(rate, x.dtype)
-    launch_on_tiles(drop, address, rate, factor, cuda_stream, x.reshape(-1), out.reshape(-1))
-
-
-def launch_on_tiles(
-    kernel: Any,
-    address: mask_contract.MaskAddress,
-    rate: float,
-    factor: Any,
-    cuda_stream: int,
-    *arguments: Any,
-) -> None:
-    """Launch a kernel that calls `drop_tiles`, with 16 threads for each tile.
-
-    The kernel's own `arguments` come first, then the numbers that `drop_tiles` takes last.
-    """
-    tiles = -(-address.columns // mask_contract.TILE)
-    grid, block = launch.grid_and_block(address.rows, tiles * mask_contract.LANES)
-    launch.launch(
-        kernel,
-        grid,
-        block,
-        cuda_stream,
-        *arguments,
-        uint64(address.rows),
-        uint64(address.columns),
-        uint32(address.row_offset),
-        uint32(address.stream),
-        uint32(address.step),
-        uint32(address.key0),
-        uint32(address.key1),
-        uint32(mask_contract.threshold(rate)),
-        factor,
+    rows, columns = mask_contract.rows_and_columns(x.shape)
+    launch.launch_tiles(
+        _dropout,
+        rows,
+        columns,
+        x.reshape(-1),
+        out.reshape(-1),
+        uint64(rows),
+        uint64(columns),
+        tuple(map(uint32, address)),
+        scale,
     )
 
 
 @cuda.jit
-def drop(
-    x: Any,
-    out: Any,
-    rows: Any,
-    columns: Any,
-    row_offset: Any,
-    stream: Any,
-    step: Any,
-    key0: Any,
-    key1: Any,
-    threshold: Any,
-    scale: Any,
-) -> None:
+def _dropout(x: Any, out: Any, rows: Any, columns: Any, address: Any, scale: Any) -> None:
     """Drop from flat arrays of `rows` times `columns` elements."""
-    drop_tiles(
-        x,
-        None,
-        None,
-        out,
-        rows,
-        columns,
-        row_offset,
-        stream,
-        step,
-        key0,
-        key1,
-        threshold,
-        scale,
-    )
+    drop_tiles(x, None, None, out, rows, columns, address, scale)
 
 
 @cuda.jit(device=True)
@@ -146,25 +57,21 @@ def drop_tiles(
     out: Any,
     rows: Any,
     columns: Any,
-    row_offset: Any,
-    stream: Any,
-    step: Any,
-    key0: Any,
-    key1: Any,
-    threshold: Any,
+    address: Any,
     scale: Any,
 ) -> None:
-    """Drop from flat `x`, or, where there is a bias, from the larger of `x + bias` and `floor`.
+    """Drop from flat `x`, or, if there is a bias, from the larger of `x + bias` and `floor`.
 
-    `bias` is None or has an element for each column. A thread is one lane of a tile: it computes
-    one Philox block and uses its words for four columns, 16 apart, so that neighbouring threads
-    load and store neighbours. Indices into the arrays have 64 bits; whatever is known to be small
-    has 32, which a GPU computes faster.
+    `bias` is None or has an element for each column; `address` is a tuple or an array of six words.
+    A thread is one lane of a tile: it computes one Philox block and uses its words for four
+    columns, 16 apart, so that neighbouring threads load and store neighbours. Indices into the
+    arrays have 64 bits; numbers that are known to be small have 32, which a GPU computes faster.
     """
+    key0, key1, stream, step = address[0], address[1], address[2], address[3]
+    row_offset, threshold = address[4], address[5]
     thread_x, thread_y = cuda.grid(2)  # type: ignore[call-arg, var-annotated]
     threads_x, threads_y = cuda.gridsize(2)
-    # All constants are typed: a bare 0.0 would make the arithmetic float64, a bare 16 int64.
-    zero = np.float32(0)
+    # All constants are typed: a bare 16 would make the arithmetic int64.
     first_tile = uint32(uint32(thread_x) >> uint32(4))
     tile_stride = uint32(uint32(threads_x) >> uint32(4))
     lane0 = uint32(uint32(thread_x) & uint32(15))
@@ -200,10 +107,10 @@ def drop_tiles(
                 x1 = _at_least(floor, x1 + b1)
                 x2 = _at_least(floor, x2 + b2)
                 x3 = _at_least(floor, x3 + b3)
-            y0 = x0 * scale if w0 >= threshold else zero
-            y1 = x1 * scale if w1 >= threshold else zero
-            y2 = x2 * scale if w2 >= threshold else zero
-            y3 = x3 * scale if w3 >= threshold else zero
+            y0 = _drop_element(x0, w0, threshold, scale)
+            y1 = _drop_element(x1, w1, threshold, scale)
+            y2 = _drop_element(x2, w2, threshold, scale)
+            y3 = _drop_element(x3, w3, threshold, scale)
             if lane0 < width:
                 out[i] = y0
             if lane1 < width:
@@ -229,9 +136,3 @@ def _load_lanes(array: Any, i: Any, lane: Any, width: Any) -> tuple[Any, ...]:
     if uint32(lane + uint32(48)) < width:
         a3 = array[uint64(i + uint64(48))]
     return a0, a1, a2, a3
-
-
-@cuda.jit(device=True)
-def _at_least(floor: Any, x: Any) -> Any:
-    """Return the larger one; NaN stays, and so does +0.0 where `x` is -0.0, as in NumPy."""
-    return floor if x <= floor else x

@@ -1,7 +1,7 @@
-"""The one place where a CUDA kernel is launched, and the usual grids.
+"""Launches of CUDA kernels: the one seam through which host code starts them, and usual grids.
 
-Numba compiles a kernel and cuda.core launches it, since the Python of a launch by Numba took the
-larger part of a training step: with it dropout of 65,536 elements took 202 us on an H100, now 41.
+Numba compiles a kernel and cuda.core launches it: the Python code of a launch by Numba took most of
+the time of a training step. On an H100, dropout of 65,536 elements took 202 us with it, now 41.
 """
 
 import functools
@@ -9,54 +9,61 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import cupy
 import numba
 import numpy as np
 from cuda import core
 from numba import cuda
 
+from minidl_kernels.mask_contract import LANES, TILE
+
 THREADS = 256  # in a block
-MAX_BLOCKS = 2**13  # threads loop over what is beyond
+MAX_BLOCKS = 2**13  # threads loop over the elements beyond
 
-Kind = tuple[np.dtype, int | None]
-"""An argument's dtype, and the number of axes where it is an array."""
+Grid = tuple[int, ...]
 
 
-def launch(
-    kernel: Any, grid: tuple[int, ...], block: tuple[int, ...], stream: int, *arguments: Any
-) -> None:
-    """Launch a Numba-CUDA kernel and return at once; nothing is synchronised.
+def launch(kernel: Any, grid: Grid, block: Grid, *arguments: Any) -> None:
+    """Queue a Numba-CUDA kernel on CuPy's current stream; nothing waits for it.
+
+    Host code calls it as ``launch.launch``, so that a recorder or a test can take its place.
 
     Parameters
     ----------
     kernel : Numba-CUDA dispatcher
-        What `cuda.jit` made; it is compiled at its first launch for these types.
+        From `cuda.jit`; it is compiled at its first launch for these types.
     grid, block : tuple of int
-        Blocks in the grid and threads in a block.
-    stream : int
-        Pointer of the CUDA stream, such as `cupy.cuda.get_current_stream().ptr`.
+        Blocks in the grid, and threads in a block.
     *arguments
-        C-contiguous CuPy arrays, and NumPy scalars of the types that the kernel expects.
+        C-contiguous CuPy arrays, NumPy scalars of the types that the kernel expects, and tuples of
+        such scalars.
     """
-    if not _thread.has_context:  # a new thread has none until somebody asks for it
+    if not _thread.has_context:  # a new thread has none before the first request
         cuda.current_context()
         _thread.has_context = True
     kinds, words = flatten(arguments)
     compiled = _compiled(kernel, kinds, core.Device().device_id)
-    core.launch(_stream(stream), core.LaunchConfig(grid=grid, block=block), compiled, *words)
+    stream = _stream(cupy.cuda.get_current_stream().ptr)
+    core.launch(stream, core.LaunchConfig(grid=grid, block=block), compiled, *words)
 
 
-def flatten(arguments: Sequence[Any]) -> tuple[tuple[Kind, ...], list[Any]]:
-    """Return the kinds of the arguments, and what the compiled kernel takes for them.
+def flatten(arguments: Sequence[Any]) -> tuple[tuple[Any, ...], list[Any]]:
+    """Return the kinds of the arguments, and the words that the compiled kernel takes for them.
 
-    That is a scalar as it is, and an array as Numba lays it out: two words of the host's, null on
-    a device, then size, bytes of an element, address, shape and strides.
+    The kind of a scalar is its dtype; an array also has its number of axes, a tuple the kinds of
+    its parts. The words of an array are those of Numba's layout: two words of the host, null on a
+    device; then size, bytes of an element, address, shape and strides.
     """
-    kinds: list[Kind] = []
+    kinds: list[Any] = []
     words: list[Any] = []
     for argument in arguments:
         if isinstance(argument, np.generic):
-            kinds.append((argument.dtype, None))
+            kinds.append(argument.dtype)
             words.append(argument)
+        elif isinstance(argument, tuple):
+            part_kinds, part_words = flatten(argument)
+            kinds.append(("tuple", part_kinds))
+            words += part_words
         else:
             shape = argument.shape
             kinds.append((argument.dtype, len(shape)))
@@ -65,18 +72,23 @@ def flatten(arguments: Sequence[Any]) -> tuple[tuple[Kind, ...], list[Any]]:
     return tuple(kinds), words
 
 
-def signature(kinds: Sequence[Kind]) -> tuple[numba.types.Type, ...]:
-    """Return Numba's types of arguments."""
-    numbers = [numba.from_dtype(dtype) for dtype, _ in kinds]
-    return tuple(
-        number if ndim is None else numba.types.Array(number, ndim, "C")
-        for number, (_, ndim) in zip(numbers, kinds, strict=True)
-    )
+def signature(kinds: Sequence[Any]) -> tuple[numba.types.Type, ...]:
+    """Return Numba's types of arguments of these kinds."""
+    return tuple(map(_type, kinds))
+
+
+def _type(kind: Any) -> numba.types.Type:
+    match kind:
+        case ("tuple", parts):
+            return numba.types.BaseTuple.from_types(signature(parts))
+        case (dtype, ndim):
+            return numba.types.Array(numba.from_dtype(dtype), ndim, "C")
+    return numba.from_dtype(kind)
 
 
 @functools.cache
-def _compiled(kernel: Any, kinds: tuple[Kind, ...], device: int) -> core.Kernel:
-    """Return the kernel for these kinds of arguments, as it is loaded on a device."""
+def _compiled(kernel: Any, kinds: tuple[Any, ...], device: int) -> core.Kernel:
+    """Return the kernel for arguments of these kinds, loaded on a device."""
     return kernel.compile(signature(kinds)).library.get_cufunc().kernel
 
 
@@ -90,18 +102,24 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-def launch_flat(kernel: Any, size: int, stream: int, *arguments: Any) -> None:
-    """Launch a kernel whose threads stand in one row and loop over `size` elements."""
+def launch_flat(kernel: Any, size: int, *arguments: Any) -> None:
+    """Launch a kernel whose threads form one row and loop over `size` elements."""
     blocks = min(_next_power_of_two(-(-size // THREADS)), MAX_BLOCKS)
-    launch(kernel, (blocks,), (THREADS,), stream, *arguments)
+    launch(kernel, (blocks,), (THREADS,), *arguments)
+
+
+def launch_tiles(kernel: Any, rows: int, columns: int, *arguments: Any) -> None:
+    """Launch a kernel with 16 threads, one for each lane, for each tile of the mask contract."""
+    grid, block = grid_and_block(rows, -(-columns // TILE) * LANES)
+    launch(kernel, grid, block, *arguments)
 
 
 def grid_and_block(rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return a grid and a block with a thread for each element, up to a maximum of blocks.
 
-    Axis x goes along a row, axis y down the rows. A block is as wide as a row, up to all its
-    threads, and as high as its threads allow; the grid likewise. All four numbers are powers of
-    two, so that few different ones are seen.
+    Axis x runs along a row, axis y down the rows. A block is as wide as a row, up to all its
+    threads, and as high as the other threads allow; the grid likewise. All four numbers are powers
+    of two, so that few different ones occur.
 
     Examples
     --------

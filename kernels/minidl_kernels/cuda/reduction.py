@@ -1,14 +1,17 @@
-"""Sums over the rows of an array, in an order that never changes; there are no atomics.
+"""Sums over the rows of an array in a fixed order, without atomics.
 
-A block of 32 warps takes a chunk of rows, warp w its rows w, w + 32, ...; the warps' sums are then
-added in the order of the warps. What the chunks give is for the caller to add: with one chunk the
-result is final.
+A block of 32 warps sums a chunk of rows: warp w its rows w, w + 32, ...; then the sums of the warps
+are added in the order of the warps. More than one chunk needs a second launch, which adds the sums
+of the chunks.
 """
 
 from typing import Any
 
+import cupy
 from numba import cuda
 from numpy import uint32, uint64
+
+from minidl_kernels import formulas
 
 ROWS = 256  # in a chunk
 LANES = WARPS = 32
@@ -16,9 +19,11 @@ BLOCK = (LANES, WARPS)
 
 _ALL_LANES = uint32(0xFFFFFFFF)
 
+_larger = cuda.jit(device=True, inline="always")(formulas.larger)
+
 
 def chunks(rows: int) -> int:
-    """Return in how many chunks the rows are summed, at least one.
+    """Return the number of chunks of so many rows, at least one.
 
     Examples
     --------
@@ -26,6 +31,18 @@ def chunks(rows: int) -> int:
     (1, 1, 2)
     """
     return max(1, -(-rows // ROWS))
+
+
+def chunk_sums(rows: int, total: Any) -> Any:
+    """Return an array for the sums of each chunk; those of a single chunk are the total."""
+    count = chunks(rows)
+    return total[None] if count == 1 else cupy.empty((count, *total.shape), total.dtype)
+
+
+def add_chunks(sums: Any, total: Any) -> None:
+    """Write the total of an array of `chunk_sums`."""
+    if len(sums) > 1:
+        sums.sum(axis=0, out=total)
 
 
 @cuda.jit(device=True)
@@ -45,10 +62,10 @@ def rows_of_warp(chunk: Any, warp: Any, rows: Any) -> tuple[Any, Any]:
 
 @cuda.jit(device=True)
 def add_warps(partial: Any, value: Any, lane: Any, warp: Any) -> Any:
-    """Return, in warp 0 only, what the 32 warps of the block have in this lane, added.
+    """Return, in warp 0 only, the sum over the 32 warps of the block in this lane.
 
-    All threads of the block must call it. `partial` is 32 x 32 numbers of shared memory, free again
-    after the next barrier.
+    All threads of the block must call it. `partial` is 32 x 32 numbers of shared memory, which are
+    free again after the next barrier.
     """
     partial[warp, lane] = value
     cuda.syncthreads()  # type: ignore[call-arg]
@@ -63,7 +80,7 @@ def add_warps(partial: Any, value: Any, lane: Any, warp: Any) -> Any:
 
 @cuda.jit(device=True)
 def add_lanes(value: Any) -> Any:
-    """Return, in each lane, the sum over the warp; a + b being b + a, all lanes have its bits."""
+    """Return, in each lane, the sum over the warp; as a + b is b + a, all lanes get its bits."""
     distance = uint32(16)
     while distance > uint32(0):
         value += cuda.shfl_xor_sync(_ALL_LANES, value, distance)
@@ -73,11 +90,10 @@ def add_lanes(value: Any) -> Any:
 
 @cuda.jit(device=True)
 def largest_of_lanes(value: Any) -> Any:
-    """Return, in each lane, the largest number of the warp; NaN is passed over where it can be."""
+    """Return, in each lane, the largest number of the warp, which is NaN only if all are."""
     distance = uint32(16)
     while distance > uint32(0):
-        other = cuda.shfl_xor_sync(_ALL_LANES, value, distance)
-        value = other if other > value else value
+        value = _larger(cuda.shfl_xor_sync(_ALL_LANES, value, distance), value)
         distance = uint32(distance >> uint32(1))
     return value
 

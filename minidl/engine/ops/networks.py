@@ -39,8 +39,8 @@ def dense(
 ) -> tuple[Array, JointVjp]:
     """Return ``dropout(activation(x @ weight + bias))`` of a batch of vectors, fused.
 
-    It equals `matmul`, `add`, `relu` and `dropout` in sequence, with less memory and time. Without
-    an address nothing is dropped.
+    It equals `matmul`, `add`, `relu` and `dropout` in sequence, with less memory and time. A rate
+    above 0 needs an address.
     """
     y = backend.dense(
         x, weight, bias, activation=activation, rate=rate, address=address, rescale=rescale
@@ -48,7 +48,7 @@ def dense(
 
     def vjp_affine(g: Array, g_bias: Array | None) -> tuple[Array, Array]:
         if activation == "relu":
-            factor = scale(rate, y.dtype) if rescale and rate < 1 else 1.0
+            factor = 1.0 if rate == 1 else scale(rate, y.dtype, rescale)
             return backend.bias_act_dropout_vjp(g, y, factor, g_bias)
         g_z = g if address is None else backend.dropout(g, rate, address, rescale=rescale)
         return g_z, g_z.sum(axis=0, out=g_bias)
