@@ -145,7 +145,7 @@ def test_loss_and_metrics_are_read_once_an_epoch(cuda_double):
         "host_to_device": 0,
         "device_to_host": 2,  # the loss, the accuracy
         "synchronizations": 2,
-        "launches": 3,  # the sums of the batches since the last reading are added up
+        "launches": 4,  # add up the sums of the batches since the last reading
         "device_switches": 0,
     }
 
@@ -259,6 +259,6 @@ def test_another_seed_gives_another_curve(cuda_double):
     x, y = samples(320)
     first = loss_curve("cuda", x, y)
     model, seen = network("cuda"), Losses()
-    model.layers[1].seed = 6
+    model.layers[1].random_stream.own_seed = 6
     model.fit(x, y, batch_size=32, verbose=0, callbacks=[seen])
     assert not np.allclose(seen.values, first, rtol=1e-4)

@@ -74,7 +74,7 @@ class Totals(Mapping[str, float]):
             return
         xp = self._backend.xp
         with self._backend.active:
-            batches = xp.stack(self._pending).astype("float64")
+            batches = xp.stack(self._pending, dtype="float64")
             batches[:, 0] *= self._rows  # the mean loss becomes a sum
             if self._sums is not None:
                 batches = xp.concatenate([self._sums[None], batches])
@@ -96,4 +96,4 @@ class Totals(Mapping[str, float]):
         for name, column in self._columns.items():
             sums[column], self._counts[column] = state.get(name, (0.0, 0))
         self._pending = []
-        self._sums = self._backend.asarray(sums, dtype="float64")
+        self._sums = self._backend.asarray(sums, dtype="float64") if state else None
