@@ -49,11 +49,18 @@ def _folder() -> Path:
 def _key(kernel: Any, types: tuple[Any, ...], capability: tuple[int, int]) -> str:
     """Return a hash of all that the code depends on, among it the sources of the package."""
     function = kernel.py_func
-    versions = [metadata.version(name) for name in COMPILERS]
+    versions = [_version(name) for name in COMPILERS]
     digest = hashlib.sha256(f"{function.__qualname__}{types}{capability}{versions}".encode())
     for path in sorted(Path(function.__code__.co_filename).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:32]
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # the compilers of a CUDA toolkit outside of Python
+        return os.environ.get("CUDA_HOME", "")
 
 
 def _compile(kernel: Any, types: tuple[Any, ...], capability: tuple[int, int]) -> dict[str, Any]:

@@ -40,7 +40,10 @@ def chunk_sums(rows: int, total: Any) -> Any:
 
 
 def add_chunks(sums: Any, total: Any) -> None:
-    """Write the total of an array of `chunk_sums`."""
+    """Write the total of an array of `chunk_sums`.
+
+    In float32, CuPy computes with zeros in place of numbers below the smallest normal one.
+    """
     if len(sums) > 1:
         sums.sum(axis=0, out=total)
 
