@@ -205,7 +205,7 @@ def machine_code(ptx: str, capability: tuple[int, int]) -> MachineCode:
     if len(functions) != len(helpers) + 1:
         raise ValueError(
             "bench.kernels: expected one function, "
-            f"received {len(functions) - len(helpers)}: the kernel calls"
+            f"got {len(functions) - len(helpers)}: the kernel calls another."
         )
     (code,) = (code for name, code in functions.items() if name not in helpers)
     instructions = [ptxrun.SASS.get(low & 0x1FF, hex(low & 0x1FF)) for low, _ in code]
@@ -221,18 +221,28 @@ def machine_code(ptx: str, capability: tuple[int, int]) -> MachineCode:
     if guard != (len(instructions) - 1,) * 2:
         raise ValueError(f"bench.kernels: unknown encoding of branches for {capability}")
     instructions.pop()
-    spills = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
-    registers = re.search(r"Used (\d+) registers", log)
-    if spills is None or registers is None:
-        raise ValueError(f"bench.kernels: the assembler's log says no registers: {log}")
+    registers, stack, spilled = _resources(log)
     return MachineCode(
         instructions,
         helpers,
         loops=[range(target, place + 1) for place, target in branches if target <= place],
-        registers=int(registers[1]),
-        spilled_bytes=int(spills[2]),
-        stack_bytes=int(spills[1]),
+        registers=registers,
+        spilled_bytes=spilled,
+        stack_bytes=stack,
     )
+
+
+def _resources(log: str) -> tuple[int, int, int]:
+    """Return registers, bytes of the stack and spilled bytes, read from the assembler's log."""
+    for pattern in (
+        r"(?P<stack>\d+) bytes stack frame, (?P<spilled>\d+) bytes spill stores"
+        r".*Used (?P<registers>\d+) registers",
+        r"used (?P<registers>\d+) registers.* (?P<stack>\d+) stack.* (?P<spilled>\d+) bytes lmem",
+    ):
+        found = re.search(pattern, log, re.DOTALL)
+        if found is not None:
+            return int(found["registers"]), int(found["stack"]), int(found["spilled"])
+    raise ValueError(f"bench.kernels: expected a log that names the registers, got: {log}")
 
 
 def _functions(cubin: bytes) -> Iterator[tuple[str, list[tuple[int, int]]]]:

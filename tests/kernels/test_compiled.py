@@ -125,3 +125,30 @@ def test_bench_outside_a_checkout_says_so(tmp_path):
     ran = subprocess.run([sys.executable, alone, "--static"], capture_output=True, text=True)
     assert ran.returncode == 1
     assert "only a checkout of the repository has: run it there" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("log", "resources"),
+    [
+        (
+            "ptxas info    : 24 bytes gmem\n"
+            "    256 bytes stack frame, 8 bytes spill stores, 16 bytes spill loads\n"
+            "ptxas info    : Used 30 registers, used 0 barriers, 512 bytes cmem[0]\n",
+            (30, 256, 8),
+        ),
+        (
+            "info    : 24 bytes gmem\n"
+            "info    : used 30 registers, used 0 barriers, 256 stack, 0 bytes smem, "
+            "512 bytes cmem[0], 8 bytes lmem\n",
+            (30, 256, 8),
+        ),
+    ],
+    ids=["spills", "local memory"],
+)
+def test_resources_are_read_from_the_logs_of_both_assemblers(log, resources):
+    assert bench._resources(log) == resources
+
+
+def test_resources_of_an_unknown_log_are_rejected():
+    with pytest.raises(ValueError, match="expected a log that names the registers, got: none"):
+        bench._resources("none")

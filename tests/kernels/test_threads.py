@@ -266,7 +266,7 @@ print((product() == x @ weight).all())
     assert ("run 'pip install tbb'" in errors) is not TBB_OF_THE_SYSTEM
 
 
-def test_two_python_threads_at_once_compute_the_same():
+def test_two_python_threads_at_once_compute_the_same(tbb):
     program = """
 expected = layer().tobytes(), product().tobytes()
 wrong = []
@@ -283,7 +283,7 @@ print(len(wrong))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_forked_child_computes_the_same():
+def test_forked_child_computes_the_same(tbb):
     program = """
 import warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: a fork beside threads
