@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     unknown = set(arguments.programs) - set(PROGRAMS)
     if unknown:
-        parser.error(f"expected {', '.join(PROGRAMS)}, received {', '.join(sorted(unknown))}")
+        parser.error(f"expected {', '.join(PROGRAMS)}, got {', '.join(sorted(unknown))}")
     if find_spec("matplotlib") is None:
         parser.error("the picture is drawn by matplotlib: pip install -e '.[plot]'")
     for name in arguments.programs:

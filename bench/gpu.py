@@ -123,7 +123,7 @@ def require_same_kind(received: np.ndarray, expected: np.ndarray, what: str) -> 
     if (received.shape, received.dtype) != (expected.shape, expected.dtype):
         raise Mismatch(
             f"{what}: expected {expected.dtype} of shape {expected.shape}, "
-            f"received {received.dtype} of shape {received.shape}"
+            f"got {received.dtype} of shape {received.shape}"
         )
 
 
@@ -611,7 +611,7 @@ def cuda_name(text: str) -> str:
     """Return the name of a CUDA device, or refuse it."""
     if re.fullmatch(r"cuda(:\d+)?", text):
         return text
-    raise argparse.ArgumentTypeError(f"expected cuda or cuda:N, received {text!r}")
+    raise argparse.ArgumentTypeError(f"expected cuda or cuda:N, got {text!r}")
 
 
 if __name__ == "__main__":

@@ -51,9 +51,7 @@ def arguments(description: str) -> argparse.Namespace:
     )
     chosen = parser.parse_args(namespace=argparse.Namespace(began=time.perf_counter()))
     if chosen.picture.suffix != ".png" or not chosen.picture.parent.is_dir():
-        parser.error(
-            f"--picture: expected NAME.png in an existing folder, received {chosen.picture}"
-        )
+        parser.error(f"--picture: expected NAME.png in an existing folder, got {chosen.picture}")
     return chosen
 
 
@@ -138,6 +136,6 @@ def _rounded(value: object) -> object:
         return [_rounded(item) for item in value]
     if isinstance(value, float | np.floating):
         if not math.isfinite(value):
-            raise ValueError(f"expected finite numbers, received {value}")
+            raise ValueError(f"expected finite numbers, got {value}")
         return float(f"{value:.6g}")
     return value

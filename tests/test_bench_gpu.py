@@ -151,7 +151,7 @@ def test_report_without_gpu_prints_the_reason_in_one_line(cuda_double, capsys):
 def test_report_rejects_other_devices(name, capsys):
     with pytest.raises(SystemExit, match="2"):
         gpu.main(["--device", name])
-    assert f"expected cuda or cuda:N, received {name!r}" in capsys.readouterr().err
+    assert f"expected cuda or cuda:N, got {name!r}" in capsys.readouterr().err
 
 
 def test_report_without_quick_times_large_sizes(double, monkeypatch):

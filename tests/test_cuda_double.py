@@ -81,7 +81,7 @@ class EpochCounts(callbacks.Callback):
 MOST_LAUNCHES = 16  # a step of the notes' network
 
 
-def test_a_step_takes_few_launches_and_neither_copies_nor_waits(cuda_double):
+def test_step_takes_few_launches_and_neither_copies_nor_waits(cuda_double):
     seen = StepCounts(cuda_double)
     model = network("cuda", begins_with=layers.Rescaling(1 / 255))
     x, y = samples(80)
@@ -96,7 +96,7 @@ def test_a_step_takes_few_launches_and_neither_copies_nor_waits(cuda_double):
     assert len({step["launches"] for step in seen.steps}) == 1
 
 
-def test_batches_of_more_than_256_take_four_launches_more(cuda_double):
+def test_step_of_more_than_256_samples_takes_four_more_launches(cuda_double):
     """The sums over the rows are made in chunks, and added up: of the biases and of the loss."""
     seen = StepCounts(cuda_double)
     model = network("cuda", begins_with=layers.Rescaling(1 / 255))
@@ -105,7 +105,7 @@ def test_batches_of_more_than_256_take_four_launches_more(cuda_double):
     assert [step["launches"] <= MOST_LAUNCHES + 4 for step in seen.steps] == [True]
 
 
-def test_the_data_set_goes_to_the_device_once_and_as_it_is(cuda_double):
+def test_data_set_is_copied_to_the_device_once(cuda_double):
     class Epochs(callbacks.Callback):
         def on_epoch_end(self, epoch, logs):
             seen.append(cuda_double.host_to_device)
@@ -118,7 +118,7 @@ def test_the_data_set_goes_to_the_device_once_and_as_it_is(cuda_double):
     assert seen[1:] == [1, 1]  # the order of the samples
 
 
-def test_a_data_set_too_large_for_the_device_goes_there_by_batches(cuda_double, monkeypatch):
+def test_data_set_too_large_for_the_device_is_copied_batch_by_batch(cuda_double, monkeypatch):
     x, y = samples(64)
     whole, by_batches = network("cuda"), network("cuda")
     whole.fit(x, y, batch_size=16, verbose=0)
@@ -131,14 +131,14 @@ def test_a_data_set_too_large_for_the_device_goes_there_by_batches(cuda_double, 
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_loss_that_is_read_at_each_step_is_noticed(cuda_double):
+def test_loss_read_at_each_step_is_counted(cuda_double):
     seen = ReadsTheLoss(cuda_double)
     network("cuda").fit(*samples(), batch_size=16, verbose=0, callbacks=[seen])
     assert [step["device_to_host"] for step in seen.steps] == [1] * 3
     assert [step["synchronizations"] for step in seen.steps] == [1] * 3
 
 
-def test_loss_and_metrics_are_read_once_an_epoch(cuda_double):
+def test_loss_and_metrics_are_read_once_in_an_epoch(cuda_double):
     seen = EpochCounts(cuda_double)
     network("cuda").fit(*samples(), batch_size=16, verbose=0, callbacks=[seen])
     assert seen.read == {
@@ -150,7 +150,7 @@ def test_loss_and_metrics_are_read_once_an_epoch(cuda_double):
     }
 
 
-def test_a_model_on_a_second_device_computes_there(cuda_double):
+def test_model_on_a_second_device_computes_there(cuda_double):
     from cuda_double.install import cuda_double as installed
 
     with installed(device_count=2):
@@ -161,7 +161,7 @@ def test_a_model_on_a_second_device_computes_there(cuda_double):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_a_second_device_draws_the_masks_there(dtype, cuda_double):
+def test_masks_of_a_second_device_are_drawn_there(dtype, cuda_double):
     from cuda_double.install import cuda_double as installed
 
     with installed(device_count=2):
@@ -183,7 +183,7 @@ SHAPES = [(), (1,), (3,), (4, 5), (255,), (1, 256), (2, 257), (3, 63), (5, 64), 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("rate", [0, 1e-9, 0.1, 0.5, 0.999999, 1])
-def test_masks_of_the_compiled_kernel_are_those_of_the_contract(rate, dtype, cuda_double):
+def test_compiled_kernel_draws_the_masks_of_the_contract(rate, dtype, cuda_double):
     backend = minidl.get_backend("cuda")
     address = Address(seed=2**64 - 1, stream=2**30 + 3, step=2**32 - 1, row_offset=2**31)
     for shape in SHAPES:
@@ -193,7 +193,7 @@ def test_masks_of_the_compiled_kernel_are_those_of_the_contract(rate, dtype, cud
         np.testing.assert_array_equal(received, expected.astype(dtype), strict=True)
 
 
-def test_the_mask_of_a_million_elements(cuda_double):
+def test_mask_of_a_million_elements_equals_the_contract(cuda_double):
     shape, address = (1, 2**20 + 3), Address(seed=7, stream=1, step=2)
     backend = minidl.get_backend("cuda")
     mask = backend.to_numpy(backend.keep_mask(shape, 0.25, address))
@@ -201,7 +201,7 @@ def test_the_mask_of_a_million_elements(cuda_double):
 
 
 @pytest.mark.parametrize("wrong", ["threshold", "row"])
-def test_a_wrong_kernel_is_noticed(wrong, monkeypatch, cuda_double):
+def test_wrong_kernel_is_found(wrong, monkeypatch, cuda_double):
     """The negative control."""
     address = Address(seed=7, stream=1, step=2)
     expected = keep_mask((20, 64), 0.25, **address._asdict())
@@ -238,14 +238,14 @@ TOLERANCES = [("float64", 1e-6), ("float32", 1e-4)]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
-def test_ten_steps_are_those_of_the_cpu(dtype, tolerance, cuda_double):
+def test_ten_steps_have_the_losses_of_the_cpu(dtype, tolerance, cuda_double):
     x, y = samples(320)
     on_cpu, on_cuda = (loss_curve(device, x, y, dtype=dtype) for device in ("cpu", "cuda"))
     assert len(on_cuda) == 10
     np.testing.assert_allclose(on_cuda, on_cpu, rtol=tolerance)
 
 
-def test_ten_steps_of_the_notes_network_are_those_of_the_cpu(cuda_double):
+def test_ten_steps_of_the_notes_network_have_the_losses_of_the_cpu(cuda_double):
     (x, y), _ = mnist_5k.load_data()
     x = (x[:320] / 255).astype("float32").reshape(320, 784)
     options = {"units": (512, 256), "features": 784}
@@ -254,7 +254,7 @@ def test_ten_steps_of_the_notes_network_are_those_of_the_cpu(cuda_double):
     np.testing.assert_allclose(on_cuda, on_cpu, rtol=1e-4)
 
 
-def test_another_seed_gives_another_curve(cuda_double):
+def test_another_seed_gives_other_losses(cuda_double):
     """The negative control: the tolerance tells different masks apart."""
     x, y = samples(320)
     first = loss_curve("cuda", x, y)

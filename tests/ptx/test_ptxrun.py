@@ -33,7 +33,7 @@ def go(fn, sig, grid, block, *args, lto=LTO, **kw):
 
 
 # ------------------------------------------------------------------ elementwise, grids
-def test_saxpy_tails():
+def test_saxpy_with_idle_threads_equals_numpy():
     def k(x, y, a, o):
         i = cuda.grid(1)
         if i < o.size: o[i] = a * x[i] + y[i]
@@ -46,7 +46,7 @@ def test_saxpy_tails():
         assert st.global_store_bytes == 4 * n and st.global_load_bytes == 8 * n
 
 
-def test_grid_2d_strided():
+def test_grid_of_two_axes_with_strides_equals_numpy():
     def k(a, o):
         j, i = cuda.grid(2)
         if i < o.shape[0] and j < o.shape[1]: o[i, j] = a[i, j] * float32(2) + i * 100 + j
@@ -57,7 +57,7 @@ def test_grid_2d_strided():
     assert np.allclose(o, a * 2 + i * 100 + j, rtol=1e-6)
 
 
-def test_grid_3d_ids():
+def test_grid_of_three_axes_numbers_its_threads():
     def k(o):
         x, y, z = cuda.grid(3)
         o[z, y, x] = cuda.blockIdx.x + 10 * cuda.blockIdx.y + 100 * cuda.blockIdx.z + 1000 * cuda.threadIdx.z
@@ -67,7 +67,7 @@ def test_grid_3d_ids():
     assert (o == x // 2 + 10 * (y // 2) + 100 * (z // 2) + 1000 * (z % 2)).all()
 
 
-def test_grid_stride_loop():
+def test_grid_stride_loop_covers_all_elements():
     def k(x, o):
         for i in range(cuda.grid(1), x.size, cuda.gridsize(1)): o[i] = x[i] * x[i]
     x, o = F(5000), np.zeros(5000, 'f4')
@@ -75,7 +75,7 @@ def test_grid_stride_loop():
     assert (o == x * x).all() and 0.9 < st.simt_efficiency <= 1
 
 
-def test_negative_strides_and_views():
+def test_views_with_negative_strides_equal_numpy():
     def k(x, o):
         i = cuda.grid(1)
         if i < o.size: o[i] = x[i]
@@ -88,7 +88,7 @@ def test_negative_strides_and_views():
     assert (y[200:399] == base[1:200]).all()
 
 
-def test_tuple_and_scalar_args():
+def test_tuples_and_scalars_are_passed():
     def k(t, b, h, o):
         if cuda.grid(1) == 0:
             o[0] = t[0]; o[1] = t[1]; o[2] = 1 if b else 0; o[3] = h
@@ -98,7 +98,7 @@ def test_tuple_and_scalar_args():
 
 
 # ------------------------------------------------------------------ integers
-def test_integer_promotion():
+def test_integers_are_promoted_as_in_numba():
     def k(a, b, lo, hi, w, s):
         i = cuda.grid(1)
         if i < a.size:
@@ -114,7 +114,7 @@ def test_integer_promotion():
     assert (w == a + b).all() and (s == a.astype('u8') + b).all()
 
 
-def test_signed_division_and_shifts():
+def test_signed_division_and_shifts_equal_python():
     def k(a, b, q, r, sh, sl):
         i = cuda.grid(1)
         if i < a.size:
@@ -128,7 +128,7 @@ def test_signed_division_and_shifts():
     for o, ref in zip(outs, (A // B, A % B, A >> (B & 31), A << (B & 15))): assert (o == ref).all()
 
 
-def test_bit_intrinsics():
+def test_bit_intrinsics_equal_python():
     def k(a, o):
         i = cuda.grid(1)
         if i < a.size:
@@ -187,7 +187,7 @@ def philox_careful(c0, c1, c2, c3, k0, k1):               # every value cast bac
 
 
 @pytest.mark.parametrize('philox', [pytest.param(philox_naive, marks=pytest.mark.slow), philox_careful])
-def test_philox_known_answers(philox):
+def test_philox_returns_the_known_answers(philox):
     def k(c, key, o):
         i = cuda.grid(1)
         if i < c.shape[0]:
@@ -203,7 +203,7 @@ def test_philox_known_answers(philox):
 
 
 @pytest.mark.parametrize('philox', [pytest.param(philox_naive, marks=pytest.mark.slow), philox_careful])
-def test_philox_dropout(philox):
+def test_philox_dropout_equals_numpy(philox):
     def k(x, o, p, scale, seed0, seed1):
         i = cuda.grid(1)
         if 4 * i < x.size:
@@ -236,7 +236,7 @@ def test_float64_contamination_is_visible():
 
 
 # ------------------------------------------------------------------ shared memory, barriers
-def test_transpose_tile():
+def test_transpose_through_shared_memory_equals_numpy():
     def k(a, o):
         t = cuda.shared.array((32, 33), float32)
         x, y = cuda.threadIdx.x, cuda.threadIdx.y
@@ -255,7 +255,7 @@ def test_transpose_tile():
     assert wave == req                                    # the 33-wide tile has no bank conflicts
 
 
-def test_bank_conflicts_counted():
+def test_bank_conflicts_are_counted():
     def k(a, o):
         t = cuda.shared.array((32, 32), float32)
         x, y = cuda.threadIdx.x, cuda.threadIdx.y
@@ -268,7 +268,7 @@ def test_bank_conflicts_counted():
     assert st.mem['shared', 'ld'][2] == 32 * st.mem['shared', 'ld'][0] and st.mem['shared', 'st'][2] == 32
 
 
-def test_block_reduction():
+def test_block_reduction_equals_numpy():
     def k(x, o):
         sm = cuda.shared.array(128, float32)
         t = cuda.threadIdx.x
@@ -287,7 +287,7 @@ def test_block_reduction():
     assert abs(o.sum() - x.sum(dtype='f8')) < 1e-2
 
 
-def test_dynamic_shared():
+def test_dynamic_shared_memory_is_allocated():
     def k(x, o):
         sm = cuda.shared.array(0, float32)
         t = cuda.threadIdx.x
@@ -310,13 +310,13 @@ def test_missing_barrier_is_a_race():
     with pytest.raises(P.Race, match='read by thread'): go(k, (f1, f1), 1, 64, x, o, racecheck=True)
 
 
-def test_global_race():
+def test_race_in_global_memory_is_found():
     def k(x, o):
         o[0] = x[cuda.grid(1)]
     with pytest.raises(P.Race): go(k, (f1, f1), 2, 64, F(128), np.zeros(1, 'f4'), racecheck=True)
 
 
-def test_syncthreads_count_and_or():
+def test_barriers_that_count_and_vote_return_the_result():
     def k(x, o):
         t = cuda.threadIdx.x
         v = x[t + cuda.blockIdx.x * cuda.blockDim.x]
@@ -328,7 +328,7 @@ def test_syncthreads_count_and_or():
     assert o[:, 0].tolist() == [96, 0, 64] and (o[:, 1:] != 0).tolist() == [[True, True], [False, False], [False, True]]
 
 
-def test_divergent_barrier_deadlock():
+def test_barrier_in_a_divergent_branch_is_a_deadlock():
     def k(x):
         if cuda.threadIdx.x < 16: cuda.syncthreads()
         while cuda.threadIdx.x >= 16 and x[0] == 0: cuda.syncwarp(0xffffffff)
@@ -337,7 +337,7 @@ def test_divergent_barrier_deadlock():
 
 
 # ------------------------------------------------------------------ warps
-def test_shuffles():
+def test_shuffles_move_values_between_lanes():
     def k(x, o):
         i = cuda.grid(1)
         v = x[i]
@@ -352,7 +352,7 @@ def test_shuffles():
     assert st.undefined_shfl == 0
 
 
-def test_warp_reduce_and_votes():
+def test_warp_reduction_and_votes_return_the_result():
     def k(x, o, m):
         i = cuda.grid(1)
         v = x[i]
@@ -371,7 +371,7 @@ def test_warp_reduce_and_votes():
     assert (m.reshape(40, 32, 3)[:, 0] == want).all() and (m.reshape(40, 32, 3) == want[:, None]).all()
 
 
-def test_shuffle_reconverges_after_divergence():
+def test_shuffle_after_divergence_reaches_all_lanes():
     def k(x, o):
         i = cuda.grid(1)
         v, c = x[i], 0
@@ -386,7 +386,7 @@ def test_shuffle_reconverges_after_divergence():
     assert (o == v[np.arange(64) ^ 1]).all()
 
 
-def test_match_and_activemask():
+def test_match_and_activemask_return_the_lanes():
     def k(x, o):
         i = cuda.grid(1)
         o[i, 0] = cuda.match_any_sync(0xffffffff, x[i])
@@ -398,7 +398,7 @@ def test_match_and_activemask():
 
 
 # ------------------------------------------------------------------ atomics
-def test_atomics():
+def test_atomics_equal_numpy():
     def k(x, h, f, d, mx, mn, cnt):
         i = cuda.grid(1)
         if i < x.size:
@@ -415,7 +415,7 @@ def test_atomics():
     assert mx[0] == x.max() and mn[0] == x.min() and cnt[0] == n and sorted(cnt[1:]) == list(range(n))
 
 
-def test_atomic_cas_float_max_shared():
+def test_maximum_by_compare_and_swap_equals_numpy():
     def k(x, o, c):
         sm = cuda.shared.array(1, float32)
         if cuda.threadIdx.x == 0: sm[0] = float32(-1e30)
@@ -430,7 +430,7 @@ def test_atomic_cas_float_max_shared():
 
 
 # ------------------------------------------------------------------ divergence, local memory, calls
-def test_divergence_collatz():
+def test_divergent_loops_equal_python():
     def k(n, o):
         i = cuda.grid(1)
         if i < n.size:
@@ -450,7 +450,7 @@ def test_divergence_collatz():
     assert o.tolist() == [ref(int(v)) for v in n] and st.simt_efficiency < 0.7
 
 
-def test_uniform_value_then_divergent_write():
+def test_uniform_value_written_by_some_lanes_diverges():
     def k(x, o):
         i = cuda.grid(1)
         v, w = float32(7), 5
@@ -467,7 +467,7 @@ def test_uniform_value_then_divergent_write():
     assert (o[:64] == v).all() and (o[64:] == np.where(p, i + 100 * (v > 3), 5)).all()
 
 
-def test_local_array_dynamic_index():
+def test_local_array_takes_a_computed_index():
     def k(x, o):
         a = cuda.local.array(8, float32)
         i = cuda.grid(1)
@@ -482,7 +482,7 @@ def test_local_array_dynamic_index():
     assert (o == s).all() and st.mem['local', 'st'][1] > 0
 
 
-def test_const_memory():
+def test_constant_memory_is_read():
     table = np.array([3, 1, 4, 1, 5, 9, 2, 6], 'i4')
     def k(o):
         t = cuda.const.array_like(table)
@@ -512,7 +512,7 @@ def ulps(a, ref):
     return (np.abs(a.astype('f8') - ref) / s).max()
 
 
-def test_libdevice_float32():
+def test_libdevice_in_float32_equals_numpy():
     def k(x, o):
         i = cuda.grid(1)
         if i < x.size:
@@ -532,7 +532,7 @@ def test_libdevice_float32():
             assert (np.isinf(got) == np.isinf(r32)).all()
 
 
-def test_libdevice_float64():
+def test_libdevice_in_float64_equals_numpy():
     def k(x, o):
         i = cuda.grid(1)
         if i < x.size: o[i, 0] = math.exp(x[i]); o[i, 1] = math.log(abs(x[i])); o[i, 2] = math.sin(x[i]); o[i, 3] = x[i] / 3.7
@@ -543,7 +543,7 @@ def test_libdevice_float64():
 
 
 @pytest.mark.parametrize('fastmath', [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_softmax_rows(fastmath):
+def test_softmax_of_rows_equals_numpy(fastmath):
     @cuda.jit(fastmath=fastmath)
     def k(x, o):
         sm = cuda.shared.array(4, float32)
@@ -570,7 +570,7 @@ def test_softmax_rows(fastmath):
     assert st.count(r'ex2\.approx') > 0
 
 
-def test_float_compares_with_nan():
+def test_comparisons_with_nan_equal_numpy():
     def k(a, b, o):
         i = cuda.grid(1)
         if i < a.size:
@@ -584,7 +584,7 @@ def test_float_compares_with_nan():
     assert (o == ref).all()
 
 
-def test_float_to_int_and_back():
+def test_conversions_between_float_and_integer_saturate():
     def k(x, o, p):
         i = cuda.grid(1)
         if i < x.size:
@@ -595,7 +595,7 @@ def test_float_to_int_and_back():
     assert (o == x.astype('i4')).all() and (p == (x.astype('i8') * 16777217).astype('f4')).all()
 
 
-def test_half_precision():
+def test_half_precision_equals_numpy():
     def k(x, y, o):
         i = cuda.grid(1)
         if i < x.size: o[i] = cuda.fp16.hfma(x[i], y[i], x[i]) + x[i] * y[i]
@@ -609,7 +609,7 @@ def test_half_precision():
 
 
 # ------------------------------------------------------------------ faults
-def test_out_of_bounds_and_misaligned():
+def test_access_out_of_bounds_or_misaligned_raises():
     def k(x, o, n):
         i = cuda.grid(1)
         if i < n: o[i] = x[i]
@@ -624,14 +624,14 @@ def test_out_of_bounds_and_misaligned():
     with pytest.raises(P.MemoryFault, match='misaligned'): c.launch(1, 1, raw)
 
 
-def test_endless_loop_hits_step_limit():
+def test_endless_loop_reaches_the_limit_of_steps():
     def k(x):
         while x[0] == 0: cuda.threadfence()
     with pytest.raises(P.PTXError, match='step limit'): go(k, (i1,), 1, 32, np.zeros(1, 'i4'), max_steps=10000)
 
 
 # ------------------------------------------------------------------ CUDA C through NVRTC
-def test_cuda_c_vector_loads_and_template():
+def test_vector_loads_of_cuda_c_equal_numpy():
     src = '''
     template <typename T> __global__ void axpy(const float4* __restrict__ x, float4* y, T a, int n) {
         int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -644,7 +644,7 @@ def test_cuda_c_vector_loads_and_template():
     assert (y == ref).all() and st.count(r'v4\.f32|v4\.b32') == 300 and st.mem['global', 'st'][0] == 4
 
 
-def test_cuda_c_intrinsics():
+def test_intrinsics_of_cuda_c_equal_python():
     src = '''
     extern "C" __global__ void k(const unsigned* a, const unsigned* b, const unsigned* c, unsigned* o, int n) {
         int i = blockIdx.x * blockDim.x + threadIdx.x; if (i >= n) return;
@@ -683,7 +683,7 @@ def test_cuda_c_intrinsics():
         assert r == want
 
 
-def test_cuda_c_noinline_calls():
+def test_calls_of_functions_of_cuda_c_return():
     src = '''
     struct S { float a; int b[3]; };
     __device__ __noinline__ float sq(float x) { return x * x; }
@@ -702,7 +702,7 @@ def test_cuda_c_noinline_calls():
     assert np.allclose(o, ref, rtol=1e-5) and st.thread_ins.get('call.uni', 0) > 0
 
 
-def test_sass_statistics():
+def test_machine_code_is_counted():
     def clean(x, o):
         i = cuda.grid(1)
         if i < o.size: o[i] = x[i] * float32(0.1)
@@ -714,7 +714,7 @@ def test_sass_statistics():
     assert is64(a) == 0 and is64(b) >= 3 and a['instructions'] < b['instructions'] and a['registers'] <= 16 and a['spill_bytes'] == 0
 
 
-def test_wide_loads_through_an_intrinsic():
+def test_wide_loads_through_an_intrinsic_are_counted():
     from numba.cuda.extending import intrinsic
     from llvmlite import ir
     v4 = ir.VectorType(ir.FloatType(), 4)
@@ -840,7 +840,7 @@ OPS = [                                                   # (PTX, result as a fu
 
 
 @pytest.mark.parametrize('threads', [1, 256])
-def test_integer_instructions(threads):
+def test_integer_instructions_equal_exact_arithmetic(threads):
     K = ptx_kernel([s for s, _ in OPS])
     n = 256
     r = np.random.default_rng(7)
@@ -873,7 +873,7 @@ def exact(q, rnd, t):
     return lo if int(ty(lo).view('u%d' % np.dtype(t).itemsize)) % 2 == 0 else hi
 
 
-def test_float_instructions():
+def test_float_instructions_round_correctly():
     f = lambda x: Fraction(float(x))
     ops = [(f'{o}.{r}.f32 %x1, %f, %g; mov.b32 %t1, %x1; cvt.u64.u32 %R, %t1;', (lambda g, r: lambda f_, g_, h_, d, e: (exact(g(f(f_), f(g_)), r, 'f4'), 'f4'))(g, r))
            for o, g in (('add', lambda x, y: x + y), ('sub', lambda x, y: x - y), ('mul', lambda x, y: x * y)) for r in ('rn', 'rz', 'rm', 'rp')]
@@ -909,7 +909,7 @@ def test_float_instructions():
             assert int(out[i, j]) == want, (s, a, b, c, d, e, v)
 
 
-def test_float_special_values():
+def test_float_instructions_handle_special_values():
     nan, inf = np.nan, np.inf
     ops = [('cvt.rzi.s32.f32 %t1, %f; cvt.rzi.u32.f32 %t2, %f; mov.b64 %R, {%t1, %t2};', {nan: 0, inf: 0x7FFFFFFF | 0xFFFFFFFF << 32, -inf: 0x80000000, 3e9: 0x7FFFFFFF | 3000000000 << 32}),
            ('cvt.rzi.s64.f32 %R, %f;', {nan: 1 << 63, inf: 2 ** 63 - 1, -inf: 1 << 63, 3e9: 3000000000}),
@@ -936,7 +936,7 @@ def test_float_special_values():
             if w is not None: assert int(out[i, j]) == w, (s, k, hex(int(out[i, j])), hex(w))
 
 
-def test_warp_segments_redux_and_batches():
+def test_reductions_in_segments_of_a_warp_return_the_result():
     src = '''extern "C" __global__ void k(const int* x, int* o) {
         int i = blockIdx.x * blockDim.x + threadIdx.x, v = x[i];
         o[8*i] = __shfl_sync(~0u, v, 3, 8); o[8*i+1] = __shfl_up_sync(~0u, v, 2, 16); o[8*i+2] = __shfl_down_sync(~0u, v, 3, 4); o[8*i+3] = __shfl_xor_sync(~0u, v, 12, 8);
@@ -999,7 +999,7 @@ def expr(r, d):
 
 
 @pytest.mark.slow
-def test_random_programs_match_gcc(tmp_path):
+def test_random_programs_equal_those_of_gcc(tmp_path):
     import ctypes, shutil, subprocess
     if not shutil.which('g++'): pytest.skip('no g++')
     r = np.random.default_rng(int(os.environ.get('PTXRUN_SEED', '1')))
@@ -1046,7 +1046,7 @@ def test_fma_is_exact():
                     if np.isfinite(nb): assert d <= abs(Fraction(float(nb)) - q)
 
 
-def test_bitfield_primitives():
+def test_bit_fields_are_extracted_and_inserted():
     a = rng.integers(0, 2 ** 32, 300, dtype='u4'); b = rng.integers(0, 2 ** 32, 300, dtype='u4')
     pos, ln = rng.integers(0, 40, 300, dtype='u4'), rng.integers(0, 40, 300, dtype='u4')
     for x, y, p, l, e, s, ins in zip(a.tolist(), b.tolist(), pos.tolist(), ln.tolist(), P.bfe(a, pos, ln).tolist(),
