@@ -450,7 +450,7 @@ def test_divergent_loops_equal_python():
     assert o.tolist() == [ref(int(v)) for v in n] and st.simt_efficiency < 0.7
 
 
-def test_uniform_value_written_by_some_lanes_diverges():
+def test_uniform_value_replaced_in_some_lanes_differs_between_lanes():
     def k(x, o):
         i = cuda.grid(1)
         v, w = float32(7), 5
@@ -584,7 +584,7 @@ def test_comparisons_with_nan_equal_numpy():
     assert (o == ref).all()
 
 
-def test_conversions_between_float_and_integer_saturate():
+def test_conversions_between_float_and_integer_equal_numpy():
     def k(x, o, p):
         i = cuda.grid(1)
         if i < x.size:
@@ -683,7 +683,7 @@ def test_intrinsics_of_cuda_c_equal_python():
         assert r == want
 
 
-def test_calls_of_functions_of_cuda_c_return():
+def test_functions_of_cuda_c_are_called():
     src = '''
     struct S { float a; int b[3]; };
     __device__ __noinline__ float sq(float x) { return x * x; }
