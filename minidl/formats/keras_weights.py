@@ -19,6 +19,7 @@ from minidl.engine.parameter import Parameter
 from minidl.layers import Layer
 from minidl.models import Model, Sequential
 from minidl.storage.atomic import PathLike, check_regular_file, write_atomically
+from minidl.storage.extras import from_extra
 
 MAX_FILE_BYTES = 2**34
 
@@ -67,12 +68,8 @@ def save(model: Model, path: PathLike) -> None:
 
 
 def _h5py() -> ModuleType:
-    try:
+    with from_extra("keras", "h5py", who="weights"):
         import h5py
-    except ImportError as error:
-        raise ImportError(
-            "weights: expected h5py to be installed. Run pip install 'minidl[keras]'."
-        ) from error
     return h5py
 
 

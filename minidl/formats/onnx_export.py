@@ -22,6 +22,7 @@ from minidl.layers import (
 )
 from minidl.models import Sequential
 from minidl.storage.atomic import PathLike, write_atomically
+from minidl.storage.extras import from_extra
 from minidl.version import __version__
 
 OPSET, IR_VERSION = 17, 8  # of 2022: old enough for all runtimes
@@ -39,12 +40,8 @@ class _Graph:
     """Graph under construction: nodes and constants, layer by layer."""
 
     def __init__(self, dtype: np.dtype):
-        try:
+        with from_extra("onnx", "onnx", who="export"):
             import onnx
-        except ImportError as error:
-            raise ImportError(
-                "export: expected onnx to be installed. Run pip install 'minidl[onnx]'."
-            ) from error
         self._onnx = onnx
         self._dtype = dtype
         self._nodes: list[Any] = []
