@@ -92,36 +92,32 @@ def _groups(model: Layer, prefix: str = "") -> Iterator[tuple[str, Layer]]:
 
 def _variables(h5py: ModuleType, file: Any, name: str) -> list[Any]:
     """Return the datasets 0, 1, ... of a group; none if the group does not exist."""
-    group = _reached(h5py, file, name)
-    if group is None:
-        return []
-    return [_plain(h5py, group, str(place)) for place in range(len(group))]
+    group = _group(h5py, file, name)
+    variables = [_member(h5py, group, str(place), h5py.Dataset) for place in range(len(group))]
+    for data in variables:
+        if data.dtype.kind != "f" or data.chunks or data.is_virtual or data.external:
+            raise ValueError(
+                f"{data.name}: expected floating-point numbers in one piece, as Keras writes them, "
+                f"got {data.dtype} in another form."
+            )
+    return variables
 
 
-def _reached(h5py: ModuleType, file: Any, name: str) -> Any:
-    """Return the group of a name, followed over hard links only: others may leave the file."""
+def _group(h5py: ModuleType, file: Any, name: str) -> Any:
+    """Return the group of a name, or an empty tuple if it does not exist."""
     for part in name.split("/"):
-        link = file.get(part, getlink=True)
-        if link is None:
-            return None
-        if not isinstance(link, h5py.HardLink) or not isinstance(file[part], h5py.Group):
-            raise ValueError(f"{name}: expected a group, got something else.")
-        file = file[part]
+        if file.get(part, getlink=True) is None:
+            return ()
+        file = _member(h5py, file, part, h5py.Group)
     return file
 
 
-def _plain(h5py: ModuleType, group: Any, name: str) -> Any:
-    """Return a dataset that the file itself holds, in one piece."""
+def _member(h5py: ModuleType, group: Any, name: str, kind: type) -> Any:
+    """Return a member of a group that the file itself holds; other links may leave the file."""
     link = group.get(name, getlink=True)
-    if not isinstance(link, h5py.HardLink) or not isinstance(group[name], h5py.Dataset):
-        raise ValueError(f"{group.name}/{name}: expected a data set, got something else.")
-    data = group[name]
-    if data.dtype.kind != "f" or data.chunks or data.is_virtual or data.external:
-        raise ValueError(
-            f"{data.name}: expected floating-point numbers in one piece, as Keras writes them, got "
-            f"{data.dtype} in another form."
-        )
-    return data
+    if not isinstance(link, h5py.HardLink) or not isinstance(group[name], kind):
+        raise ValueError(f"{group.name}/{name}: expected a {kind.__name__}, got something else.")
+    return group[name]
 
 
 def _check_shapes(path: PathLike, layer: Layer, ours: list[Parameter], theirs: list[Any]) -> None:
@@ -137,7 +133,7 @@ def _check_shapes(path: PathLike, layer: Layer, ours: list[Parameter], theirs: l
 def _check_nothing_is_left(h5py: ModuleType, file: Any, model: Layer, path: PathLike) -> None:
     """Raise ValueError if the file has weights of layers that the model does not have."""
     known = {name.split("/")[1] for name, _ in _groups(model)}
-    for name in set(_reached(h5py, file, "layers") or ()) - known:
+    for name in set(_group(h5py, file, "layers")) - known:
         if _variables(h5py, file, f"layers/{name}/vars"):
             raise ValueError(
                 f"{path}: expected weights of the layers of {model.label}, got those of another "

@@ -53,7 +53,7 @@ class _Graph:
             value = self._apply(layer, value)
         return value
 
-    def _apply(self, layer: Layer, x: str) -> str:
+    def _apply(self, layer: Any, x: str) -> str:
         kind, label = type(layer), layer.label
         if isinstance(layer, Sequential):
             return self.through(layer.layers, x)
@@ -61,15 +61,15 @@ class _Graph:
             return self._node("Flatten", label, x, axis=1)
         if kind is ReLU:
             return self._node("Relu", label, x)
-        if isinstance(layer, Softmax) and kind is Softmax:
+        if kind is Softmax:
             return self._node("Softmax", label, x, axis=layer.axis)
-        if isinstance(layer, Rescaling) and kind is Rescaling:
+        if kind is Rescaling:
             return self._rescale(layer, x)
-        if isinstance(layer, Activation) and kind is Activation:
+        if kind is Activation:
             return self._activate(layer, layer.activation, x)
-        if isinstance(layer, Dropout) and kind is Dropout:
+        if kind is Dropout:
             return self._drop(layer, x)
-        if isinstance(layer, Dense) and kind is Dense:
+        if kind is Dense:
             return self._dense(layer, x)
         raise TypeError(
             f"export: expected layers with an ONNX operator, got {label}, a {kind.__qualname__}."
@@ -131,16 +131,11 @@ class _Graph:
         """Return the whole file."""
         helper = self._onnx.helper
         kind = helper.np_dtype_to_tensor_dtype(self._dtype)
-        ends = [
-            helper.make_tensor_value_info(name, kind, ["batch", *shape])
-            for name, shape in (
-                ("input", model.built_for or ()),
-                (output, (model.output_shape or ())[1:]),
-            )
-        ]
-        graph = helper.make_graph(
-            self._nodes, model.label, ends[:1], ends[1:], initializer=self._constants
-        )
+        assert model.built_for is not None, "export has checked it"
+        assert model.output_shape is not None, "export has checked it"
+        x = helper.make_tensor_value_info("input", kind, ["batch", *model.built_for])
+        y = helper.make_tensor_value_info(output, kind, ["batch", *model.output_shape[1:]])
+        graph = helper.make_graph(self._nodes, model.label, [x], [y], initializer=self._constants)
         whole = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
