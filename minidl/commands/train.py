@@ -161,10 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for package in ("minidl", "minidl_kernels"):  # other libraries log their internals
         logging.getLogger(package).setLevel(logging.WARNING if arguments.quiet else logging.INFO)
     results: dict[str, Any] = {"seed": arguments.seed, "epochs": 0}
-    try:
-        log = EventLog(arguments.log_json, is_resumed=arguments.resume is not None)
-    except OSError as error:
-        return report_error("minidl.train", error)
+    log = EventLog(arguments.log_json, is_resumed=arguments.resume is not None)
     try:
         return train(arguments, log, results)
     except (InputError, OSError, MemoryError) as error:
@@ -211,8 +208,9 @@ def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any])
     results |= {"device": arguments.device, "data": data}
 
     watch = Watch(log, len(x), arguments.batch_size)
+    facts = {"learning_rate": arguments.lr, "parameters": model.count_params()}
+    start = Start(log, facts | without_outputs(arguments) | {"version": __version__})
     guard = callbacks.TerminateOnNaN()
-    start = Start(log, arguments, model.count_params())
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "TerminateOnNaN: ")  # it is printed below
