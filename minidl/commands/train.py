@@ -1,6 +1,7 @@
 """Train a multilayer network with dropout on MNIST, or on a data set of the same form."""
 
 import argparse
+import functools
 import logging
 import os
 import platform
@@ -53,13 +54,9 @@ def load_data(name: str | None, data_dir: str | None) -> tuple[str, str, tuple[S
 
 def build_model(arguments: argparse.Namespace, image_shape: tuple[int, ...]) -> models.Sequential:
     """Return the compiled network of the arguments."""
-
-    def dense(units: int, activation: str) -> layers.Dense:
-        bound = constraints.MaxNorm(arguments.max_norm) if arguments.max_norm else None
-        return layers.Dense(units, activation=activation, kernel_constraint=bound)
-
-    def dropout(rate: float) -> layers.Dropout:
-        return layers.Dropout(rate, scaling=arguments.scaling)
+    norm = constraints.MaxNorm(arguments.max_norm) if arguments.max_norm else None
+    dense = functools.partial(layers.Dense, kernel_constraint=norm)
+    dropout = functools.partial(layers.Dropout, scaling=arguments.scaling)
 
     stack: list[layers.Layer] = [
         layers.Rescaling(1 / 255, input_shape=image_shape),

@@ -39,12 +39,12 @@ def parse_arguments(argv: Sequence[str] | None, description: str | None) -> argp
     if arguments.out is not None and arguments.checkpoint_dir is None:
         arguments.checkpoint_dir = os.path.join(arguments.out, CHECKPOINTS)
     if arguments.checkpoint_dir is None:
-        for option in ("resume", "checkpoint_every"):
-            if getattr(arguments, option) is not None and arguments.resume in (None, LATEST):
-                parser.error(
-                    f"argument --{option.replace('_', '-')}: expected a folder. Add "
-                    "--checkpoint-dir DIR or --out DIR."
-                )
+        is_latest = arguments.resume == LATEST
+        if is_latest or arguments.checkpoint_every is not None:
+            option = "--resume" if is_latest else "--checkpoint-every"
+            parser.error(
+                f"argument {option}: expected a folder. Add --checkpoint-dir DIR or --out DIR."
+            )
     _fit_rates(parser, arguments)
     return arguments
 

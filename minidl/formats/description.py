@@ -33,7 +33,7 @@ BASES = (
     losses.Loss,
     metrics.Metric,
 )
-_ABSTRACT = {layers.Layer, layers.Input, *BASES} - {constraints.MaxNorm}
+_ABSTRACT = {layers.Input, *BASES} - {constraints.MaxNorm}
 KNOWN: dict[str, type] = {
     kind.__name__: kind
     for module in (layers, initializers, constraints, optimizers, schedules, losses, metrics)

@@ -42,7 +42,13 @@ def load(model: Model, path: PathLike) -> list[np.ndarray]:
             for name, layer in _groups(model):
                 parameters = layer.held(Parameter)
                 variables = _variables(h5py, file, f"{name}/vars")
-                _check_shapes(path, layer, parameters, variables)
+                expected = [parameter.shape for parameter in parameters]
+                shapes = [variable.shape for variable in variables]
+                if shapes != expected:
+                    raise ValueError(
+                        f"{path}: expected weights of shapes {expected} for {layer.label}, got "
+                        f"{shapes}. Build the same network."
+                    )
                 for parameter, variable in zip(parameters, variables, strict=True):
                     found[parameter] = variable[...]
             _check_nothing_is_left(h5py, file, model, path)
@@ -118,16 +124,6 @@ def _member(h5py: ModuleType, group: Any, name: str, kind: type) -> Any:
     if not isinstance(link, h5py.HardLink) or not isinstance(group[name], kind):
         raise ValueError(f"{group.name}/{name}: expected a {kind.__name__}, got something else.")
     return group[name]
-
-
-def _check_shapes(path: PathLike, layer: Layer, ours: list[Parameter], theirs: list[Any]) -> None:
-    expected = [parameter.shape for parameter in ours]
-    found = [variable.shape for variable in theirs]
-    if expected != found:
-        raise ValueError(
-            f"{path}: expected weights of shapes {expected} for {layer.label}, got {found}. Build "
-            "the same network."
-        )
 
 
 def _check_nothing_is_left(h5py: ModuleType, file: Any, model: Layer, path: PathLike) -> None:

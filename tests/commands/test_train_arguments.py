@@ -100,6 +100,10 @@ def test_command_of_repeats_the_results_and_writes_no_files():
         (("--optimizer", "magic"), "--optimizer: invalid choice: 'magic'"),
         (("--data", "cifar"), "--data: invalid choice: 'cifar'"),
         (("--resume", "latest"), "--resume: expected a folder.*--checkpoint-dir"),
+        (
+            ("--checkpoint-every", "5", "--resume", "x"),
+            "--checkpoint-every: expected a folder.*--checkpoint-dir",
+        ),
         (("--checkpoint-every", "5"), "--checkpoint-every: expected a folder.*--checkpoint-dir"),
     ],
     ids=lambda value: value.split(":")[0] if isinstance(value, str) else " ".join(value),
