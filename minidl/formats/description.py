@@ -40,13 +40,6 @@ KNOWN: dict[str, type] = {
     for kind in map(vars(module).get, module.__all__)
     if inspect.isclass(kind) and issubclass(kind, BASES) and kind not in _ABSTRACT
 } | {"Sequential": Sequential}
-# The JSON values of an argument with this annotation; constructors check all others.
-_JSON_TYPES: dict[Any, Any] = {
-    bool: bool | int,
-    float: int | float,
-    str: str,
-    str | None: str | None,
-}
 
 
 # ------------------------------------------------------------------------------ describing
@@ -120,8 +113,8 @@ def _passed_on(thing: Any) -> dict[str, Any]:
     """
     kind = type(thing)
     own = _own_arguments(kind)
-    named = {"name"} if isinstance(thing, Layer) else set()  # by `describe`
-    others = [name for name in _arguments(kind) if name not in own.keys() | named]
+    named = ["name"] if isinstance(thing, Layer) else []  # by `describe`
+    others = [name for name in _arguments(kind) if name not in own + named]
     found = {name: describe(_kept(thing, name)) for name in others}
     try:
         plain = kind(**{name: getattr(thing, name) for name in own})
@@ -153,8 +146,8 @@ def foreign(thing: Any, what: str) -> str:
     )
 
 
-def _own_arguments(kind: type) -> dict[str, Any]:
-    """Return names and annotations of a constructor's arguments that are kept in attributes.
+def _own_arguments(kind: type) -> list[str]:
+    """Return the names of a constructor's arguments, which are kept in attributes.
 
     The model keeps an input_shape: it would build a layer before its weights are known.
     """
@@ -166,19 +159,18 @@ def _own_arguments(kind: type) -> dict[str, Any]:
                 f"Use one argument {parameter.name} for the list."
             )
     keywords = inspect.Parameter.VAR_KEYWORD
-    named = [p for p in parameters if p.kind is not keywords and p.name != "input_shape"]
-    return {parameter.name: parameter.annotation for parameter in named}
+    return [p.name for p in parameters if p.kind is not keywords and p.name != "input_shape"]
 
 
-def _arguments(kind: type) -> dict[str, Any]:
+def _arguments(kind: type) -> list[str]:
     """Return `_own_arguments`, and those of the base classes that ``**arguments`` go to."""
-    found: dict[str, Any] = {}
+    names: list[str] = []
     for base in kind.__mro__:
-        found = _own_arguments(base) | found
+        names += _own_arguments(base)
         parameters = inspect.signature(base).parameters.values()
         if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
             break
-    return found
+    return names
 
 
 def describe_network(model: Sequential) -> dict[str, Any]:
@@ -304,14 +296,12 @@ class Builder:
         if known is Sequential:
             return Sequential(self.build(description["layers"], Layer), name=description["name"])
         arguments = {key: self._argument(v) for key, v in description["arguments"].items()}
-        annotations = _arguments(known)
-        unknown = arguments.keys() - annotations.keys() - {"name"}
+        names = _arguments(known)
+        unknown = arguments.keys() - {*names, "name"}
         if unknown:
             raise ValueError(f"{name}: expected its own arguments, got {sorted(unknown)!r:.80}")
-        for key, value in arguments.items():
-            _check_type(name, key, value, annotations.get(key, str | None))
         # The constructor of a user's layer may take no name.
-        layer_name = None if "name" in annotations else arguments.pop("name", None)
+        layer_name = None if "name" in names else arguments.pop("name", None)
         built: Any = known(**arguments)
         if layer_name is not None:
             built.name, built.name_is_given = layer_name, True
@@ -339,7 +329,6 @@ class Builder:
         if found != expected:
             raise ValueError(f"expected the weights {expected!r:.200}, got {found!r:.200}")
         for parameter, row in zip(parameters, description["weights"], strict=True):
-            _check_type(parameter.name, "trainable", row["trainable"], bool)
             parameter.requires_grad = bool(row["trainable"])
             stream = rng.checked_integer(f"{parameter.name}: stream", row["stream"], 2**32)
             parameter.stream = stream
@@ -364,13 +353,6 @@ class Builder:
         )
         built_for = description["built_for"]
         return model, None if built_for is None else _checked_shape(built_for)
-
-
-def _check_type(kind: Any, argument: str, value: Any, annotation: Any) -> None:
-    """Raise ValueError if a value obviously contradicts an argument's annotation."""
-    if not isinstance(value, _JSON_TYPES.get(annotation, object)):
-        expected = getattr(annotation, "__name__", annotation)
-        raise ValueError(f"{kind}: expected {argument} to be {expected}, got {value!r:.80}")
 
 
 def _count_layers(description: Mapping[str, Any]) -> int:

@@ -430,10 +430,6 @@ def with_a_bad_optimizer():
             lambda: models.Sequential([layers.Flatten(input_shape=(2**12, 2**13))]),
             "expected samples of at most 16,777,216 numbers, got",
         ),
-        (
-            lambda: models.Sequential([layers.Dense(2, use_bias="no", input_shape=(1,))]),
-            "Dense: expected use_bias to be bool, got 'no'",
-        ),
     ],
 )
 def test_model_that_could_not_be_loaded_is_not_saved(path, make, message):
