@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any]) -> int:
-    """Train and evaluate; store in `results` what was reached."""
+    """Train and evaluate; add what was reached to `results`, also if training is broken off."""
     say = (lambda *_: None) if arguments.quiet else print
     try:
         check_outputs(arguments)

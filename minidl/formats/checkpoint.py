@@ -79,7 +79,7 @@ def check(model: Model) -> None:
 def _header(model: Model) -> dict[str, Any]:
     """Return the description of a model, or raise if the model could not be built again."""
     if not isinstance(model, Sequential):
-        raise TypeError(foreign(type(model), "a class"))
+        raise TypeError(foreign(type(model)))
     if model.train_state.is_torn:
         raise ValueError(
             "save: expected weights and optimizer of one step, but an update was broken off. Load "
@@ -122,7 +122,7 @@ def _build_training(builder: Builder, training: Mapping[str, Any] | None) -> dic
 def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers among an epoch's logs; callbacks may have added anything else.
 
-    A run of hours shall not end because something is not a number: it is left out.
+    Other values are left out, so that a long run does not fail because of them.
     """
     numbers = {}
     for name, value in logs.items():
@@ -201,9 +201,9 @@ class _Reader:
         if model.optimizer is not None:
             state |= self._optimizer_state(model, model.optimizer)
         state |= {name: others[name] for name in others if name.startswith(MEMORY)}
-        for name in sorted(self._unread):
-            if name.startswith(MEMORY):
-                state[name] = self._array(name, self._file.shapes[name], self._file.dtypes[name])
+        for name in [name for name in self._unread if name.startswith(MEMORY)]:
+            state[name] = self._file.read(name)
+            self._unread.discard(name)
         state["run/history"] = _checked_history(header["history"])
         if state["run/moment"] is not None:
             state["run/moment"] = _checked_moment(state["run/moment"])

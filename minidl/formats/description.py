@@ -73,7 +73,7 @@ def describe(thing: Any) -> Any:
     if inspect.isroutine(thing):
         name = activations.name_of(thing)
         if name is None:
-            raise TypeError(foreign(thing, "a function"))
+            raise TypeError(foreign(thing))
         return name
     kind = type(thing)
     if isinstance(thing, Sequential) and kind is Sequential:
@@ -85,7 +85,7 @@ def describe(thing: Any) -> Any:
         }
     is_other = KNOWN.get(kind.__name__, kind) is not kind  # it would be taken for minidl's
     if not isinstance(thing, BASES) or isinstance(thing, layers.Input | Sequential) or is_other:
-        raise TypeError(foreign(kind, "a class"))
+        raise TypeError(foreign(kind))
     arguments = {name: describe(_kept(thing, name)) for name in _own_arguments(kind)}
     if kind.__name__ not in KNOWN:
         arguments |= _passed_on(thing)
@@ -137,8 +137,9 @@ def kinds_of(thing: Any) -> Iterator[type]:
             yield from kinds_of(getattr(thing, name, None))
 
 
-def foreign(thing: Any, what: str) -> str:
+def foreign(thing: Any) -> str:
     """Return the message that a file cannot hold a class or function of the user."""
+    what = "a class" if isinstance(thing, type) else "a function"
     return (
         "save: expected objects that their constructor's arguments describe, got "
         f"{thing.__module__}.{thing.__qualname__}, {what} of your own. Keep the weights with "
