@@ -52,7 +52,7 @@ def choose(
     Raises
     ------
     ValueError
-        If it is neither. The message lists the names, and an alternative if there is one.
+        If it is neither. The message lists the names, and what to do instead.
 
     Examples
     --------
@@ -63,17 +63,15 @@ def choose(
         return given
     if isinstance(given, str) and given.lower() in table:
         return table[given.lower()]()
-    advice = ""
-    if isinstance(given, str) and given.lower() in ALTERNATIVES.get(what, {}):
-        advice = f" {_sentence(ALTERNATIVES[what][given.lower()])}"
+    advice = f"subclass {kind.__name__} for your own"
+    if isinstance(given, str):
+        advice = ALTERNATIVES.get(what, {}).get(given.lower(), advice)
     elif isinstance(given, type) and issubclass(given, kind):
-        advice = f" Use {given.__name__}()."
-    elif callable(given):
-        advice = f" Subclass {kind.__name__}."
+        advice = f"use {given.__name__}()"
     article = "an" if kind.__name__[0] in "AEIO" else "a"
     raise ValueError(
         f"{what}: expected {article} {kind.__name__} or one of {', '.join(table)}, "
-        f"got {given!r}.{advice}"
+        f"got {given!r}. {_sentence(advice)}"
     )
 
 
@@ -84,9 +82,11 @@ SEED = "give the model its seed="
 PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
 LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
 FREEZE = "set requires_grad of each of its parameters(), then compile"
-ERROR_METRIC = "subclass metrics.Metric, or use the loss that fit reports"
 GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
+VALIDATION_MOMENT = "define on_epoch_end, whose logs hold the val_ values"
+PREDICTION_MOMENT = "work on the result of predict, which tells no callbacks"
 
+# Only what is not obvious from the list of the names that exist.
 ALTERNATIVES: dict[str, dict[str, str]] = {
     # names in modules
     "minidl": {
@@ -96,43 +96,21 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "manual_seed": SEED,
         "nn": "use layers, losses and models",
         "optim": "use optimizers",
-        "tensor": "use Tensor",
         "utils": f"{SEED}; one-hot targets are np.eye(classes)[y]",
     },
-    "callbacks": {
-        "BackupAndRestore": "use ModelCheckpoint and fit(resume=True)",
-        "LambdaCallback": "subclass callbacks.Callback",
-    },
+    "callbacks": {"BackupAndRestore": "use ModelCheckpoint and fit(resume=True)"},
     "losses": {
         "BinaryCrossentropy": TWO_CLASSES,
         "CrossEntropyLoss": "use SparseCategoricalCrossentropy(from_logits=True)",
-        "MSELoss": "use MeanSquaredError",
-        "MeanAbsoluteError": "subclass losses.Loss",
     },
-    "metrics": {
-        "AUC": "subclass metrics.Metric",
-        "BinaryAccuracy": "use Accuracy, with one output for each of the two classes",
-        "MeanAbsoluteError": ERROR_METRIC,
-        "MeanSquaredError": ERROR_METRIC,
-        "Precision": "subclass metrics.Metric",
-        "Recall": "subclass metrics.Metric",
-    },
+    "metrics": {"BinaryAccuracy": "use Accuracy, with one output for each of the two classes"},
     "models": {"load_model": "use models.load", "save_model": "use model.save"},
-    "optimizers": {
-        "Adagrad": "subclass optimizers.Optimizer",
-        "Nadam": "subclass optimizers.Optimizer",
-    },
     "layers": {
         "Conv2D": "use Flatten and Dense; minidl trains multilayer networks",
-        "BatchNormalization": "subclass layers.Layer",
-        "GaussianDropout": "use Dropout",
-        "AlphaDropout": "use Dropout",
-        "SpatialDropout1D": "use Dropout",
-        "Embedding": "subclass layers.Layer",
         "LeakyReLU": "use Activation with a function of a tensor",
         "Lambda": "use Activation with a function of a tensor",
     },
-    # attributes; setting one would silently do nothing
+    # attributes
     "Layer": {
         "get_weights": LAYER_PARAMETERS,
         "kernel": "use layer.weight",
@@ -163,23 +141,8 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "zero_grad": "leave it out; update() clears the gradients",
     },
     # names that compile takes
-    "loss": {
-        "bce": TWO_CLASSES,
-        "binary_crossentropy": TWO_CLASSES,
-        "mae": "subclass losses.Loss",
-        "mean_absolute_error": "subclass losses.Loss",
-    },
-    "metric": {
-        "binary_accuracy": "use accuracy, with one output for each of the two classes",
-        "mae": ERROR_METRIC,
-        "mean_absolute_error": ERROR_METRIC,
-        "mean_squared_error": ERROR_METRIC,
-        "mse": ERROR_METRIC,
-    },
-    "optimizer": {
-        "adagrad": "subclass optimizers.Optimizer",
-        "nadam": "subclass optimizers.Optimizer",
-    },
+    "loss": {"bce": TWO_CLASSES, "binary_crossentropy": TWO_CLASSES},
+    "metric": {"binary_accuracy": "use accuracy, with one output for each of the two classes"},
     # definitions in a subclass that minidl would never use
     "call's parameters": {
         "training": "use minidl.rng.is_training()",
@@ -188,19 +151,16 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     "Callback": {
         "on_batch_begin": "define on_train_batch_begin",
         "on_batch_end": "define on_train_batch_end",
+        "on_test_begin": VALIDATION_MOMENT,
+        "on_test_end": VALIDATION_MOMENT,
+        "on_test_batch_begin": VALIDATION_MOMENT,
+        "on_test_batch_end": VALIDATION_MOMENT,
+        "on_predict_begin": PREDICTION_MOMENT,
+        "on_predict_end": PREDICTION_MOMENT,
+        "on_predict_batch_begin": PREDICTION_MOMENT,
+        "on_predict_batch_end": PREDICTION_MOMENT,
         "set_model": "use self.model, which is set before on_train_begin",
         "set_params": "use self.params, which is set before on_train_begin",
-        **dict.fromkeys(
-            ("on_test_begin", "on_test_end", "on_test_batch_begin", "on_test_batch_end"),
-            "define on_epoch_end, whose logs hold the val_ values",
-        ),
-        **dict.fromkeys(
-            (
-                *("on_predict_begin", "on_predict_end"),
-                *("on_predict_batch_begin", "on_predict_batch_end"),
-            ),
-            "work on the result of predict, which tells no callbacks",
-        ),
     },
 }
 

@@ -1,11 +1,13 @@
 """Image files for predictions: PNG, JPEG, IDX and NPY, recognised by their first bytes."""
 
 import math
+import os
 
 import numpy as np
 
 from minidl.datasets import idx
 from minidl.storage.atomic import PathLike, check_regular_file
+from minidl.storage.extras import from_extra
 
 MAX_PIXELS = 2**24  # of a PNG or JPEG
 MAX_BYTES = 2**30  # of an array, and of any file
@@ -51,10 +53,7 @@ def read(path: PathLike, sample_shape: tuple[int, ...], *, invert: bool = False)
     if array.shape == sample_shape:
         array = array[np.newaxis]
     if array.shape[1:] != sample_shape or len(array) == 0:
-        raise ValueError(
-            f"{path}: expected samples of shape {sample_shape}, got an array of shape "
-            f"{array.shape}."
-        )
+        raise ValueError(f"{path}: expected samples of shape {sample_shape}, got {array.shape}.")
     return array
 
 
@@ -74,12 +73,9 @@ def _npy(path: PathLike) -> np.ndarray:
 
 
 def _picture(path: PathLike, sample_shape: tuple[int, ...], invert: bool) -> np.ndarray:
-    try:
+    with from_extra("images", "Pillow", who=os.fspath(path)):
         from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError(
-            f"{path}: expected Pillow to be installed. Run pip install 'minidl[images]'."
-        ) from error
+
     if len(sample_shape) != 2:
         raise ValueError(
             f"{path}: expected a network for images, got one for samples of shape {sample_shape}. "

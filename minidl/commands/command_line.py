@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
 def number(
     kind: type, low: float, high: float = math.inf, *, above: bool = False
 ) -> Callable[[str], Any]:
-    """Return a parser of numbers in [low, high], or in (low, high] if `above` is True."""
+    """Return a parser of finite numbers in [low, high], or above `low` if `above` is True."""
 
     def parse(text: str) -> Any:
         try:
@@ -37,10 +37,9 @@ def number(
         except ValueError:
             value = math.nan
         if not (low < value if above else low <= value) or not value <= high or value == math.inf:
-            if high < math.inf:
-                bounds = f"above {low} and at most {high}" if above else f"from {low} to {high}"
-            else:
-                bounds = f"above {low}" if above else f"of at least {low}"
+            bounds = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
+            if above:
+                bounds = f"above {low}"
             noun = "an integer" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"expected {noun} {bounds}, got {text!r}.")
         return value

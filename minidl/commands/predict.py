@@ -84,23 +84,22 @@ def predict(arguments: argparse.Namespace) -> Iterator[str]:
     ]
     # One array, because the row of an image in it is part of the address of each draw.
     x = read[0] if len(read) == 1 else np.concatenate(read)
-    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
-        raise InputError(
-            f"{arguments.model}: expected finite weights, got NaN or infinity. Train the network "
-            "again."
-        )
     check_images(names, x, model.dtype)
-    found = model.predict(x, arguments.batch_size, verbose=0, samples=arguments.samples)
-    probabilities = found if arguments.samples is None else found.mean
+    uncertainty = None
+    if arguments.samples is None:
+        probabilities = model.predict(x, arguments.batch_size, verbose=0)
+    else:
+        uncertainty = model.predict(x, arguments.batch_size, verbose=0, samples=arguments.samples)
+        probabilities = uncertainty.mean
     finite = np.isfinite(probabilities).all(axis=tuple(range(1, probabilities.ndim)))
     if not finite.all():
         raise InputError(
             f"{names[finite.argmin()]}: expected finite outputs of the network in "
-            f"{arguments.model}, got NaN or infinity. Scale the image as the training images."
+            f"{arguments.model}, got NaN or infinity. Scale the image as the training images, or "
+            "train the network again."
         )
-    uncertainty = found if arguments.samples else None
-    entropies = uncertainty is None or uncertainty.predictive_entropy is not None
-    if not (are_probabilities(probabilities) and entropies):
+    has_entropies = uncertainty is None or uncertainty.predictive_entropy is not None
+    if not (are_probabilities(probabilities) and has_entropies):
         raise InputError(
             f"{arguments.model}: expected probabilities of classes as outputs, got other numbers. "
             "End the network with a softmax, or use model.predict."
@@ -140,10 +139,8 @@ def table(
         best = int(probabilities[row].argmax())
         line = f"{name:<{width}}  {best:>5}  {probabilities[row, best]:>11.2%}"
         if uncertainty is not None:
-            assert uncertainty.predictive_entropy is not None, "there are probabilities"
-            assert uncertainty.mutual_information is not None, "there are probabilities"
-            line += (
-                f"  {uncertainty.std[row, best]:.4f}  {uncertainty.predictive_entropy[row]:>7.4f}"
-                f"  {uncertainty.mutual_information[row]:>18.4f}"
-            )
+            _, std, entropy, information = uncertainty
+            assert entropy is not None, "there are probabilities"
+            assert information is not None, "there are probabilities"
+            line += f"  {std[row, best]:.4f}  {entropy[row]:>7.4f}  {information[row]:>18.4f}"
         yield line

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 MISTAKES, UNITS, SAMPLES = 24, 32, 500  # numbers of shown items
 PIXELS_PER_INCH = 96  # of the page; pictures have twice as many, for screens of high density
 SCALED = {
-    "train": "what is kept is scaled up in training",
-    "inference": "all is scaled down in prediction",
+    "train": "kept values are scaled up in training",
+    "inference": "all values are scaled down in prediction",
 }
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -81,7 +81,7 @@ def write(
         '<link rel="icon" href="data:,">',
         f"<style>{STYLE}</style></head><body><h1>A run of minidl</h1><table>",
         *(f"<tr><td>{_text(name)}</td><td>{_text(facts[name])}</td></tr>" for name in facts),
-        "</table><h2>Get it again</h2>",
+        "</table><h2>Reproduce this run</h2>",
         f'<pre class="command">{_text(command)}</pre>',
     ]
     for title, caption, figure in _figures(model, x, y, probabilities):
@@ -111,35 +111,35 @@ def _figures(
     """Yield title, caption and figure of each picture for which there is data."""
     if model.history.epoch:
         caption = (
-            "Training: the mean over the epoch, dropout on, while the weights change. Validation: "
-            f"after the epoch, dropout off, on the {len(x):,} test images."
+            "Training: mean over the epoch, with dropout, while the weights change. Validation: "
+            f"after the epoch, without dropout, on the {len(x):,} test images."
         )
         yield "Learning curves", caption, curves(model.history)
     guesses = probabilities.argmax(axis=1)
     caption = (
-        f"{int((guesses == y).sum()):,} of {len(y):,} images are on the diagonal: right. The "
-        "colour goes with the root of the number, so that a few mistakes can be seen beside them."
+        f"{int((guesses == y).sum()):,} of {len(y):,} predictions are correct (on the diagonal). "
+        "Colours use a square-root scale so that rare mistakes stay visible."
     )
     yield "Confusion", caption, confusion(y, guesses, probabilities.shape[1])
     if (guesses != y).any():
         caption = (
-            "The images whose class had the least probability: the class, what it was read as, and "
-            "the probability of that. Light is ink, 0 to 255."
+            "The images whose true class had the lowest probability: true class, predicted class "
+            "and its probability. Light is ink, 0 to 255."
         )
         yield "The worst mistakes", caption, mistakes(x, y, probabilities)
     first = next((layer for layer in model.layers if isinstance(layer, Dense)), None)
     if first is not None and first.weight.shape[0] == np.prod(x.shape[1:]):
         caption = (
-            f"What the first {min(UNITS, first.units)} of {first.units} units of {first.label} "
-            "look for: a weight for each pixel, red where ink speaks for it, blue where it speaks "
-            "against."
+            f"The weights of the first {min(UNITS, first.units)} of {first.units} units of "
+            f"{first.label}, one for each pixel: ink raises the output in red pixels and lowers it "
+            "in blue ones."
         )
         yield "The first layer", caption, first_weights(first, x.shape[1:])
     scalings = {layer.scaling for layer in model.layers if isinstance(layer, Dropout)}
     if scalings:
         caption = (
-            f"The outputs of the layers with dropout for {min(SAMPLES, len(x))} images, as in "
-            "prediction and as in training, where some are dropped; "
+            f"Outputs of the dropout layers for {min(SAMPLES, len(x))} images, without dropout as "
+            "in prediction and with dropout as in training; "
             f"{', '.join(SCALED[scaling] for scaling in sorted(scalings))}."
         )
         yield "Activations with and without dropout", caption, activations(model, x[:SAMPLES])
@@ -171,7 +171,7 @@ def curves(history: History) -> "Figure":
 
 
 def confusion(y: np.ndarray, guesses: np.ndarray, classes: int) -> "Figure":
-    """Draw the confusion matrix: how many images of each class were read as which class."""
+    """Draw the confusion matrix: numbers of images by true and by predicted class."""
     from matplotlib.colors import PowerNorm
 
     counts = np.zeros((classes, classes), "int64")
@@ -180,7 +180,7 @@ def confusion(y: np.ndarray, guesses: np.ndarray, classes: int) -> "Figure":
     axes = figure.add_subplot()
     norm = PowerNorm(0.5, vmin=0, vmax=counts.max())
     image = axes.imshow(counts, cmap="Blues", norm=norm)
-    axes.set(xlabel="read as (class)", ylabel="is (class)")
+    axes.set(xlabel="predicted class", ylabel="true class")
     axes.set(xticks=range(classes), yticks=range(classes))
     if classes <= 20:
         for (row, column), count in np.ndenumerate(counts):
@@ -203,7 +203,7 @@ def mistakes(x: np.ndarray, y: np.ndarray, probabilities: np.ndarray) -> "Figure
         axes = figure.add_subplot(rows, 8, place + 1)
         axes.imshow(x[index], cmap="gray", vmin=0, vmax=max(x.max(), 1))
         share = probabilities[index, guesses[index]]
-        axes.set_title(f"{y[index]}, read as {guesses[index]}\n{share:.1%}", size=8)
+        axes.set_title(f"{y[index]}, predicted {guesses[index]}\n{share:.1%}", size=8)
         axes.axis("off")
     return figure
 

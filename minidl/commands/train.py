@@ -1,6 +1,7 @@
 """Train a multilayer network with dropout on MNIST, or on a data set of the same form."""
 
 import argparse
+import functools
 import logging
 import os
 import platform
@@ -53,13 +54,9 @@ def load_data(name: str | None, data_dir: str | None) -> tuple[str, str, tuple[S
 
 def build_model(arguments: argparse.Namespace, image_shape: tuple[int, ...]) -> models.Sequential:
     """Return the compiled network of the arguments."""
-
-    def dense(units: int, activation: str) -> layers.Dense:
-        bound = constraints.MaxNorm(arguments.max_norm) if arguments.max_norm else None
-        return layers.Dense(units, activation=activation, kernel_constraint=bound)
-
-    def dropout(rate: float) -> layers.Dropout:
-        return layers.Dropout(rate, scaling=arguments.scaling)
+    norm = constraints.MaxNorm(arguments.max_norm) if arguments.max_norm else None
+    dense = functools.partial(layers.Dense, kernel_constraint=norm)
+    dropout = functools.partial(layers.Dropout, scaling=arguments.scaling)
 
     stack: list[layers.Layer] = [
         layers.Rescaling(1 / 255, input_shape=image_shape),
@@ -161,10 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for package in ("minidl", "minidl_kernels"):  # other libraries log their internals
         logging.getLogger(package).setLevel(logging.WARNING if arguments.quiet else logging.INFO)
     results: dict[str, Any] = {"seed": arguments.seed, "epochs": 0}
-    try:
-        log = EventLog(arguments.log_json, is_resumed=arguments.resume is not None)
-    except OSError as error:
-        return report_error("minidl.train", error)
+    log = EventLog(arguments.log_json, is_resumed=arguments.resume is not None)
     try:
         return train(arguments, log, results)
     except (InputError, OSError, MemoryError) as error:
@@ -179,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any]) -> int:
-    """Train and evaluate; store in `results` what was reached."""
+    """Train and evaluate; add what was reached to `results`, also if training is broken off."""
     say = (lambda *_: None) if arguments.quiet else print
     try:
         check_outputs(arguments)
@@ -211,8 +205,9 @@ def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any])
     results |= {"device": arguments.device, "data": data}
 
     watch = Watch(log, len(x), arguments.batch_size)
+    facts = {"learning_rate": arguments.lr, "parameters": model.count_params()}
+    start = Start(log, facts | without_outputs(arguments) | {"version": __version__})
     guard = callbacks.TerminateOnNaN()
-    start = Start(log, arguments, model.count_params())
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "TerminateOnNaN: ")  # it is printed below

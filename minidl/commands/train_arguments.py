@@ -1,7 +1,6 @@
 """Arguments of the training command."""
 
 import argparse
-import itertools
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -17,8 +16,8 @@ from minidl.storage.folders import check_folder
 
 LATEST = "latest"
 HIDDEN, DROPOUT = [512, 256], [0.5, 0.3]
-PIXELS, CLASSES = 28 * 28, 10
-MAX_UNITS, MAX_WEIGHTS = 2**20, 2**32
+CLASSES = 10
+MAX_UNITS = 2**20
 # The arguments that change no result: what is kept and printed, and where.
 OUTPUT = {"out", "checkpoint_dir", "checkpoint_every", "resume", "save", "quiet", "log_json"}
 LOADERS: dict[str, Callable[[str | None], tuple[Split, Split]]] = {
@@ -40,19 +39,12 @@ def parse_arguments(argv: Sequence[str] | None, description: str | None) -> argp
     if arguments.out is not None and arguments.checkpoint_dir is None:
         arguments.checkpoint_dir = os.path.join(arguments.out, CHECKPOINTS)
     if arguments.checkpoint_dir is None:
-        for option in ("resume", "checkpoint_every"):
-            if getattr(arguments, option) is not None and arguments.resume in (None, LATEST):
-                parser.error(
-                    f"argument --{option.replace('_', '-')}: expected a folder. Add "
-                    "--checkpoint-dir DIR or --out DIR."
-                )
-    sizes = [PIXELS, *arguments.hidden, CLASSES]
-    largest = max(a * b for a, b in itertools.pairwise(sizes))
-    if largest > MAX_WEIGHTS:
-        parser.error(
-            f"argument --hidden: expected at most {MAX_WEIGHTS:,} weights between two layers, got "
-            f"{largest:,}. Use fewer units."
-        )
+        is_latest = arguments.resume == LATEST
+        if is_latest or arguments.checkpoint_every is not None:
+            option = "--resume" if is_latest else "--checkpoint-every"
+            parser.error(
+                f"argument {option}: expected a folder. Add --checkpoint-dir DIR or --out DIR."
+            )
     _fit_rates(parser, arguments)
     return arguments
 
@@ -153,6 +145,11 @@ def _fit_rates(parser: Parser, arguments: argparse.Namespace) -> None:
 
 def check_outputs(arguments: argparse.Namespace) -> None:
     """Raise ValueError or OSError if the files of the run could not be written."""
+    if arguments.log_json is not None:
+        if os.path.exists(arguments.log_json):  # it may be a device
+            open(arguments.log_json, "a", encoding="utf-8").close()
+        else:
+            check_writable(arguments.log_json)
     if arguments.save is not None:
         check_writable(arguments.save)
         registry.find("model", arguments.save)

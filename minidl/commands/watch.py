@@ -1,35 +1,28 @@
 """Events and timing of the training command."""
 
-import argparse
 import contextlib
 import json
 import math
-import os
 import time
+from collections.abc import Mapping
 from typing import IO, Any
 
 import psutil
 
 from minidl.callbacks import Callback, Logs
-from minidl.storage.atomic import check_writable
-from minidl.version import __version__
 
 
 class EventLog:
     """File of events, one JSON object on each line; without a path, nothing is written.
 
-    The log of a resumed run is continued; any other is overwritten.
+    The log of a resumed run is continued; any other is overwritten. The first event opens the file,
+    so a run that is refused changes no older log, and creates none.
     """
 
     def __init__(self, path: str | None, is_resumed: bool = False):
         self._path = path
         self._mode = "a" if is_resumed else "w"
         self._file: IO[str] | None = None
-        # A run that is refused changes no older log, and creates none.
-        if path is not None and os.path.exists(path):
-            open(path, "a", encoding="utf-8").close()
-        elif path is not None:
-            check_writable(path)
 
     def write(self, event: str, **values: Any) -> None:
         """Write and flush one event; numbers that JSON lacks become null."""
@@ -103,31 +96,13 @@ class Start(Callback):
 
     comes_last = True
 
-    def __init__(self, log: EventLog, arguments: argparse.Namespace, parameters: int):
+    def __init__(self, log: EventLog, facts: Mapping[str, Any]):
         self.log = log
-        self.arguments = arguments
-        self.parameters = parameters
+        self.facts = facts
 
     def on_train_begin(self, logs: Logs) -> None:
         """Write the event."""
-        arguments = self.arguments
-        self.log.write(
-            "start",
-            device=arguments.device,
-            data=arguments.data,
-            seed=arguments.seed,
-            hidden=arguments.hidden,
-            dropout=arguments.dropout,
-            input_dropout=arguments.input_dropout,
-            scaling=arguments.scaling,
-            optimizer=arguments.optimizer,
-            learning_rate=arguments.lr,
-            max_norm=arguments.max_norm,
-            batch_size=arguments.batch_size,
-            epochs=arguments.epochs,
-            parameters=self.parameters,
-            version=__version__,
-        )
+        self.log.write("start", **self.facts)
 
 
 def process_seconds() -> float:

@@ -9,6 +9,7 @@ The search goes through these places in order:
 3. the mirrors. A download is checked before it is moved into the cache.
 """
 
+import functools
 import hashlib
 import logging
 import math
@@ -77,28 +78,20 @@ class IdxDataset:
         if data_dir is None:
             data_dir = os.environ.get("MINIDL_DATA") or None
         if data_dir is None:
-            arrays = [self._from_cache(file) for file in FILES]
+            read = self._from_cache
         else:
-            arrays = self._from_folder(Path(data_dir, self.name))
-        x_train, y_train, x_test, y_test = arrays
+            read = functools.partial(self._from_folder, Path(data_dir, self.name))
+        x_train, y_train, x_test, y_test = map(read, FILES)
         return (x_train, y_train), (x_test, y_test)
 
-    def _from_folder(self, folder: Path) -> list[np.ndarray]:
-        paths = []
-        for file in FILES:
-            candidates = (folder / f"{file}.gz", folder / file)
-            existing = [path for path in candidates if path.is_file()]
-            if not existing:
-                raise FileNotFoundError(
-                    f"{self.name}: expected {file}.gz or {file} in {folder}, got neither. Put the "
-                    f"files {', '.join(FILES)} there, or leave out data_dir and MINIDL_DATA to "
-                    "download them."
-                )
-            paths.append(existing[0])
-        try:
-            return [self._read(file, path) for file, path in zip(FILES, paths, strict=True)]
-        except ValueError as error:
-            raise ValueError(f"{self.name}: {error} Replace the file.") from error
+    def _from_folder(self, folder: Path, file: str) -> np.ndarray:
+        for path in (folder / f"{file}.gz", folder / file):
+            if path.is_file():
+                return self._read(file, path)
+        raise FileNotFoundError(
+            f"{self.name}: expected {file}.gz or {file} in {folder}, got neither. Put the files "
+            f"{', '.join(FILES)} there, or leave out data_dir and MINIDL_DATA to download them."
+        )
 
     def _from_cache(self, file: str) -> np.ndarray:
         import pooch  # here, because its import takes 0.2 s

@@ -6,14 +6,6 @@ import numpy as np
 
 from minidl.datasets.idx_dataset import Split
 
-UINT8 = np.dtype("uint8")
-EXPECTED = [
-    ((4000, 28, 28), UINT8),
-    ((4000,), UINT8),
-    ((1000, 28, 28), UINT8),
-    ((1000,), UINT8),
-]
-
 
 def load_data() -> tuple[Split, Split]:
     """Load 4,000 training and 1,000 test digits, balanced over the classes, without a download.
@@ -42,15 +34,13 @@ def load_data() -> tuple[Split, Split]:
     path = resources.files("minidl.datasets") / "mnist_5k.npz"
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            train = arrays["x_train"], arrays["y_train"]
-            test = arrays["x_test"], arrays["y_test"]
+            return (
+                (arrays["x_train"], arrays["y_train"]),
+                (arrays["x_test"], arrays["y_test"]),
+            )
     except OSError:
         raise
     except Exception as error:  # zipfile and NumPy do not document what damaged files raise
         raise ValueError(
             f"{path}: expected the four arrays of mnist_5k, got: {error}. Reinstall minidl."
         ) from error
-    found = [(array.shape, array.dtype) for array in (*train, *test)]
-    if found != EXPECTED:
-        raise ValueError(f"{path}: expected arrays of {EXPECTED}, got {found}. Reinstall minidl.")
-    return train, test

@@ -27,10 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from minidl import losses, metrics, optimizers
+from minidl import losses, metrics
 from minidl.backend import get_backend
 from minidl.formats.description import Builder, describe, describe_network, foreign, kinds_of
 from minidl.models import Model, Sequential
+from minidl.optimizers import Optimizer
 from minidl.rng import checked_integer
 from minidl.storage import tensor_file
 from minidl.storage.atomic import PathLike
@@ -39,7 +40,10 @@ from minidl.trainer.state import Position
 from minidl.version import __version__
 
 FORMAT = 1
+# What `compile` chose: attributes of the model, and arguments of `compile`.
+COMPILED = {"optimizer": Optimizer, "loss": losses.Loss, "metrics": metrics.Metric}
 LIMIT = 2**32  # of all integers: steps, epochs, batches and samples
+MEMORY = "run/memory/"
 # What reading an invalid description can raise, wherever the error is.
 INVALID = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -55,10 +59,9 @@ def save(model: Model, path: PathLike) -> None:
     for name, value in model.train_state.state().items():
         if model.backend.is_array(value) or isinstance(value, np.ndarray):
             arrays[name] = model.backend.to_numpy(value)
-        else:
+        elif name != "run/history":  # it is in the header
             others[name] = value
     arrays["names/is_given"] = np.array([layer.name_is_given for layer in model.walk()], "bool")
-    del others["run/history"]  # it is in the header
     try:
         text = json.dumps(header | {"state": others})
     except TypeError as error:
@@ -76,7 +79,7 @@ def check(model: Model) -> None:
 def _header(model: Model) -> dict[str, Any]:
     """Return the description of a model, or raise if the model could not be built again."""
     if not isinstance(model, Sequential):
-        raise TypeError(foreign(f"{type(model).__module__}.{type(model).__qualname__}", "a class"))
+        raise TypeError(foreign(type(model)))
     if model.train_state.is_torn:
         raise ValueError(
             "save: expected weights and optimizer of one step, but an update was broken off. Load "
@@ -92,14 +95,13 @@ def _header(model: Model) -> dict[str, Any]:
         _build_training(builder, training)
     except INVALID as error:
         raise ValueError(f"save: {error}") from error
-    rows = model.history.rows()
     return {
         "format": FORMAT,
         "version": __version__,
         "network": network,
         "training": training,
         "resumable": not model.train_state.why_not_resumable(),
-        "history": [(epoch, _numbers(logs)) for epoch, logs in rows],
+        "history": [(epoch, _numbers(logs)) for epoch, logs in model.history.rows()],
     }
 
 
@@ -107,28 +109,20 @@ def describe_training(model: Model) -> dict[str, Any] | None:
     """Return the description of what `compile` chose, or None if it was not called."""
     if model.optimizer is None:
         return None
-    return {
-        "optimizer": describe(model.optimizer),
-        "loss": describe(model.loss),
-        "metrics": describe(model.metrics),
-    }
+    return {name: describe(getattr(model, name)) for name in COMPILED}
 
 
 def _build_training(builder: Builder, training: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the arguments of `compile` of a description."""
     if training is None:
         return {}
-    return {
-        "optimizer": builder.build(training["optimizer"], optimizers.Optimizer),
-        "loss": builder.build(training["loss"], losses.Loss),
-        "metrics": [builder.build(metric, metrics.Metric) for metric in training["metrics"]],
-    }
+    return {name: builder.build(training[name], kind) for name, kind in COMPILED.items()}
 
 
 def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers among an epoch's logs; callbacks may have added anything else.
 
-    A run of hours shall not end because something is not a number: it is left out.
+    Other values are left out, so that a long run does not fail because of them.
     """
     numbers = {}
     for name, value in logs.items():
@@ -149,7 +143,7 @@ def load(path: PathLike, device: str = "cpu", custom_objects: Sequence[type] = (
         try:
             return _Reader(file, builder).model(device)
         except (*INVALID, MemoryError) as error:
-            reason = str(error) or type(error).__name__
+            reason = (str(error) or type(error).__name__).rstrip(".")
             raise ValueError(f"{path}: expected a checkpoint of minidl, got: {reason}.") from error
 
 
@@ -174,6 +168,7 @@ class _Reader:
             for layer, name_is_given in zip(everything, is_given, strict=True):
                 layer.name_is_given = bool(name_is_given)
         model.train_state.load_state(self._state(model, header))
+        _check_position(model.position)
         if self._unread:
             raise ValueError(f"arrays that the network does not have: {sorted(self._unread)!r:.80}")
         return model
@@ -192,68 +187,43 @@ class _Reader:
         return header
 
     def _state(self, model: Sequential, header: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the checked entries of `TrainState.state`, without the weights."""
-        others = header.get("state", {})  # not in files of older versions
-        streams = model.streams()
-        state: dict[str, Any] = {
-            "model/step": self._integer("model/step"),
-            "model/epoch": self._integer("model/epoch"),
-            "random/step": self._array("random/step", (len(streams),), "int64"),
-            "random/is_fixed": self._array("random/is_fixed", (len(streams),), "bool"),
-            "random/seed": others.get("random/seed", [stream.own_seed for stream in streams]),
-            "random/stream": others.get("random/stream", [stream.number for stream in streams]),
-        }
-        for step in state["random/step"].tolist():
-            checked_integer("random/step", step, LIMIT)
-        for name in ("random/seed", "random/stream"):
-            if len(state[name]) != len(streams):
-                raise ValueError(f"{name} for {len(streams)} random streams: {state[name]!r:.80}")
+        """Return the entries of `TrainState.state`, without the weights.
+
+        Those of the new model tell names and shapes, and what files of older versions lack.
+        """
+        others = header.get("state", {})
+        state: dict[str, Any] = {}
+        for name, value in model.train_state.state("model", "random", "position", "run").items():
+            if isinstance(value, np.ndarray):
+                state[name] = self._array(name, value.shape, value.dtype)
+            else:
+                state[name] = others.get(name, value)
         if model.optimizer is not None:
-            state |= self._optimizer_state(model) | self._position_state(model)
-            state |= self._run_state(header, others)
+            state |= self._optimizer_state(model, model.optimizer)
+        state |= {name: others[name] for name in others if name.startswith(MEMORY)}
+        for name in [name for name in self._unread if name.startswith(MEMORY)]:
+            state[name] = self._file.read(name)
+            self._unread.discard(name)
+        state["run/history"] = _checked_history(header["history"])
+        if state["run/moment"] is not None:
+            state["run/moment"] = _checked_moment(state["run/moment"])
+        if not header.get("resumable", True) and not state["run/obstacle"]:
+            state["run/obstacle"] = "it could not be when it was saved"
         return state
 
-    def _optimizer_state(self, model: Sequential) -> dict[str, Any]:
-        optimizer, name = model.optimizer, "optimizer/learning_rate"
-        assert optimizer is not None, "compiled before"
+    def _optimizer_state(self, model: Sequential, optimizer: Optimizer) -> dict[str, Any]:
         size = sum(p.data.size for p in model.parameters() if p.requires_grad)
-        state: dict[str, Any] = {"optimizer/iterations": self._integer("optimizer/iterations")}
-        for key in (f"optimizer/{name}" for name in optimizer.state_names):
-            if key in self._file.shapes:  # from the first update on
-                state[key] = self._array(key, (size,), self._dtype)
-        if name in self._file.shapes:
-            state[name] = self._array(name, (), "float64")
+        state = {"optimizer/iterations": self._array("optimizer/iterations", (), "int64")}
+        # Its buffers exist from the first update on, its learning rate without a schedule.
+        kinds: dict[str, tuple[Any, Any]] = {"optimizer/learning_rate": ((), "float64")}
+        for name in optimizer.state_names:
+            kinds[f"optimizer/{name}"] = (size,), self._dtype
+        for name in kinds.keys() & self._file.shapes.keys():
+            state[name] = self._array(name, *kinds[name])
         return state
-
-    def _position_state(self, model: Sequential) -> dict[str, Any]:
-        count = len(model.train_state.logged)
-        totals = self._array("position/totals", (count,), "float64")
-        counts = self._array("position/counts", (count,), "int64")
-        fields = {name: self._integer(f"position/{name}") for name in Position._fields}
-        _check_position(Position(**fields), totals.tolist(), counts.tolist())
-        state = {f"position/{name}": value for name, value in fields.items()}
-        return state | {"position/totals": totals, "position/counts": counts}
-
-    def _run_state(self, header: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-        obstacle = "" if header.get("resumable", True) else "it could not be when it was saved"
-        moment = others.get("run/moment")
-        arrays = [name for name in sorted(self._unread) if name.startswith("run/memory/")]
-        memories = {name: self._file.read(name) for name in arrays}
-        self._unread -= set(arrays)
-        return {
-            "run/history": _checked_history(header["history"]),
-            "run/moment": moment if moment is None else _checked_moment(moment),
-            "run/callbacks": [str(key) for key in others.get("run/callbacks", ())],
-            "run/obstacle": str(others.get("run/obstacle") or obstacle),
-            **{name: others[name] for name in others if name.startswith("run/memory/")},
-            **memories,
-        }
 
     def _weight(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         return self._array(f"weights/{name}", shape, self._dtype)
-
-    def _integer(self, name: str) -> int:
-        return checked_integer(name, int(self._array(name, (), "int64")), LIMIT)
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         file = self._file
@@ -265,34 +235,27 @@ class _Reader:
                 f"and {np.dtype(dtype)}"
             )
         self._unread.discard(name)
-        return file.read(name)
+        array = file.read(name)
+        for number in array.ravel().tolist() if array.dtype == np.int64 else ():
+            checked_integer(name, number, LIMIT)
+        return array
 
 
-def _check_position(position: Position, totals: list[float], counts: list[int]) -> None:
+def _check_position(position: Position) -> None:
     """Raise ValueError if no run can be at a position."""
     batches = math.ceil(position.samples / position.batch_size) if position.batch_size else 0
     if position.batch > batches:
         raise ValueError(f"position/batch {position.batch} in an epoch of {batches} batches")
-    if position.shuffle > 1:
-        raise ValueError(f"position/shuffle {position.shuffle}, expected 0 or 1")
-    for total, count in zip(totals, counts, strict=True):
-        # A sum of samples may be NaN, if the run diverges; a sum of none may not.
-        if count < 0 or (count == 0 and total != 0):
-            raise ValueError(f"position/totals {total}, the sum over {count} samples")
 
 
 def _checked_history(rows: list[Any]) -> list[tuple[int, dict[str, float]]]:
-    history = []
-    for row in rows:
-        if not (isinstance(row, list) and len(row) == 2 and isinstance(row[1], dict)):
-            raise ValueError(f"history: {row!r:.80}, expected an epoch and its logs")
-        epoch, logs = row
-        checked_integer("history: epoch", epoch, LIMIT)
-        for name, value in logs.items():
-            if not isinstance(value, int | float):
-                raise ValueError(f"history: {name!r:.80} with {value!r:.80}, expected a number")
-        history.append((epoch, {name: float(value) for name, value in logs.items()}))
-    return history
+    return [
+        (
+            checked_integer("history: epoch", epoch, LIMIT),
+            {name: float(value) for name, value in logs.items()},
+        )
+        for epoch, logs in rows
+    ]
 
 
 def _checked_moment(moment: Any) -> list[Any]:

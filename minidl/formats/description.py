@@ -33,22 +33,13 @@ BASES = (
     losses.Loss,
     metrics.Metric,
 )
-_ABSTRACT = {layers.Layer, layers.Input, *BASES} - {constraints.MaxNorm}
+_ABSTRACT = {layers.Input, *BASES} - {constraints.MaxNorm}
 KNOWN: dict[str, type] = {
-    name: vars(module)[name]
+    kind.__name__: kind
     for module in (layers, initializers, constraints, optimizers, schedules, losses, metrics)
-    for name in module.__all__
-    if inspect.isclass(vars(module)[name])
-    and issubclass(vars(module)[name], BASES)
-    and vars(module)[name] not in _ABSTRACT
+    for kind in map(vars(module).get, module.__all__)
+    if inspect.isclass(kind) and issubclass(kind, BASES) and kind not in _ABSTRACT
 } | {"Sequential": Sequential}
-# The JSON values of an argument with this annotation; constructors check all others.
-_JSON_TYPES: dict[Any, Any] = {
-    bool: bool | int,
-    float: int | float,
-    str: str,
-    str | None: str | None,
-}
 
 
 # ------------------------------------------------------------------------------ describing
@@ -82,7 +73,7 @@ def describe(thing: Any) -> Any:
     if inspect.isroutine(thing):
         name = activations.name_of(thing)
         if name is None:
-            raise TypeError(foreign(f"{thing.__module__}.{thing.__qualname__}", "a function"))
+            raise TypeError(foreign(thing))
         return name
     kind = type(thing)
     if isinstance(thing, Sequential) and kind is Sequential:
@@ -94,7 +85,7 @@ def describe(thing: Any) -> Any:
         }
     is_other = KNOWN.get(kind.__name__, kind) is not kind  # it would be taken for minidl's
     if not isinstance(thing, BASES) or isinstance(thing, layers.Input | Sequential) or is_other:
-        raise TypeError(foreign(f"{kind.__module__}.{kind.__qualname__}", "a class"))
+        raise TypeError(foreign(kind))
     arguments = {name: describe(_kept(thing, name)) for name in _own_arguments(kind)}
     if kind.__name__ not in KNOWN:
         arguments |= _passed_on(thing)
@@ -122,8 +113,8 @@ def _passed_on(thing: Any) -> dict[str, Any]:
     """
     kind = type(thing)
     own = _own_arguments(kind)
-    named = {"name"} if isinstance(thing, Layer) else set()  # by `describe`
-    others = [name for name in _arguments(kind) if name not in own.keys() | named]
+    named = ["name"] if isinstance(thing, Layer) else []  # by `describe`
+    others = [name for name in _arguments(kind) if name not in own + named]
     found = {name: describe(_kept(thing, name)) for name in others}
     try:
         plain = kind(**{name: getattr(thing, name) for name in own})
@@ -146,17 +137,18 @@ def kinds_of(thing: Any) -> Iterator[type]:
             yield from kinds_of(getattr(thing, name, None))
 
 
-def foreign(name: str, what: str) -> str:
+def foreign(thing: Any) -> str:
     """Return the message that a file cannot hold a class or function of the user."""
+    what = "a class" if isinstance(thing, type) else "a function"
     return (
-        f"save: expected objects that their constructor's arguments describe, got {name}, {what} "
-        "of your own. Keep the weights with model.save_weights(path), and build the model in your "
-        "program."
+        "save: expected objects that their constructor's arguments describe, got "
+        f"{thing.__module__}.{thing.__qualname__}, {what} of your own. Keep the weights with "
+        "model.save_weights(path), and build the model in your program."
     )
 
 
-def _own_arguments(kind: type) -> dict[str, Any]:
-    """Return names and annotations of a constructor's arguments that are kept in attributes.
+def _own_arguments(kind: type) -> list[str]:
+    """Return the names of a constructor's arguments, which are kept in attributes.
 
     The model keeps an input_shape: it would build a layer before its weights are known.
     """
@@ -168,19 +160,18 @@ def _own_arguments(kind: type) -> dict[str, Any]:
                 f"Use one argument {parameter.name} for the list."
             )
     keywords = inspect.Parameter.VAR_KEYWORD
-    named = [p for p in parameters if p.kind is not keywords and p.name != "input_shape"]
-    return {parameter.name: parameter.annotation for parameter in named}
+    return [p.name for p in parameters if p.kind is not keywords and p.name != "input_shape"]
 
 
-def _arguments(kind: type) -> dict[str, Any]:
+def _arguments(kind: type) -> list[str]:
     """Return `_own_arguments`, and those of the base classes that ``**arguments`` go to."""
-    found: dict[str, Any] = {}
+    names: list[str] = []
     for base in kind.__mro__:
-        found = _own_arguments(base) | found
+        names += _own_arguments(base)
         parameters = inspect.signature(base).parameters.values()
         if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
             break
-    return found
+    return names
 
 
 def describe_network(model: Sequential) -> dict[str, Any]:
@@ -228,7 +219,7 @@ def _check_weights(model: Sequential) -> None:
             f"save: expected a built model, but {unbuilt.label} is not built and others are. Call "
             "the model on data first."
         )
-    for layer in (layer for layer in _all_layers(model) if not isinstance(layer, Sequential)):
+    for layer in model.walk():
         for parameter in layer.held(Parameter):
             if parameter.name.rpartition("/")[0] != layer.label:
                 raise ValueError(
@@ -284,7 +275,7 @@ class Builder:
                 )
 
     def build(self, description: Any, kind: type) -> Any:
-        """Return the object of a description, which must be a `kind`.
+        """Return the object of a description, which must be a `kind`; lists give lists.
 
         Raises
         ------
@@ -293,6 +284,8 @@ class Builder:
         TypeError
             If it has another form, or arguments that the class does not take.
         """
+        if isinstance(description, list):
+            return [self.build(item, kind) for item in description]
         if not isinstance(description, Mapping):
             raise TypeError(f"expected a description of a {kind.__name__}, got {description!r:.80}")
         name = description.get("class")
@@ -302,26 +295,23 @@ class Builder:
                 f"expected a {kind.__name__} of minidl or of custom_objects, got {name!r:.80}"
             )
         if known is Sequential:
-            _check_type("Sequential", "name", description["name"], str | None)
-            below = [self.build(layer, Layer) for layer in description["layers"]]
-            return Sequential(below, name=description["name"])
-        arguments = {
-            key: self.build(value, object) if isinstance(value, Mapping) else value
-            for key, value in description["arguments"].items()
-        }
-        annotations = _arguments(known)
-        # The constructor of a user's layer may take no name.
-        layer_name = None if "name" in annotations else arguments.pop("name", None)
-        _check_type(name, "name", layer_name, str | None)
-        unknown = arguments.keys() - annotations.keys()
+            return Sequential(self.build(description["layers"], Layer), name=description["name"])
+        arguments = {key: self._argument(v) for key, v in description["arguments"].items()}
+        names = _arguments(known)
+        unknown = arguments.keys() - {*names, "name"}
         if unknown:
             raise ValueError(f"{name}: expected its own arguments, got {sorted(unknown)!r:.80}")
-        for key, value in arguments.items():
-            _check_type(name, key, value, annotations[key])
+        # The constructor of a user's layer may take no name.
+        layer_name = None if "name" in names else arguments.pop("name", None)
         built: Any = known(**arguments)
         if layer_name is not None:
             built.name, built.name_is_given = layer_name, True
         return built
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._argument(item) for item in value]
+        return self.build(value, object) if isinstance(value, Mapping) else value
 
     def build_network(
         self,
@@ -331,16 +321,15 @@ class Builder:
     ) -> Sequential:
         """Return the model of a description, with the weights that `saved` returns."""
         model, sample_shape = self.build_unbuilt(description, device)
+        _set_input_shapes(model, description)
         if sample_shape is not None:
             model.build_with(saved, sample_shape)
-        _set_input_shapes(model, description)
         parameters = model.parameters()
         expected = [(parameter.name, list(parameter.shape)) for parameter in parameters]
         found = [(row["name"], row["shape"]) for row in description["weights"]]
         if found != expected:
             raise ValueError(f"expected the weights {expected!r:.200}, got {found!r:.200}")
         for parameter, row in zip(parameters, description["weights"], strict=True):
-            _check_type(parameter.name, "trainable", row["trainable"], bool)
             parameter.requires_grad = bool(row["trainable"])
             stream = rng.checked_integer(f"{parameter.name}: stream", row["stream"], 2**32)
             parameter.stream = stream
@@ -356,9 +345,8 @@ class Builder:
         """Return the model without weights, and the shape of the samples to build it for."""
         if _count_layers(description) > MAX_LAYERS:
             raise ValueError(f"expected at most {MAX_LAYERS:,} layers, got more")
-        _check_type("Sequential", "name", description["name"], str | None)
         model = Sequential(
-            [self.build(layer, Layer) for layer in description["layers"]],
+            self.build(description["layers"], Layer),
             device=device,
             dtype=description["dtype"],
             seed=description["seed"],
@@ -366,13 +354,6 @@ class Builder:
         )
         built_for = description["built_for"]
         return model, None if built_for is None else _checked_shape(built_for)
-
-
-def _check_type(kind: Any, argument: str, value: Any, annotation: Any) -> None:
-    """Raise ValueError if a value obviously contradicts an argument's annotation."""
-    if not isinstance(value, _JSON_TYPES.get(annotation, object)):
-        expected = getattr(annotation, "__name__", annotation)
-        raise ValueError(f"{kind}: expected {argument} to be {expected}, got {value!r:.80}")
 
 
 def _count_layers(description: Mapping[str, Any]) -> int:
@@ -392,11 +373,6 @@ def _set_input_shapes(model: Sequential, description: Mapping[str, Any]) -> None
     """Set the input shapes of a model, and of the models in it."""
     if description["input_shape"] is not None:
         model.input_shape = _checked_shape(description["input_shape"])
-        if model.built_for not in (None, model.input_shape):
-            raise ValueError(
-                f"{model.label}: expected samples of its input_shape {model.input_shape}, got a "
-                f"model that was built for {model.built_for}"
-            )
     for layer, below in zip(model.layers, description["layers"], strict=True):
         if isinstance(layer, Sequential):
             _set_input_shapes(layer, below)

@@ -19,6 +19,7 @@ from minidl.engine.parameter import Parameter
 from minidl.layers import Layer
 from minidl.models import Model, Sequential
 from minidl.storage.atomic import PathLike, check_regular_file, write_atomically
+from minidl.storage.extras import from_extra
 
 MAX_FILE_BYTES = 2**34
 
@@ -41,7 +42,13 @@ def load(model: Model, path: PathLike) -> list[np.ndarray]:
             for name, layer in _groups(model):
                 parameters = layer.held(Parameter)
                 variables = _variables(h5py, file, f"{name}/vars")
-                _check_shapes(path, layer, parameters, variables)
+                expected = [parameter.shape for parameter in parameters]
+                shapes = [variable.shape for variable in variables]
+                if shapes != expected:
+                    raise ValueError(
+                        f"{path}: expected weights of shapes {expected} for {layer.label}, got "
+                        f"{shapes}. Build the same network."
+                    )
                 for parameter, variable in zip(parameters, variables, strict=True):
                     found[parameter] = variable[...]
             _check_nothing_is_left(h5py, file, model, path)
@@ -67,12 +74,8 @@ def save(model: Model, path: PathLike) -> None:
 
 
 def _h5py() -> ModuleType:
-    try:
+    with from_extra("keras", "h5py", who="weights"):
         import h5py
-    except ImportError as error:
-        raise ImportError(
-            "weights: expected h5py to be installed. Run pip install 'minidl[keras]'."
-        ) from error
     return h5py
 
 
@@ -95,52 +98,38 @@ def _groups(model: Layer, prefix: str = "") -> Iterator[tuple[str, Layer]]:
 
 def _variables(h5py: ModuleType, file: Any, name: str) -> list[Any]:
     """Return the datasets 0, 1, ... of a group; none if the group does not exist."""
-    group = _reached(h5py, file, name)
-    if group is None:
-        return []
-    return [_plain(h5py, group, str(place)) for place in range(len(group))]
+    group = _group(h5py, file, name)
+    variables = [_member(h5py, group, str(place), h5py.Dataset) for place in range(len(group))]
+    for data in variables:
+        if data.dtype.kind != "f" or data.chunks or data.is_virtual or data.external:
+            raise ValueError(
+                f"{data.name}: expected floating-point numbers in one piece, as Keras writes them, "
+                f"got {data.dtype} in another form."
+            )
+    return variables
 
 
-def _reached(h5py: ModuleType, file: Any, name: str) -> Any:
-    """Return the group of a name, followed over hard links only: others may leave the file."""
+def _group(h5py: ModuleType, file: Any, name: str) -> Any:
+    """Return the group of a name, or an empty tuple if it does not exist."""
     for part in name.split("/"):
-        link = file.get(part, getlink=True)
-        if link is None:
-            return None
-        if not isinstance(link, h5py.HardLink) or not isinstance(file[part], h5py.Group):
-            raise ValueError(f"{name}: expected a group, got something else.")
-        file = file[part]
+        if file.get(part, getlink=True) is None:
+            return ()
+        file = _member(h5py, file, part, h5py.Group)
     return file
 
 
-def _plain(h5py: ModuleType, group: Any, name: str) -> Any:
-    """Return a dataset that the file itself holds, in one piece."""
+def _member(h5py: ModuleType, group: Any, name: str, kind: type) -> Any:
+    """Return a member of a group that the file itself holds; other links may leave the file."""
     link = group.get(name, getlink=True)
-    if not isinstance(link, h5py.HardLink) or not isinstance(group[name], h5py.Dataset):
-        raise ValueError(f"{group.name}/{name}: expected a data set, got something else.")
-    data = group[name]
-    if data.dtype.kind != "f" or data.chunks or data.is_virtual or data.external:
-        raise ValueError(
-            f"{data.name}: expected floating-point numbers in one piece, as Keras writes them, got "
-            f"{data.dtype} in another form."
-        )
-    return data
-
-
-def _check_shapes(path: PathLike, layer: Layer, ours: list[Parameter], theirs: list[Any]) -> None:
-    expected = [parameter.shape for parameter in ours]
-    found = [variable.shape for variable in theirs]
-    if expected != found:
-        raise ValueError(
-            f"{path}: expected weights of shapes {expected} for {layer.label}, got {found}. Build "
-            "the same network."
-        )
+    if not isinstance(link, h5py.HardLink) or not isinstance(group[name], kind):
+        raise ValueError(f"{group.name}/{name}: expected a {kind.__name__}, got something else.")
+    return group[name]
 
 
 def _check_nothing_is_left(h5py: ModuleType, file: Any, model: Layer, path: PathLike) -> None:
     """Raise ValueError if the file has weights of layers that the model does not have."""
     known = {name.split("/")[1] for name, _ in _groups(model)}
-    for name in set(_reached(h5py, file, "layers") or ()) - known:
+    for name in set(_group(h5py, file, "layers")) - known:
         if _variables(h5py, file, f"layers/{name}/vars"):
             raise ValueError(
                 f"{path}: expected weights of the layers of {model.label}, got those of another "

@@ -22,6 +22,7 @@ from minidl.layers import (
 )
 from minidl.models import Sequential
 from minidl.storage.atomic import PathLike, write_atomically
+from minidl.storage.extras import from_extra
 from minidl.version import __version__
 
 OPSET, IR_VERSION = 17, 8  # of 2022: old enough for all runtimes
@@ -39,12 +40,8 @@ class _Graph:
     """Graph under construction: nodes and constants, layer by layer."""
 
     def __init__(self, dtype: np.dtype):
-        try:
+        with from_extra("onnx", "onnx", who="export"):
             import onnx
-        except ImportError as error:
-            raise ImportError(
-                "export: expected onnx to be installed. Run pip install 'minidl[onnx]'."
-            ) from error
         self._onnx = onnx
         self._dtype = dtype
         self._nodes: list[Any] = []
@@ -56,7 +53,7 @@ class _Graph:
             value = self._apply(layer, value)
         return value
 
-    def _apply(self, layer: Layer, x: str) -> str:
+    def _apply(self, layer: Any, x: str) -> str:
         kind, label = type(layer), layer.label
         if isinstance(layer, Sequential):
             return self.through(layer.layers, x)
@@ -64,15 +61,15 @@ class _Graph:
             return self._node("Flatten", label, x, axis=1)
         if kind is ReLU:
             return self._node("Relu", label, x)
-        if isinstance(layer, Softmax) and kind is Softmax:
+        if kind is Softmax:
             return self._node("Softmax", label, x, axis=layer.axis)
-        if isinstance(layer, Rescaling) and kind is Rescaling:
+        if kind is Rescaling:
             return self._rescale(layer, x)
-        if isinstance(layer, Activation) and kind is Activation:
+        if kind is Activation:
             return self._activate(layer, layer.activation, x)
-        if isinstance(layer, Dropout) and kind is Dropout:
+        if kind is Dropout:
             return self._drop(layer, x)
-        if isinstance(layer, Dense) and kind is Dense:
+        if kind is Dense:
             return self._dense(layer, x)
         raise TypeError(
             f"export: expected layers with an ONNX operator, got {label}, a {kind.__qualname__}."
@@ -134,16 +131,11 @@ class _Graph:
         """Return the whole file."""
         helper = self._onnx.helper
         kind = helper.np_dtype_to_tensor_dtype(self._dtype)
-        ends = [
-            helper.make_tensor_value_info(name, kind, ["batch", *shape])
-            for name, shape in (
-                ("input", model.built_for or ()),
-                (output, (model.output_shape or ())[1:]),
-            )
-        ]
-        graph = helper.make_graph(
-            self._nodes, model.label, ends[:1], ends[1:], initializer=self._constants
-        )
+        assert model.built_for is not None, "export has checked it"
+        assert model.output_shape is not None, "export has checked it"
+        x = helper.make_tensor_value_info("input", kind, ["batch", *model.built_for])
+        y = helper.make_tensor_value_info(output, kind, ["batch", *model.output_shape[1:]])
+        graph = helper.make_graph(self._nodes, model.label, [x], [y], initializer=self._constants)
         whole = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],

@@ -10,7 +10,6 @@ rejected.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from types import TracebackType
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -154,10 +153,5 @@ class TensorFile:
     def __enter__(self) -> "TensorFile":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

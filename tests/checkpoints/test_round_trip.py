@@ -199,7 +199,7 @@ def test_memory_of_a_callback_is_saved(path):
         def state(self):
             numbers = {"text": "a", "none": None, "nested": {"list": [1, 2.5, True]}}
             return numbers | {
-                "array/of/values": np.arange(3, dtype="int64"),
+                "array/of/values": np.arange(-1, 2, dtype="int64"),
                 "flag": np.ones(2) > 0,
             }
 

@@ -146,7 +146,7 @@ def test_predict_names_an_image_with_invalid_numbers(value, saved, tmp_path, cap
     assert "float32" in message
 
 
-def test_predict_names_the_file_of_outputs_or_weights_that_are_not_finite(saved, tmp_path, capsys):
+def test_predict_names_the_files_of_outputs_that_are_not_finite(saved, tmp_path, capsys):
     model = models.load(saved[0])
     large = [weight * np.float32(1e19) for weight in model.get_weights()]
     model.set_weights(large)
@@ -154,15 +154,14 @@ def test_predict_names_the_file_of_outputs_or_weights_that_are_not_finite(saved,
     np.save(tmp_path / "x.npy", np.full((28, 28), 1e25))
     with np.errstate(all="ignore"):
         message = rejection(predict, capsys, tmp_path / "large.safetensors", tmp_path / "x.npy")
-    expected = (
-        f"{tmp_path / 'x.npy'}: expected finite outputs of the network in {tmp_path / 'large'}"
-    )
-    assert expected in message
+    expected = f"{tmp_path / 'x.npy'}: expected finite outputs of the network in {tmp_path}"
+    assert f"{expected}/large" in message
     large[-1][:] = np.nan
     model.set_weights(large)
     model.save(tmp_path / "nan.safetensors")
-    message = rejection(predict, capsys, tmp_path / "nan.safetensors", tmp_path / "x.npy")
-    assert f"{tmp_path / 'nan.safetensors'}: expected finite weights" in message
+    with np.errstate(all="ignore"):
+        message = rejection(predict, capsys, tmp_path / "nan.safetensors", tmp_path / "x.npy")
+    assert f"{expected}/nan" in message
 
 
 STRANGE = {

@@ -79,8 +79,8 @@ def test_page_has_all_pictures_and_facts(page, folder):
     assert "adam, learning rate 0.001" in text
     assert f", numpy {np.__version__}, " in text
     assert f", threads {num_threads()}" in text
-    assert "the first 16 of 16 units of dense look" in text
-    assert "some are dropped; what is kept is scaled up in training." in text
+    assert "the first 16 of 16 units of dense, one for each pixel" in text
+    assert "as in training; kept values are scaled up in training." in text
 
 
 def test_page_escapes_its_texts(tmp_path):
@@ -114,7 +114,7 @@ def test_confusion_counts_images_by_class_and_guess():
     figure = report.confusion(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
     (image,) = figure.axes[0].images
     assert image.get_array().tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
-    assert figure.axes[0].get_ylabel() == "is (class)"
+    assert figure.axes[0].get_ylabel() == "true class"
     assert figure.axes[1].get_ylabel() == "images"
 
 
@@ -123,7 +123,7 @@ def test_mistakes_are_sorted_by_probability_of_the_class():
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.3, 0.7]])
     figure = report.mistakes(np.zeros((4, 2, 2)), y, probabilities)
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["1, read as 0\n80.0%", "0, read as 1\n70.0%", "1, read as 0\n60.0%"]
+    assert titles == ["1, predicted 0\n80.0%", "0, predicted 1\n70.0%", "1, predicted 0\n60.0%"]
 
 
 def pixels(count):
@@ -184,7 +184,7 @@ def test_page_names_scaling_in_prediction(tmp_path):
     x = np.eye(4).reshape(4, 2, 2)
     report.write(tmp_path / "x.html", model, x, np.arange(4), facts={}, command="x")
     text = "".join(Page(tmp_path / "x.html").texts)
-    assert "some are dropped; all is scaled down in prediction." in text
+    assert "as in training; all values are scaled down in prediction." in text
 
 
 def test_activations_show_the_share_of_zeros():

@@ -125,10 +125,10 @@ BIAS = "layers/dense/vars/1"
             replace(BIAS, shape=(8,), dtype="f4", external=[("/etc/passwd", 0, 32)]),
             f"/{BIAS}: expected floating-point .* one piece",
         ),
-        (link(BIAS, h5py.ExternalLink("other.h5", "x")), f"/{BIAS}: expected a data set"),
+        (link(BIAS, h5py.ExternalLink("other.h5", "x")), f"/{BIAS}: expected a Dataset"),
         (
             link("layers/dense/vars", h5py.SoftLink("/layers")),
-            "layers/dense/vars: expected a group",
+            "layers/dense/vars: expected a Group",
         ),
         (
             lambda file: file.create_dataset("layers/dense_9/vars/0", data=np.zeros(3, "f4")),
