@@ -9,7 +9,6 @@ from minidl.batches import Samples
 from minidl.engine.tensor import Tensor
 from minidl.layers import Dense, Input, Layer, activations
 from minidl.layers.adoption import adopt
-from minidl.models import rehearsal
 from minidl.models.model import Model
 from minidl.storage import registry
 from minidl.storage.atomic import PathLike
@@ -84,7 +83,7 @@ class Sequential(Model):
             if not isinstance(layer, Layer):
                 raise TypeError(f"{self.label}: expected layers, got {layer!r}.")
         if layers:
-            twin, copies = rehearsal.copied(self, layers)
+            twin, copies = self._rehearsal(layers)
             twin._append(copies)
         self._append(layers)
 
@@ -101,8 +100,7 @@ class Sequential(Model):
             if not isinstance(layer, Input):
                 self._layers.append(layer)
         self.built = False  # the shapes of the new layers are not known
-        outermost = self.placement.owner
-        adopt(outermost, outermost.placement)
+        adopt(self._outermost, self._outermost.placement)
         if self.input_shape is not None and self._layers:
             self._trace(self.input_shape)
 

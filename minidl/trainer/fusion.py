@@ -6,7 +6,7 @@ classifier with its loss and accuracy. The results equal those of the separate o
 rounding, and the masks have the same bits.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from minidl import rng
 from minidl.backend import Array, Backend
 from minidl.batches import Batch, Feed, Samples
 from minidl.engine import ops
+from minidl.engine.backward import no_grad
 from minidl.engine.tensor import Tensor, apply
 from minidl.layers.base import Layer
 from minidl.layers.dense import Dense
@@ -21,6 +22,7 @@ from minidl.layers.dropout import Dropout
 from minidl.layers.reshaping import Flatten, Rescaling
 from minidl.losses import Loss, SparseCategoricalCrossentropy
 from minidl.metrics import Accuracy, Metric, SparseCategoricalAccuracy
+from minidl.trainer.totals import Totals
 
 Stage = Callable[[Tensor], Tensor]
 Comparison = tuple[Tensor, Array, Sequence[int]]
@@ -182,6 +184,15 @@ class Plan:
         loss = apply(ops.dense_cross_entropy, x, last.weight, last.bias, **arrays)
         width = 2 if self._metrics else 1
         return loss, sums[:width], (len(x),) * width
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return the means of loss and metrics over batches of the feed, in inference mode."""
+        totals = Totals(self.columns, self._backend)
+        with self._backend.active, rng.inference(), no_grad():
+            for batch in batches:
+                _, sums, counts = self.compare(batch)
+                totals.add(sums, counts)
+        return dict(totals)
 
     def loss_of(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return the mean loss of the model's outputs."""

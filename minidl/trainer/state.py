@@ -248,10 +248,15 @@ class TrainState:
         rate = None if self.optimizer is None else self.optimizer.learning_rate
         return rate if isinstance(rate, float) else None
 
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        assert self.optimizer is not None, "set in fit, which checks it"
+        self.optimizer.learning_rate = rate
+
     def undo_broken_callback(self) -> None:
         """Undo what a callback that was broken off did to the learning rate."""
-        if self.optimizer is not None and self.progress.learning_rate is not None:
-            self.optimizer.learning_rate = self.progress.learning_rate
+        if self.progress.learning_rate is not None:
+            self.learning_rate = self.progress.learning_rate
             self.progress = self.progress._replace(learning_rate=None)
 
     # -------------------------------------------------------------------- enumeration
@@ -309,9 +314,8 @@ class TrainState:
         for name, values in optimizer.state.items():
             if is_known and name in optimizer.state_names:  # SGD's momentum may be 0 by now
                 state[f"optimizer/{name}"] = values
-        rate = self.learning_rate
-        if self.progress.learning_rate is not None:
-            rate = self.progress.learning_rate
+        during_callbacks = self.progress.learning_rate
+        rate = self.learning_rate if during_callbacks is None else during_callbacks
         if rate is not None:
             state["optimizer/learning_rate"] = np.array(rate, "float64")
         return state

@@ -47,13 +47,16 @@ def network(seed=3):
     return model
 
 
-def run_of(model, epochs=2, told=None, shuffle=True, validate=dict):
+def run_of(model, epochs=2, told=None, shuffle=True, held_out=None):
     """Return a run that has begun."""
     samples = Samples(X, Y)
     state = model.train_state
     state.begin_run(run_arguments(samples, None, batch_size=4, shuffle=shuffle), 0)
-    plan = Plan(model.layers, model.backend, model.dtype, samples, model.loss, model.metrics)
-    return Run(model, state, plan, epochs, validate, told or Recorder())
+    plan, validation = (
+        part and Plan(model.layers, model.backend, model.dtype, part, model.loss, model.metrics)
+        for part in (samples, held_out)
+    )
+    return Run(model, state, plan, epochs, validation, told or Recorder())
 
 
 def epoch_of(number):
@@ -86,12 +89,15 @@ def test_run_of_no_epochs_tells_the_end_only():
 
 
 def test_logs_of_an_epoch_hold_means_and_validation():
-    numbers = iter((7.0, 8.0))
-    run = run_of(network(), validate=lambda: {"val_loss": next(numbers)})
-    run.train()
+    model, expected = network(), []
+    run = run_of(model, held_out=Samples(X[:3], Y[:3]))
+    for epoch in range(2):
+        run.epochs = epoch + 1
+        run.train()
+        expected.append(model.evaluate(X[:3], Y[:3], verbose=0))
     logs = [told[-1] for told in run.told.told if told[0] == "on_epoch_end"]
     assert [list(epoch) for epoch in logs] == [["loss", "val_loss"]] * 2
-    assert [epoch["val_loss"] for epoch in logs] == [7.0, 8.0]
+    assert [epoch["val_loss"] for epoch in logs] == expected
     assert run.state.progress.history.logs == logs
     assert run.told.told[-1][-1] == logs[-1]  # on_train_end
 
@@ -260,7 +266,7 @@ def test_compile_in_a_callback_takes_effect_with_the_next_epoch():
     run = run_of(model)
     run.told.at = ("on_epoch_end", 0)
     run.told.act = lambda: model.compile("sgd", "mse", metrics=[Doubled()])
-    model._run = run
+    model.run = run
     run.train()
     first, second = run.state.progress.history.logs
     assert list(first) == ["loss"]
@@ -288,7 +294,7 @@ def test_weights_that_a_callback_unfreezes_between_epochs_are_in_the_next_step()
         model.compile("sgd", "mse")
 
     run.told.at, run.told.act = ("on_epoch_end", 0), unfreeze
-    model._run = run
+    model.run = run
     run.train()
     assert model.layers[0].bias.numpy().any()
 
