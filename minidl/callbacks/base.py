@@ -1,6 +1,5 @@
 """Base class of callbacks, and the list that tells them."""
 
-import copy
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from minidl.engine.parameter import Parameter
 from minidl.optimizers import Optimizer
 from minidl.storage.atomic import PathLike
 from minidl.trainer.loop import Run
-from minidl.trainer.state import History, Moment, Position, TrainState
+from minidl.trainer.state import History, Moment, Position, TrainState, copies
 
 Logs = Mapping[str, float]
 
@@ -57,6 +56,7 @@ class Model(Protocol):
     def history(self) -> History: ...
     @property
     def optimizer(self) -> Optimizer | None: ...
+
     @property
     def backend(self) -> Backend: ...
 
@@ -153,7 +153,6 @@ class CallbackList:
             if not isinstance(callback, Callback):
                 raise TypeError(f"fit: expected a list of Callbacks, got {callback!r} in it.")
         self._state = model.train_state
-        self._backend = model.backend
         self._callbacks: dict[str, Callback] = {}
         self._begun: list[Callback] = []
         counts: Counter[str] = Counter()
@@ -174,9 +173,9 @@ class CallbackList:
             for name in dir(Callback)
             if name.startswith("on_")
         }
-        self._stateful = {
+        self._stateful = [
             key for key, c in self._callbacks.items() if type(c).state is not Callback.state
-        }
+        ]
 
     def begin(self) -> None:
         """Begin the run with each callback, and load what it remembered."""
@@ -193,12 +192,7 @@ class CallbackList:
         )
 
     def _memory_of(self, key: str) -> dict[str, Any]:
-        """Return a copy of what a callback remembers: it may change its values in place."""
-        with self._backend.active:
-            return {
-                name: value.copy() if self._backend.is_array(value) else copy.deepcopy(value)
-                for name, value in self._callbacks[key].state().items()
-            }
+        return copies(self._callbacks[key].state(), self._state.backend)
 
     def finish(self, logs: Logs) -> None:
         """Tell the end of an epoch or batch that a break interrupted to the remaining callbacks.

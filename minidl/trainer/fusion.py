@@ -6,7 +6,7 @@ classifier with its loss and accuracy. The results equal those of the separate o
 rounding, and the masks have the same bits.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,8 +109,7 @@ class Plan:
         loss: Loss | None = None,
         metrics: Sequence[Metric] = (),
     ):
-        count, options = _feed_options(layers)
-        self.layers = list(layers[count:])
+        self.layers, options = _after_feed(layers)
         self.feed = Feed(samples, backend, dtype, **options)
         self._backend, self._dtype, self._samples = backend, dtype, samples
         self.set_comparison(loss, metrics)
@@ -118,22 +117,20 @@ class Plan:
     def set_comparison(self, loss: Loss | None, metrics: Sequence[Metric]) -> None:
         """Plan for another loss and other metrics."""
         self._loss, self._metrics = loss, metrics
-        self._classifier = self._fused_classifier(self._samples)
+        self._classifier = self._fused_classifier()
         self._stages = stages(self.layers[:-1] if self._classifier else self.layers)
         self.columns = {"loss": 0}
         for column, metric in enumerate(metrics, start=1):
             self.columns[metric.name] = 1 if self._classifier else column
 
-    def _fused_classifier(self, samples: Samples) -> Dense | None:
-        """Return the last layer if one operation computes it with loss and metrics."""
+    def _fused_classifier(self) -> Dense | None:
+        """Return the last layer if one operation can compute it with loss and metrics."""
         last = self.layers[-1] if self.layers else None
+        samples = self._samples
         if (
             type(last) is Dense
+            and last.built
             and last.activation is Tensor.softmax
-            and last.output_shape is not None  # it is built
-            and len(last.output_shape) == 2
-            and last.bias is not None
-            and self._dtype in Backend.KERNEL_TYPES
             and samples.weight is None
             and samples.y is not None
             and samples.y.ndim == 1
@@ -213,16 +210,17 @@ class Plan:
         return loss, sums, (len(batch.x), *(count for _, count in results))
 
 
-def _feed_options(layers: Sequence[Layer]) -> tuple[int, Mapping[str, Any]]:
-    """Return how many of the first layers the feed computes, and its options for them.
+def _after_feed(layers: Sequence[Layer]) -> tuple[list[Layer], dict[str, Any]]:
+    """Return the layers that the feed does not compute, and its options for those that it does.
 
     The feed computes a `Rescaling`, a `Flatten`, or the two in this order.
     """
+    rest = list(layers)
     options: dict[str, Any] = {}
-    for count, layer in enumerate(layers[:2]):
-        if type(layer) is Flatten:
-            return count + 1, options | {"flat": True}
-        if count or type(layer) is not Rescaling:
-            return count, options
-        options = {"scale": layer.scale, "offset": layer.offset}
-    return len(layers[:2]), options
+    if rest and type(rest[0]) is Rescaling:
+        options = {"scale": rest[0].scale, "offset": rest[0].offset}
+        del rest[0]
+    if rest and type(rest[0]) is Flatten:
+        options["flat"] = True
+        del rest[0]
+    return rest, options

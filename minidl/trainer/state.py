@@ -4,11 +4,13 @@
 resuming, the rollback after a NaN and the restoring of best weights all use them.
 """
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from minidl.backend import Backend
 from minidl.batches import Samples
 from minidl.engine.parameter import Parameter
 from minidl.layers.base import Layer
@@ -144,6 +146,15 @@ class Progress(NamedTuple):
     learning_rate: float | None = None
 
 
+def copies(values: Mapping[str, Any], backend: Backend) -> dict[str, Any]:
+    """Return copies of arrays and of other values, which may change in place."""
+    with backend.active:
+        return {
+            name: value.copy() if backend.is_array(value) else copy.deepcopy(value)
+            for name, value in values.items()
+        }
+
+
 class TrainState:
     """Weights, optimizer, counters, random streams and the run in progress of one model.
 
@@ -159,25 +170,25 @@ class TrainState:
         The optimizer that `compile` chose.
     logged : tuple of str
         The names of the loss and of the metrics that `compile` chose.
-    totals : Totals or None
-        The running means of the epoch in progress.
+    totals : Totals
+        The running means of the epoch in progress, once it has begun.
     is_torn : bool
         Whether an update has begun to change weights, and was broken off.
     obstacle : str
         Why the run cannot be resumed; empty if it can.
     """
 
-    def __init__(self, model: Layer):
-        self.model = model
+    def __init__(self, model: Any):
+        self.model: Layer = model
+        self.backend: Backend = model.backend
         self.step = 0
         self.epoch = 0
         self.progress = Progress()
         self.optimizer: Optimizer | None = None
         self.logged: tuple[str, ...] = ("loss",)
-        self.totals: Totals | None = None
+        self.totals = Totals({"loss": 0}, self.backend)
         self.is_torn = False
         self.obstacle = ""
-        self._saved_totals: Mapping[str, tuple[float, int]] = {}
 
     # -------------------------------------------------------------------- the run
 
@@ -185,7 +196,6 @@ class TrainState:
         """Forget the last run and begin a new one, with the data and arguments of `fit`."""
         position = Position(first_epoch, 0, **arguments)
         self.progress = Progress(position, History())
-        self.totals, self._saved_totals = None, {}
         self.obstacle = ""
 
     def check_resume(self, arguments: Mapping[str, int]) -> None:
@@ -218,9 +228,7 @@ class TrainState:
 
     def totals_of_epoch(self) -> Mapping[str, tuple[float, int]]:
         """Return `Totals.state` of the epoch in progress; empty before its first batch."""
-        if not self.progress.position.batch:
-            return {}
-        return self._saved_totals if self.totals is None else self.totals.state()
+        return self.totals.state() if self.progress.position.batch else {}
 
     def count_step(self) -> None:
         """Count an update; the end of its batch is the moment to tell next."""
@@ -331,12 +339,7 @@ class TrainState:
 
     def snapshot(self, *sections: str) -> dict[str, Any]:
         """Return a copy of `state` on the device."""
-        backend = self.model.parameters()[0].backend
-        with backend.active:
-            return {
-                name: value.copy() if backend.is_array(value) else value
-                for name, value in self.state(*sections).items()
-            }
+        return copies(self.state(*sections), self.backend)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Load what `state` returned, or some of its sections; what is not named stays.
@@ -363,22 +366,23 @@ class TrainState:
             self.progress = self.progress._replace(position=Position(**fields))
             sums, counts = state["position/totals"].tolist(), state["position/counts"].tolist()
             pairs = zip(sums, counts, strict=True)
-            self._saved_totals, self.totals = dict(zip(self.logged, pairs, strict=True)), None
+            columns = {name: column for column, name in enumerate(self.logged)}
+            self.totals = Totals(columns, self.backend)
+            self.totals.load_state(dict(zip(self.logged, pairs, strict=True)))
         if "run/history" in state:
             self._load_run(state)
 
     def _load_optimizer(self, state: Mapping[str, Any]) -> None:
-        optimizer, parameters = self.optimizer, self.model.parameters()
+        optimizer, backend = self.optimizer, self.backend
         assert optimizer is not None, "its state is loaded after compile"
-        if parameters:
-            backend = parameters[0].backend
-            with backend.active:
-                arrays = {
-                    name: backend.xp.array(backend.asarray(state[f"optimizer/{name}"]))
-                    for name in optimizer.state_names
-                    if f"optimizer/{name}" in state
-                }
-            optimizer.restore(parameters, int(state["optimizer/iterations"]), arrays)
+        with backend.active:
+            arrays = {
+                name: backend.xp.array(backend.asarray(state[f"optimizer/{name}"]))
+                for name in optimizer.state_names
+                if f"optimizer/{name}" in state
+            }
+        iterations = int(state["optimizer/iterations"])
+        optimizer.restore(self.model.parameters(), iterations, arrays)
         if "optimizer/learning_rate" in state:
             optimizer.learning_rate = float(state["optimizer/learning_rate"])
 
