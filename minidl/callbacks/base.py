@@ -148,13 +148,13 @@ class CallbackList:
     ``state.progress`` after each of them.
     """
 
-    def __init__(self, callbacks: Sequence[Callback], model: Model, params: dict[str, Any]):
+    def __init__(self, callbacks: Sequence[Callback], model: Model):
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"fit: expected a list of Callbacks, got {callback!r} in it.")
         self._state = model.train_state
         self._callbacks: dict[str, Callback] = {}
-        self._begun: list[Callback] = []
+        self._begun = ExitStack()  # closes the callbacks that have begun
         counts: Counter[str] = Counter()
         for callback in sorted(callbacks, key=lambda callback: callback.comes_last):
             name = type(callback).__name__
@@ -162,7 +162,6 @@ class CallbackList:
             counts[name] += 1
             self._callbacks[key] = callback
             callback.model = model
-            callback.params = params
         # The callbacks that override a method: the others have nothing to do.
         self._acting = {
             name: [
@@ -177,12 +176,13 @@ class CallbackList:
             key for key, c in self._callbacks.items() if type(c).state is not Callback.state
         ]
 
-    def begin(self) -> None:
+    def begin(self, params: dict[str, Any]) -> None:
         """Begin the run with each callback, and load what it remembered."""
         memories = self._state.progress.memories
         for key, callback in self._callbacks.items():
+            callback.params = params
             callback.on_train_begin({})
-            self._begun.append(callback)
+            self._begun.callback(callback.close)
             if memories.get(key):
                 callback.load_state(memories[key])
         self._earlier = self._state.progress.callbacks
@@ -192,7 +192,7 @@ class CallbackList:
         )
 
     def _memory_of(self, key: str) -> dict[str, Any]:
-        return copies(self._callbacks[key].state(), self._state.backend)
+        return copies(self._callbacks[key].state(), self._state.model.backend)
 
     def finish(self, logs: Logs) -> None:
         """Tell the end of an epoch or batch that a break interrupted to the remaining callbacks.
@@ -238,9 +238,7 @@ class CallbackList:
     def close(self) -> None:
         """Close each callback that has begun, also if one of them raises."""
         self._state.undo_broken_callback()
-        with ExitStack() as stack:
-            for callback in self._begun:
-                stack.callback(callback.close)
+        self._begun.close()
 
 
 @dataclass(eq=False, repr=False)

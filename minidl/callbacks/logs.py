@@ -122,18 +122,15 @@ class TensorBoard(Callback):
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
-            raise ImportError(
-                "TensorBoard: expected tensorboardX to be installed. Run pip install "
-                "'minidl[tensorboard]'."
-            ) from error
+            advice = "Run pip install 'minidl[tensorboard]'."
+            raise ImportError(f"TensorBoard: expected tensorboardX. {advice}") from error
         self.log_dir = os.fspath(log_dir)
         self._new_writer = SummaryWriter
-        self._writers: dict[str, Any] = {}
 
     def on_train_begin(self, logs: Logs) -> None:
         """Create the folder."""
         os.makedirs(self.log_dir, exist_ok=True)
-        self._writers = {}
+        self._writers: dict[str, Any] = {}
         self._next_epoch = self.model.position.epoch
         self._purge_step: int | None = None
 

@@ -1,8 +1,8 @@
 """Base class of models: compile, fit, evaluate, predict, and files."""
 
-import math
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -203,11 +203,8 @@ class Model(Network):
             raise ValueError(f"fit: expected weights to train, got none in {self.label}.")
 
         state = self.train_state
-        names = [*state.logged, *(f"val_{name}" for name in state.logged if held_out is not None)]
-        steps = math.ceil(len(samples) / batch_size)
-        params = {"epochs": epochs, "steps": steps, "verbose": verbose, "metrics": names}
         listed: list[Callback] = [ProgressBar()] if verbose else []
-        told = CallbackList(listed + list(callbacks or ()), self, params)
+        callback_list = CallbackList(listed + list(callbacks or ()), self)
         last_run = vars(state).copy()
         arguments = run_arguments(samples, held_out, batch_size=batch_size, shuffle=bool(shuffle))
         if resume:
@@ -217,20 +214,20 @@ class Model(Network):
         validation = None if held_out is None else self._plan(held_out)
         if not resume or state.progress.moment is None:  # else a break came after a stop
             self.stop_training = False
-        run = Run(self, state, self._plan(samples), epochs, validation, told)
+        run = Run(self, state, self._plan(samples), epochs, validation, callback_list)
+        names = [*state.logged, *(f"val_{name}" for name in state.logged if held_out is not None)]
+        params = {"epochs": epochs, "steps": run.steps, "verbose": verbose, "metrics": names}
         try:
             self.run = run
-            try:
-                told.begin()
-            except BaseException:
-                vars(state).update(last_run)  # this run was refused
-                raise
-            run.train()
+            with closing(callback_list):
+                try:
+                    callback_list.begin(params)
+                except BaseException:
+                    vars(state).update(last_run)  # this run was refused
+                    raise
+                run.train()
         finally:
-            try:
-                told.close()
-            finally:
-                self.run = None
+            self.run = None
         for text in run.warnings:
             warnings.warn(text, RuntimeWarning, stacklevel=2)
         return self.history
@@ -252,10 +249,10 @@ class Model(Network):
             metric.check(samples.y, output_shape)
         return samples
 
-    def _plan(self, samples: Samples, *, compares: bool = True) -> Plan:
-        """Return how batches of samples go through the model, with loss and metrics or without."""
-        comparison = (self.loss, self.metrics) if compares else ()
-        return Plan(self._planned_layers(), self.backend, self.dtype, samples, *comparison)
+    def _plan(self, samples: Samples) -> Plan:
+        """Return how batches of samples go through the model, and loss and metrics with them."""
+        layers = self._planned_layers()
+        return Plan(layers, self.backend, self.dtype, samples, self.loss, self.metrics)
 
     def _planned_layers(self) -> Sequence[Layer]:
         """Return what a batch goes through, one after the other."""
@@ -340,7 +337,7 @@ class Model(Network):
         draws = None if samples is None else positive_integer("predict: samples", samples)
         if not self.built or self.built_for != inputs.x.shape[1:]:
             self._build_for(inputs.x.shape[1:])  # raises if the samples do not fit
-        plan = self._plan(inputs, compares=False)
+        plan = Plan(self._planned_layers(), self.backend, self.dtype, inputs)
         batches = bar("Prediction", plan.feed, batch_size, verbose)
         with self.backend.active, no_grad():
             if draws is not None:

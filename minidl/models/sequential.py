@@ -58,8 +58,6 @@ class Sequential(Model):
         name: str | None = None,
     ):
         super().__init__(device=device, dtype=dtype, seed=seed, name=name)
-        if isinstance(layers, Layer):
-            raise TypeError(f"{self.label}: expected a list of layers, got {layers!r}.")
         self._layers: list[Layer] = []
         self._extend(list(layers or ()))
 
@@ -142,9 +140,8 @@ class Sequential(Model):
             if activation in NOT_PROBABILITIES:
                 loss = type(self.loss).__name__
                 raise ValueError(
-                    f"{who}: expected probabilities for {loss}, got the outputs of {last.label} "
-                    f'with activation {activation}. Use activation="softmax", or '
-                    f"{loss}(from_logits=True)."
+                    f"{who}: expected probabilities for {loss}, got {activation} outputs of "
+                    f'{last.label}. Use activation="softmax", or {loss}(from_logits=True).'
                 )
         return samples
 
@@ -188,7 +185,6 @@ def load(path: PathLike, device: str = "cpu", *, custom_objects: Sequence[type] 
     """
     if os.path.isdir(path):
         raise ValueError(
-            f"{path}: expected a file, got a folder. Use one of its files, such as "
-            f"checkpoint.latest({os.fspath(path)!r})."
+            f"{path}: expected a file, got a folder. Use checkpoint.latest({os.fspath(path)!r})."
         )
     return registry.find("model", path).load(path, device, custom_objects)

@@ -32,7 +32,7 @@ class Run:
         The epoch at which the run ends.
     validation : Plan or None
         How a batch of the validation goes through the model.
-    told : CallbackList
+    callbacks : CallbackList
         The callbacks.
 
     Attributes
@@ -48,7 +48,7 @@ class Run:
     plan: Plan
     epochs: int
     validation: Plan | None
-    told: Any
+    callbacks: Any
     interrupts: Interrupts = field(default_factory=Interrupts)
     is_training: bool = True
     warnings: list[str] = field(default_factory=list)
@@ -65,23 +65,23 @@ class Run:
 
     def train(self) -> None:
         """Train until the last epoch is over, or until ``model.stop_training``."""
-        state, told = self.state, self.told
+        state, callbacks = self.state, self.callbacks
         history = state.progress.history
         logs: Mapping[str, float] = history.logs[-1] if history.logs else {}
         with self.interrupts:
-            told.finish(self.begin_totals() if self.position.batch else logs)
+            callbacks.finish(self.begin_totals() if self.position.batch else logs)
             while self._has_epochs():
                 epoch = self.position.epoch
                 if self.position.batch == 0:
-                    told.tell("on_epoch_begin", epoch, {})
+                    callbacks.tell("on_epoch_begin", epoch, {})
                 logs = means = self._train_epoch()
                 if self.position.batch < self.steps:
                     break  # stopped within the epoch: it is neither validated nor recorded
                 means |= self._validate()
                 state.end_epoch(means)
-                told.tell("on_epoch_end", epoch, means)
+                callbacks.tell("on_epoch_end", epoch, means)
             self.is_training = False
-            told.tell("on_train_end", self.position.epoch, logs)
+            callbacks.tell("on_train_end", self.position.epoch, logs)
             state.progress = state.progress._replace(moment=None)  # the run is complete
 
     def _has_epochs(self) -> bool:
@@ -92,16 +92,16 @@ class Run:
 
     def _train_epoch(self) -> dict[str, float]:
         """Train on the batches that the epoch has left; return the epoch's logs."""
-        told = self.told
+        callbacks = self.callbacks
         self.plan.set_comparison(self.model.loss, self.model.metrics)  # compile may have changed it
         totals = self.begin_totals()
         step = self.make_step()
         with self.model.backend.active:
             for batch in self.batches_left():
                 number = self.position.batch
-                told.tell("on_train_batch_begin", number, {})
+                callbacks.tell("on_train_batch_begin", number, {})
                 step(batch)
-                told.tell("on_train_batch_end", number, totals)
+                callbacks.tell("on_train_batch_end", number, totals)
                 if self.model.stop_training:
                     break
         return dict(totals)

@@ -13,7 +13,6 @@ import numpy as np
 from minidl.backend import Backend
 from minidl.batches import Samples
 from minidl.engine.parameter import Parameter
-from minidl.layers.base import Layer
 from minidl.optimizers import Optimizer
 from minidl.trainer.totals import Totals
 
@@ -179,14 +178,13 @@ class TrainState:
     """
 
     def __init__(self, model: Any):
-        self.model: Layer = model
-        self.backend: Backend = model.backend
+        self.model = model  # a Network
         self.step = 0
         self.epoch = 0
         self.progress = Progress()
         self.optimizer: Optimizer | None = None
         self.logged: tuple[str, ...] = ("loss",)
-        self.totals = Totals({"loss": 0}, self.backend)
+        self.totals = Totals({"loss": 0}, model.backend)
         self.is_torn = False
         self.obstacle = ""
 
@@ -201,18 +199,14 @@ class TrainState:
     def check_resume(self, arguments: Mapping[str, int]) -> None:
         """Raise ValueError if the run cannot be resumed with the data and arguments of `fit`."""
         for name, old, new in self.progress.position.differences(arguments):
-            raise ValueError(
-                f"fit: expected {name} {old} to resume the run, got {new}. Pass the same, or leave "
-                "resume out."
-            )
+            raise ValueError(f"fit: expected {name} {old} to resume the run, got {new}.")
         # A callback may put other weights into the model when training ends; no step follows then.
         moment = self.progress.moment
         is_ending = moment is not None and moment.name == "on_train_end"
         reason = "" if is_ending else self.why_not_resumable()
         if reason:
             raise ValueError(
-                f"fit: expected a run that can be resumed, but {reason}. Load its last checkpoint, "
-                "or leave resume out."
+                f"fit: expected a run that can be resumed, but {reason}. Load its last checkpoint."
             )
 
     def why_not_resumable(self) -> str:
@@ -339,7 +333,7 @@ class TrainState:
 
     def snapshot(self, *sections: str) -> dict[str, Any]:
         """Return a copy of `state` on the device."""
-        return copies(self.state(*sections), self.backend)
+        return copies(self.state(*sections), self.model.backend)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Load what `state` returned, or some of its sections; what is not named stays.
@@ -367,13 +361,13 @@ class TrainState:
             sums, counts = state["position/totals"].tolist(), state["position/counts"].tolist()
             pairs = zip(sums, counts, strict=True)
             columns = {name: column for column, name in enumerate(self.logged)}
-            self.totals = Totals(columns, self.backend)
+            self.totals = Totals(columns, self.model.backend)
             self.totals.load_state(dict(zip(self.logged, pairs, strict=True)))
         if "run/history" in state:
             self._load_run(state)
 
     def _load_optimizer(self, state: Mapping[str, Any]) -> None:
-        optimizer, backend = self.optimizer, self.backend
+        optimizer, backend = self.optimizer, self.model.backend
         assert optimizer is not None, "its state is loaded after compile"
         with backend.active:
             arrays = {

@@ -77,7 +77,7 @@ def test_state_names_begin_with_their_section_and_none_is_forgotten():
 
 def test_every_attribute_of_the_state_is_enumerated_or_belongs_to_compile():
     """A new attribute fails here until `state` and `load_state` know it."""
-    by_compile = {"model", "backend", "optimizer", "logged"}
+    by_compile = {"model", "optimizer", "logged"}
     never_saved = {"is_torn"}  # save rejects it
     enumerated = {"step", "epoch", "progress", "totals", "obstacle"}
     assert vars(stopped().train_state).keys() == by_compile | never_saved | enumerated
@@ -89,6 +89,19 @@ def test_state_of_some_sections_has_no_others():
         assert plain(state.state(section)) == plain(section_of(state.state(), section))
     both = state.state("model", "random")
     assert {name.split("/")[0] for name in both} == {"model", "random"}
+
+
+def test_state_of_a_nested_model_is_on_the_device_of_its_outermost_model(device):
+    inner = models.Sequential([layers.Dense(2)])
+    outer = models.Sequential([inner, layers.Dense(1)], device=device)
+    outer.build((None, 3))
+    inner.compile("adam", "mse")
+    inner.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    state = inner.train_state
+    before = bits(inner)
+    state.load_state(state.snapshot())
+    assert bits(inner) == before
+    assert all(inner.backend.is_array(values) for values in inner.optimizer.state.values())
 
 
 @pytest.mark.parametrize("section", SECTIONS)
