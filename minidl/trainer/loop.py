@@ -121,10 +121,9 @@ class Run:
 
     def begin_totals(self) -> Totals:
         """Return new totals of the epoch in progress, with the batches that are done."""
-        totals = Totals(self.plan.columns, self.model.backend)
-        totals.load_state(self.state.totals_of_epoch())
-        self.state.totals = totals
-        return totals
+        before = self.state.totals_of_epoch()
+        self.state.totals = Totals(self.plan.columns, self.model.backend, before)
+        return self.state.totals
 
     def batches_left(self) -> Iterator[Batch]:
         """Yield the batches that the epoch has left."""

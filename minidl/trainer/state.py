@@ -14,7 +14,7 @@ from minidl.backend import Backend
 from minidl.batches import Samples
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import Optimizer
-from minidl.trainer.totals import Totals
+from minidl.trainer.totals import Sums, Totals
 
 
 class Position(NamedTuple):
@@ -220,7 +220,7 @@ class TrainState:
             return "weights were frozen, unfrozen or added since its last update"
         return self.obstacle
 
-    def totals_of_epoch(self) -> Mapping[str, tuple[float, int]]:
+    def totals_of_epoch(self) -> Sums:
         """Return `Totals.state` of the epoch in progress; empty before its first batch."""
         return self.totals.state() if self.progress.position.batch else {}
 
@@ -361,8 +361,8 @@ class TrainState:
             sums, counts = state["position/totals"].tolist(), state["position/counts"].tolist()
             pairs = zip(sums, counts, strict=True)
             columns = {name: column for column, name in enumerate(self.logged)}
-            self.totals = Totals(columns, self.model.backend)
-            self.totals.load_state(dict(zip(self.logged, pairs, strict=True)))
+            before = dict(zip(self.logged, pairs, strict=True))
+            self.totals = Totals(columns, self.model.backend, before)
         if "run/history" in state:
             self._load_run(state)
 
