@@ -268,9 +268,11 @@ class Network(Layer):
 
     def _build_for(self, sample_shape: tuple[int, ...]) -> None:
         """Build the model for samples of this shape; on an error it stays as it was."""
-        self._output_shape_for(sample_shape)
         if not self._is_complete():
-            self._trace(sample_shape)
+            self._rehearsal()[0]._trace(sample_shape)
+        elif self.built_for == sample_shape:
+            return
+        self._trace(sample_shape)
 
     def _output_shape_for(self, sample_shape: tuple[int, ...]) -> tuple[int | None, ...]:
         """Return the shape of the outputs for samples of this shape; build nothing."""
