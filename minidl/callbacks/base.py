@@ -1,11 +1,11 @@
 """Base class of callbacks, and the list that tells them."""
 
-import copy
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from minidl.engine.parameter import Parameter
 from minidl.optimizers import Optimizer
 from minidl.storage.atomic import PathLike
 from minidl.trainer.loop import Run
-from minidl.trainer.state import History, Moment, Position, TrainState
+from minidl.trainer.state import History, Moment, Position, TrainState, copies
 
 Logs = Mapping[str, float]
 
@@ -43,6 +43,8 @@ class Model(Protocol):
     """
 
     stop_training: bool
+    train_state: TrainState
+    run: Run | None
 
     @property
     def step(self) -> int: ...
@@ -54,10 +56,7 @@ class Model(Protocol):
     def history(self) -> History: ...
     @property
     def optimizer(self) -> Optimizer | None: ...
-    @property
-    def train_state(self) -> TrainState: ...
-    @property
-    def run(self) -> Run | None: ...
+
     @property
     def backend(self) -> Backend: ...
 
@@ -139,17 +138,7 @@ class Callback:
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load what `state` returned; called after `on_train_begin` in a resumed run."""
-
-
-def checked_callbacks(callbacks: Sequence[Callback] | None) -> Sequence[Callback]:
-    """Return the callbacks of `fit`, or raise TypeError if they are not a list of them."""
-    if isinstance(callbacks, Callback):
-        raise TypeError(f"fit: expected callbacks to be a list, got {callbacks!r}. Use [...].")
-    for callback in callbacks or ():
-        if not isinstance(callback, Callback):
-            raise TypeError(f"fit: expected a list of Callbacks, got {callback!r} in it.")
-    return callbacks or ()
+        """Load what `state` returned, if anything; follows `on_train_begin` in a resumed run."""
 
 
 class CallbackList:
@@ -159,16 +148,13 @@ class CallbackList:
     ``state.progress`` after each of them.
     """
 
-    def __init__(
-        self,
-        callbacks: Sequence[Callback],
-        model: Model,
-        params: dict[str, Any],
-    ):
+    def __init__(self, callbacks: Sequence[Callback], model: Model):
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(f"fit: expected a list of Callbacks, got {callback!r} in it.")
         self._state = model.train_state
-        self._backend = model.backend
         self._callbacks: dict[str, Callback] = {}
-        self._begun: list[Callback] = []
+        self._begun = ExitStack()  # closes the callbacks that have begun
         counts: Counter[str] = Counter()
         for callback in sorted(callbacks, key=lambda callback: callback.comes_last):
             name = type(callback).__name__
@@ -176,7 +162,6 @@ class CallbackList:
             counts[name] += 1
             self._callbacks[key] = callback
             callback.model = model
-            callback.params = params
         # The callbacks that override a method: the others have nothing to do.
         self._acting = {
             name: [
@@ -188,18 +173,17 @@ class CallbackList:
             if name.startswith("on_")
         }
         self._stateful = [
-            key
-            for key, callback in self._callbacks.items()
-            if type(callback).state is not Callback.state
+            key for key, c in self._callbacks.items() if type(c).state is not Callback.state
         ]
 
-    def begin(self) -> None:
+    def begin(self, params: dict[str, Any]) -> None:
         """Begin the run with each callback, and load what it remembered."""
         memories = self._state.progress.memories
         for key, callback in self._callbacks.items():
+            callback.params = params
             callback.on_train_begin({})
-            self._begun.append(callback)
-            if key in memories:
+            self._begun.callback(callback.close)
+            if memories.get(key):
                 callback.load_state(memories[key])
         self._earlier = self._state.progress.callbacks
         self._state.progress = self._state.progress._replace(
@@ -208,12 +192,7 @@ class CallbackList:
         )
 
     def _memory_of(self, key: str) -> dict[str, Any]:
-        """Return a copy of what a callback remembers: it may change its values in place."""
-        with self._backend.active:
-            return {
-                name: value.copy() if self._backend.is_array(value) else copy.deepcopy(value)
-                for name, value in self._callbacks[key].state().items()
-            }
+        return copies(self._callbacks[key].state(), self._state.model.backend)
 
     def finish(self, logs: Logs) -> None:
         """Tell the end of an epoch or batch that a break interrupted to the remaining callbacks.
@@ -259,11 +238,10 @@ class CallbackList:
     def close(self) -> None:
         """Close each callback that has begun, also if one of them raises."""
         self._state.undo_broken_callback()
-        with ExitStack() as stack:
-            for callback in self._begun:
-                stack.callback(callback.close)
+        self._begun.close()
 
 
+@dataclass(eq=False, repr=False)
 class Monitor(Callback):
     """Base class of callbacks that act on the improvement of a logged value.
 
@@ -280,16 +258,24 @@ class Monitor(Callback):
     ----------
     best : float
         The best value so far, negated if less is better.
+    remembered : tuple of str
+        The attributes that the callback remembers.
     """
 
-    def __init__(self, monitor: str, min_delta: float, mode: str):
-        if mode not in ("auto", "min", "max"):
+    monitor: str
+    min_delta: float
+    mode: str
+    remembered: ClassVar[tuple[str, ...]] = ("best",)
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("auto", "min", "max"):
             raise ValueError(
-                f'{type(self).__name__}: expected mode to be "auto", "min" or "max", got {mode!r}.'
+                f'{type(self).__name__}: expected mode to be "auto", "min" or "max", got '
+                f"{self.mode!r}."
             )
-        self.monitor = monitor
-        self.min_delta = abs(min_delta)
-        self.sign = 1 if mode == "max" or (mode == "auto" and "acc" in monitor) else -1
+        is_auto_max = self.mode == "auto" and "acc" in self.monitor
+        self.sign = 1 if self.mode == "max" or is_auto_max else -1
+        self.min_delta = abs(self.min_delta)
 
     def on_train_begin(self, logs: Logs) -> None:
         """Check the name, and begin with the best value of the history.
@@ -300,11 +286,8 @@ class Monitor(Callback):
             If no value of the name is logged.
         """
         if self.monitor not in self.params["metrics"]:
-            raise ValueError(
-                f"{type(self).__name__}: expected monitor to be one of "
-                f"{', '.join(self.params['metrics'])}, got {self.monitor!r}. Pass validation data "
-                "for val_ names."
-            )
+            who, known = type(self).__name__, ", ".join(self.params["metrics"])
+            raise ValueError(f"{who}: expected monitor to be one of {known}, got {self.monitor!r}.")
         past = self.model.history.history.get(self.monitor, [])
         finite = [self.sign * value for value in past if not math.isnan(value)]
         self.best = max(finite, default=-math.inf)
@@ -317,9 +300,12 @@ class Monitor(Callback):
         return better
 
     def state(self) -> dict[str, Any]:
-        """Return the best value; JSON has no infinity, so None stands for no value yet."""
-        return {"best": None if self.best == -math.inf else self.best}
+        """Return what is remembered; JSON has no infinity, so None stands for no best value yet."""
+        values = {name: getattr(self, name) for name in self.remembered}
+        return values | {"best": None if self.best == -math.inf else self.best}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Load what `state` returned."""
+        for name in self.remembered:
+            setattr(self, name, state[name])
         self.best = -math.inf if state["best"] is None else state["best"]

@@ -1,15 +1,15 @@
 """Callbacks that change the learning rate between epochs."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass, field
 
-from minidl.callbacks.base import Callback, Logs, Model, Monitor
+from minidl.callbacks.base import Callback, Logs, Monitor
 from minidl.optimizers.schedules import LearningRateSchedule, returned_rate
 
 
-def learning_rate(who: str, model: Model) -> float:
+def learning_rate(callback: Callback) -> float:
     """Return the optimizer's learning rate.
 
     Raises
@@ -17,20 +17,15 @@ def learning_rate(who: str, model: Model) -> float:
     TypeError
         If the optimizer follows a schedule.
     """
-    assert model.optimizer is not None, "checked by fit"
-    rate = model.optimizer.learning_rate
+    optimizer = callback.model.optimizer
+    assert optimizer is not None, "checked by fit"
+    rate = optimizer.learning_rate
     if isinstance(rate, LearningRateSchedule):
         raise TypeError(
-            f"{who}: expected the optimizer's learning rate to be a number, got a "
-            f"{type(rate).__name__}. Pass learning_rate=0.001, or leave {who} out."
+            f"{type(callback).__name__}: expected the optimizer's learning rate to be a number, "
+            f"got a {type(rate).__name__}."
         )
     return rate
-
-
-def set_learning_rate(model: Model, rate: float) -> None:
-    """Set the optimizer's learning rate."""
-    assert model.optimizer is not None, "checked by fit"
-    model.optimizer.learning_rate = float(rate)
 
 
 class LearningRateScheduler(Callback):
@@ -61,14 +56,15 @@ class LearningRateScheduler(Callback):
 
     def on_train_begin(self, logs: Logs) -> None:
         """Check that the learning rate is a number."""
-        learning_rate("LearningRateScheduler", self.model)
+        learning_rate(self)
 
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
         """Set the learning rate."""
-        known = (epoch, learning_rate("LearningRateScheduler", self.model))
+        known = (epoch, learning_rate(self))
         returned = self.schedule(*known[: self._arguments])
         who = "LearningRateScheduler: schedule"
-        set_learning_rate(self.model, returned_rate(who, returned, f"epoch {epoch}"))
+        rate = returned_rate(who, returned, f"epoch {epoch}")
+        self.model.train_state.learning_rate = rate
 
 
 def _number_of_arguments(schedule: Callable[..., float]) -> int:
@@ -78,11 +74,12 @@ def _number_of_arguments(schedule: Callable[..., float]) -> int:
             inspect.signature(schedule).bind(*range(number))
             return number
     raise TypeError(
-        "LearningRateScheduler: expected schedule to be a function of the epoch, or of the epoch "
-        f"and the learning rate, got {schedule!r}."
+        "LearningRateScheduler: expected schedule to take (epoch) or (epoch, learning_rate), "
+        f"got {schedule!r}."
     )
 
 
+@dataclass(eq=False)
 class ReduceLROnPlateau(Monitor):
     """Learning rate that is multiplied by `factor` when a value has not improved for a while.
 
@@ -114,59 +111,46 @@ class ReduceLROnPlateau(Monitor):
     >>> reduce = ReduceLROnPlateau("val_loss", factor=0.5, patience=3, min_lr=1e-5)
     """
 
-    def __init__(
-        self,
-        monitor: str = "val_loss",
-        factor: float = 0.1,
-        patience: int = 10,
-        *,
-        mode: str = "auto",
-        min_delta: float = 1e-4,
-        cooldown: int = 0,
-        min_lr: float = 0.0,
-    ):
-        super().__init__(monitor, min_delta, mode)
-        if not 0 < factor < 1:
-            raise ValueError(f"ReduceLROnPlateau: expected factor in (0, 1), got {factor}.")
-        self.factor = factor
-        self.patience = patience
-        self.cooldown = cooldown
-        self.min_lr = min_lr
+    remembered = ("best", "wait", "cooling")
+
+    monitor: str = "val_loss"
+    factor: float = 0.1
+    patience: int = 10
+    mode: str = field(default="auto", kw_only=True)
+    min_delta: float = field(default=1e-4, kw_only=True)
+    cooldown: int = field(default=0, kw_only=True)
+    min_lr: float = field(default=0.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.factor < 1:
+            raise ValueError(f"ReduceLROnPlateau: expected factor in (0, 1), got {self.factor}.")
 
     def on_train_begin(self, logs: Logs) -> None:
         """Check that the learning rate is a number, and begin to wait."""
         super().on_train_begin(logs)
-        learning_rate("ReduceLROnPlateau", self.model)
-        self._wait = 0
-        self._cooling = 0
+        learning_rate(self)
+        self.wait = 0
+        self.cooling = 0
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Compare with the best epoch so far."""
         if self._is_due(logs[self.monitor]):
-            rate = learning_rate("ReduceLROnPlateau", self.model)
+            rate = learning_rate(self)
             if rate > self.min_lr:
-                set_learning_rate(self.model, max(rate * self.factor, self.min_lr))
+                self.model.train_state.learning_rate = max(rate * self.factor, self.min_lr)
 
     def _is_due(self, value: float) -> bool:
         """Count an epoch, and return whether the wait is over."""
-        if self._cooling:
-            self._cooling -= 1
-            self._wait = 0
+        if self.cooling:
+            self.cooling -= 1
+            self.wait = 0
         if self.improves(value):
-            self._wait = 0
-        elif not self._cooling:
-            self._wait += 1
-            if self._wait >= self.patience:
-                self._cooling = self.cooldown
-                self._wait = 0
+            self.wait = 0
+        elif not self.cooling:
+            self.wait += 1
+            if self.wait >= self.patience:
+                self.cooling = self.cooldown
+                self.wait = 0
                 return True
         return False
-
-    def state(self) -> dict[str, Any]:
-        """Return the best value, the wait and the cooldown."""
-        return super().state() | {"wait": self._wait, "cooling": self._cooling}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load what `state` returned."""
-        super().load_state(state)
-        self._wait, self._cooling = state["wait"], state["cooling"]

@@ -4,11 +4,14 @@ import csv
 import os
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from minidl.callbacks.base import Callback, Logs
+from minidl.storage.atomic import PathLike
 
 
+@dataclass(eq=False)
 class CSVLogger(Callback):
     """Lines of comma-separated values, one for each epoch, flushed at once.
 
@@ -34,12 +37,9 @@ class CSVLogger(Callback):
     >>> logger = CSVLogger("training.csv", append=True)
     """
 
-    def __init__(
-        self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False
-    ):
-        self.filename = filename
-        self.separator = separator
-        self.append = append
+    filename: PathLike
+    separator: str = ","
+    append: bool = False
 
     def on_train_begin(self, logs: Logs) -> None:
         """Open the file, and write or check the names of the columns."""
@@ -118,22 +118,19 @@ class TensorBoard(Callback):
         When training begins, if the folder cannot be created.
     """
 
-    def __init__(self, log_dir: str | os.PathLike[str] = "logs"):
+    def __init__(self, log_dir: PathLike = "logs"):
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
-            raise ImportError(
-                "TensorBoard: expected tensorboardX to be installed. Run pip install "
-                "'minidl[tensorboard]'."
-            ) from error
+            advice = "Run pip install 'minidl[tensorboard]'."
+            raise ImportError(f"TensorBoard: expected tensorboardX. {advice}") from error
         self.log_dir = os.fspath(log_dir)
         self._new_writer = SummaryWriter
-        self._writers: dict[str, Any] = {}
 
     def on_train_begin(self, logs: Logs) -> None:
         """Create the folder."""
         os.makedirs(self.log_dir, exist_ok=True)
-        self._writers = {}
+        self._writers: dict[str, Any] = {}
         self._next_epoch = self.model.position.epoch
         self._purge_step: int | None = None
 

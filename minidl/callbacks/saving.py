@@ -1,15 +1,13 @@
 """Checkpoints during training."""
 
 import logging
-import os
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
 from minidl.arguments import positive_integer
 from minidl.callbacks.base import Logs, Monitor
-from minidl.storage.atomic import TEMPORARY
+from minidl.storage.atomic import TEMPORARY, PathLike
 from minidl.storage.folders import BEST_FILE, STEP_FILE, lock_folder, step_files
 from minidl.trainer.diagnosis import non_finite_weight
 
@@ -77,7 +75,7 @@ class ModelCheckpoint(Monitor):
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: PathLike,
         *,
         every_steps: int | None = None,
         every_epochs: int | None = None,
@@ -92,10 +90,7 @@ class ModelCheckpoint(Monitor):
                 positive_integer(f"ModelCheckpoint: {name}", count)
         self.folder = Path(folder)
         if self.folder.suffix in FILE_ENDINGS:
-            raise ValueError(
-                f"ModelCheckpoint: expected a folder, got the file name {folder}. The files in the "
-                f"folder have names of their own, such as {BEST_FILE}."
-            )
+            raise ValueError(f"ModelCheckpoint: expected a folder, got the file name {folder}.")
         self.every_steps = every_steps
         self.every_epochs = 1 if every_steps is every_epochs is None else every_epochs
         self.keep = keep
@@ -151,7 +146,8 @@ class ModelCheckpoint(Monitor):
 
     def save_broken_run(self) -> None:
         """Save the last step if it is not saved yet; an error is only logged."""
-        if not self._has_unsaved_steps or self.model.train_state.is_torn:
+        # A break can come before this callback is told of the step.
+        if self.model.step == self._saved_step or self.model.train_state.is_torn:
             return
         try:
             self.save()
@@ -169,11 +165,6 @@ class ModelCheckpoint(Monitor):
         for path in others[: max(0, len(others) - (self.keep - 1))]:
             path.unlink(missing_ok=True)
 
-    @property
-    def _has_unsaved_steps(self) -> bool:
-        # A break can come before this callback is told of the step.
-        return self.model.step != self._saved_step
-
     def _step_file(self) -> Path:
         return self.folder / STEP_FILE.format(self.model.step)
 
@@ -186,8 +177,3 @@ class ModelCheckpoint(Monitor):
     def state(self) -> dict[str, Any]:
         """Return the best value."""
         return super().state() if self.keeps_best else {}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load what `state` returned."""
-        if state:
-            super().load_state(state)

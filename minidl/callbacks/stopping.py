@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from minidl.callbacks.base import Logs, Monitor
 
 
+@dataclass(eq=False)
 class EarlyStopping(Monitor):
     """End of training when a value has not improved for `patience` epochs.
 
@@ -38,20 +40,14 @@ class EarlyStopping(Monitor):
     >>> stopping = EarlyStopping("val_accuracy", patience=3, restore_best_weights=True)
     """
 
-    def __init__(
-        self,
-        monitor: str = "val_loss",
-        min_delta: float = 0.0,
-        patience: int = 0,
-        *,
-        mode: str = "auto",
-        baseline: float | None = None,
-        restore_best_weights: bool = False,
-    ):
-        super().__init__(monitor, min_delta, mode)
-        self.patience = patience
-        self.baseline = baseline
-        self.restore_best_weights = restore_best_weights
+    remembered = ("best", "wait", "best_epoch", "stopped_epoch")
+
+    monitor: str = "val_loss"
+    min_delta: float = 0.0
+    patience: int = 0
+    mode: str = field(default="auto", kw_only=True)
+    baseline: float | None = field(default=None, kw_only=True)
+    restore_best_weights: bool = field(default=False, kw_only=True)
 
     def on_train_begin(self, logs: Logs) -> None:
         """Check the name, and begin to wait."""
@@ -90,19 +86,12 @@ class EarlyStopping(Monitor):
             state.obstacle = "EarlyStopping restored the best weights"
 
     def state(self) -> dict[str, Any]:
-        """Return the wait, the best epoch, and its weights if they will be restored."""
-        counts = {
-            "wait": self.wait,
-            "best_epoch": self.best_epoch,
-            "stopped_epoch": self.stopped_epoch,
-        }
-        return super().state() | counts | self._best_weights
+        """Return what is remembered, and the best weights if they will be restored."""
+        return super().state() | self._best_weights
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Load what `state` returned; a run that was stopped stays stopped."""
         super().load_state(state)
-        self.wait, self.best_epoch = state["wait"], state["best_epoch"]
-        self.stopped_epoch = state["stopped_epoch"]
         if self.restore_best_weights:
             weights = {name: state[name] for name in state if name.startswith("weights/")}
             self._best_weights = weights

@@ -1,8 +1,8 @@
 """Base class of models: compile, fit, evaluate, predict, and files."""
 
-import math
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from minidl import losses, optimizers, rng
 from minidl.arguments import positive_integer
 from minidl.batches import Samples
-from minidl.callbacks.base import Callback, CallbackList, checked_callbacks
+from minidl.callbacks.base import Callback, CallbackList
 from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line
 from minidl.engine.backward import no_grad
 from minidl.layers.base import Layer
@@ -20,8 +20,7 @@ from minidl.models.network import Network
 from minidl.trainer import uncertainty
 from minidl.trainer.fusion import Plan
 from minidl.trainer.loop import Run
-from minidl.trainer.state import History, Position, TrainState, run_arguments
-from minidl.trainer.totals import Totals
+from minidl.trainer.state import History, run_arguments
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -74,69 +73,6 @@ class Model(Network):
     (2, 3)
     """
 
-    def __init__(
-        self,
-        *,
-        device: str = "cpu",
-        dtype: str = "float32",
-        seed: int = 0,
-        name: str | None = None,
-    ):
-        super().__init__(device=device, dtype=dtype, seed=seed, name=name)
-        self.train_state = TrainState(self)
-        self.stop_training = False
-        self._run: Run | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state of a copy, which is not in `fit` and does not hold its data."""
-        return vars(self) | {"_run": None}
-
-    @property
-    def optimizer(self) -> optimizers.Optimizer | None:
-        """The optimizer that `compile` chose."""
-        return self.train_state.optimizer
-
-    @property
-    def step(self) -> int:
-        """The number of optimizer updates the model has had."""
-        return self.train_state.step
-
-    @property
-    def epoch(self) -> int:
-        """The number of epochs it has begun, each with its own order of the samples."""
-        return self.train_state.epoch
-
-    @property
-    def position(self) -> Position:
-        """The position of the last `fit`; ``fit(resume=True)`` goes on there."""
-        return self.train_state.progress.position
-
-    @property
-    def history(self) -> History:
-        """The logs of each epoch of the last `fit`."""
-        return self.train_state.progress.history
-
-    @property
-    def run(self) -> Run | None:
-        """The `fit` call in progress."""
-        return self._run
-
-    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
-        """Set all weights; outside of `fit`, the last run can then not be resumed.
-
-        Raises
-        ------
-        ValueError
-            If the number of arrays or their shapes differ. No weight is changed then.
-        """
-        super().set_weights(weights)
-        self._change_run("set_weights replaced the weights")
-
-    def _change_run(self, obstacle: str) -> None:
-        """Note that the last run cannot be resumed, unless the change is a part of it."""
-        if self._run is None or not self._run.is_training:
-            self.train_state.obstacle = obstacle
-
     # -------------------------------------------------------------------- training
 
     def compile(
@@ -172,8 +108,7 @@ class Model(Network):
         names = ["loss", *(metric.name for metric in new_metrics)]
         if len(set(names)) < len(names):
             raise ValueError(
-                f"compile: expected metrics with unique names other than loss, got {names[1:]}. "
-                'Name one: SparseCategoricalAccuracy("name").'
+                f"compile: expected metrics with unique names other than loss, got {names[1:]}."
             )
         self.loss, self.metrics = new_loss, new_metrics
         state = self.train_state
@@ -240,10 +175,9 @@ class Model(Network):
             If data and arguments do not fit, before anything is trained. The last run, its history
             and its position then stay as they were.
         """
-        if self._run is not None:
+        if self.run is not None:
             raise RuntimeError(
-                f"fit: {self.label} is already being trained. In a callback, call evaluate() or "
-                "predict(), or train copy.deepcopy(model)."
+                f"fit: {self.label} is already being trained. Train copy.deepcopy(model)."
             )
         batch_size = _batch_size("fit", batch_size)
         verbose = checked_verbose("fit", verbose)
@@ -253,28 +187,24 @@ class Model(Network):
             raise ValueError(f"fit: expected shuffle to be True or False, got {shuffle!r}.")
         if resume and initial_epoch:
             raise ValueError(
-                f"fit: expected initial_epoch=0 with resume=True, got {initial_epoch}. Leave one "
-                "of them out."
+                f"fit: expected resume=True or initial_epoch={initial_epoch}, got both."
             )
-        callbacks = checked_callbacks(callbacks)
         samples = self._checked_samples("fit", x, y, sample_weight)
         held_out = None
         if validation_data is not None:
             if not isinstance(validation_data, list | tuple) or len(validation_data) not in (2, 3):
-                raise ValueError(
-                    "fit: expected validation_data to be (x, y) or (x, y, sample_weight), got a "
-                    f"{type(validation_data).__name__}."
-                )
+                got = type(validation_data).__name__
+                raise ValueError(f"fit: expected validation_data to be (x, y), got a {got}.")
             held_out = self._checked_samples("fit: validation_data", *validation_data)
         elif validation_split:
             samples, held_out = samples.split(validation_split)
-        self._ensure_built(samples.x.shape[1:])
+        self._build_for(samples.x.shape[1:])
         if not any(parameter.requires_grad for parameter in self.parameters()):
-            raise ValueError(
-                f"fit: expected weights to train, got none in {self.label}. Add a Dense layer."
-            )
+            raise ValueError(f"fit: expected weights to train, got none in {self.label}.")
 
         state = self.train_state
+        listed: list[Callback] = [ProgressBar()] if verbose else []
+        callback_list = CallbackList(listed + list(callbacks or ()), self)
         last_run = vars(state).copy()
         arguments = run_arguments(samples, held_out, batch_size=batch_size, shuffle=bool(shuffle))
         if resume:
@@ -282,33 +212,22 @@ class Model(Network):
         if not resume or not self.position.batch_size:
             state.begin_run(arguments, initial_epoch)
         validation = None if held_out is None else self._plan(held_out)
-
-        def validate() -> dict[str, float]:
-            if validation is None:
-                return {}
-            values = self._evaluate(validation, batch_size)
-            return {f"val_{name}": value for name, value in values.items()}
-
-        names = [*state.logged, *(f"val_{name}" for name in state.logged if held_out is not None)]
-        steps = math.ceil(len(samples) / batch_size)
-        params = {"epochs": epochs, "steps": steps, "verbose": verbose, "metrics": names}
-        told = CallbackList([*([ProgressBar()] if verbose else []), *callbacks], self, params)
         if not resume or state.progress.moment is None:  # else a break came after a stop
             self.stop_training = False
-        run = Run(self, state, self._plan(samples), epochs, validate, told)
+        run = Run(self, state, self._plan(samples), epochs, validation, callback_list)
+        names = [*state.logged, *(f"val_{name}" for name in state.logged if held_out is not None)]
+        params = {"epochs": epochs, "steps": run.steps, "verbose": verbose, "metrics": names}
         try:
-            self._run = run
-            try:
-                told.begin()
-            except BaseException:
-                vars(state).update(last_run)  # this run was refused
-                raise
-            run.train()
+            self.run = run
+            with closing(callback_list):
+                try:
+                    callback_list.begin(params)
+                except BaseException:
+                    vars(state).update(last_run)  # this run was refused
+                    raise
+                run.train()
         finally:
-            try:
-                told.close()
-            finally:
-                self._run = None
+            self.run = None
         for text in run.warnings:
             warnings.warn(text, RuntimeWarning, stacklevel=2)
         return self.history
@@ -316,14 +235,11 @@ class Model(Network):
     def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
         """Return the samples, checked against the outputs, loss and metrics."""
         if self.optimizer is None:
-            raise RuntimeError(
-                f"{who}: expected a compiled model, got one that is not. Call "
-                'model.compile(optimizer="adam", loss=...) first.'
-            )
+            raise RuntimeError(f"{who}: expected a compiled model. Call model.compile first.")
         if y is None:
             raise TypeError(
-                f"{who}: expected arrays x and y, got a {type(x).__name__} and no y. Pass both, or "
-                "write the loop by hand if batches come from elsewhere."
+                f"{who}: expected arrays x and y, got a {type(x).__name__} and no y. Write the "
+                "loop by hand if batches come from elsewhere."
             )
         samples = Samples.checked(who, x, y, weight)
         assert samples.y is not None, "given above"
@@ -333,10 +249,10 @@ class Model(Network):
             metric.check(samples.y, output_shape)
         return samples
 
-    def _plan(self, samples: Samples, *, compares: bool = True) -> Plan:
-        """Return how batches of samples go through the model, with loss and metrics or without."""
-        comparison = (self.loss, self.metrics) if compares else ()
-        return Plan(self._planned_layers(), self.backend, self.dtype, samples, *comparison)
+    def _plan(self, samples: Samples) -> Plan:
+        """Return how batches of samples go through the model, and loss and metrics with them."""
+        layers = self._planned_layers()
+        return Plan(layers, self.backend, self.dtype, samples, self.loss, self.metrics)
 
     def _planned_layers(self) -> Sequence[Layer]:
         """Return what a batch goes through, one after the other."""
@@ -373,22 +289,14 @@ class Model(Network):
         batch_size = _batch_size("evaluate", batch_size)
         verbose = checked_verbose("evaluate", verbose)
         samples = self._checked_samples("evaluate", x, y, sample_weight)
-        self._ensure_built(samples.x.shape[1:])
-        values = self._evaluate(self._plan(samples), batch_size, verbose)
+        self._build_for(samples.x.shape[1:])
+        plan = self._plan(samples)
+        values = plan.evaluate(bar("Evaluation", plan.feed, batch_size, verbose))
         if verbose:
             print(line("Evaluation", values), flush=True)
         if return_dict:
             return values
         return list(values.values()) if self.metrics else values["loss"]
-
-    def _evaluate(self, plan: Plan, batch_size: int, verbose: int = 0) -> dict[str, float]:
-        plan.set_comparison(self.loss, self.metrics)
-        totals = Totals(plan.columns, self.backend)
-        with self.backend.active, rng.inference(), no_grad():
-            for batch in bar("Evaluation", plan.feed, batch_size, verbose):
-                _, sums, counts = plan.compare(batch)
-                totals.add(sums, counts)
-        return dict(totals)
 
     def predict(
         self,
@@ -428,9 +336,8 @@ class Model(Network):
         inputs = Samples.checked("predict", x)
         draws = None if samples is None else positive_integer("predict: samples", samples)
         if not self.built or self.built_for != inputs.x.shape[1:]:
-            self._ensure_built(inputs.x.shape[1:])
-            self._output_shape_for(inputs.x.shape[1:])  # raises if the samples do not fit
-        plan = self._plan(inputs, compares=False)
+            self._build_for(inputs.x.shape[1:])  # raises if the samples do not fit
+        plan = Plan(self._planned_layers(), self.backend, self.dtype, inputs)
         batches = bar("Prediction", plan.feed, batch_size, verbose)
         with self.backend.active, no_grad():
             if draws is not None:

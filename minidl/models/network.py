@@ -1,7 +1,9 @@
 """Networks: layers with a device, a dtype and a seed."""
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -10,21 +12,17 @@ from minidl.arguments import missing_attribute, positive_integer, refuse_masked
 from minidl.backend import Backend, get_backend
 from minidl.backend.base import FLOAT_TYPES
 from minidl.engine.backward import no_grad
+from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor
 from minidl.layers.adoption import adopt
 from minidl.layers.base import Layer
 from minidl.layers.placement import Placement
-from minidl.models import rehearsal
+from minidl.optimizers import Optimizer
 from minidl.storage import registry
 from minidl.storage.atomic import PathLike
+from minidl.trainer.loop import Run
+from minidl.trainer.state import History, Position, TrainState
 from minidl.trainer.summary import summary_table
-
-
-class _Missing:
-    """An attribute that is missing until an instance sets it, whatever its class inherits."""
-
-    def __get__(self, owner: object, kind: type | None = None) -> Any:
-        raise AttributeError
 
 
 class Network(Layer):
@@ -36,7 +34,9 @@ class Network(Layer):
         As in `Model`, the trainable subclass.
     """
 
-    placement: Placement = _Missing()  # type: ignore[assignment]
+    placement: Placement  # as soon as __init__ has run
+    run: Run | None = None
+    stop_training = False
 
     def __init__(
         self,
@@ -48,20 +48,22 @@ class Network(Layer):
     ):
         super().__init__(name=name)
         if dtype not in FLOAT_TYPES:
-            raise ValueError(
-                f"{self.label}: expected dtype to be one of {', '.join(FLOAT_TYPES)}, got "
-                f"{dtype!r}."
-            )
+            known = ", ".join(FLOAT_TYPES)
+            raise ValueError(f"{self.label}: expected dtype to be one of {known}, got {dtype!r}.")
         seed = rng.checked_integer(f"{self.label}: seed", seed, 2**64)
         self.placement = Placement(get_backend(device), np.dtype(dtype), seed, owner=self)
+        self.train_state = TrainState(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state of a copy, which is not in `fit` and does not hold its data."""
+        return vars(self) | {"run": None}
 
     if not TYPE_CHECKING:  # type checkers would accept every attribute
 
         def __getattr__(self, name: str) -> Any:
-            if "placement" not in vars(self):
+            if "train_state" not in vars(self):
                 raise AttributeError(
-                    f"{type(self).__name__}: no attribute {name!r} before super().__init__(). Call "
-                    "super().__init__() first in __init__."
+                    f"{type(self).__name__}: no attribute {name!r} before super().__init__()."
                 )
             return missing_attribute(self, "Model", name)
 
@@ -93,6 +95,31 @@ class Network(Layer):
         """The layers that the model holds directly; `Sequential.add` appends one."""
         return tuple(self.held(Layer))
 
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer that `compile` chose."""
+        return self.train_state.optimizer
+
+    @property
+    def step(self) -> int:
+        """The number of optimizer updates the model has had."""
+        return self.train_state.step
+
+    @property
+    def epoch(self) -> int:
+        """The number of epochs it has begun, each with its own order of the samples."""
+        return self.train_state.epoch
+
+    @property
+    def position(self) -> Position:
+        """The position of the last `fit`; ``fit(resume=True)`` goes on there."""
+        return self.train_state.progress.position
+
+    @property
+    def history(self) -> History:
+        """The logs of each epoch of the last `fit`."""
+        return self.train_state.progress.history
+
     def summary(self) -> None:
         """Print the layers with their output shapes and numbers of weights.
 
@@ -111,12 +138,12 @@ class Network(Layer):
         return [parameter.numpy() for parameter in self.parameters()]
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
-        """Set all weights to arrays as `get_weights` returns them.
+        """Set all weights; outside of `fit`, the last run can then not be resumed.
 
         Raises
         ------
         ValueError
-            If their number or shapes differ. No weight is changed then.
+            If the number of arrays or their shapes differ. No weight is changed then.
         """
         parameters = self.parameters()
         expected = [parameter.shape for parameter in parameters]
@@ -129,6 +156,12 @@ class Network(Layer):
         with self.backend.active:
             for parameter, array in zip(parameters, arrays, strict=True):
                 parameter.assign(self.backend.asarray(array))
+        self._change_run("set_weights replaced the weights")
+
+    def _change_run(self, obstacle: str) -> None:
+        """Note that the last run cannot be resumed, unless the change is a part of it."""
+        if self.run is None or not self.run.is_training:
+            self.train_state.obstacle = obstacle
 
     def save(self, path: PathLike) -> None:
         """Write the model, its optimizer and its training state into one file, atomically.
@@ -192,7 +225,7 @@ class Network(Layer):
     def __call__(self, x: Any) -> Any:
         """Return the outputs for a batch: a tensor of the device, or an array of the host."""
         x = self._as_input(x)
-        if not self.built and not self._is_tracing:
+        if not self.built and not self._outermost._traces:
             self._build_for(x.shape[1:])
         with rng.batch_of(x.shape[0]):
             return super().__call__(x)
@@ -203,8 +236,7 @@ class Network(Layer):
             x = Tensor.of(self.backend.asarray(x), self.backend)
         if x.backend is not self.backend:
             raise ValueError(
-                f"{self.label}: expected an input on {self.device}, got one on {x.device}. Move it "
-                f'with .to("{self.device}").'
+                f"{self.label}: expected an input on {self.device}, got one on {x.device}."
             )
         if x.ndim == 0:
             raise ValueError(f"{self.label}: expected a batch of samples, got one number.")
@@ -222,7 +254,7 @@ class Network(Layer):
             If the lengths after the first are not positive integers, or do not fit the layers. The
             model stays as it was.
         """
-        if not self._is_tracing:  # Layer.__call__ calls this, too
+        if not self._outermost._traces:  # Layer.__call__ calls this, too
             who = f"{self.label}: build: input_shape"
             self._build_for(tuple(positive_integer(who, length) for length in input_shape[1:]))
 
@@ -237,21 +269,38 @@ class Network(Layer):
     def _build_for(self, sample_shape: tuple[int, ...]) -> None:
         """Build the model for samples of this shape; on an error it stays as it was."""
         if not self._is_complete():
-            rehearsal.copied(self)[0]._trace(sample_shape)
+            self._rehearsal()[0]._trace(sample_shape)
+        elif self.built_for == sample_shape:
+            return
         self._trace(sample_shape)
-
-    def _ensure_built(self, sample_shape: tuple[int, ...]) -> None:
-        """Build what is not built yet, for samples of this shape."""
-        if not self._is_complete():
-            self._build_for(sample_shape)
 
     def _output_shape_for(self, sample_shape: tuple[int, ...]) -> tuple[int | None, ...]:
         """Return the shape of the outputs for samples of this shape; build nothing."""
         if not self._is_complete():
-            return rehearsal.copied(self)[0]._trace(sample_shape)
+            return self._rehearsal()[0]._trace(sample_shape)
         if self.built_for == sample_shape and self.output_shape is not None:
             return self.output_shape
         return self._trace(sample_shape)
+
+    def _rehearsal(self, layers: Sequence[Layer] = ()) -> tuple[Self, list[Layer]]:
+        """Return copies of the model and of layers for it, in which new weights are zeros.
+
+        Building creates weights layer by layer, and any layer may raise. So a copy is built first:
+        if that works, the model itself is built. The copy of a nested model is within a copy of its
+        outermost model. The arrays of existing weights, the optimizer, and other models that layers
+        belong to are shared, not copied.
+        """
+        outermost = self._outermost
+        below = [layer for top in (outermost, *layers) for layer in top.walk()]
+        memo: dict[int, Any] = {id(outermost.optimizer): outermost.optimizer}
+        for layer in below:
+            memo |= {id(weight): copy.copy(weight) for weight in layer.held(Parameter)}
+            place = layer.placement
+            if place is not None and place.owner not in below:  # a layer of another model
+                memo[id(place)] = replace(place, weight_streams=place.weight_streams.copy())
+        twin_outermost, twin, copies = copy.deepcopy((outermost, self, list(layers)), memo)
+        twin_outermost.placement.initial_values = lambda name, shape: np.zeros(shape)
+        return twin, copies
 
     def _is_complete(self) -> bool:
         """Return whether the model and all its layers are built."""
@@ -262,7 +311,7 @@ class Network(Layer):
 
         The shapes that `summary` prints are observed here, not declared.
         """
-        outermost: Network = self.placement.owner
+        outermost = self._outermost
         adopt(outermost, outermost.placement)
         zeros = np.zeros((rows, *sample_shape), dtype=self.dtype)
         outermost._traces = True
@@ -277,5 +326,6 @@ class Network(Layer):
     _traces = False
 
     @property
-    def _is_tracing(self) -> bool:
-        return self.placement.owner._traces
+    def _outermost(self) -> "Network":
+        """The model that names and numbers the layers."""
+        return self.placement.owner

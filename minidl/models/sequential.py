@@ -9,7 +9,6 @@ from minidl.batches import Samples
 from minidl.engine.tensor import Tensor
 from minidl.layers import Dense, Input, Layer, activations
 from minidl.layers.adoption import adopt
-from minidl.models import rehearsal
 from minidl.models.model import Model
 from minidl.storage import registry
 from minidl.storage.atomic import PathLike
@@ -59,8 +58,6 @@ class Sequential(Model):
         name: str | None = None,
     ):
         super().__init__(device=device, dtype=dtype, seed=seed, name=name)
-        if isinstance(layers, Layer):
-            raise TypeError(f"{self.label}: expected a list of layers, got {layers!r}.")
         self._layers: list[Layer] = []
         self._extend(list(layers or ()))
 
@@ -84,7 +81,7 @@ class Sequential(Model):
             if not isinstance(layer, Layer):
                 raise TypeError(f"{self.label}: expected layers, got {layer!r}.")
         if layers:
-            twin, copies = rehearsal.copied(self, layers)
+            twin, copies = self._rehearsal(layers)
             twin._append(copies)
         self._append(layers)
 
@@ -101,8 +98,7 @@ class Sequential(Model):
             if not isinstance(layer, Input):
                 self._layers.append(layer)
         self.built = False  # the shapes of the new layers are not known
-        outermost = self.placement.owner
-        adopt(outermost, outermost.placement)
+        adopt(self._outermost, self._outermost.placement)
         if self.input_shape is not None and self._layers:
             self._trace(self.input_shape)
 
@@ -144,9 +140,8 @@ class Sequential(Model):
             if activation in NOT_PROBABILITIES:
                 loss = type(self.loss).__name__
                 raise ValueError(
-                    f"{who}: expected probabilities for {loss}, got the outputs of {last.label} "
-                    f'with activation {activation}. Use activation="softmax", or '
-                    f"{loss}(from_logits=True)."
+                    f"{who}: expected probabilities for {loss}, got {activation} outputs of "
+                    f'{last.label}. Use activation="softmax", or {loss}(from_logits=True).'
                 )
         return samples
 
@@ -190,7 +185,6 @@ def load(path: PathLike, device: str = "cpu", *, custom_objects: Sequence[type] 
     """
     if os.path.isdir(path):
         raise ValueError(
-            f"{path}: expected a file, got a folder. Use one of its files, such as "
-            f"checkpoint.latest({os.fspath(path)!r})."
+            f"{path}: expected a file, got a folder. Use checkpoint.latest({os.fspath(path)!r})."
         )
     return registry.find("model", path).load(path, device, custom_objects)

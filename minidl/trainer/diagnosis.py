@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 
 from minidl import rng
-from minidl.backend import Array, Backend
 from minidl.batches import Batch
 from minidl.engine.backward import no_grad
 from minidl.engine.parameter import Parameter
+from minidl.engine.tensor import Tensor
 from minidl.trainer.fusion import Plan
 from minidl.trainer.loop import Run
 
@@ -16,7 +16,7 @@ CHANGED_BY_A_STEP = ("weights", "optimizer", "model", "random", "position")  # s
 def non_finite_weight(parameters: Iterable[Parameter]) -> str | None:
     """Return the name of the first weight with NaN or infinity, or None."""
     for parameter in parameters:
-        if not _is_finite(parameter.backend, parameter.data):
+        if not _is_finite(parameter):
             return parameter.name
     return None
 
@@ -49,19 +49,19 @@ def repeat_until_failure(run: Run) -> str | None:
 
 def _failing_layer(plan: Plan, batch: Batch, step: int) -> str | None:
     """Return the first layer, or else the loss, that is not finite for a batch of the feed."""
-    if not _is_finite(batch.x.backend, batch.x.data):
+    if not _is_finite(batch.x):
         return "the inputs"
     x = batch.x
     with rng.training(step=step), no_grad():
         for layer in plan.layers:
             x = layer(x)
-            if not _is_finite(x.backend, x.data):
+            if not _is_finite(x):
                 return f"the outputs of {layer.label}"
         loss = plan.loss_of(x, batch)
-    return None if _is_finite(loss.backend, loss.data) else "the loss"
+    return None if _is_finite(loss) else "the loss"
 
 
-def _is_finite(backend: Backend, values: Array) -> bool:
-    """Return whether all values of an array of the device are finite; this waits for it."""
-    with backend.active:
-        return bool(backend.xp.isfinite(values).all())
+def _is_finite(x: Tensor) -> bool:
+    """Return whether all values of a tensor are finite; this waits for the device."""
+    with x.backend.active:
+        return bool(x.backend.xp.isfinite(x.data).all())

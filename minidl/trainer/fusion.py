@@ -6,7 +6,7 @@ classifier with its loss and accuracy. The results equal those of the separate o
 rounding, and the masks have the same bits.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from minidl import rng
 from minidl.backend import Array, Backend
 from minidl.batches import Batch, Feed, Samples
 from minidl.engine import ops
+from minidl.engine.backward import no_grad
 from minidl.engine.tensor import Tensor, apply
 from minidl.layers.base import Layer
 from minidl.layers.dense import Dense
@@ -21,6 +22,7 @@ from minidl.layers.dropout import Dropout
 from minidl.layers.reshaping import Flatten, Rescaling
 from minidl.losses import Loss, SparseCategoricalCrossentropy
 from minidl.metrics import Accuracy, Metric, SparseCategoricalAccuracy
+from minidl.trainer.totals import Totals
 
 Stage = Callable[[Tensor], Tensor]
 Comparison = tuple[Tensor, Array, Sequence[int]]
@@ -107,8 +109,7 @@ class Plan:
         loss: Loss | None = None,
         metrics: Sequence[Metric] = (),
     ):
-        count, options = _feed_options(layers)
-        self.layers = list(layers[count:])
+        self.layers, options = _after_feed(layers)
         self.feed = Feed(samples, backend, dtype, **options)
         self._backend, self._dtype, self._samples = backend, dtype, samples
         self.set_comparison(loss, metrics)
@@ -116,22 +117,20 @@ class Plan:
     def set_comparison(self, loss: Loss | None, metrics: Sequence[Metric]) -> None:
         """Plan for another loss and other metrics."""
         self._loss, self._metrics = loss, metrics
-        self._classifier = self._fused_classifier(self._samples)
+        self._classifier = self._fused_classifier()
         self._stages = stages(self.layers[:-1] if self._classifier else self.layers)
         self.columns = {"loss": 0}
         for column, metric in enumerate(metrics, start=1):
             self.columns[metric.name] = 1 if self._classifier else column
 
-    def _fused_classifier(self, samples: Samples) -> Dense | None:
-        """Return the last layer if one operation computes it with loss and metrics."""
+    def _fused_classifier(self) -> Dense | None:
+        """Return the last layer if one operation can compute it with loss and metrics."""
         last = self.layers[-1] if self.layers else None
+        samples = self._samples
         if (
             type(last) is Dense
+            and last.built
             and last.activation is Tensor.softmax
-            and last.output_shape is not None  # it is built
-            and len(last.output_shape) == 2
-            and last.bias is not None
-            and self._dtype in Backend.KERNEL_TYPES
             and samples.weight is None
             and samples.y is not None
             and samples.y.ndim == 1
@@ -183,6 +182,15 @@ class Plan:
         width = 2 if self._metrics else 1
         return loss, sums[:width], (len(x),) * width
 
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return the means of loss and metrics over batches of the feed, in inference mode."""
+        totals = Totals(self.columns, self._backend)
+        with self._backend.active, rng.inference(), no_grad():
+            for batch in batches:
+                _, sums, counts = self.compare(batch)
+                totals.add(sums, counts)
+        return dict(totals)
+
     def loss_of(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return the mean loss of the model's outputs."""
         assert self._loss is not None, "given for fit and evaluate"
@@ -202,16 +210,17 @@ class Plan:
         return loss, sums, (len(batch.x), *(count for _, count in results))
 
 
-def _feed_options(layers: Sequence[Layer]) -> tuple[int, Mapping[str, Any]]:
-    """Return how many of the first layers the feed computes, and its options for them.
+def _after_feed(layers: Sequence[Layer]) -> tuple[list[Layer], dict[str, Any]]:
+    """Return the layers that the feed does not compute, and its options for those that it does.
 
     The feed computes a `Rescaling`, a `Flatten`, or the two in this order.
     """
+    rest = list(layers)
     options: dict[str, Any] = {}
-    for count, layer in enumerate(layers[:2]):
-        if type(layer) is Flatten:
-            return count + 1, options | {"flat": True}
-        if count or type(layer) is not Rescaling:
-            return count, options
-        options = {"scale": layer.scale, "offset": layer.offset}
-    return len(layers[:2]), options
+    if rest and type(rest[0]) is Rescaling:
+        options = {"scale": rest[0].scale, "offset": rest[0].offset}
+        del rest[0]
+    if rest and type(rest[0]) is Flatten:
+        options["flat"] = True
+        del rest[0]
+    return rest, options

@@ -1,8 +1,9 @@
 """The loop of `fit`: epochs of steps, told to callbacks."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -15,16 +16,7 @@ from minidl.trainer.step import Step
 from minidl.trainer.totals import Totals
 
 
-class Told(Protocol):
-    """The callbacks of a run; `minidl.callbacks.base.CallbackList` is one."""
-
-    def tell(self, name: str, number: int, logs: Mapping[str, float]) -> None:
-        """Tell a moment to all callbacks that have not acted on it."""
-
-    def finish(self, logs: Mapping[str, float]) -> None:
-        """Tell the moment that a break interrupted to the callbacks that have not acted on it."""
-
-
+@dataclass(eq=False)
 class Run:
     """One call of `fit`.
 
@@ -38,9 +30,9 @@ class Run:
         How a batch goes through the model.
     epochs : int
         The epoch at which the run ends.
-    validate : callable
-        Returns the logs of the validation.
-    told : Told
+    validation : Plan or None
+        How a batch of the validation goes through the model.
+    callbacks : CallbackList
         The callbacks.
 
     Attributes
@@ -51,24 +43,15 @@ class Run:
         What callbacks want to warn of; `fit` shows it at its caller's line.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        state: TrainState,
-        plan: Plan,
-        epochs: int,
-        validate: Callable[[], dict[str, float]],
-        told: Told,
-    ):
-        self.model = model
-        self.state = state
-        self.plan = plan
-        self.epochs = epochs
-        self.validate = validate
-        self.told = told
-        self.interrupts = Interrupts()
-        self.is_training = True
-        self.warnings: list[str] = []
+    model: Any
+    state: TrainState
+    plan: Plan
+    epochs: int
+    validation: Plan | None
+    callbacks: Any
+    interrupts: Interrupts = field(default_factory=Interrupts)
+    is_training: bool = True
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def position(self) -> Position:
@@ -82,23 +65,23 @@ class Run:
 
     def train(self) -> None:
         """Train until the last epoch is over, or until ``model.stop_training``."""
-        state, told = self.state, self.told
+        state, callbacks = self.state, self.callbacks
         history = state.progress.history
         logs: Mapping[str, float] = history.logs[-1] if history.logs else {}
         with self.interrupts:
-            told.finish(self.begin_totals() if self.position.batch else logs)
+            callbacks.finish(self.begin_totals() if self.position.batch else logs)
             while self._has_epochs():
                 epoch = self.position.epoch
                 if self.position.batch == 0:
-                    told.tell("on_epoch_begin", epoch, {})
+                    callbacks.tell("on_epoch_begin", epoch, {})
                 logs = means = self._train_epoch()
                 if self.position.batch < self.steps:
                     break  # stopped within the epoch: it is neither validated nor recorded
-                means |= self.validate()
+                means |= self._validate()
                 state.end_epoch(means)
-                told.tell("on_epoch_end", epoch, means)
+                callbacks.tell("on_epoch_end", epoch, means)
             self.is_training = False
-            told.tell("on_train_end", self.position.epoch, logs)
+            callbacks.tell("on_train_end", self.position.epoch, logs)
             state.progress = state.progress._replace(moment=None)  # the run is complete
 
     def _has_epochs(self) -> bool:
@@ -109,19 +92,28 @@ class Run:
 
     def _train_epoch(self) -> dict[str, float]:
         """Train on the batches that the epoch has left; return the epoch's logs."""
-        told = self.told
+        callbacks = self.callbacks
         self.plan.set_comparison(self.model.loss, self.model.metrics)  # compile may have changed it
         totals = self.begin_totals()
         step = self.make_step()
         with self.model.backend.active:
             for batch in self.batches_left():
                 number = self.position.batch
-                told.tell("on_train_batch_begin", number, {})
+                callbacks.tell("on_train_batch_begin", number, {})
                 step(batch)
-                told.tell("on_train_batch_end", number, totals)
+                callbacks.tell("on_train_batch_end", number, totals)
                 if self.model.stop_training:
                     break
         return dict(totals)
+
+    def _validate(self) -> dict[str, float]:
+        """Return the epoch's logs of the validation."""
+        plan = self.validation
+        if plan is None:
+            return {}
+        plan.set_comparison(self.model.loss, self.model.metrics)
+        values = plan.evaluate(plan.feed.batches(self.position.batch_size))
+        return {f"val_{name}": value for name, value in values.items()}
 
     def make_step(self) -> Step:
         """Return the step that updates the weights of this run."""
@@ -129,10 +121,9 @@ class Run:
 
     def begin_totals(self) -> Totals:
         """Return new totals of the epoch in progress, with the batches that are done."""
-        totals = Totals(self.plan.columns, self.model.backend)
-        totals.load_state(self.state.totals_of_epoch())
-        self.state.totals = totals
-        return totals
+        before = self.state.totals_of_epoch()
+        self.state.totals = Totals(self.plan.columns, self.model.backend, before)
+        return self.state.totals
 
     def batches_left(self) -> Iterator[Batch]:
         """Yield the batches that the epoch has left."""

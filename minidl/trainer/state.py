@@ -4,16 +4,17 @@
 resuming, the rollback after a NaN and the restoring of best weights all use them.
 """
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from minidl.backend import Backend
 from minidl.batches import Samples
 from minidl.engine.parameter import Parameter
-from minidl.layers.base import Layer
 from minidl.optimizers import Optimizer
-from minidl.trainer.totals import Totals
+from minidl.trainer.totals import Sums, Totals
 
 
 class Position(NamedTuple):
@@ -144,6 +145,15 @@ class Progress(NamedTuple):
     learning_rate: float | None = None
 
 
+def copies(values: Mapping[str, Any], backend: Backend) -> dict[str, Any]:
+    """Return copies of arrays and of other values, which may change in place."""
+    with backend.active:
+        return {
+            name: value.copy() if backend.is_array(value) else copy.deepcopy(value)
+            for name, value in values.items()
+        }
+
+
 class TrainState:
     """Weights, optimizer, counters, random streams and the run in progress of one model.
 
@@ -159,25 +169,24 @@ class TrainState:
         The optimizer that `compile` chose.
     logged : tuple of str
         The names of the loss and of the metrics that `compile` chose.
-    totals : Totals or None
-        The running means of the epoch in progress.
+    totals : Totals
+        The running means of the epoch in progress, once it has begun.
     is_torn : bool
         Whether an update has begun to change weights, and was broken off.
     obstacle : str
         Why the run cannot be resumed; empty if it can.
     """
 
-    def __init__(self, model: Layer):
-        self.model = model
+    def __init__(self, model: Any):
+        self.model = model  # a Network
         self.step = 0
         self.epoch = 0
         self.progress = Progress()
         self.optimizer: Optimizer | None = None
         self.logged: tuple[str, ...] = ("loss",)
-        self.totals: Totals | None = None
+        self.totals = Totals({"loss": 0}, model.backend)
         self.is_torn = False
         self.obstacle = ""
-        self._saved_totals: Mapping[str, tuple[float, int]] = {}
 
     # -------------------------------------------------------------------- the run
 
@@ -185,24 +194,19 @@ class TrainState:
         """Forget the last run and begin a new one, with the data and arguments of `fit`."""
         position = Position(first_epoch, 0, **arguments)
         self.progress = Progress(position, History())
-        self.totals, self._saved_totals = None, {}
         self.obstacle = ""
 
     def check_resume(self, arguments: Mapping[str, int]) -> None:
         """Raise ValueError if the run cannot be resumed with the data and arguments of `fit`."""
         for name, old, new in self.progress.position.differences(arguments):
-            raise ValueError(
-                f"fit: expected {name} {old} to resume the run, got {new}. Pass the same, or leave "
-                "resume out."
-            )
+            raise ValueError(f"fit: expected {name} {old} to resume the run, got {new}.")
         # A callback may put other weights into the model when training ends; no step follows then.
         moment = self.progress.moment
         is_ending = moment is not None and moment.name == "on_train_end"
         reason = "" if is_ending else self.why_not_resumable()
         if reason:
             raise ValueError(
-                f"fit: expected a run that can be resumed, but {reason}. Load its last checkpoint, "
-                "or leave resume out."
+                f"fit: expected a run that can be resumed, but {reason}. Load its last checkpoint."
             )
 
     def why_not_resumable(self) -> str:
@@ -216,11 +220,9 @@ class TrainState:
             return "weights were frozen, unfrozen or added since its last update"
         return self.obstacle
 
-    def totals_of_epoch(self) -> Mapping[str, tuple[float, int]]:
+    def totals_of_epoch(self) -> Sums:
         """Return `Totals.state` of the epoch in progress; empty before its first batch."""
-        if not self.progress.position.batch:
-            return {}
-        return self._saved_totals if self.totals is None else self.totals.state()
+        return self.totals.state() if self.progress.position.batch else {}
 
     def count_step(self) -> None:
         """Count an update; the end of its batch is the moment to tell next."""
@@ -248,10 +250,15 @@ class TrainState:
         rate = None if self.optimizer is None else self.optimizer.learning_rate
         return rate if isinstance(rate, float) else None
 
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        assert self.optimizer is not None, "set in fit, which checks it"
+        self.optimizer.learning_rate = rate
+
     def undo_broken_callback(self) -> None:
         """Undo what a callback that was broken off did to the learning rate."""
-        if self.optimizer is not None and self.progress.learning_rate is not None:
-            self.optimizer.learning_rate = self.progress.learning_rate
+        if self.progress.learning_rate is not None:
+            self.learning_rate = self.progress.learning_rate
             self.progress = self.progress._replace(learning_rate=None)
 
     # -------------------------------------------------------------------- enumeration
@@ -309,9 +316,8 @@ class TrainState:
         for name, values in optimizer.state.items():
             if is_known and name in optimizer.state_names:  # SGD's momentum may be 0 by now
                 state[f"optimizer/{name}"] = values
-        rate = self.learning_rate
-        if self.progress.learning_rate is not None:
-            rate = self.progress.learning_rate
+        during_callbacks = self.progress.learning_rate
+        rate = self.learning_rate if during_callbacks is None else during_callbacks
         if rate is not None:
             state["optimizer/learning_rate"] = np.array(rate, "float64")
         return state
@@ -327,12 +333,7 @@ class TrainState:
 
     def snapshot(self, *sections: str) -> dict[str, Any]:
         """Return a copy of `state` on the device."""
-        backend = self.model.parameters()[0].backend
-        with backend.active:
-            return {
-                name: value.copy() if backend.is_array(value) else value
-                for name, value in self.state(*sections).items()
-            }
+        return copies(self.state(*sections), self.model.backend)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Load what `state` returned, or some of its sections; what is not named stays.
@@ -359,22 +360,23 @@ class TrainState:
             self.progress = self.progress._replace(position=Position(**fields))
             sums, counts = state["position/totals"].tolist(), state["position/counts"].tolist()
             pairs = zip(sums, counts, strict=True)
-            self._saved_totals, self.totals = dict(zip(self.logged, pairs, strict=True)), None
+            columns = {name: column for column, name in enumerate(self.logged)}
+            before = dict(zip(self.logged, pairs, strict=True))
+            self.totals = Totals(columns, self.model.backend, before)
         if "run/history" in state:
             self._load_run(state)
 
     def _load_optimizer(self, state: Mapping[str, Any]) -> None:
-        optimizer, parameters = self.optimizer, self.model.parameters()
+        optimizer, backend = self.optimizer, self.model.backend
         assert optimizer is not None, "its state is loaded after compile"
-        if parameters:
-            backend = parameters[0].backend
-            with backend.active:
-                arrays = {
-                    name: backend.xp.array(backend.asarray(state[f"optimizer/{name}"]))
-                    for name in optimizer.state_names
-                    if f"optimizer/{name}" in state
-                }
-            optimizer.restore(parameters, int(state["optimizer/iterations"]), arrays)
+        with backend.active:
+            arrays = {
+                name: backend.xp.array(backend.asarray(state[f"optimizer/{name}"]))
+                for name in optimizer.state_names
+                if f"optimizer/{name}" in state
+            }
+        iterations = int(state["optimizer/iterations"])
+        optimizer.restore(self.model.parameters(), iterations, arrays)
         if "optimizer/learning_rate" in state:
             optimizer.learning_rate = float(state["optimizer/learning_rate"])
 

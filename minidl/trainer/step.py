@@ -39,7 +39,6 @@ class Step:
         """
         state, optimizer, totals = self.state, self.state.optimizer, self.state.totals
         assert optimizer is not None, "checked by fit"
-        assert totals is not None, "set by fit"
         with rng.training(step=state.step):
             loss, sums, counts = self.plan.compare(batch)
         for parameter in self.trained:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from minidl.backend import Array, Backend
 
+Sums = Mapping[str, tuple[float, int]]  # the sum over the samples seen, and their number, by name
 PENDING = 256  # batches whose sums are kept before they are added up
 
 
@@ -18,6 +19,8 @@ class Totals(Mapping[str, float]):
         The names, each with its column in the sums of a batch. Names may share a column.
     backend : Backend
         The device of the batches.
+    before : mapping, optional
+        `state` of the batches that were seen before; names that it lacks begin at zero.
 
     Examples
     --------
@@ -30,11 +33,16 @@ class Totals(Mapping[str, float]):
     {'loss': 1.0, 'accuracy': 0.5}
     """
 
-    def __init__(self, columns: Mapping[str, int], backend: Backend):
+    def __init__(self, columns: Mapping[str, int], backend: Backend, before: Sums | None = None):
+        before = before or {}
         self._columns = dict(columns)
         self._backend = backend
-        self._sums: Array = None  # float64, one for each column
         self._counts = [0] * (max(columns.values()) + 1)
+        sums = [0.0] * len(self._counts)
+        for name, column in columns.items():
+            sums[column], self._counts[column] = before.get(name, (0.0, 0))
+        # One for each column; without batches nothing is sent to the device.
+        self._sums: Array = backend.asarray(sums, dtype="float64") if before else None
         self._pending: list[Array] = []
         self._rows = 0
 
@@ -81,19 +89,10 @@ class Totals(Mapping[str, float]):
             self._sums = xp.cumsum(batches, axis=0)[-1]
         self._pending = []
 
-    def state(self) -> dict[str, tuple[float, int]]:
+    def state(self) -> Sums:
         """Return for each name the sum over the samples seen, and their number."""
         self._fold()
         return {
             name: (float(self._sums[column]) if self._counts[column] else 0.0, self._counts[column])
             for name, column in self._columns.items()
         }
-
-    def load_state(self, state: Mapping[str, tuple[float, int]]) -> None:
-        """Replace the samples seen by those of `state`."""
-        sums = [0.0] * len(self._counts)
-        self._counts = [0] * len(self._counts)
-        for name, column in self._columns.items():
-            sums[column], self._counts[column] = state.get(name, (0.0, 0))
-        self._pending = []
-        self._sums = self._backend.asarray(sums, dtype="float64") if state else None

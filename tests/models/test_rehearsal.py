@@ -5,7 +5,6 @@ import pytest
 from small_models import LABELS, X, bits, classifier
 
 from minidl import initializers, layers, models
-from minidl.models import rehearsal
 
 
 def failing_layer():
@@ -111,10 +110,10 @@ def test_layer_that_another_model_will_build_with_another_dtype_is_rejected(devi
     models.Sequential([models.Sequential([shared], device=device)], device=device)
 
 
-def test_copied_shares_existing_weights_and_draws_zeros_for_new_ones():
+def test_rehearsal_shares_existing_weights_and_draws_zeros_for_new_ones():
     inner = models.Sequential([layers.Dense(4, input_shape=(6,))])
     outer = models.Sequential([inner, layers.Dropout(0.5)])
-    twin, (layer,) = rehearsal.copied(inner, [layers.Dense(3)])
+    twin, (layer,) = inner._rehearsal([layers.Dense(3)])
     assert twin is not inner
     assert twin.placement.owner is not outer
     assert twin.parameters()[0].data is inner.parameters()[0].data

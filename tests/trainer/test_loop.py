@@ -47,13 +47,16 @@ def network(seed=3):
     return model
 
 
-def run_of(model, epochs=2, told=None, shuffle=True, validate=dict):
+def run_of(model, epochs=2, told=None, shuffle=True, held_out=None):
     """Return a run that has begun."""
     samples = Samples(X, Y)
     state = model.train_state
     state.begin_run(run_arguments(samples, None, batch_size=4, shuffle=shuffle), 0)
-    plan = Plan(model.layers, model.backend, model.dtype, samples, model.loss, model.metrics)
-    return Run(model, state, plan, epochs, validate, told or Recorder())
+    plan, validation = (
+        part and Plan(model.layers, model.backend, model.dtype, part, model.loss, model.metrics)
+        for part in (samples, held_out)
+    )
+    return Run(model, state, plan, epochs, validation, told or Recorder())
 
 
 def epoch_of(number):
@@ -74,7 +77,7 @@ def test_run_tells_each_moment_in_order():
     assert run.steps == STEPS
     run.train()
     expected = [("finish",), *epoch_of(0), *epoch_of(1), ("on_train_end", 2)]
-    assert run.told.names() == expected
+    assert run.callbacks.names() == expected
     assert run.position.epoch == 2
     assert run.state.step == 2 * STEPS
 
@@ -82,24 +85,27 @@ def test_run_tells_each_moment_in_order():
 def test_run_of_no_epochs_tells_the_end_only():
     run = run_of(network(), epochs=0)
     run.train()
-    assert run.told.names() == [("finish",), ("on_train_end", 0)]
+    assert run.callbacks.names() == [("finish",), ("on_train_end", 0)]
 
 
 def test_logs_of_an_epoch_hold_means_and_validation():
-    numbers = iter((7.0, 8.0))
-    run = run_of(network(), validate=lambda: {"val_loss": next(numbers)})
-    run.train()
-    logs = [told[-1] for told in run.told.told if told[0] == "on_epoch_end"]
+    model, expected = network(), []
+    run = run_of(model, held_out=Samples(X[:3], Y[:3]))
+    for epoch in range(2):
+        run.epochs = epoch + 1
+        run.train()
+        expected.append(model.evaluate(X[:3], Y[:3], verbose=0))
+    logs = [told[-1] for told in run.callbacks.told if told[0] == "on_epoch_end"]
     assert [list(epoch) for epoch in logs] == [["loss", "val_loss"]] * 2
-    assert [epoch["val_loss"] for epoch in logs] == [7.0, 8.0]
+    assert [epoch["val_loss"] for epoch in logs] == expected
     assert run.state.progress.history.logs == logs
-    assert run.told.told[-1][-1] == logs[-1]  # on_train_end
+    assert run.callbacks.told[-1][-1] == logs[-1]  # on_train_end
 
 
 def test_end_of_an_epoch_is_counted_before_it_is_told():
     seen = []
     run = run_of(network())
-    run.told.at, run.told.act = ("on_epoch_end", 0), lambda: seen.append(run.position)
+    run.callbacks.at, run.callbacks.act = ("on_epoch_end", 0), lambda: seen.append(run.position)
     run.train()
     assert (seen[0].epoch, seen[0].batch) == (1, 0)
 
@@ -107,13 +113,13 @@ def test_end_of_an_epoch_is_counted_before_it_is_told():
 def test_sets_of_weights_count_as_part_of_the_run_until_its_end():
     flags = {}
     run = run_of(network())
-    tell = run.told.tell
+    tell = run.callbacks.tell
 
     def telling(name, *rest):
         flags.setdefault(name, run.is_training)
         tell(name, *rest)
 
-    run.told.tell = telling
+    run.callbacks.tell = telling
     assert run.is_training
     run.train()
     assert flags == dict.fromkeys(MOMENTS, True) | {"on_train_end": False}
@@ -140,13 +146,13 @@ STOPS = [
 def test_stop_training_ends_the_run_after_the_current_step(name, number, steps, epochs):
     model = network()
     run = run_of(model, epochs=3)
-    run.told.at = (name, number)
-    run.told.act = lambda: setattr(model, "stop_training", True)
+    run.callbacks.at = (name, number)
+    run.callbacks.act = lambda: setattr(model, "stop_training", True)
     run.train()
     assert run.state.step == steps
     assert run.state.progress.history.epoch == epochs
-    assert run.told.names()[-1] == ("on_train_end", len(epochs))
-    ended = [told for told in run.told.names() if told[0] == "on_epoch_end"]
+    assert run.callbacks.names()[-1] == ("on_train_end", len(epochs))
+    ended = [told for told in run.callbacks.names() if told[0] == "on_epoch_end"]
     assert ended == [("on_epoch_end", epoch) for epoch in epochs]
 
 
@@ -173,10 +179,10 @@ def test_stopped_run_resumes_to_the_bits_of_a_whole_one(name, number, steps, epo
 def test_logs_of_on_train_end_after_a_stop_are_those_of_the_steps_taken():
     model = network()
     run = run_of(model)
-    run.told.at = ("on_train_batch_end", 1)
-    run.told.act = lambda: setattr(model, "stop_training", True)
+    run.callbacks.at = ("on_train_batch_end", 1)
+    run.callbacks.act = lambda: setattr(model, "stop_training", True)
     run.train()
-    assert run.told.told[-1] == ("on_train_end", 0, run.told.told[-2][-1])
+    assert run.callbacks.told[-1] == ("on_train_end", 0, run.callbacks.told[-2][-1])
 
 
 def test_run_with_an_obstacle_takes_no_step_and_tells_the_end():
@@ -184,7 +190,7 @@ def test_run_with_an_obstacle_takes_no_step_and_tells_the_end():
     run.state.obstacle = "the best weights were restored"
     run.train()
     assert run.state.step == 0
-    assert run.told.names() == [("finish",), ("on_train_end", 0)]
+    assert run.callbacks.names() == [("finish",), ("on_train_end", 0)]
 
 
 # ------------------------------------------------------------------------------ position
@@ -237,7 +243,7 @@ def test_run_from_the_middle_of_an_epoch_does_not_tell_its_beginning():
     step, batches = run.make_step(), run.batches_left()
     step(next(batches))
     run.train()
-    assert run.told.names() == [("finish",), *epoch_of(0)[3:], ("on_train_end", 1)]
+    assert run.callbacks.names() == [("finish",), *epoch_of(0)[3:], ("on_train_end", 1)]
     assert run.state.step == STEPS
 
 
@@ -248,19 +254,19 @@ def test_finish_gets_the_means_so_far_or_the_logs_of_the_last_epoch():
     step(next(batches))
     means = dict(run.state.totals)
     run.train()
-    assert run.told.told[0] == ("finish", means)
+    assert run.callbacks.told[0] == ("finish", means)
     run.epochs = 2
-    run.told.told.clear()
+    run.callbacks.told.clear()
     run.train()
-    assert run.told.told[0] == ("finish", run.state.progress.history.logs[0])
+    assert run.callbacks.told[0] == ("finish", run.state.progress.history.logs[0])
 
 
 def test_compile_in_a_callback_takes_effect_with_the_next_epoch():
     model = network()
     run = run_of(model)
-    run.told.at = ("on_epoch_end", 0)
-    run.told.act = lambda: model.compile("sgd", "mse", metrics=[Doubled()])
-    model._run = run
+    run.callbacks.at = ("on_epoch_end", 0)
+    run.callbacks.act = lambda: model.compile("sgd", "mse", metrics=[Doubled()])
+    model.run = run
     run.train()
     first, second = run.state.progress.history.logs
     assert list(first) == ["loss"]
@@ -287,8 +293,8 @@ def test_weights_that_a_callback_unfreezes_between_epochs_are_in_the_next_step()
         model.layers[0].bias.requires_grad = True
         model.compile("sgd", "mse")
 
-    run.told.at, run.told.act = ("on_epoch_end", 0), unfreeze
-    model._run = run
+    run.callbacks.at, run.callbacks.act = ("on_epoch_end", 0), unfreeze
+    model.run = run
     run.train()
     assert model.layers[0].bias.numpy().any()
 

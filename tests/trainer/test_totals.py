@@ -87,25 +87,16 @@ def test_loaded_state_continues_with_the_same_bits(backend):
         add(whole, backend, 8, loss, correct)
     for loss, correct in numbers[:9]:
         add(first, backend, 8, loss, correct)
-    second = Totals(COLUMNS, backend)
-    second.load_state(first.state())
+    second = Totals(COLUMNS, backend, before=first.state())
     for loss, correct in numbers[9:]:
         add(second, backend, 8, loss, correct)
     assert second.state() == whole.state()
     assert dict(second) == dict(whole)
 
 
-def test_load_state_replaces_batches_that_are_not_summed_yet():
-    totals = Totals(COLUMNS, get_backend("cpu"))
-    totals.add(np.array([100.0, 100.0]), counts=(2, 2))
-    totals.load_state({"loss": (6.0, 4), "accuracy": (3.0, 4)})
-    assert dict(totals) == {"loss": 1.5, "accuracy": 0.75}
-
-
-def test_load_state_of_other_names_begins_at_zero():
-    totals = Totals(COLUMNS, get_backend("cpu"))
-    totals.add(np.array([100.0, 100.0]), counts=(2, 2))
-    totals.load_state({"loss": (6.0, 4), "recall": (1.0, 4)})
+def test_names_that_were_not_seen_before_begin_at_zero():
+    before = {"loss": (6.0, 4), "recall": (1.0, 4)}
+    totals = Totals(COLUMNS, get_backend("cpu"), before)
     assert totals["loss"] == 1.5
     assert totals.state()["accuracy"] == (0.0, 0)
     assert math.isnan(totals["accuracy"])
