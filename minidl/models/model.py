@@ -108,7 +108,8 @@ class Model(Network):
         names = ["loss", *(metric.name for metric in new_metrics)]
         if len(set(names)) < len(names):
             raise ValueError(
-                f"compile: expected metrics with unique names other than loss, got {names[1:]}."
+                f"compile: expected metrics with unique names other than loss, got {names[1:]}. "
+                'Name one: SparseCategoricalAccuracy("name").'
             )
         self.loss, self.metrics = new_loss, new_metrics
         state = self.train_state
@@ -177,7 +178,8 @@ class Model(Network):
         """
         if self.run is not None:
             raise RuntimeError(
-                f"fit: {self.label} is already being trained. Train copy.deepcopy(model)."
+                f"fit: {self.label} is already being trained. In a callback, call evaluate() or "
+                "predict(), or train copy.deepcopy(model)."
             )
         batch_size = _batch_size("fit", batch_size)
         verbose = checked_verbose("fit", verbose)
@@ -187,20 +189,27 @@ class Model(Network):
             raise ValueError(f"fit: expected shuffle to be True or False, got {shuffle!r}.")
         if resume and initial_epoch:
             raise ValueError(
-                f"fit: expected resume=True or initial_epoch={initial_epoch}, got both."
+                f"fit: expected resume=True or initial_epoch={initial_epoch}, got both. Leave one "
+                "of them out."
             )
         samples = self._checked_samples("fit", x, y, sample_weight)
         held_out = None
         if validation_data is not None:
             if not isinstance(validation_data, list | tuple) or len(validation_data) not in (2, 3):
                 got = type(validation_data).__name__
-                raise ValueError(f"fit: expected validation_data to be (x, y), got a {got}.")
+                raise ValueError(
+                    "fit: expected validation_data to be (x, y) or (x, y, sample_weight), got a "
+                    f"{got}. Pass a tuple of arrays."
+                )
             held_out = self._checked_samples("fit: validation_data", *validation_data)
         elif validation_split:
             samples, held_out = samples.split(validation_split)
         self._build_for(samples.x.shape[1:])
         if not any(parameter.requires_grad for parameter in self.parameters()):
-            raise ValueError(f"fit: expected weights to train, got none in {self.label}.")
+            raise ValueError(
+                f"fit: expected weights to train, got none in {self.label}. Add a Dense layer, or "
+                "set requires_grad=True."
+            )
 
         state = self.train_state
         listed: list[Callback] = [ProgressBar()] if verbose else []

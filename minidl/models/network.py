@@ -63,7 +63,8 @@ class Network(Layer):
         def __getattr__(self, name: str) -> Any:
             if "train_state" not in vars(self):
                 raise AttributeError(
-                    f"{type(self).__name__}: no attribute {name!r} before super().__init__()."
+                    f"{type(self).__name__}: no attribute {name!r} before super().__init__(). Call "
+                    "super().__init__() first in __init__."
                 )
             return missing_attribute(self, "Model", name)
 
@@ -236,7 +237,8 @@ class Network(Layer):
             x = Tensor.of(self.backend.asarray(x), self.backend)
         if x.backend is not self.backend:
             raise ValueError(
-                f"{self.label}: expected an input on {self.device}, got one on {x.device}."
+                f"{self.label}: expected an input on {self.device}, got one on {x.device}. Move it "
+                f'with .to("{self.device}").'
             )
         if x.ndim == 0:
             raise ValueError(f"{self.label}: expected a batch of samples, got one number.")

@@ -199,14 +199,18 @@ class TrainState:
     def check_resume(self, arguments: Mapping[str, int]) -> None:
         """Raise ValueError if the run cannot be resumed with the data and arguments of `fit`."""
         for name, old, new in self.progress.position.differences(arguments):
-            raise ValueError(f"fit: expected {name} {old} to resume the run, got {new}.")
+            raise ValueError(
+                f"fit: expected {name} {old} to resume the run, got {new}. Pass the same, or leave "
+                "resume out."
+            )
         # A callback may put other weights into the model when training ends; no step follows then.
         moment = self.progress.moment
         is_ending = moment is not None and moment.name == "on_train_end"
         reason = "" if is_ending else self.why_not_resumable()
         if reason:
             raise ValueError(
-                f"fit: expected a run that can be resumed, but {reason}. Load its last checkpoint."
+                f"fit: expected a run that can be resumed, but {reason}. Load its last checkpoint, "
+                "or leave resume out."
             )
 
     def why_not_resumable(self) -> str:
