@@ -315,9 +315,7 @@ class Tensor:
 
     # -------------------------------------------------------------------------- gradients
 
-    def backward(
-        self, gradient: Any = None, *, into: "Mapping[Tensor, Array] | None" = None
-    ) -> None:
+    def backward(self, gradient: Any = None, *, into: Mapping[Any, Array] | None = None) -> None:
         """Add the gradient of this tensor to ``grad`` of every leaf it was computed from.
 
         Parameters
