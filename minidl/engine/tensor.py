@@ -46,12 +46,7 @@ class Tensor:
     changed_at = -1  # for a weight: the number of its last change in place
 
     def __init__(
-        self,
-        values: Any,
-        device: str = "cpu",
-        *,
-        dtype: Any = None,
-        requires_grad: bool = False,
+        self, values: Any, device: str = "cpu", *, dtype: Any = None, requires_grad: bool = False
     ):
         if isinstance(values, Tensor):
             raise TypeError("Tensor: expected numbers, got a Tensor. Use its detach() or to().")

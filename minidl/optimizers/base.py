@@ -66,10 +66,7 @@ class Optimizer:
     lr = Unavailable("Optimizer")
 
     def __init__(
-        self,
-        learning_rate: float | LearningRateSchedule,
-        *,
-        weight_decay: float | None = None,
+        self, learning_rate: float | LearningRateSchedule, *, weight_decay: float | None = None
     ):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay

@@ -39,7 +39,5 @@ def cast(backend: Backend, x: Array, *, dtype: Any) -> Result:
 @differentiable
 def transfer(backend: Backend, x: Array, *, target: Backend) -> Result:
     """Return `x` on another device."""
-    return (
-        target.asarray(backend.to_numpy(x)),
-        (lambda g: backend.asarray(target.to_numpy(g)),),
-    )
+    y = target.asarray(backend.to_numpy(x))
+    return y, (lambda g: backend.asarray(target.to_numpy(g)),)
