@@ -160,7 +160,6 @@ class Feed:
         offset: float = 0.0,
         flat: bool = False,
     ):
-        self._count = len(samples)
         self._backend = backend
         self._x = backend.dataset_array(samples.x)
         self._y = None if samples.y is None else backend.asarray(samples.y)
@@ -173,11 +172,11 @@ class Feed:
         self._flat = flat
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._x)
 
     def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[Batch]:
         """Yield the samples in batches of `size`, in `order`; the last batch may be smaller."""
-        order = np.arange(self._count) if order is None else order
+        order = np.arange(len(self)) if order is None else order
         order_on_device = self._backend.asarray(order)
         for start in range(0, len(order), size):
             rows = slice(start, start + size)
