@@ -196,5 +196,8 @@ class Feed:
             x = x.reshape(len(x), math.prod(x.shape[1:]))
         y = labels if self._y is None else self._y[rows_on_device]
         weight = None if self._weight is None else self._weight[rows_on_device]
-        parts = (None if part is None else Tensor.of(part, backend) for part in (x, y, weight))
-        return Batch(*parts)  # type: ignore[arg-type]
+        return Batch(
+            Tensor.of(x, backend),
+            None if y is None else Tensor.of(y, backend),
+            None if weight is None else Tensor.of(weight, backend),
+        )

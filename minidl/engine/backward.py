@@ -89,6 +89,7 @@ def backpropagate(root: Tensor, gradient: Array, into: Mapping[Tensor, Array]) -
     RuntimeError
         If the graph was released, or a weight in it has changed in place since.
     """
+    targets: dict[Tensor, Array] = {}
     for leaf, array in into.items():
         fits = array.shape == leaf.shape and array.dtype == leaf.dtype
         if not (fits and array.flags.c_contiguous):
@@ -96,7 +97,8 @@ def backpropagate(root: Tensor, gradient: Array, into: Mapping[Tensor, Array]) -
                 f"backward: expected a C-contiguous array of shape {leaf.shape} and dtype "
                 f"{leaf.dtype} in `into`, got shape {array.shape} and dtype {array.dtype}."
             )
-    targets = {leaf: array for leaf, array in into.items() if leaf.grad is None}
+        if leaf.grad is None:
+            targets[leaf] = array
     pending = {root: gradient}
     order = _topological_order(root)
     while order:

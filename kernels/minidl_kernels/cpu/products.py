@@ -6,7 +6,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from minidl_kernels import checks, mask_contract
+from minidl_kernels import mask_contract
+from minidl_kernels.checks import KERNEL_TYPES
 from minidl_kernels.cpu import blas, dense, jit, launch, pool
 
 # Smaller products are done before a second thread has woken up.
@@ -106,7 +107,7 @@ def _fits(rows: int, columns: int, inner: int, a: Any, b: Any, out: Any) -> bool
         _is_compiled()
         and min(rows, columns, inner) > 1
         and a is not b
-        and a.dtype in checks.KERNEL_TYPES
+        and a.dtype in KERNEL_TYPES
         and a.dtype == b.dtype == out.dtype
         and a.flags.carray
         and b.flags.carray
