@@ -148,7 +148,8 @@ def _pull_back(
     # A leaf with several gradients gets their sum: none of them is written in place.
     is_repeated = _has_repeats(node.inputs)
     out = [
-        None if is_repeated or parent in pending else targets.get(parent) for parent in node.inputs
+        targets[parent] if parent in targets and not is_repeated and parent not in pending else None
+        for parent in node.inputs
     ]
     with tensor.backend.active:
         gradients = ops.pull_back(node.vjps, g, wanted, out)

@@ -10,7 +10,7 @@ def _restore_axes(backend: Backend, g: Array, x: Array, axis: Axis, keepdims: bo
     """Return `g` with the axes of length 1 that a reduction of `x` removed."""
     if keepdims:
         return g
-    return backend.xp.expand_dims(g, tuple(range(x.ndim)) if axis is None else axis)
+    return g.reshape((1,) * x.ndim) if axis is None else backend.xp.expand_dims(g, axis)
 
 
 @differentiable
