@@ -12,7 +12,6 @@ from minidl.arguments import refuse_masked
 from minidl.backend import Array, Backend
 from minidl.engine.tensor import Tensor
 
-LABELS_AS_NUMBERS = " Number all labels: classes, y = np.unique(y, return_inverse=True)."
 CHECKED_BYTES = 2**22  # read of each array for its checksum, in a few milliseconds
 
 
@@ -47,17 +46,14 @@ class Samples:
         if y is not None:
             y = _checked_array(who, "y", y)
             if y.ndim == 0 or len(y) != len(x):
-                raise ValueError(
-                    f"{who}: expected y for the {len(x)} samples of x, got shape {y.shape}."
-                )
+                raise ValueError(f"{who}: expected y for {len(x)} samples, got shape {y.shape}.")
         if weight is not None:
             weight = _checked_array(who, "sample_weight", weight)
             if weight.shape == (len(x), 1):
                 weight = weight[:, 0]
             if weight.shape != (len(x),):
                 raise ValueError(
-                    f"{who}: expected sample_weight with one number for each of {len(x)} samples, "
-                    f"got shape {weight.shape}."
+                    f"{who}: expected sample_weight for {len(x)} samples, got shape {weight.shape}."
                 )
         return cls(x, y, weight)
 
@@ -103,18 +99,20 @@ class Samples:
 def _checked_array(who: str, name: str, values: Any) -> np.ndarray:
     """Return an argument as an array of numbers."""
     refuse_masked(f"{who}: {name}", values)
+    kind = type(values).__name__
     try:
         array = np.asarray(values)
     except ValueError as error:
         raise ValueError(
-            f"{who}: expected {name} to be an array of numbers, got a {type(values).__name__} "
-            "whose items differ in shape. Pad them to one shape."
+            f"{who}: expected {name} with one shape, got a {kind} whose items differ in shape."
         ) from error
     if array.dtype.kind not in "fiub":
-        are_labels = name == "y" and array.size and isinstance(array.flat[0], str)
+        advice = ""
+        if name == "y" and array.size and isinstance(array.flat[0], str):
+            advice = " Number all labels: classes, y = np.unique(y, return_inverse=True)."
         raise TypeError(
-            f"{who}: expected {name} to be an array of numbers, got a {type(values).__name__} "
-            f"of {array.dtype}.{LABELS_AS_NUMBERS * are_labels}"
+            f"{who}: expected {name} to be an array of numbers, got a {kind} of "
+            f"{array.dtype}.{advice}"
         )
     return array
 
@@ -162,20 +160,23 @@ class Feed:
         offset: float = 0.0,
         flat: bool = False,
     ):
-        self._count = len(samples)
         self._backend = backend
         self._x = backend.dataset_array(samples.x)
         self._y = None if samples.y is None else backend.asarray(samples.y)
         self._weight = None if samples.weight is None else backend.asarray(samples.weight)
+        self._labels = None  # class numbers, which are gathered together with x
+        is_one = self._y is not None and self._y.ndim == 1 and self._y.dtype.kind in "iu"
+        if is_one and backend.is_array(self._x):
+            self._labels, self._y = self._y, None
         self._dtype, self._scale, self._offset = dtype, scale, offset
         self._flat = flat
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._x)
 
     def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[Batch]:
         """Yield the samples in batches of `size`, in `order`; the last batch may be smaller."""
-        order = np.arange(self._count) if order is None else order
+        order = np.arange(len(self)) if order is None else order
         order_on_device = self._backend.asarray(order)
         for start in range(0, len(order), size):
             rows = slice(start, start + size)
@@ -184,23 +185,19 @@ class Feed:
             yield batch
 
     def _batch(self, rows: np.ndarray, rows_on_device: Array) -> Batch:
-        backend, x, y = self._backend, self._x, self._y
-        chosen = rows_on_device
+        backend, x, chosen = self._backend, self._x, rows_on_device
         if not backend.is_array(x):  # too large for the device: copy the rows of this batch
             x = backend.asarray(np.ascontiguousarray(x[rows]))
             chosen = backend.xp.arange(len(rows))
-        are_labels = y is not None and y.ndim == 1 and y.dtype.kind in "iu"
-        labels = y if are_labels and chosen is rows_on_device else None
-        x, y_chosen = backend.gather(
-            x, chosen, self._dtype, scale=self._scale, offset=self._offset, labels=labels
+        x, labels = backend.gather(
+            x, chosen, self._dtype, scale=self._scale, offset=self._offset, labels=self._labels
         )
         if self._flat:
             x = x.reshape(len(x), math.prod(x.shape[1:]))
-        if y is not None and y_chosen is None:
-            y_chosen = y[rows_on_device]
+        y = labels if self._y is None else self._y[rows_on_device]
         weight = None if self._weight is None else self._weight[rows_on_device]
         return Batch(
             Tensor.of(x, backend),
-            None if y_chosen is None else Tensor.of(y_chosen, backend),
+            None if y is None else Tensor.of(y, backend),
             None if weight is None else Tensor.of(weight, backend),
         )

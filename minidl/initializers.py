@@ -60,13 +60,12 @@ class Ones(Initializer):
 
 
 class VarianceScaling(Initializer):
-    """Random values with variance scale / n, where n depends on the weight's fan-in and fan-out.
+    """Random values whose variance depends on the weight's fan-in and fan-out.
 
     The last axis of a weight is its fan-out; the product of the others is its fan-in.
     """
 
     is_random = True
-    scale: float
     distribution: Callable[..., np.ndarray]
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -78,15 +77,14 @@ class VarianceScaling(Initializer):
             )
 
     @staticmethod
-    def count(fan_in: int, fan_out: int) -> float:
-        """Return n for a fan-in and a fan-out."""
+    def variance(fan_in: int, fan_out: int) -> float:
+        """Return the variance for a fan-in and a fan-out, of which both may be 0."""
         raise NotImplementedError
 
     def draw(self, shape: tuple[int, ...], *, seed: int, stream: int) -> np.ndarray:
-        """Return values with mean 0 and variance scale / n."""
+        """Return values with mean 0 and this variance."""
         self.check(shape)
-        fan_in, fan_out = math.prod(shape[:-1]), shape[-1]
-        variance = self.scale / max(1.0, self.count(fan_in, fan_out))
+        variance = self.variance(math.prod(shape[:-1]), shape[-1])
         return type(self).distribution(shape, variance, seed=seed, stream=stream)
 
 
@@ -99,21 +97,17 @@ def _normal(shape: tuple[int, ...], variance: float, *, seed: int, stream: int) 
 
 
 class _Glorot(VarianceScaling):
-    scale = 1.0
-
     @staticmethod
-    def count(fan_in: int, fan_out: int) -> float:
-        """Return the mean of both: Glorot & Bengio, AISTATS 2010, equation 12."""
-        return (fan_in + fan_out) / 2
+    def variance(fan_in: int, fan_out: int) -> float:
+        """Return 1 / the mean of both: Glorot & Bengio, AISTATS 2010, equation 12."""
+        return 1 / max(1, (fan_in + fan_out) / 2)
 
 
 class _He(VarianceScaling):
-    scale = 2.0
-
     @staticmethod
-    def count(fan_in: int, fan_out: int) -> float:
-        """Return the fan-in: He et al., ICCV 2015, equation 10."""
-        return fan_in
+    def variance(fan_in: int, fan_out: int) -> float:
+        """Return 2 / fan-in: He et al., ICCV 2015, equation 10."""
+        return 2 / max(1, fan_in)
 
 
 class GlorotUniform(_Glorot):

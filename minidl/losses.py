@@ -103,7 +103,28 @@ def aligned(values: Tensor, like: Tensor) -> Tensor:
     return values
 
 
-class SparseCategoricalCrossentropy(Loss):
+class _Crossentropy(Loss):
+    """Cross-entropy of outputs that are probabilities or logits."""
+
+    def __init__(self, from_logits: bool = False):
+        self.from_logits = from_logits
+
+    def _logits(self, y_pred: Tensor) -> Tensor:
+        """Return logits whose softmax is the prediction."""
+        if y_pred.logits is not None:
+            if self.from_logits:
+                raise ValueError(
+                    "loss: expected logits with from_logits=True, got the outputs of a softmax. "
+                    "Leave one of them out."
+                )
+            return y_pred.logits
+        if self.from_logits:
+            return y_pred
+        probabilities = y_pred / y_pred.sum(axis=-1, keepdims=True)
+        return probabilities.clip(EPSILON, 1 - EPSILON).log()
+
+
+class SparseCategoricalCrossentropy(_Crossentropy):
     """Cross-entropy for class numbers: -log of the probability of the right class.
 
     Parameters
@@ -119,9 +140,6 @@ class SparseCategoricalCrossentropy(Loss):
     >>> loss(np.array([1]), probabilities).item()
     1000.0
     """
-
-    def __init__(self, from_logits: bool = False):
-        self.from_logits = from_logits
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless `y_true` holds one class number for each sample."""
@@ -150,11 +168,10 @@ class SparseCategoricalCrossentropy(Loss):
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each sample."""
         labels = y_true.data.reshape(y_pred.shape[:-1])
-        logits = _logits(y_pred, self.from_logits)
-        return apply(ops.sparse_cross_entropy, logits, labels=labels)
+        return apply(ops.sparse_cross_entropy, self._logits(y_pred), labels=labels)
 
 
-class CategoricalCrossentropy(Loss):
+class CategoricalCrossentropy(_Crossentropy):
     """Cross-entropy for distributions over the classes, such as one-hot targets.
 
     Parameters
@@ -162,9 +179,6 @@ class CategoricalCrossentropy(Loss):
     from_logits : bool
         As in `SparseCategoricalCrossentropy`.
     """
-
-    def __init__(self, from_logits: bool = False):
-        self.from_logits = from_logits
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless `y_true` has the outputs' shape."""
@@ -181,35 +195,15 @@ class CategoricalCrossentropy(Loss):
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each sample."""
-        logits = _logits(y_pred, self.from_logits)
+        logits = self._logits(y_pred)
         return -(y_true.astype(logits.dtype) * logits.log_softmax()).sum(axis=-1)
 
 
 def expects_probabilities(loss: Loss) -> bool:
     """Return whether `loss` is one of minidl's cross-entropies of probabilities."""
-    kinds = (SparseCategoricalCrossentropy, CategoricalCrossentropy)
-    return isinstance(loss, kinds) and type(loss) in kinds and not loss.from_logits
-
-
-def _logits(y_pred: Tensor, from_logits: bool) -> Tensor:
-    """Return logits whose softmax is the prediction.
-
-    Raises
-    ------
-    ValueError
-        If the outputs of a softmax are used as logits.
-    """
-    if from_logits:
-        if y_pred.logits is not None:
-            raise ValueError(
-                "loss: expected logits with from_logits=True, got the outputs of a softmax. Leave "
-                "one of them out."
-            )
-        return y_pred
-    if y_pred.logits is not None:
-        return y_pred.logits
-    probabilities = y_pred / y_pred.sum(axis=-1, keepdims=True)
-    return probabilities.clip(EPSILON, 1 - EPSILON).log()
+    # Subclasses may expect something else.
+    is_own = type(loss) in (SparseCategoricalCrossentropy, CategoricalCrossentropy)
+    return is_own and isinstance(loss, _Crossentropy) and not loss.from_logits
 
 
 class MeanSquaredError(Loss):

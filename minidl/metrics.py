@@ -9,13 +9,7 @@ from minidl.backend import Array
 from minidl.engine.tensor import Tensor
 from minidl.losses import aligned, shapes_agree
 
-__all__ = [
-    "Accuracy",
-    "CategoricalAccuracy",
-    "Metric",
-    "SparseCategoricalAccuracy",
-    "get",
-]
+__all__ = ["Accuracy", "CategoricalAccuracy", "Metric", "SparseCategoricalAccuracy", "get"]
 
 
 class Metric:

@@ -17,7 +17,7 @@ from 2**31 + 1      initial weights: parameter n of a model uses 2**31 + 1 + n
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -78,7 +78,18 @@ def is_training() -> bool:
 
 
 @contextmanager
-def training(*, step: int | None = None, row_offset: int | None = None) -> Iterator[None]:
+def _block_of(step: int | None, row_offset: int | None, first_stream: int = 0) -> Iterator[None]:
+    """Set the address of the draws inside."""
+    token = _block.set(_Block(step, row_offset, first_stream))
+    try:
+        yield
+    finally:
+        _block.reset(token)
+
+
+def training(
+    *, step: int | None = None, row_offset: int | None = None
+) -> AbstractContextManager[None]:
     """Put all layers that are called inside into training mode.
 
     The block does not reach threads that start inside it: each thread opens its own.
@@ -114,15 +125,10 @@ def training(*, step: int | None = None, row_offset: int | None = None) -> Itera
         step = checked_integer("training: step", step, 2**32)
     if row_offset is not None:
         row_offset = checked_integer("training: row_offset", row_offset, 2**32)
-    token = _block.set(_Block(step, row_offset))
-    try:
-        yield
-    finally:
-        _block.reset(token)
+    return _block_of(step, row_offset)
 
 
-@contextmanager
-def monte_carlo(*, sample: int, row_offset: int) -> Iterator[None]:
+def monte_carlo(*, sample: int, row_offset: int) -> AbstractContextManager[None]:
     """Let random layers draw as in training, from separate streams; their steps do not advance.
 
     Each block yields one of the outputs that a Monte-Carlo prediction averages (Gal & Ghahramani,
@@ -137,11 +143,7 @@ def monte_carlo(*, sample: int, row_offset: int) -> Iterator[None]:
     """
     sample = checked_integer("predict: sample", sample, 2**32)
     row_offset = checked_integer("predict: row_offset", row_offset, 2**32)
-    token = _block.set(_Block(sample, row_offset, MONTE_CARLO_STREAMS))
-    try:
-        yield
-    finally:
-        _block.reset(token)
+    return _block_of(sample, row_offset, MONTE_CARLO_STREAMS)
 
 
 @contextmanager
@@ -161,15 +163,14 @@ def batch_of(size: int) -> Iterator[None]:
     With it, a random layer can check that axis 0 of its input is the batch.
     """
     block = _block.get()
-    if block is None:
+    if block is None or block.batch_size is not None:
         yield
         return
-    outer = block.batch_size
-    block.batch_size = size if outer is None else outer
+    block.batch_size = size
     try:
         yield
     finally:
-        block.batch_size = outer
+        block.batch_size = None
 
 
 # ------------------------------------------------------------------------------ streams
@@ -210,15 +211,9 @@ class RandomStream:
     """
 
     def __init__(self, seed: int | None = None, number: int | None = None):
-        if seed is not None:
-            seed = checked_integer("RandomStream: seed", seed, 2**64)
-        if number is not None:
-            number = checked_integer("RandomStream: number", number, LAYER_STREAMS)
-        self.number = number
         self.step = 0
-        self.is_fixed = number is not None
-        self.own_seed = seed
         self.model_seed: int | None = None  # set by the model
+        self.restore(seed=seed, number=number, is_fixed=number is not None)
 
     def __repr__(self) -> str:
         return f"RandomStream(seed={self.seed}, number={self.number}, step={self.step})"
@@ -229,10 +224,12 @@ class RandomStream:
         return self.model_seed if self.own_seed is None else self.own_seed
 
     def restore(self, *, seed: int | None, number: int | None, is_fixed: bool) -> None:
-        """Set the address that a checkpoint holds."""
-        self.own_seed = None if seed is None else checked_integer("seed", seed, 2**64)
-        self.number = None if number is None else checked_integer("stream", number, LAYER_STREAMS)
-        self.is_fixed = is_fixed
+        """Set the address, which a checkpoint holds."""
+        if seed is not None:
+            seed = checked_integer("RandomStream: seed", seed, 2**64)
+        if number is not None:
+            number = checked_integer("RandomStream: number", number, LAYER_STREAMS)
+        self.own_seed, self.number, self.is_fixed = seed, number, is_fixed
 
     def next_address(self, shape: tuple[int, ...]) -> Address:
         """Return the address of this call's draw in training mode, and count the call.

@@ -39,11 +39,11 @@ def test_checked_accepts_numbers_of_any_dtype(dtype):
     [
         ([np.array(3.0)], r"at least one sample in x, got shape \(\)"),
         ([np.zeros((0, 3))], r"at least one sample in x, got shape \(0, 3\)"),
-        ([X, LABELS[:6]], r"y for the 7 samples of x, got shape \(6,\)"),
-        ([X, np.array(3)], r"y for the 7 samples of x, got shape \(\)"),
+        ([X, LABELS[:6]], r"y for 7 samples, got shape \(6,\)"),
+        ([X, np.array(3)], r"y for 7 samples, got shape \(\)"),
         ([X, LABELS, np.ones(6)], r"sample_weight .* 7 samples, got shape \(6,\)"),
         ([X, LABELS, np.ones((7, 2))], r"sample_weight .* 7 samples, got shape \(7, 2\)"),
-        ([[[1.0], [1.0, 2.0]]], "x to be an array of numbers, got a list .*differ in shape"),
+        ([[[1.0], [1.0, 2.0]]], "x with one shape, got a list .*differ in shape"),
     ],
 )
 def test_checked_rejects_samples_that_do_not_fit(arguments, message):

@@ -349,8 +349,8 @@ def test_restore_sets_seed_number_and_whether_they_are_fixed():
     ("arguments", "message"),
     [
         ({"seed": 2**64, "number": 0}, r"seed.*2\*\*64.*18446744073709551616"),
-        ({"seed": 0, "number": 2**20}, r"stream.*2\*\*20.*1048576"),
-        ({"seed": 0, "number": -1}, r"stream.*2\*\*20.*-1"),
+        ({"seed": 0, "number": 2**20}, r"number.*2\*\*20.*1048576"),
+        ({"seed": 0, "number": -1}, r"number.*2\*\*20.*-1"),
     ],
 )
 def test_restore_rejects_number_out_of_range(arguments, message):

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-_FLOATS = frozenset({np.dtype("float32"), np.dtype("float64")})
+# The dtypes of the kernels.
+KERNEL_TYPES = frozenset({np.dtype("float32"), np.dtype("float64")})
 
 
 def checked_integer(name: str, value: Any, stop: int) -> int:
@@ -146,7 +147,7 @@ def check_update(who: str, weights: Any, *others: Any | None, **numbers: float) 
         If they are not flat and contiguous, of one size; or if there is a momentum, and None for
         the velocity.
     """
-    check_dtype(who, "weights", weights, _FLOATS)
+    check_dtype(who, "weights", weights, KERNEL_TYPES)
     for array in (weights, *others):
         if array is not None:
             check_output(who, "flat arrays", array, weights.dtype, (weights.size,))

@@ -53,7 +53,7 @@ class Backend(OptimizerRules):
     """
 
     # The dtypes of the kernels; dropout takes float16 besides.
-    KERNEL_TYPES = frozenset({np.dtype("float32"), np.dtype("float64")})
+    KERNEL_TYPES = checks.KERNEL_TYPES
     _SOURCE_TYPES = KERNEL_TYPES | {np.dtype(kind + size) for kind in "iu" for size in "1248"}
 
     name: str

@@ -35,7 +35,7 @@ class Node(NamedTuple):
 
     op: str
     inputs: tuple[Tensor | None, ...]
-    vjps: tuple[ops.Vjp, ...] | ops.JointVjp
+    vjps: ops.Vjps
     number: int
 
 
@@ -89,6 +89,7 @@ def backpropagate(root: Tensor, gradient: Array, into: Mapping[Tensor, Array]) -
     RuntimeError
         If the graph was released, or a weight in it has changed in place since.
     """
+    targets: dict[Tensor, Array] = {}
     for leaf, array in into.items():
         fits = array.shape == leaf.shape and array.dtype == leaf.dtype
         if not (fits and array.flags.c_contiguous):
@@ -96,14 +97,16 @@ def backpropagate(root: Tensor, gradient: Array, into: Mapping[Tensor, Array]) -
                 f"backward: expected a C-contiguous array of shape {leaf.shape} and dtype "
                 f"{leaf.dtype} in `into`, got shape {array.shape} and dtype {array.dtype}."
             )
+        if leaf.grad is None:
+            targets[leaf] = array
     pending = {root: gradient}
     order = _topological_order(root)
     while order:
-        _pull_back(*order.pop(), pending, into)  # popped, so that its arrays are freed after use
+        _pull_back(*order.pop(), pending, targets)  # popped, so that its arrays are freed after use
     while pending:
         leaf, g = pending.popitem()
         with leaf.backend.active:
-            _accumulate(leaf, g, into)
+            _accumulate(leaf, g, targets)
 
 
 def _topological_order(root: Tensor) -> list[tuple[Tensor, Node]]:
@@ -136,21 +139,16 @@ def _topological_order(root: Tensor) -> list[tuple[Tensor, Node]]:
 
 
 def _pull_back(
-    tensor: Tensor, node: Node, pending: dict[Tensor, Array], into: Mapping[Tensor, Array]
+    tensor: Tensor, node: Node, pending: dict[Tensor, Array], targets: Mapping[Tensor, Array]
 ) -> None:
     """Replace the pending gradient of a result by those of its operation's inputs."""
     g = pending.pop(tensor)
     tensor._node = RELEASED
     wanted = [parent is not None and parent.requires_grad for parent in node.inputs]
+    # A leaf with several gradients gets their sum: none of them is written in place.
     is_repeated = _has_repeats(node.inputs)
     out = [
-        into[parent]
-        if parent is not None
-        and parent in into
-        and parent.grad is None
-        and not is_repeated
-        and parent not in pending
-        else None
+        targets[parent] if parent in targets and not is_repeated and parent not in pending else None
         for parent in node.inputs
     ]
     with tensor.backend.active:
@@ -162,17 +160,17 @@ def _pull_back(
 
 
 def _has_repeats(inputs: tuple[Tensor | None, ...]) -> bool:
-    """Return whether a tensor occurs twice: its gradients are added, so neither goes in place."""
+    """Return whether a tensor, or None, occurs twice."""
     return len(set(map(id, inputs))) < len(inputs)
 
 
-def _accumulate(leaf: Tensor, g: Array, into: Mapping[Tensor, Array]) -> None:
+def _accumulate(leaf: Tensor, g: Array, targets: Mapping[Tensor, Array]) -> None:
     """Add `g` to the gradient of a leaf."""
     xp = leaf.backend.xp
     if leaf.grad is not None:
         total = xp.asarray(leaf.grad.data + g)
-    elif leaf in into:
-        total = into[leaf]
+    elif leaf in targets:
+        total = targets[leaf]
         if total is not g:
             total[...] = g
     else:

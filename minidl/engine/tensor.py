@@ -46,12 +46,7 @@ class Tensor:
     changed_at = -1  # for a weight: the number of its last change in place
 
     def __init__(
-        self,
-        values: Any,
-        device: str = "cpu",
-        *,
-        dtype: Any = None,
-        requires_grad: bool = False,
+        self, values: Any, device: str = "cpu", *, dtype: Any = None, requires_grad: bool = False
     ):
         if isinstance(values, Tensor):
             raise TypeError("Tensor: expected numbers, got a Tensor. Use its detach() or to().")
@@ -155,16 +150,11 @@ class Tensor:
         ValueError
             If there is not exactly one element.
         """
-        if self.size != 1:
-            raise ValueError(
-                f"item: expected a tensor with one element, got shape {self.shape}. "
-                "Reduce or index it first."
-            )
         return self.numpy().item()
 
     def detach(self) -> "Tensor":
         """Return a tensor that shares the values and is not part of the graph."""
-        return Tensor.of(self.data, self.backend)
+        return self.like(self.data)
 
     def to(self, device: str) -> "Tensor":
         """Return the tensor on `device`; itself if it is already there."""
@@ -258,9 +248,7 @@ class Tensor:
     def __getitem__(self, index: Any) -> "Tensor":
         parts = index if isinstance(index, tuple) else (index,)
         _, (_, *plain) = _operands("getitem", (self, *parts))
-        return apply(
-            ops.getitem, self, index=tuple(plain) if isinstance(index, tuple) else plain[0]
-        )
+        return apply(ops.getitem, self, index=tuple(plain))
 
     # -------------------------------------------------------------------------- methods
 
@@ -322,9 +310,7 @@ class Tensor:
 
     # -------------------------------------------------------------------------- gradients
 
-    def backward(
-        self, gradient: Any = None, *, into: "Mapping[Tensor, Array] | None" = None
-    ) -> None:
+    def backward(self, gradient: Any = None, *, into: Mapping[Any, Array] | None = None) -> None:
         """Add the gradient of this tensor to ``grad`` of every leaf it was computed from.
 
         Parameters
@@ -361,10 +347,8 @@ class Tensor:
             else:
                 _, (_, g) = _operands("backward", (self, gradient))
                 g = self.backend.xp.asarray(g, dtype=self.dtype)
-            if g.shape != self.shape:
-                raise ValueError(
-                    f"backward: expected a gradient of shape {self.shape}, got {g.shape}."
-                )
+        if g.shape != self.shape:
+            raise ValueError(f"backward: expected a gradient of shape {self.shape}, got {g.shape}.")
         backpropagate(self, g, into or {})
 
 

@@ -4,6 +4,7 @@ All names and numbers are planned and checked first, then assigned: an error cha
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from minidl import rng
 from minidl.engine.parameter import Parameter
@@ -47,21 +48,16 @@ def adopt(model: Layer, placement: Placement) -> None:
 
 def _check_placement(model: Layer, layer: Layer, placement: Placement, is_own: bool) -> None:
     """Raise ValueError if the layer's weights are not, or will not be, placed as the model's."""
-    here = (placement.backend, placement.dtype)
-    expected = f"the model's device {placement.backend.name} and dtype {placement.dtype}"
-    for parameter in layer.held(Parameter):
-        if (parameter.backend, parameter.dtype) != here:
+    places: dict[str, Any] = {parameter.name: parameter for parameter in layer.held(Parameter)}
+    if not is_own and not layer.built:
+        places[layer.label] = layer.placement
+    for name, place in places.items():
+        if (place.backend, place.dtype) != (placement.backend, placement.dtype):
             raise ValueError(
-                f"{model.label}: expected {parameter.name} to have {expected}, got "
-                f"{parameter.device} and {parameter.dtype}. Build the layer within this model."
+                f"{model.label}: expected {name} to have the model's device "
+                f"{placement.backend.name} and dtype {placement.dtype}, got {place.backend.name} "
+                f"and {place.dtype}. Build each layer within one model."
             )
-    theirs = layer.placement
-    if is_own or layer.built or theirs is None or (theirs.backend, theirs.dtype) == here:
-        return
-    raise ValueError(
-        f"{model.label}: expected {layer.label} to have {expected}, got a layer of another model "
-        f"on {theirs.backend.name} with {theirs.dtype}. Give each model its own layers."
-    )
 
 
 def _plan_names(layers: Sequence[Layer], taken: set[str]) -> dict[Layer, str]:
@@ -70,24 +66,18 @@ def _plan_names(layers: Sequence[Layer], taken: set[str]) -> dict[Layer, str]:
     A name that a nested model assigned changes if an earlier layer has it.
     """
     taken = set(taken)
-    for layer in layers:
-        if layer.name is not None and layer.name_is_given:
-            if layer.name in taken:
-                raise ValueError(
-                    f"layers: expected unique names, got two layers named {layer.name!r}. Rename "
-                    "one."
-                )
-            taken.add(layer.name)
     names = {}
-    for layer in layers:
-        name = layer.name
-        if not layer.name_is_given:
-            if name is None or name in taken:
-                stem = layer.class_label
-                candidates = (f"{stem}_{n}" if n else stem for n in range(len(taken) + 1))
-                name = next(candidate for candidate in candidates if candidate not in taken)
-            taken.add(name)
-        assert name is not None, "a given name"
+    for layer in sorted(layers, key=lambda layer: not layer.name_is_given):  # given names first
+        name = layer.label
+        if name in taken:
+            if layer.name_is_given:
+                raise ValueError(
+                    f"layers: expected unique names, got two layers named {name!r}. Rename one."
+                )
+            stem = layer.class_label
+            candidates = (f"{stem}_{n}" if n else stem for n in range(len(taken) + 1))
+            name = next(candidate for candidate in candidates if candidate not in taken)
+        taken.add(name)
         names[layer] = name
     return names
 
@@ -102,26 +92,27 @@ def _plan_numbers(
     """
     own = {stream: layer for layer in layers for stream in layer.held(RandomStream)}
     others = {stream: layer for layer in foreign for stream in layer.held(RandomStream)}
-    fixed: dict[tuple[int | None, int], RandomStream] = {}
-    for stream, layer in {**own, **others}.items():
+    numbers: dict[RandomStream, int] = {}
+    holders: dict[tuple[int | None, int], Layer] = {}  # of fixed streams, by seed and number
+    for stream, layer in (own | others).items():
         if stream.number is None or not (stream.is_fixed or stream in others):
             continue
         stream_seed = seed if stream in own and stream.own_seed is None else stream.seed
-        twin = fixed.setdefault((stream_seed, stream.number), stream)
-        if twin is not stream:
+        address = (stream_seed, stream.number)
+        if address in holders:
             raise ValueError(
                 f"layers: expected unique random streams, got stream {stream.number} in "
-                f"{(own | others)[twin].label} and in {layer.label}. Give one another number "
-                "before its first use: Dropout(rate, stream=...)."
+                f"{holders[address].label} and in {layer.label}. Give one another number before "
+                "its first use: Dropout(rate, stream=...)."
             )
-    taken = {number for _, number in fixed}
-    numbers = {}
+        holders[address] = layer
+        numbers[stream] = stream.number
+    taken = set(numbers.values())
     for stream in own:
-        number = stream.number
-        if not stream.is_fixed:
+        if stream not in numbers:
+            number = stream.number
             if number is None or number in taken:
                 number = next(n for n in range(rng.LAYER_STREAMS) if n not in taken)
             taken.add(number)
-        assert number is not None, "a fixed number"
-        numbers[stream] = number
+            numbers[stream] = number
     return numbers

@@ -98,11 +98,11 @@ class Layer:
         if input_shape is not None:
             if not isinstance(input_shape, tuple | list):
                 raise TypeError(
-                    f"{who}: expected input_shape to be a tuple without the batch, got "
-                    f"{input_shape!r}. Use ({input_shape!r},)."
+                    f"{who}: expected input_shape to be a tuple, got {input_shape!r}. Use "
+                    f"({input_shape!r},)."
                 )
-            length_of = f"{who}: input_shape"
-            input_shape = tuple(positive_integer(length_of, length) for length in input_shape)
+            name_of_length = f"{who}: input_shape"
+            input_shape = tuple(positive_integer(name_of_length, n) for n in input_shape)
         self.name = name
         self.name_is_given = name is not None
         self.input_shape = input_shape
@@ -204,14 +204,10 @@ class Layer:
                 "call a model, which accepts arrays."
             )
         if self.input_shape is not None and x.shape[1:] != self.input_shape:
-            advice = ""
-            if x.shape[1:] == self.input_shape[1:]:
-                advice = " For one sample pass x[None]."
-                if self.input_shape == (1,):
-                    advice = " If each number is a sample, pass x[:, None]."
             raise ValueError(
                 f"{self.label}: expected samples of its input_shape {self.input_shape}, got "
-                f"{x.shape[1:]}.{advice}"
+                f"{x.shape[1:]}. Axis 0 is the batch: pass one sample as x[None], and samples of "
+                "one number as x[:, None]."
             )
         if self.built:
             return self.call(x)

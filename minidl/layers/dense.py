@@ -72,11 +72,9 @@ class Dense(Layer):
 
     def build(self, input_shape: tuple[int, ...]) -> None:
         """Create weight and bias."""
+        shape = (input_shape[-1], self.units)
         self.weight = self.add_weight(
-            "weight",
-            (input_shape[-1], self.units),
-            self.kernel_initializer,
-            self.kernel_constraint,
+            "weight", shape, self.kernel_initializer, self.kernel_constraint
         )
         self.bias: Parameter | None = None
         if self.use_bias:

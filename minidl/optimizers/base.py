@@ -7,14 +7,13 @@ for one array.
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from minidl.arguments import Unavailable, missing_attribute
 from minidl.backend import Array, Backend
 from minidl.engine.parameter import Parameter
-from minidl.engine.tensor import Tensor
 from minidl.optimizers import schedules
 from minidl.optimizers.schedules import LearningRateSchedule
 
@@ -67,23 +66,17 @@ class Optimizer:
     lr = Unavailable("Optimizer")
 
     def __init__(
-        self,
-        learning_rate: float | LearningRateSchedule,
-        *,
-        weight_decay: float | None = None,
+        self, learning_rate: float | LearningRateSchedule, *, weight_decay: float | None = None
     ):
-        if weight_decay is not None:
-            self.check("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or above")
         self.learning_rate = learning_rate
-        self.weight_decay = None if weight_decay is None else float(weight_decay)
+        self.weight_decay = weight_decay
+        if weight_decay is not None:
+            self.weight_decay = self.checked("weight_decay", weight_decay)
         self.iterations = 0
         self.is_changing = False
         self.state: dict[str, Array] = {}
         self._parameters: list[Parameter] = []
-        self._weights: Array = None
-        self._gradients: Array = None
-        self._weight_views: list[Array] = []
-        self._gradient_views: dict[Tensor, Array] = {}
+        self._buffers: _Buffers | None = None
 
     if not TYPE_CHECKING:  # type checkers would accept every attribute
 
@@ -92,8 +85,7 @@ class Optimizer:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy without the flat buffers: its weights are no longer views."""
-        without: dict[str, Any] = {"_weights": None, "_gradients": None}
-        return vars(self) | without | {"_weight_views": [], "_gradient_views": {}}
+        return vars(self) | {"_buffers": None}
 
     @property
     def learning_rate(self) -> float | LearningRateSchedule:
@@ -111,10 +103,12 @@ class Optimizer:
             )
         self._learning_rate: float | LearningRateSchedule = number
 
-    def check(self, name: str, value: float, holds: bool, expected: str) -> None:
-        """Raise ValueError unless a hyperparameter is as expected."""
-        if not holds:
-            raise ValueError(f"{type(self).__name__}: expected {name} {expected}, got {value}.")
+    def checked(self, name: str, value: float, below: float = math.inf) -> float:
+        """Return a hyperparameter, or raise ValueError unless it is in [0, below)."""
+        if not 0 <= value < below:
+            who = type(self).__name__
+            raise ValueError(f"{who}: expected {name} in [0, {below}), got {value}.")
+        return float(value)
 
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Multiply the flat `weights` by `decay` and update them, in place.
@@ -123,7 +117,7 @@ class Optimizer:
         """
         raise NotImplementedError
 
-    def gradients_of(self, parameters: Sequence[Parameter]) -> dict[Tensor, Array]:
+    def gradients_of(self, parameters: Sequence[Parameter]) -> Mapping[Parameter, Array]:
         """Return the arrays that `update` reads gradients from, for ``backward(into=...)``.
 
         A gradient that is written there is not copied. The next step overwrites it. Frozen
@@ -133,8 +127,7 @@ class Optimizer:
         if not trained:
             return {}
         with trained[0].backend.active:
-            self._lay_out(trained)
-        return self._gradient_views
+            return self._laid_out(trained).gradient_views
 
     def update(self, parameters: Sequence[Parameter]) -> None:
         """Update `parameters` from their ``grad``, and clear ``grad``.
@@ -167,16 +160,16 @@ class Optimizer:
         self.backend = backend = parameters[0].backend
         rate = self._next_rate()
         with backend.active:
-            self._lay_out(parameters)
-            for parameter in parameters:
-                view = self._gradient_views[parameter]
+            buffers = self._laid_out(parameters)
+            for parameter, view in buffers.gradient_views.items():
                 assert parameter.grad is not None
                 if parameter.grad.data is not view:
                     view[...] = parameter.grad.data
                 parameter.grad = None
                 parameter.note_change()
             self.is_changing = True
-            self.rule(self._weights, self._gradients, rate, 1 - rate * (self.weight_decay or 0))
+            decay = 1 - rate * (self.weight_decay or 0)
+            self.rule(buffers.weights, buffers.gradients, rate, decay)
             for parameter in parameters:
                 if parameter.constraint is not None:
                     parameter.constraint.apply(parameter.data, backend)
@@ -205,13 +198,14 @@ class Optimizer:
     ) -> None:
         """Set the iterations and the state of an optimizer that has updated `parameters`."""
         self._parameters = _trained(parameters) if iterations else []
+        self._buffers = None
         self.iterations = iterations
         self.state = state
 
-    def _lay_out(self, parameters: Sequence[Parameter]) -> None:
-        """Make each weight a view of one flat buffer, unless it is one already.
+    def _laid_out(self, parameters: Sequence[Parameter]) -> "_Buffers":
+        """Return the buffers that the weights are views of, and make those that are missing.
 
-        Missing state is created, too: momentum may be set after the first update.
+        State may be missing later, too: momentum can be set after the first update.
         """
         if not self._are_known(parameters):
             raise ValueError(
@@ -219,21 +213,31 @@ class Optimizer:
                 f"update, got {len(parameters)} others. Use a new optimizer for each model, and "
                 "after freezing or adding weights (or call compile again)."
             )
-        xp = parameters[0].backend.xp
-        views = self._weight_views
-        if not views or any(p.data is not v for p, v in zip(parameters, views, strict=True)):
+        xp, buffers = parameters[0].backend.xp, self._buffers
+        if buffers is None or not buffers.are_in_use():
             self._parameters = list(parameters)
-            shapes = [parameter.shape for parameter in parameters]
-            self._weights = xp.concatenate([parameter.data.ravel() for parameter in parameters])
-            self._gradients = xp.empty_like(self._weights)
-            self._weight_views = _views(self._weights, shapes)
-            gradients = _views(self._gradients, shapes)
-            self._gradient_views = dict(zip(parameters, gradients, strict=True))
-            for parameter, view in zip(parameters, self._weight_views, strict=True):
-                parameter.data = view
+            self._buffers = buffers = _Buffers(self._parameters)
         for name in self.state_names:
             if name not in self.state:
-                self.state[name] = xp.zeros_like(self._weights)
+                self.state[name] = xp.zeros_like(buffers.weights)
+        return buffers
+
+
+class _Buffers:
+    """Flat buffers of all weights and gradients, and the views of them by parameter."""
+
+    def __init__(self, parameters: Sequence[Parameter]):
+        xp = parameters[0].backend.xp
+        self.weights = xp.concatenate([parameter.data.ravel() for parameter in parameters])
+        self.gradients = xp.empty_like(self.weights)
+        self.weight_views = _views(self.weights, parameters)
+        self.gradient_views = _views(self.gradients, parameters)
+        for parameter, view in self.weight_views.items():
+            parameter.data = view
+
+    def are_in_use(self) -> bool:
+        """Return whether the weights are still views of these buffers."""
+        return all(parameter.data is view for parameter, view in self.weight_views.items())
 
 
 def _trained(parameters: Sequence[Parameter]) -> list[Parameter]:
@@ -241,11 +245,11 @@ def _trained(parameters: Sequence[Parameter]) -> list[Parameter]:
     return [parameter for parameter in parameters if parameter.requires_grad]
 
 
-def _views(flat: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
-    """Return views of consecutive parts of a flat buffer, in `shapes`."""
-    views, start = [], 0
-    for shape in shapes:
-        size = math.prod(shape)
-        views.append(flat[start : start + size].reshape(shape))
-        start += size
+def _views(flat: Array, parameters: Sequence[Parameter]) -> dict[Parameter, Array]:
+    """Return views of consecutive parts of a flat buffer, one for each parameter."""
+    views, start = {}, 0
+    for parameter in parameters:
+        end = start + parameter.size
+        views[parameter] = flat[start:end].reshape(parameter.shape)
+        start = end
     return views

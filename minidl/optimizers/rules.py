@@ -38,8 +38,7 @@ class SGD(Optimizer):
         weight_decay: float | None = None,
     ):
         super().__init__(learning_rate, weight_decay=weight_decay)
-        self.check("momentum", momentum, 0 <= momentum < 1, "in [0, 1)")
-        self.momentum = float(momentum)
+        self.momentum = self.checked("momentum", momentum, below=1)
         self.nesterov = nesterov
 
     @property
@@ -84,10 +83,8 @@ class RMSprop(Optimizer):
         weight_decay: float | None = None,
     ):
         super().__init__(learning_rate, weight_decay=weight_decay)
-        self.check("rho", rho, 0 <= rho < 1, "in [0, 1)")
-        self.check("epsilon", epsilon, epsilon >= 0, "0 or above")
-        self.rho = float(rho)
-        self.epsilon = float(epsilon)
+        self.rho = self.checked("rho", rho, below=1)
+        self.epsilon = self.checked("epsilon", epsilon)
 
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Update `weights` in place."""
@@ -129,12 +126,9 @@ class Adam(Optimizer):
         weight_decay: float | None = None,
     ):
         super().__init__(learning_rate, weight_decay=weight_decay)
-        self.check("beta_1", beta_1, 0 <= beta_1 < 1, "in [0, 1)")
-        self.check("beta_2", beta_2, 0 <= beta_2 < 1, "in [0, 1)")
-        self.check("epsilon", epsilon, epsilon >= 0, "0 or above")
-        self.beta_1 = float(beta_1)
-        self.beta_2 = float(beta_2)
-        self.epsilon = float(epsilon)
+        self.beta_1 = self.checked("beta_1", beta_1, below=1)
+        self.beta_2 = self.checked("beta_2", beta_2, below=1)
+        self.epsilon = self.checked("epsilon", epsilon)
 
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Update `weights` in place."""

@@ -131,10 +131,8 @@ class PiecewiseConstantDecay(LearningRateSchedule):
 
     def __init__(self, boundaries: Sequence[int], values: Sequence[float]):
         if len(values) != len(boundaries) + 1:
-            raise ValueError(
-                f"PiecewiseConstantDecay: expected {len(boundaries) + 1} values for "
-                f"{len(boundaries)} boundaries, got {len(values)}."
-            )
+            expected = f"{len(boundaries) + 1} values for {len(boundaries)} boundaries"
+            raise ValueError(f"PiecewiseConstantDecay: expected {expected}, got {len(values)}.")
         self.boundaries = list(boundaries)
         self.values = list(values)
 
@@ -176,7 +174,6 @@ class CosineDecay(LearningRateSchedule):
 
 def _positive_steps(schedule: LearningRateSchedule, decay_steps: int) -> int:
     if not decay_steps > 0:
-        raise ValueError(
-            f"{type(schedule).__name__}: expected decay_steps above 0, got {decay_steps}."
-        )
+        who = type(schedule).__name__
+        raise ValueError(f"{who}: expected decay_steps above 0, got {decay_steps}.")
     return decay_steps

@@ -66,7 +66,7 @@ BAD_HEADERS = [
     (setter("state", "run/moment", value=[1, 2]), "not enough values"),
     (setter("state", "random/seed", value=[1]), "list index out of range"),
     (setter("state", "random/seed", value=[-1, 1, 2]), "seed.*-1"),
-    (setter("state", "random/stream", value=[0, 1, 2**20]), "stream.*1048576"),
+    (setter("state", "random/stream", value=[0, 1, 2**20]), "RandomStream: number.*1048576"),
 ]
 
 

@@ -1,6 +1,5 @@
 """Tensors: operators, conversions, dtypes and devices."""
 
-import re
 import types
 
 import numpy as np
@@ -212,7 +211,7 @@ def test_conversion_of_one_element_returns_python_number(device):
 @pytest.mark.parametrize("convert", [float, int, bool, Tensor.item])
 @pytest.mark.parametrize("shape", [(2,), (0,), (1, 3)])
 def test_conversion_of_several_elements_raises(convert, shape, device):
-    with pytest.raises(ValueError, match=f"item: expected .*one element.*{re.escape(str(shape))}"):
+    with pytest.raises(ValueError, match="size 1 to a Python scalar"):
         convert(Tensor(np.ones(shape), device))
 
 

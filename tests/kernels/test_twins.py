@@ -13,7 +13,7 @@ from minidl.backend.kernel import kernel
 
 FOLDER = Path(minidl_kernels.__file__).parent
 # Files that exist for one device only.
-MACHINERY = {"cpu": {"jit", "pool", "products", "blas"}, "cuda": {"reduction"}}
+MACHINERY = {"cpu": {"jit", "pool", "products", "blas"}, "cuda": {"jit", "reduction"}}
 SEAM = "launch"  # starts kernels: the arguments before theirs differ between the devices
 
 

@@ -415,7 +415,7 @@ def test_fit_runs_without_stdout(monkeypatch):
 # ------------------------------------------------------------------------------ rejected arguments
 
 BAD_ARGUMENTS = [
-    ({"y": TARGETS[:49]}, ValueError, r"fit: expected y for the 50 samples.*\(49, 2\)"),
+    ({"y": TARGETS[:49]}, ValueError, r"fit: expected y for 50 samples.*\(49, 2\)"),
     ({"y": TARGETS[:, :1]}, ValueError, r"mean_squared_error: expected y .*\(None, 2\).*\(50, 1\)"),
     ({"x": X[:0], "y": TARGETS[:0]}, ValueError, r"fit: .*one sample in x, got shape \(0, 6\)"),
     ({"x": np.float64(3)}, ValueError, r"fit: .*one sample in x, got shape \(\)"),
@@ -451,7 +451,7 @@ BAD_ARGUMENTS = [
     (
         {"validation_data": (X, TARGETS[:7])},
         ValueError,
-        r"fit: validation_data: expected y for the 50 samples.*\(7, 2\)",
+        r"fit: validation_data: expected y for 50 samples.*\(7, 2\)",
     ),
     ({"epochs": 2.0}, TypeError, "fit: epochs.* integer.* 2.0"),
     ({"epochs": "3"}, TypeError, "fit: epochs.* integer.* '3'"),

@@ -10,7 +10,7 @@ from minidl_kernels import formulas, mask_contract, philox
 from minidl_kernels.cpu import jit, launch, pool
 from minidl_kernels.mask_contract import LANES, TILE
 
-# Threads share long rows in parts of so many columns, a multiple of a tile.
+# Number of columns in the parts of long rows that threads share, a multiple of a tile.
 PART = 2**14
 
 _drop_element = jit.inline(formulas.drop)

@@ -12,7 +12,7 @@ def launch(kernel: Any, *arguments: Any) -> None:
 
 
 def launch_range(pieces: int, serial: Any, parallel: Any, size: int, *arguments: Any) -> None:
-    """Run a kernel on the indices of a range, cut into so many pieces.
+    """Run a kernel on the indices of a range, cut into `pieces` pieces.
 
     Parameters
     ----------

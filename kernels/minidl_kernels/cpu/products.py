@@ -7,12 +7,11 @@ import numba
 import numpy as np
 
 from minidl_kernels import mask_contract
+from minidl_kernels.checks import KERNEL_TYPES
 from minidl_kernels.cpu import blas, dense, jit, launch, pool
 
 # Smaller products are done before a second thread has woken up.
 SERIAL_BELOW = 500_000  # multiplications
-
-_TYPES = frozenset({np.dtype("float32"), np.dtype("float64")})
 
 
 def matmul(a: Any, b: Any, transpose_a: bool, transpose_b: bool, out: Any) -> Any:
@@ -108,7 +107,7 @@ def _fits(rows: int, columns: int, inner: int, a: Any, b: Any, out: Any) -> bool
         _is_compiled()
         and min(rows, columns, inner) > 1
         and a is not b
-        and a.dtype in _TYPES
+        and a.dtype in KERNEL_TYPES
         and a.dtype == b.dtype == out.dtype
         and a.flags.carray
         and b.flags.carray

@@ -8,16 +8,16 @@ from numba import cuda
 from numpy import uint32, uint64
 
 from minidl_kernels import formulas
-from minidl_kernels.cuda import launch, reduction
+from minidl_kernels.cuda import jit, launch, reduction
 from minidl_kernels.cuda.reduction import BLOCK, ROWS, chunks
 
 _NAN = np.float32(np.nan)
 _MINUS_INFINITY = np.float32(-np.inf)
 
-_gradient = cuda.jit(device=True, inline="always")(formulas.cross_entropy_gradient)
-_larger = cuda.jit(device=True, inline="always")(formulas.larger)
-_loss = cuda.jit(device=True, inline="always")(formulas.cross_entropy)
-_ranks_below = cuda.jit(device=True, inline="always")(formulas.ranks_below)
+_gradient = jit.inline(formulas.cross_entropy_gradient)
+_larger = jit.inline(formulas.larger)
+_loss = jit.inline(formulas.cross_entropy)
+_ranks_below = jit.inline(formulas.ranks_below)
 
 
 def cross_entropy(z: Any, bias: Any, labels: Any, sums: Any) -> None:

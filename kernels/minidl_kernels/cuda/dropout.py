@@ -7,11 +7,11 @@ from numba import cuda
 from numpy import uint32, uint64
 
 from minidl_kernels import formulas, mask_contract, philox
-from minidl_kernels.cuda import launch
+from minidl_kernels.cuda import jit, launch
 
-_at_least = cuda.jit(device=True, inline="always")(formulas.at_least)
-_drop_element = cuda.jit(device=True, inline="always")(formulas.drop)
-_philox = cuda.jit(device=True, inline="always")(philox.philox4x32_10)
+_at_least = jit.inline(formulas.at_least)
+_drop_element = jit.inline(formulas.drop)
+_philox = jit.inline(philox.philox4x32_10)
 
 
 def dropout(x: Any, out: Any, address: mask_contract.PackedAddress, scale: Any) -> None:

@@ -6,13 +6,13 @@ from numba import cuda
 from numpy import uint64
 
 from minidl_kernels import formulas
-from minidl_kernels.cuda import launch
+from minidl_kernels.cuda import jit, launch
 
-_adam_rule = cuda.jit(device=True, inline="always")(formulas.adam)
-_momentum_rule = cuda.jit(device=True, inline="always")(formulas.momentum)
-_nesterov_rule = cuda.jit(device=True, inline="always")(formulas.nesterov)
-_rmsprop_rule = cuda.jit(device=True, inline="always")(formulas.rmsprop)
-_sgd_rule = cuda.jit(device=True, inline="always")(formulas.sgd)
+_adam_rule = jit.inline(formulas.adam)
+_momentum_rule = jit.inline(formulas.momentum)
+_nesterov_rule = jit.inline(formulas.nesterov)
+_rmsprop_rule = jit.inline(formulas.rmsprop)
+_sgd_rule = jit.inline(formulas.sgd)
 
 
 def sgd(

@@ -12,6 +12,7 @@ from numba import cuda
 from numpy import uint32, uint64
 
 from minidl_kernels import formulas
+from minidl_kernels.cuda import jit
 
 ROWS = 256  # in a chunk
 LANES = WARPS = 32
@@ -19,11 +20,11 @@ BLOCK = (LANES, WARPS)
 
 _ALL_LANES = uint32(0xFFFFFFFF)
 
-_larger = cuda.jit(device=True, inline="always")(formulas.larger)
+_larger = jit.inline(formulas.larger)
 
 
 def chunks(rows: int) -> int:
-    """Return the number of chunks of so many rows, at least one.
+    """Return the number of chunks that `rows` rows form, at least one.
 
     Examples
     --------

@@ -3,36 +3,36 @@
 from collections.abc import Sequence
 
 from minidl.backend import Array, Backend
-from minidl.engine.ops.op import JointVjp, Vjp, differentiable
+from minidl.engine.ops.op import Result, differentiable
 
 
 @differentiable
-def add(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
+def add(backend: Backend, a: Array, b: Array) -> Result:
     """Return ``a + b``."""
     return a + b, (lambda g: g, lambda g: g)
 
 
 @differentiable
-def subtract(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
+def subtract(backend: Backend, a: Array, b: Array) -> Result:
     """Return ``a - b``."""
     return a - b, (lambda g: g, lambda g: -g)
 
 
 @differentiable
-def multiply(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
+def multiply(backend: Backend, a: Array, b: Array) -> Result:
     """Return ``a * b``."""
     return a * b, (lambda g: g * b, lambda g: g * a)
 
 
 @differentiable
-def divide(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
+def divide(backend: Backend, a: Array, b: Array) -> Result:
     """Return ``a / b``."""
     y = a / b
     return y, (lambda g: g / b, lambda g: -g * y / b)
 
 
 @differentiable
-def power(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]:
+def power(backend: Backend, a: Array, b: Array) -> Result:
     """Return ``a ** b``."""
     xp = backend.xp
     y = a**b
@@ -49,13 +49,13 @@ def power(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]]
 
 
 @differentiable
-def negative(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+def negative(backend: Backend, x: Array) -> Result:
     """Return ``-x``."""
     return -x, (lambda g: -g,)
 
 
 @differentiable
-def matmul(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...] | JointVjp]:
+def matmul(backend: Backend, a: Array, b: Array) -> Result:
     """Return ``a @ b``: the product of matrices, stacks of matrices, or vectors."""
     if a.ndim == b.ndim == 2 and a.dtype == b.dtype:
 
@@ -73,9 +73,8 @@ def matmul(backend: Backend, a: Array, b: Array) -> tuple[Array, tuple[Vjp, ...]
     columns = b[:, None] if b.ndim == 1 else b
 
     def as_matrix(g: Array) -> Array:
-        if a.ndim == 1:
-            g = g[..., None, :] if b.ndim > 1 else g[None]
-        return g[..., None] if b.ndim == 1 else g
+        g = g[..., None] if b.ndim == 1 else g
+        return g[..., None, :] if a.ndim == 1 else g
 
     def vjp_a(g: Array) -> Array:
         return backend.matmul(as_matrix(g), columns.swapaxes(-1, -2))

@@ -1,52 +1,52 @@
 """Elementwise functions, and the softmax."""
 
 from minidl.backend import Array, Backend
-from minidl.engine.ops.op import Vjp, differentiable
+from minidl.engine.ops.op import Result, differentiable
 
 
 @differentiable
-def exp(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+def exp(backend: Backend, x: Array) -> Result:
     """Return e to the power of `x`."""
     y = backend.xp.exp(x)
     return y, (lambda g: g * y,)
 
 
 @differentiable
-def log(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+def log(backend: Backend, x: Array) -> Result:
     """Return the natural logarithm."""
     return backend.xp.log(x), (lambda g: g / x,)
 
 
 @differentiable
-def clip(backend: Backend, x: Array, *, low: float, high: float) -> tuple[Array, tuple[Vjp, ...]]:
+def clip(backend: Backend, x: Array, *, low: float, high: float) -> Result:
     """Return `x` limited to [low, high]; outside, the gradient is 0."""
     xp = backend.xp
     return xp.clip(x, low, high), (lambda g: xp.where((x >= low) & (x <= high), g, 0),)
 
 
 @differentiable
-def relu(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+def relu(backend: Backend, x: Array) -> Result:
     """Return the positive part of `x`; the gradient at 0 is 0."""
     y = backend.xp.maximum(x, 0)
     return y, (lambda g: backend.xp.where(y > 0, g, 0),)
 
 
 @differentiable
-def sigmoid(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+def sigmoid(backend: Backend, x: Array) -> Result:
     """Return 1 / (1 + exp(-x)), in a form that cannot overflow."""
     y = backend.xp.exp(-backend.xp.logaddexp(0, -x))
     return y, (lambda g: g * y * (1 - y),)
 
 
 @differentiable
-def tanh(backend: Backend, x: Array) -> tuple[Array, tuple[Vjp, ...]]:
+def tanh(backend: Backend, x: Array) -> Result:
     """Return the hyperbolic tangent."""
     y = backend.xp.tanh(x)
     return y, (lambda g: g * (1 - y * y),)
 
 
 @differentiable
-def softmax(backend: Backend, x: Array, *, axis: int = -1) -> tuple[Array, tuple[Vjp, ...]]:
+def softmax(backend: Backend, x: Array, *, axis: int = -1) -> Result:
     """Return exp(x) divided by its sum over `axis`."""
     e = backend.xp.exp(x - x.max(axis=axis, keepdims=True))
     y = e / e.sum(axis=axis, keepdims=True)
@@ -54,7 +54,7 @@ def softmax(backend: Backend, x: Array, *, axis: int = -1) -> tuple[Array, tuple
 
 
 @differentiable
-def log_softmax(backend: Backend, x: Array, *, axis: int = -1) -> tuple[Array, tuple[Vjp, ...]]:
+def log_softmax(backend: Backend, x: Array, *, axis: int = -1) -> Result:
     """Return the logarithm of `softmax`, in a form that cannot under- or overflow."""
     xp = backend.xp
     shifted = x - x.max(axis=axis, keepdims=True)

@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 from minidl_kernels.mask_contract import scale
 
 from minidl.backend import Array, Backend
-from minidl.engine.ops.op import JointVjp, Vjp, differentiable
+from minidl.engine.ops.op import JointVjp, Result, differentiable
 from minidl.rng import Address
 
 
 @differentiable
 def dropout(
     backend: Backend, x: Array, *, rate: float, address: Address, rescale: bool = True
-) -> tuple[Array, tuple[Vjp, ...]]:
+) -> Result:
     """Return `x` with dropped elements, as ``backend.dropout`` computes it.
 
     Dropout is linear and its matrix is diagonal, so the gradient is the same call with the same
@@ -36,7 +36,7 @@ def dense(
     rate: float = 0.0,
     address: Address | None = None,
     rescale: bool = True,
-) -> tuple[Array, JointVjp]:
+) -> Result:
     """Return ``dropout(activation(x @ weight + bias))`` of a batch of vectors, fused.
 
     It equals `matmul`, `add`, `relu` and `dropout` in sequence, with less memory and time. A rate
@@ -59,7 +59,7 @@ def dense(
 @differentiable
 def dense_cross_entropy(
     backend: Backend, x: Array, weight: Array, bias: Array, *, labels: Array, sums: Array
-) -> tuple[Array, JointVjp]:
+) -> Result:
     """Return the mean of -log softmax(x @ weight + bias) at the labels, fused.
 
     It equals `dense`, `sparse_cross_entropy` and `mean` in sequence. It also fills `sums`, of shape
@@ -100,9 +100,7 @@ def _affine_vjp(
 
 
 @differentiable
-def sparse_cross_entropy(
-    backend: Backend, logits: Array, *, labels: Array
-) -> tuple[Array, tuple[Vjp, ...]]:
+def sparse_cross_entropy(backend: Backend, logits: Array, *, labels: Array) -> Result:
     """Return -log softmax(logits) at the labels.
 
     The last axis of `logits` is the classes; the result has shape ``logits.shape[:-1]``.

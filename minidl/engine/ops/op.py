@@ -14,7 +14,12 @@ JointVjp = Callable[[Array, Sequence[bool], Sequence[Array | None]], Sequence[Ar
 ``out`` holds an array for a wanted input, the gradient may be written to it.
 """
 
-Op = Callable[..., tuple[Array, tuple[Vjp, ...] | JointVjp]]
+Vjps = tuple[Vjp, ...] | JointVjp
+
+Result = tuple[Array, Vjps]
+"""What an operation returns: its value, and how its gradient is computed."""
+
+Op = Callable[..., Result]
 
 OPS: dict[str, Op] = {}
 
@@ -26,10 +31,7 @@ def differentiable(op: Op) -> Op:
 
 
 def pull_back(
-    vjps: tuple[Vjp, ...] | JointVjp,
-    g: Array,
-    wanted: Sequence[bool],
-    out: Sequence[Array | None],
+    vjps: Vjps, g: Array, wanted: Sequence[bool], out: Sequence[Array | None]
 ) -> Sequence[Array | None]:
     """Return the gradients of the wanted inputs of an operation, and None for the others.
 

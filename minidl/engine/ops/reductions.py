@@ -1,55 +1,44 @@
 """Reductions over axes."""
 
-from collections.abc import Sequence
-
 from minidl.backend import Array, Backend
-from minidl.engine.ops.op import Vjp, differentiable
+from minidl.engine.ops.op import Result, differentiable
 
 Axis = int | tuple[int, ...] | None
 
 
-def _restore_axes(g: Array, x: Array, axis: Axis, keepdims: bool) -> Array:
+def _restore_axes(backend: Backend, g: Array, x: Array, axis: Axis, keepdims: bool) -> Array:
     """Return `g` with the axes of length 1 that a reduction of `x` removed."""
     if keepdims:
         return g
-    if axis is None:
-        axes: Sequence[int] = range(x.ndim)
-    else:
-        axes = axis if isinstance(axis, Sequence) else (axis,)
-    reduced = {place % x.ndim for place in axes}
-    return g.reshape([1 if place in reduced else size for place, size in enumerate(x.shape)])
+    return g.reshape((1,) * x.ndim) if axis is None else backend.xp.expand_dims(g, axis)
 
 
 @differentiable
-def sum(
-    backend: Backend, x: Array, *, axis: Axis = None, keepdims: bool = False
-) -> tuple[Array, tuple[Vjp, ...]]:
+def sum(backend: Backend, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Result:
     """Return the sum over `axis`; None means all axes."""
 
     def vjp(g: Array) -> Array:
-        return backend.xp.broadcast_to(_restore_axes(g, x, axis, keepdims), x.shape)
+        return backend.xp.broadcast_to(_restore_axes(backend, g, x, axis, keepdims), x.shape)
 
     return x.sum(axis=axis, keepdims=keepdims), (vjp,)
 
 
 @differentiable
-def mean(
-    backend: Backend, x: Array, *, axis: Axis = None, keepdims: bool = False
-) -> tuple[Array, tuple[Vjp, ...]]:
+def mean(backend: Backend, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Result:
     """Return the mean over `axis`; None means all axes."""
     y = x.mean(axis=axis, keepdims=keepdims)
     count = x.size // y.size if y.size else 1
 
     def vjp(g: Array) -> Array:
-        return backend.xp.broadcast_to(_restore_axes(g, x, axis, keepdims) / count, x.shape)
+        return backend.xp.broadcast_to(
+            _restore_axes(backend, g, x, axis, keepdims) / count, x.shape
+        )
 
     return y, (vjp,)
 
 
 @differentiable
-def max(
-    backend: Backend, x: Array, *, axis: Axis = None, keepdims: bool = False
-) -> tuple[Array, tuple[Vjp, ...]]:
+def max(backend: Backend, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Result:
     """Return the maximum over `axis`; None means all axes.
 
     Elements that share the maximum share its gradient equally. NaN counts as the largest value, as
@@ -58,8 +47,8 @@ def max(
     y = x.max(axis=axis, keepdims=keepdims)
 
     def vjp(g: Array) -> Array:
-        largest = (x == _restore_axes(y, x, axis, keepdims)) | (x != x)  # x != x finds NaN
+        largest = (x == _restore_axes(backend, y, x, axis, keepdims)) | (x != x)  # x != x finds NaN
         count = largest.sum(axis=axis, keepdims=True).astype(x.dtype)
-        return backend.xp.where(largest, _restore_axes(g, x, axis, keepdims) / count, 0)
+        return backend.xp.where(largest, _restore_axes(backend, g, x, axis, keepdims) / count, 0)
 
     return y, (vjp,)

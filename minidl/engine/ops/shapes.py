@@ -6,25 +6,23 @@ from typing import Any
 import numpy as np
 
 from minidl.backend import Array, Backend
-from minidl.engine.ops.op import Vjp, differentiable
+from minidl.engine.ops.op import Result, differentiable
 
 
 @differentiable
-def getitem(backend: Backend, x: Array, *, index: Any) -> tuple[Array, tuple[Vjp, ...]]:
+def getitem(backend: Backend, x: Array, *, index: Any) -> Result:
     """Return ``x[index]`` for every index that the array library accepts."""
     return x[index], (lambda g: backend.index_add(x.shape, index, g),)
 
 
 @differentiable
-def reshape(backend: Backend, x: Array, *, shape: tuple[int, ...]) -> tuple[Array, tuple[Vjp, ...]]:
+def reshape(backend: Backend, x: Array, *, shape: tuple[int, ...]) -> Result:
     """Return `x` in another shape, in C order."""
     return x.reshape(shape), (lambda g: g.reshape(x.shape),)
 
 
 @differentiable
-def transpose(
-    backend: Backend, x: Array, *, axes: Sequence[int] | None = None
-) -> tuple[Array, tuple[Vjp, ...]]:
+def transpose(backend: Backend, x: Array, *, axes: Sequence[int] | None = None) -> Result:
     """Return `x` with its axes in another order; None reverses them."""
     y = x.transpose(axes)
     # The inverse of an order is its argsort, once no axis is counted from the end.
@@ -33,15 +31,13 @@ def transpose(
 
 
 @differentiable
-def cast(backend: Backend, x: Array, *, dtype: Any) -> tuple[Array, tuple[Vjp, ...]]:
+def cast(backend: Backend, x: Array, *, dtype: Any) -> Result:
     """Return `x` in another dtype."""
     return x.astype(dtype), (lambda g: g.astype(x.dtype),)
 
 
 @differentiable
-def transfer(backend: Backend, x: Array, *, target: Backend) -> tuple[Array, tuple[Vjp, ...]]:
+def transfer(backend: Backend, x: Array, *, target: Backend) -> Result:
     """Return `x` on another device."""
-    return (
-        target.asarray(backend.to_numpy(x)),
-        (lambda g: backend.asarray(target.to_numpy(g)),),
-    )
+    y = target.asarray(backend.to_numpy(x))
+    return y, (lambda g: backend.asarray(target.to_numpy(g)),)
