@@ -167,7 +167,7 @@ for name in [name for name in ops.OPS if name not in CASES | EXCLUDED]:
     namesake = getattr(torch, name, None) or getattr(torch.nn.functional, name)
     CASES[name] = [
         (tuple(x.astype("float32") for x in case.inputs), in_float32(case.static), namesake)
-        for case in INPUTS[name]
+        for case in INPUTS.get(name, ())
     ]
 
 
