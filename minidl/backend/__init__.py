@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from minidl.backend.base import Array, Backend, DeviceError
+from minidl.backend.arrays import Array, DeviceError
+from minidl.backend.base import Backend
 from minidl.backend.numpy_backend import NumpyBackend
 
 __all__ = ["Array", "Backend", "DeviceError", "get_backend"]

@@ -119,7 +119,7 @@ def test_all_backends_have_the_methods_of_the_base(cuda_double):
     for backend in map(type, map(minidl.backend.get_backend, ("cpu", "cuda"))):
         replaced = {name: m for name, m in vars(backend).items() if inspect.isfunction(m)}
         for name in replaced.keys() - {"__init__"}:
-            signatures = [inspect.signature(vars(owner)[name]) for owner in (backend, Backend)]
+            signatures = [inspect.signature(getattr(owner, name)) for owner in (backend, Backend)]
             parameters = [list(signature.parameters.values()) for signature in signatures]
             kinds = [[(p.name, p.kind, p.default) for p in listed] for listed in parameters]
             assert kinds[0] == kinds[1], name
