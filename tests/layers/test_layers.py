@@ -108,6 +108,27 @@ def test_strided_input_has_same_bits(make, shape):
     np.testing.assert_array_equal(first, second)
 
 
+RANDOM_ROWS = [
+    name for name, row in ROWS.items() if row.make().held(rng.RandomStream) and len(row.shape) > 1
+]
+
+
+@pytest.mark.parametrize("name", RANDOM_ROWS)
+def test_random_layer_has_same_bits_in_parts_of_batch_and_other_bits_in_other_step(name, device):
+    model = model_of(ROWS[name].make(), "float32", device)
+    x = numbers((16, *ROWS[name].shape[1:]), "float32")
+
+    def output(rows, step):
+        with minidl.training(step=step, row_offset=rows.start):
+            return model(x[rows]).numpy()
+
+    whole = output(slice(0, 16), STEP)
+    parts = [output(slice(start, stop), STEP) for start, stop in ((0, 5), (5, 6), (6, 16))]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert not np.array_equal(output(slice(0, 16), STEP + 1), whole)
+    np.testing.assert_array_equal(model(x).numpy(), model(x).numpy())
+
+
 # ------------------------------------------------------------------------------ Dense
 
 
