@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parent
 KERNELS = ROOT / "kernels"
 
-sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "ptx")]  # cuda_double, ptxrun
+# cuda_double, ptxrun, op_table, layer_table
+sys.path += [str(ROOT / "tests" / folder) for folder in ("", "ptx", "engine", "layers")]
 
 NEEDED_BY_THE_DOUBLE = ("cupy", "numba_cuda")
 

@@ -20,12 +20,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "engine"))
+
+import op_table
+
 import minidl
-from minidl import Tensor, callbacks, datasets, layers, losses, models, optimizers
+from minidl import Tensor, callbacks, datasets, layers, models, optimizers
 from minidl.engine import ops
 from minidl.engine.tensor import apply
 from minidl.rng import Address, keep_mask, uniform
@@ -226,100 +231,64 @@ def mask_checks(
 # The largest difference allowed, relative to the largest magnitude of the CPU's result.
 OP_LIMITS = {"float64": 1e-12, "float32": 1e-5}
 
+
+class Case(NamedTuple):
+    """An op, or a way through it, with its inputs in float64."""
+
+    run: Callable[..., Tensor]
+    inputs: tuple[np.ndarray, ...]
+
+
+def of_table(name: str, case: Any) -> Case:
+    """Return a case of the tests' table, in the dtype of its inputs and on their device."""
+
+    def run(*inputs: Tensor) -> Tensor:
+        static = case.static
+        if inputs[0].dtype == np.float32:
+            static = op_table.in_float32(static)
+        with inputs[0].backend.active:
+            static = op_table.on_device(static, inputs[0].backend)
+        return apply(ops.OPS[name], *inputs, **static)
+
+    return Case(run, case.inputs)
+
+
 X = uniform((6, 70), 2.0, seed=3, stream=0)
-ROW = uniform((70,), 2.0, seed=3, stream=1)
-WEIGHT = uniform((70, 5), 2.0, seed=3, stream=2)
-POSITIVE = np.abs(X) + 0.5
-PLACES = np.array([3, 3, 0, 3])
-LABELS = np.array([0, 69, 3, 3, 1, 2])
 OTHER_DTYPE = {"float64": "float32", "float32": "float64"}
-
-
-def dropped(x: Tensor) -> Tensor:
-    """Return `x` after a dropout layer in training."""
-    with minidl.training(step=7, row_offset=11):
-        return layers.Dropout(0.5, seed=5)(x)
-
-
-def dense_and_dropped(x: Tensor) -> Tensor:
-    """Return `x` after a dense layer and a dropout layer, which a model runs as one op."""
-    stack = [layers.Dense(70, activation="relu"), layers.Dropout(0.5)]
-    model = models.Sequential(stack, device=x.device, dtype=x.dtype.name, seed=5)
-    with minidl.training(step=7, row_offset=11):
-        return model(x)
-
-
-def classified(x: Tensor) -> Tensor:
-    """Return the loss after the last layer of a classifier, which `fit` runs as one op."""
-    last = layers.Dense(70, activation="softmax")
-    models.Sequential([last], device=x.device, dtype=x.dtype.name, seed=5)(x)
-    labels = x.backend.asarray(LABELS)
-    with x.backend.active:
-        sums = x.backend.xp.empty(2, x.dtype)
-    return apply(ops.dense_cross_entropy, x, last.weight, last.bias, labels=labels, sums=sums)
-
-
-def cross_entropy(x: Tensor) -> Tensor:
-    """Return the loss of logits."""
-    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
-    return loss(Tensor(LABELS, x.device), x)
-
-
-# Each op with its inputs.
-OPS: dict[str, tuple[Callable[..., Tensor], tuple[np.ndarray, ...]]] = {
-    "add": (lambda a, b: a + b, (X, ROW)),
-    "subtract": (lambda a, b: a - b, (X, ROW)),
-    "multiply": (lambda a, b: a * b, (X, ROW)),
-    "divide": (lambda a, b: a / b, (ROW, POSITIVE)),
-    "power": (lambda a, b: a**b, (POSITIVE, ROW)),
-    "negative": (lambda x: -x, (X,)),
-    "matmul": (lambda a, b: a @ b, (X, WEIGHT)),
-    "getitem": (lambda x: x[Tensor(PLACES, x.device)][:, ::-2], (X,)),
-    "reshape": (lambda x: x.reshape(20, 21), (X,)),
-    "transpose": (lambda x: x.transpose(), (X,)),
-    "cast": (lambda x: x.astype(OTHER_DTYPE[x.dtype.name]), (X,)),
-    "transfer": (lambda x: x.to("cpu").to(x.device), (X,)),
-    "sum": (lambda x: x.sum(axis=0), (X,)),
-    "mean": (lambda x: x.mean(axis=-1, keepdims=True), (X,)),
-    "max": (lambda x: x.max(axis=-1), (X,)),
-    "exp": (lambda x: x.exp(), (X,)),
-    "log": (lambda x: x.log(), (POSITIVE,)),
-    "clip": (lambda x: x.clip(-0.5, 1.0), (X,)),
-    "relu": (lambda x: x.relu(), (X,)),
-    "sigmoid": (lambda x: x.sigmoid(), (X,)),
-    "tanh": (lambda x: x.tanh(), (X,)),
-    "softmax": (lambda x: x.softmax(), (X,)),
-    "log_softmax": (lambda x: x.log_softmax(), (X,)),
-    "dropout": (dropped, (X,)),
-    "dense": (dense_and_dropped, (X,)),
-    "dense_cross_entropy": (classified, (X,)),
-    "sparse_cross_entropy": (cross_entropy, (X,)),
+OPS = {
+    name: [
+        of_table(name, case) for case in cases if all(x.size for x in (*case.inputs, case.expected))
+    ]
+    for name, cases in op_table.CASES.items()
 }
+# In the table they leave the dtype and the device as they are.
+OPS["cast"] = [Case(lambda x: x.astype(OTHER_DTYPE[x.dtype.name]), (X,))]
+OPS["transfer"] = [Case(lambda x: x.to("cpu").to(x.device), (X,))]
 
 
 def op_checks(backend: Any) -> dict[str, Check]:
     """Return a check of each op: its value and its gradients, against the CPU."""
 
-    def outcome(name: str, device: str, dtype: str) -> list[np.ndarray]:
-        function, inputs = OPS[name]
-        leaves: list[Any] = [Tensor(x, device, dtype=dtype, requires_grad=True) for x in inputs]
-        y = function(*leaves)
+    def outcome(case: Case, device: str, dtype: str) -> list[np.ndarray]:
+        leaves: list[Any] = [
+            Tensor(x, device, dtype=dtype, requires_grad=True) for x in case.inputs
+        ]
+        y = case.run(*leaves)
         cotangent = uniform(y.shape, 1.0, seed=4, stream=0).astype(y.dtype)
         y.backward(Tensor(cotangent, device))
         return [y.numpy(), *(leaf.grad.numpy() for leaf in leaves)]
 
+    def distances(case: Case, dtype: str, limit: float) -> Iterator[float]:
+        pairs = zip(outcome(case, backend.name, dtype), outcome(case, "cpu", dtype), strict=True)
+        for place, pair in enumerate(pairs):
+            what = f"gradient {place - 1}" if place else "value"
+            yield require_close(*pair, limit, f"{dtype}, {what}")
+
     def check(name: str) -> str:
         seen = []
         for dtype, limit in OP_LIMITS.items():
-            pairs = zip(
-                outcome(name, backend.name, dtype), outcome(name, "cpu", dtype), strict=True
-            )
-            names = ["value", *(f"gradient {place}" for place in range(len(OPS[name][1])))]
-            distances = [
-                require_close(*pair, limit, f"{dtype}, {what}")
-                for what, pair in zip(names, pairs, strict=True)
-            ]
-            seen.append(f"{dtype} within {max(distances):.1e}")
+            largest = max(max(distances(case, dtype, limit)) for case in OPS[name])
+            seen.append(f"{dtype} within {largest:.1e}")
         return ", ".join(seen)
 
     return {f"op {name}": functools.partial(check, name) for name in OPS}
@@ -328,7 +297,8 @@ def op_checks(backend: Any) -> dict[str, Check]:
 def require_close(received: np.ndarray, expected: np.ndarray, limit: float, what: str) -> float:
     """Return the largest difference, relative to the largest magnitude; raise above the limit."""
     require_same_kind(received, expected, what)
-    distance = float(np.abs(received - expected).max() / np.abs(expected).max())
+    largest = float(np.abs(expected).max()) or 1.0
+    distance = float(np.abs(received - expected).max()) / largest
     if not distance <= limit:  # so that NaN fails too
         raise Mismatch(f"{what}: {distance:.1e} from the CPU's, at most {limit:.0e} is allowed")
     return distance

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from minidl.backend.base import Array, Backend, DeviceError
+from minidl.backend.arrays import Array, DeviceError
+from minidl.backend.base import Backend
 from minidl.backend.numpy_backend import NumpyBackend
 
 __all__ = ["Array", "Backend", "DeviceError", "get_backend"]
@@ -42,14 +43,16 @@ def get_backend(device: str) -> Backend:
             return get_backend("cuda")
         except DeviceError:
             return get_backend("cpu")
-    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", device) if isinstance(device, str) else None
-    if found is None:
-        raise ValueError(
-            f'device: expected "cpu", "cuda", "cuda:N" or "auto", got {device!r}. '
-            "Choose one of them."
-        )
-    with _one_at_a_time:
-        return _numpy_backend() if device == "cpu" else _cuda_backend(int(found[1] or 0))
+    for pattern, make in _BACKENDS.items():
+        found = re.fullmatch(pattern, device) if isinstance(device, str) else None
+        if found is not None:
+            with _one_at_a_time:
+                backend = make(*(int(number or 0) for number in found.groups()))
+            copyreg.pickle(type(backend), _by_name)
+            return backend
+    raise ValueError(
+        f'device: expected "cpu", "cuda", "cuda:N" or "auto", got {device!r}. Choose one of them.'
+    )
 
 
 def _by_name(backend: Backend) -> tuple[Callable[..., Any], tuple[str]]:
@@ -59,7 +62,6 @@ def _by_name(backend: Backend) -> tuple[Callable[..., Any], tuple[str]]:
 
 @functools.cache
 def _numpy_backend() -> Backend:
-    copyreg.pickle(NumpyBackend, _by_name)
     return NumpyBackend()
 
 
@@ -74,5 +76,11 @@ def _cuda_backend(index: int) -> Backend:
             f"cuda: expected the libraries of CUDA, got an error: {reason}. Install minidl with "
             "the extra for your driver: pip install 'minidl[cuda13]' or 'minidl[cuda12]'."
         ) from error
-    copyreg.pickle(CupyBackend, _by_name)
     return CupyBackend(index)
+
+
+# For each backend, the pattern of its devices' names, and a function of the numbers in a name.
+_BACKENDS: dict[str, Callable[..., Backend]] = {
+    r"cpu": _numpy_backend,
+    r"cuda(?::(\d+))?": _cuda_backend,
+}

@@ -7,20 +7,17 @@ one where there is the decorator `kernel`. So kernels trust their arguments, and
 reference in tests.
 """
 
-import contextlib
 import functools
-from types import EllipsisType, ModuleType
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
 from minidl_kernels import checks, mask_contract
 from minidl_kernels.mask_contract import Address, PackedAddress
 
+from minidl.backend.arrays import Array
 from minidl.backend.kernel import kernel
 from minidl.backend.optimizers import OptimizerRules
-
-Array = Any
-"""An array of the backend's device: ``numpy.ndarray`` or its counterpart on a GPU."""
 
 FLOAT_TYPES = ("float16", "float32", "float64")
 _FLOATS = frozenset(map(np.dtype, FLOAT_TYPES))
@@ -30,79 +27,16 @@ _INT64 = np.dtype("int64")
 _FLOORS = {"linear": -np.inf, "relu": 0.0}
 
 
-class DeviceError(RuntimeError):
-    """A requested device cannot be used; the message says why and what to do."""
-
-
 class Backend(OptimizerRules):
     """Arrays of one device, and the computations on them.
 
     From `matmul` on, methods expect that the device is the current one: enter ``active`` before.
-    Inputs may have any strides and are not modified.
-
-    Attributes
-    ----------
-    name : str
-        The device as the user writes it: ``"cpu"``, ``"cuda:0"``.
-    xp : module
-        The array library: ``backend.xp.exp(x)``.
-    kernels : str or None
-        The package of the device's kernels.
-    active : context manager
-        Makes the device the current one; reusable.
+    Inputs may have any strides and are not modified. `DeviceArrays` describes the attributes.
     """
 
     # The dtypes of the kernels; dropout takes float16 besides.
     KERNEL_TYPES = checks.KERNEL_TYPES
     _SOURCE_TYPES = KERNEL_TYPES | {np.dtype(kind + size) for kind in "iu" for size in "1248"}
-
-    name: str
-    xp: ModuleType
-    kernels: str | None = None
-    active: contextlib.AbstractContextManager = contextlib.nullcontext()
-
-    def __init__(self) -> None:
-        self._ones: dict[tuple[tuple[int, ...], np.dtype], Array] = {}
-
-    def __repr__(self) -> str:
-        return f"<backend {self.name}>"
-
-    # ------------------------------------------------------------------------------ arrays
-
-    def is_array(self, value: object) -> bool:
-        """Return whether `value` is an array of this library."""
-        return isinstance(value, self.xp.ndarray)
-
-    def asarray(self, values: Any, dtype: Any = None) -> Array:
-        """Return `values` (array, list or number of the host) as an array of the device."""
-        with self.active:
-            return self.xp.asarray(values, dtype=dtype)
-
-    def ones(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return a small array of ones, made once and shared: do not modify it."""
-        key = shape, np.dtype(dtype)
-        if key not in self._ones:
-            self._ones[key] = self.xp.ones(shape, dtype)
-        return self._ones[key]
-
-    def from_dlpack(self, source: Any) -> Array:
-        """Return an array that shares the memory of `source`, any object with ``__dlpack__``."""
-        with self.active:
-            return self.xp.from_dlpack(source)
-
-    def to_numpy(self, array: Array) -> np.ndarray:
-        """Return a copy of `array` on the host, which the caller owns."""
-        return np.array(array)
-
-    def synchronize(self) -> None:
-        """Wait until the device has finished all its work."""
-
-    def dataset_array(self, values: np.ndarray) -> Array:
-        """Return a data set, or its labels, where `gather` reads it best: on the device.
-
-        An array that is too large for the device stays on the host.
-        """
-        return self.asarray(values)
 
     # ------------------------------------------------------------------------------ networks
 
@@ -444,7 +378,3 @@ class Backend(OptimizerRules):
             chosen = turn == now
             total[places[chosen]] += values[chosen]
         return total.reshape(shape)
-
-    def _contiguous(self, array: Array) -> Array:
-        """Return an array as the kernels take it: itself, or a C-contiguous copy."""
-        return array if array.flags.c_contiguous else self.xp.array(array, order="C")

@@ -4,7 +4,8 @@ import cupy
 import minidl_kernels.cuda.launch  # noqa: F401, for the reason if the kernels cannot be used
 import numpy as np
 
-from minidl.backend.base import Array, Backend, DeviceError
+from minidl.backend.arrays import Array, DeviceError
+from minidl.backend.base import Backend
 
 DATASET_SHARE = 0.25  # of the device's free memory: a larger data set stays on the host
 

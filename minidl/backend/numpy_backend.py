@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from minidl_kernels import checks
 
-from minidl.backend.base import Array, Backend
+from minidl.backend.arrays import Array
+from minidl.backend.base import Backend
 from minidl.backend.kernel import kernel
 
 

@@ -4,20 +4,14 @@ Arrays are contiguous, of one size and dtype, float32 or float64. Numbers are ro
 Each rule first multiplies the weights by `decay`.
 """
 
-from types import ModuleType
-from typing import Any
-
 from minidl_kernels import checks
 
+from minidl.backend.arrays import Array, DeviceArrays
 from minidl.backend.kernel import kernel
 
-Array = Any
 
-
-class OptimizerRules:
+class OptimizerRules(DeviceArrays):
     """The part of a backend that updates weights."""
-
-    xp: ModuleType
 
     @kernel("optimizers", checks.check_update)
     def sgd(

@@ -94,7 +94,7 @@ class _Graph:
             return x
         if name == "softmax":
             return self._node("Softmax", f"{layer.label}/softmax", x, axis=-1)
-        if name is None:
+        if name not in OPERATORS:
             raise TypeError(
                 f"export: expected activations with an ONNX operator, got {function!r} in "
                 f"{layer.label}."

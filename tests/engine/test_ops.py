@@ -1,5 +1,9 @@
 """Laws that every operation obeys on all inputs of the table."""
 
+import importlib
+import inspect
+import pkgutil
+
 import numpy as np
 import pytest
 from op_table import CASES, in_float32, on_device
@@ -41,8 +45,15 @@ def run(name, backend, arrays, static):
     return value, g, pull_back(vjps, g, arrays)
 
 
-def test_table_names_every_op():
-    assert set(CASES) == set(ops.OPS)
+def test_every_function_is_differentiable_exported_and_in_the_table():
+    names = set()
+    for info in pkgutil.iter_modules(ops.__path__):
+        module = importlib.import_module(f"{ops.__name__}.{info.name}")
+        functions = inspect.getmembers(module, inspect.isfunction)
+        names |= {name for name, f in functions if f.__module__ == module.__name__}
+    names = {name for name in names if not name.startswith("_")} - {"differentiable", "pull_back"}
+    assert names == set(ops.OPS) == set(CASES)
+    assert [name for name in names if not hasattr(ops, name)] == []
 
 
 # ------------------------------------------------------------------------------ values and dtypes

@@ -31,13 +31,27 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
 from minidl import images, layers, models  # noqa: E402  the checkout's own
 from minidl.datasets import idx  # noqa: E402
-from minidl.storage import tensor_file  # noqa: E402
+from minidl.storage import registry, tensor_file  # noqa: E402
 
 MEMORY_BOUND = 512 * 2**20  # beyond the memory of the process at the start, for any input
 SECONDS_BOUND = 5  # of processor time, for one input
 HANG_SECONDS = 60  # of the clock: a longer input ends the process
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1)
+
+# For each reader of a format, the kind and the ending of its files. The readers of weights that
+# have no name here are called by the ending.
+FORMATS = {
+    "checkpoint": ("model", ".safetensors"),
+    "torch": ("weights", ".safetensors"),
+    "keras": ("weights", ".weights.h5"),
+}
+FORMATS |= {
+    ending.removeprefix("."): (kind, ending)
+    for kind, ending in registry._formats
+    if kind == "weights" and (kind, ending) not in FORMATS.values()
+}
+READERS = ("idx", "image", *FORMATS)
 
 
 # ------------------------------------------------------------------------------ valid files
@@ -59,11 +73,12 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
     network = model()
     network.save(folder / "x.safetensors")
     checkpoint = (folder / "x.safetensors").read_bytes()
-    network.save_weights(folder / "y.safetensors")
-    torch = (folder / "y.safetensors").read_bytes()
-    bare = without_checksum(torch)
-    network.save_weights(folder / "x.weights.h5")
-    keras = (folder / "x.weights.h5").read_bytes()
+    weights = {}
+    for name, (kind, ending) in FORMATS.items():
+        if kind == "weights":
+            network.save_weights(folder / f"y{ending}")
+            weights[name] = [(folder / f"y{ending}").read_bytes()]
+    weights["torch"] += [without_checksum(*weights["torch"])] * 2
     pixels = np.arange(12, dtype="uint8").reshape(4, 3) * 20
     stream = io.BytesIO()
     np.save(stream, pixels)
@@ -74,8 +89,7 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
             without_checksum(checkpoint),
             large_sample(folder / "z.safetensors"),
         ],
-        "torch": [torch, bare, bare],
-        "keras": [keras],
+        **weights,
         "idx": [head + pixels.tobytes(), gzipped(head + pixels.tobytes())],
         "image": [stream.getvalue(), head + pixels.tobytes(), *pictures(pixels)],
     }
@@ -189,14 +203,10 @@ def readers() -> dict[str, Callable[[Path], object]]:
     network = model()
     return {
         "checkpoint": models.load,
-        "torch": network.load_weights,
-        "keras": network.load_weights,
+        **{name: network.load_weights for name, (kind, _) in FORMATS.items() if kind == "weights"},
         "idx": lambda path: idx.read(path, max_bytes=2**24),
         "image": lambda path: np.array(images.read(path, (4, 3))),
     }
-
-
-ENDINGS = {"checkpoint": ".safetensors", "torch": ".safetensors", "keras": ".weights.h5"}
 
 
 def peak_memory() -> int:
@@ -239,7 +249,7 @@ def fuzz(name: str, count: int, seed: int = 0) -> dict[str, int]:
         good = seeds(folder)
         reader = readers()[name]
         others = [content for contents in good.values() for content in contents]
-        path = folder / f"input{ENDINGS.get(name, '')}"
+        path = folder / f"input{FORMATS[name][1] if name in FORMATS else ''}"
         path.write_bytes(good[name][0])
         reader(path)  # imports libraries
         forget_peak()
@@ -281,7 +291,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     faulthandler.enable()  # names a reader that crashes
-    for name in arguments.readers or ("idx", "image", "torch", "checkpoint", "keras"):
+    for name in arguments.readers or READERS:
         began = time.perf_counter()
         numbers = fuzz(name, arguments.inputs, arguments.seed)
         seconds = time.perf_counter() - began

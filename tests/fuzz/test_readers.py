@@ -27,7 +27,6 @@ FEW, MANY = (
     )
     for count in (40, 400)
 )
-READERS = ["checkpoint", "torch", "keras", "idx", "image"]
 
 
 def check_reader(name, count):
@@ -37,13 +36,13 @@ def check_reader(name, count):
     assert numbers["rejected"] >= count / 10
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", readers.READERS)
 def test_reader_reads_or_rejects_damaged_files(name):
     check_reader(name, 100)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", readers.READERS)
 def test_reader_reads_or_rejects_many_damaged_files(name):
     check_reader(name, 1_000)
 

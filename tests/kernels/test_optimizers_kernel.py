@@ -81,6 +81,7 @@ def test_each_number_of_a_rule_matters(rule, backend):
         assert (weights != others).any(), name
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")  # of a backend that is NumPy
 @pytest.mark.parametrize("rule", RULES)
 def test_gradient_that_is_not_finite_reaches_its_weight_only(rule, backend):
     arrays = arrays_for(rule, 1000, "float32")

@@ -2,55 +2,16 @@
 
 import numpy as np
 import pytest
+from layer_table import LAYERS, ROWS, STEP
 
 import minidl
-from minidl import Tensor, initializers, layers, models, rng
+from minidl import Tensor, layers, models, rng
 from minidl.constraints import MaxNorm
 from minidl.testing import check_gradient
 
-RANDOM = initializers.GlorotUniform(seed=3)
-
-
-def square(x):
-    """Return an activation that is not a name."""
-    return x * x
-
-
-# For each class, functions that make a layer, with the shape of its input.
-LAYERS = {
-    "Activation": [
-        *[
-            (lambda name=name: layers.Activation(name), (3, 5))
-            for name in ("linear", "relu", "sigmoid", "softmax", "tanh")
-        ],
-        (lambda: layers.Activation(square), (3, 5)),
-    ],
-    "Dense": [
-        (lambda: layers.Dense(4, kernel_initializer=RANDOM), (3, 5)),
-        (lambda: layers.Dense(1, "tanh", kernel_initializer=RANDOM), (1, 1)),
-        (lambda: layers.Dense(4, use_bias=False, kernel_initializer=RANDOM), (2, 3, 5)),
-        (lambda: layers.Dense(4, "relu", kernel_initializer=RANDOM), (3, 5)),
-        (lambda: layers.Dense(4, "softmax", kernel_initializer=RANDOM), (3, 5)),
-    ],
-    "Dropout": [
-        (lambda: layers.Dropout(0.4, seed=1), (3, 5)),
-        (lambda: layers.Dropout(0.4, seed=1, scaling="inference"), (2, 3, 5)),
-        (lambda: layers.Dropout(0.4, seed=1), (5,)),
-    ],
-    "Flatten": [(layers.Flatten, (3, 2, 4)), (layers.Flatten, (3, 5)), (layers.Flatten, (3,))],
-    "ReLU": [(layers.ReLU, (3, 5))],
-    "Rescaling": [
-        (lambda: layers.Rescaling(1 / 255), (3, 5)),
-        (lambda: layers.Rescaling(2.0, offset=-1.0), (3, 5)),
-    ],
-    "Softmax": [(layers.Softmax, (3, 5)), (lambda: layers.Softmax(axis=1), (2, 3, 4))],
-}
-CASES = [
-    pytest.param(make, shape, id=f"{name}{number}")
-    for name, rows in LAYERS.items()
-    for number, (make, shape) in enumerate(rows)
-]
-every_case = pytest.mark.parametrize(("make", "shape"), CASES)
+every_case = pytest.mark.parametrize(
+    ("make", "shape"), [pytest.param(row.make, row.shape, id=name) for name, row in ROWS.items()]
+)
 
 
 def numbers(shape, dtype="float64", seed=0):
@@ -64,13 +25,14 @@ def model_of(layer, dtype, device="cpu"):
     return models.Sequential([layer], device=device, dtype=dtype, seed=2)
 
 
-def test_table_names_every_layer():
+def test_table_has_rows_of_every_layer_and_a_function_of_torch_for_each():
     assert set(LAYERS) == set(layers.__all__) - {"Layer", "Parameter", "Input"}
+    assert [name for name, rows in LAYERS.items() if not any(row.in_torch for row in rows)] == []
 
 
 @every_case
 def test_gradients_in_training_equal_central_differences(make, shape, device):
-    check_gradients(make, shape, lambda: minidl.training(step=5), device)
+    check_gradients(make, shape, lambda: minidl.training(step=STEP), device)
 
 
 @every_case
@@ -144,6 +106,27 @@ def test_strided_input_has_same_bits(make, shape):
     with minidl.training(step=0):
         second = contiguous(Tensor(x.copy())).numpy()
     np.testing.assert_array_equal(first, second)
+
+
+RANDOM_ROWS = [
+    name for name, row in ROWS.items() if row.make().held(rng.RandomStream) and len(row.shape) > 1
+]
+
+
+@pytest.mark.parametrize("name", RANDOM_ROWS)
+def test_random_layer_has_same_bits_in_parts_of_batch_and_other_bits_in_other_step(name, device):
+    model = model_of(ROWS[name].make(), "float32", device)
+    x = numbers((16, *ROWS[name].shape[1:]), "float32")
+
+    def output(rows, step):
+        with minidl.training(step=step, row_offset=rows.start):
+            return model(x[rows]).numpy()
+
+    whole = output(slice(0, 16), STEP)
+    parts = [output(slice(start, stop), STEP) for start, stop in ((0, 5), (5, 6), (6, 16))]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert not np.array_equal(output(slice(0, 16), STEP + 1), whole)
+    np.testing.assert_array_equal(model(x).numpy(), model(x).numpy())
 
 
 # ------------------------------------------------------------------------------ Dense

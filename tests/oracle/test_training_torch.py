@@ -5,9 +5,10 @@ PyTorch's own dropout draws other bits, so minidl's masks are multiplied in.
 
 import numpy as np
 import pytest
+from layer_table import ROWS, STEP
 
 import minidl
-from minidl import Tensor, initializers, layers, losses, models, optimizers, rng
+from minidl import Tensor, layers, losses, models, optimizers, rng
 
 torch = pytest.importorskip("torch", reason="the oracle is PyTorch: pip install 'minidl[oracle]'")
 torch.set_num_threads(1)  # its threads would compete with those of minidl
@@ -30,83 +31,21 @@ def mask_of(shape, rate, stream=0, step=0):
     return torch.from_numpy(rng.keep_mask(shape, rate, seed=SEED, stream=stream, step=step))
 
 
-def dense(**arguments):
-    return layers.Dense(
-        7,
-        kernel_initializer=initializers.HeNormal(seed=1),
-        bias_initializer="ones",
-        **arguments,
-    )
-
-
 # ------------------------------------------------------------------------------ layers
 
-# For each class: a layer, the shape of its input, and PyTorch's function of input and weights.
-LAYERS = {
-    "Activation": [
-        (lambda: layers.Activation("linear"), (4, 5), lambda x: x * 1),
-        (lambda: layers.Activation("relu"), (4, 5), torch.relu),
-        (lambda: layers.Activation("sigmoid"), (4, 5), torch.sigmoid),
-        (lambda: layers.Activation("softmax"), (4, 5), lambda x: torch.softmax(x, -1)),
-        (lambda: layers.Activation("tanh"), (4, 5), torch.tanh),
-    ],
-    "Dense": [
-        (dense, (4, 5), lambda x, w, b: functional.linear(x, w.T, b)),
-        (dense, (4, 3, 5), lambda x, w, b: functional.linear(x, w.T, b)),
-        (lambda: dense(use_bias=False), (4, 5), lambda x, w: functional.linear(x, w.T)),
-        (
-            lambda: dense(activation="relu"),
-            (4, 5),
-            lambda x, w, b: torch.relu(functional.linear(x, w.T, b)),
-        ),
-        (
-            lambda: dense(activation="softmax"),
-            (4, 5),
-            lambda x, w, b: torch.softmax(functional.linear(x, w.T, b), -1),
-        ),
-    ],
-    "Dropout": [
-        (
-            lambda: layers.Dropout(0.3, seed=SEED),
-            (4, 70),
-            lambda x: x * mask_of((4, 70), 0.3) / 0.7,
-        ),
-        (
-            lambda: layers.Dropout(0.3, seed=SEED, scaling="inference"),
-            (4, 3, 7),
-            lambda x: x * mask_of((4, 3, 7), 0.3),
-        ),
-    ],
-    "Flatten": [(layers.Flatten, (4, 3, 5), torch.nn.Flatten())],
-    "ReLU": [(layers.ReLU, (4, 5), torch.relu)],
-    "Rescaling": [(lambda: layers.Rescaling(0.5, -1.0), (4, 5), lambda x: x * 0.5 - 1.0)],
-    "Softmax": [
-        (layers.Softmax, (4, 5), lambda x: torch.softmax(x, -1)),
-        (lambda: layers.Softmax(axis=1), (4, 3, 5), lambda x: torch.softmax(x, 1)),
-    ],
-}
-CASES = [
-    pytest.param(*row, id=f"{name}{number}")
-    for name, rows in LAYERS.items()
-    for number, row in enumerate(rows)
-]
 
-
-def test_table_names_every_layer():
-    assert set(LAYERS) == set(layers.__all__) - {"Layer", "Parameter", "Input"}
-
-
-@pytest.mark.parametrize(("make", "shape", "function"), CASES)
-def test_layer_agrees_in_value_and_gradients(make, shape, function, device):
-    model = models.Sequential([make()], device=device)
-    x = Tensor(numbers(shape), device=device, requires_grad=True)
-    with minidl.training(step=0):
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.in_torch])
+def test_layer_agrees_in_value_and_gradients(name, device):
+    row = ROWS[name]
+    model = models.Sequential([row.make()], device=device)
+    x = Tensor(numbers(row.shape), device=device, requires_grad=True)
+    with minidl.training(step=STEP):
         y = model(x)
     gradient = numbers(y.shape, seed=1)
     y.backward(Tensor(gradient, device=device))
 
     theirs = [torch.tensor(w, requires_grad=True) for w in (x.numpy(), *model.get_weights())]
-    expected = function(*theirs)
+    expected = row.in_torch(torch, *theirs)
     expected.backward(torch.from_numpy(gradient))
     np.testing.assert_allclose(y.numpy(), expected.detach().numpy(), rtol=1e-5, atol=1e-6)
     for ours, their in zip([x, *model.parameters()], theirs, strict=True):

@@ -10,9 +10,8 @@ def network():
     return models.Sequential([layers.Dense(2, input_shape=(3,))])
 
 
-def test_formats_of_minidl():
-    known = {(kind, ending) for kind, ending in registry._formats}
-    assert known == {
+def test_formats_of_the_readme_are_registered():
+    assert registry._formats.keys() >= {
         ("model", ".safetensors"),
         ("weights", ".safetensors"),
         ("weights", ".weights.h5"),
@@ -35,7 +34,7 @@ def test_format_that_is_only_written_cannot_be_read():
         ),
         ("save", "m", r"m: expected .* ends in \.safetensors, got 'm'"),
         ("save", "m.pt", r"m\.pt: expected .* ends in \.safetensors"),
-        ("save_weights", "m.h5", r"ends in \.weights\.h5 or \.safetensors, got 'm\.h5'"),
+        ("save_weights", "m.h5", r"ends in \.weights\.h5 or \.safetensors.*, got 'm\.h5'"),
         ("export", "m.pb", r"ends in \.onnx, got 'm\.pb'"),
     ],
 )

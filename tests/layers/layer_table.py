@@ -1,0 +1,108 @@
+"""Table of all layers: how to make one, the shape of its input, and its function in PyTorch."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from minidl import initializers, layers, rng
+
+RANDOM = initializers.GlorotUniform(seed=3)
+RATE, SEED = 0.4, 1  # of Dropout
+STEP = 5  # at which layers are called in training
+
+
+class Row(NamedTuple):
+    """A layer with an input."""
+
+    make: Callable[..., layers.Layer]  # takes the arguments of all layers: name and input_shape
+    shape: tuple[int, ...]
+    # The function of training in PyTorch, of the module torch, the input and the weights.
+    in_torch: Callable[..., Any] | None = None
+
+
+def square(x):
+    """Return an activation that is not a name."""
+    return x * x
+
+
+def dense(torch, x, weight, bias):
+    """Return a layer without an activation, in PyTorch."""
+    return torch.nn.functional.linear(x, weight.T, bias)
+
+
+def mask(torch, x):
+    """Return minidl's mask, since the dropout of PyTorch draws other bits."""
+    address = {"seed": SEED, "stream": 0, "step": STEP}
+    return torch.from_numpy(rng.keep_mask(tuple(x.shape), RATE, **address))
+
+
+LAYERS = {
+    "Activation": [
+        Row(partial(layers.Activation, "linear"), (3, 5), lambda torch, x: x * 1),
+        Row(partial(layers.Activation, "relu"), (3, 5), lambda torch, x: torch.relu(x)),
+        Row(partial(layers.Activation, "sigmoid"), (3, 5), lambda torch, x: torch.sigmoid(x)),
+        Row(partial(layers.Activation, "softmax"), (3, 5), lambda torch, x: torch.softmax(x, -1)),
+        Row(partial(layers.Activation, "tanh"), (3, 5), lambda torch, x: torch.tanh(x)),
+        Row(partial(layers.Activation, square), (3, 5), lambda torch, x: x * x),
+    ],
+    "Dense": [
+        Row(
+            partial(layers.Dense, 4, kernel_initializer=RANDOM, bias_initializer="ones"),
+            (3, 5),
+            dense,
+        ),
+        Row(
+            partial(layers.Dense, 4, kernel_initializer=RANDOM, bias_initializer="ones"),
+            (4, 3, 5),
+            dense,
+        ),
+        Row(
+            partial(layers.Dense, 1, "tanh", kernel_initializer=RANDOM),
+            (1, 1),
+            lambda torch, *inputs: torch.tanh(dense(torch, *inputs)),
+        ),
+        Row(
+            partial(layers.Dense, 4, use_bias=False, kernel_initializer=RANDOM),
+            (2, 3, 5),
+            lambda torch, x, weight: dense(torch, x, weight, None),
+        ),
+        Row(
+            partial(layers.Dense, 4, "relu", kernel_initializer=RANDOM),
+            (3, 5),
+            lambda torch, *inputs: torch.relu(dense(torch, *inputs)),
+        ),
+        Row(
+            partial(layers.Dense, 4, "softmax", kernel_initializer=RANDOM),
+            (3, 5),
+            lambda torch, *inputs: torch.softmax(dense(torch, *inputs), -1),
+        ),
+    ],
+    "Dropout": [
+        Row(
+            partial(layers.Dropout, RATE, seed=SEED),
+            (3, 70),
+            lambda torch, x: x * mask(torch, x) / (1 - RATE),
+        ),
+        Row(
+            partial(layers.Dropout, RATE, seed=SEED, scaling="inference"),
+            (2, 3, 5),
+            lambda torch, x: x * mask(torch, x),
+        ),
+        Row(partial(layers.Dropout, RATE, seed=SEED), (5,)),
+    ],
+    "Flatten": [
+        Row(layers.Flatten, (3, 2, 4), lambda torch, x: torch.flatten(x, 1)),
+        Row(layers.Flatten, (3, 5), lambda torch, x: torch.flatten(x, 1)),
+        Row(layers.Flatten, (3,)),
+    ],
+    "ReLU": [Row(layers.ReLU, (3, 5), lambda torch, x: torch.relu(x))],
+    "Rescaling": [
+        Row(partial(layers.Rescaling, 1 / 255), (3, 5), lambda torch, x: x / 255),
+        Row(partial(layers.Rescaling, 2.0, offset=-1.0), (3, 5), lambda torch, x: x * 2 - 1),
+    ],
+    "Softmax": [
+        Row(layers.Softmax, (3, 5), lambda torch, x: torch.softmax(x, -1)),
+        Row(partial(layers.Softmax, axis=1), (2, 3, 4), lambda torch, x: torch.softmax(x, 1)),
+    ],
+}
+ROWS = {f"{name}{number}": row for name, rows in LAYERS.items() for number, row in enumerate(rows)}
