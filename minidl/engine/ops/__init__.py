@@ -4,15 +4,15 @@ An operation takes a backend and plain arrays, never a `Tensor`. Beside its valu
 vector-Jacobian product (VJP) for each input, or one joint VJP for all of them; `op` describes both.
 Broadcasting is undone in the engine, once for all operations.
 
-To add an operation, write one function in the file of its kind and list it here. The completeness
-test then asks for its gradient check.
+To add an operation, write one function in the file of its kind, and name it in the list at the head
+of that file. The completeness test then asks for its gradient check.
 """
 
-# ruff: noqa: F401 (the imports are the list)
+# ruff: noqa: F401, F403 (each file lists its operations in __all__)
 
-from minidl.engine.ops.arithmetic import add, divide, matmul, multiply, negative, power, subtract
-from minidl.engine.ops.functions import clip, exp, log, log_softmax, relu, sigmoid, softmax, tanh
-from minidl.engine.ops.networks import dense, dense_cross_entropy, dropout, sparse_cross_entropy
+from minidl.engine.ops.arithmetic import *
+from minidl.engine.ops.functions import *
+from minidl.engine.ops.networks import *
 from minidl.engine.ops.op import OPS, JointVjp, Op, Vjp, Vjps, differentiable, pull_back
-from minidl.engine.ops.reductions import Axis, max, mean, sum
-from minidl.engine.ops.shapes import cast, getitem, reshape, transfer, transpose
+from minidl.engine.ops.reductions import *
+from minidl.engine.ops.shapes import *

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from minidl.backend import Array, Backend
 from minidl.engine.ops.op import Result, differentiable
 
+__all__ = ["add", "divide", "matmul", "multiply", "negative", "power", "subtract"]
+
 
 @differentiable
 def add(backend: Backend, a: Array, b: Array) -> Result:

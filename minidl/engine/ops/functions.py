@@ -3,6 +3,8 @@
 from minidl.backend import Array, Backend
 from minidl.engine.ops.op import Result, differentiable
 
+__all__ = ["clip", "exp", "log", "log_softmax", "relu", "sigmoid", "softmax", "tanh"]
+
 
 @differentiable
 def exp(backend: Backend, x: Array) -> Result:

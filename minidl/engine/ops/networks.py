@@ -8,6 +8,8 @@ from minidl.backend import Array, Backend
 from minidl.engine.ops.op import JointVjp, Result, differentiable
 from minidl.rng import Address
 
+__all__ = ["dense", "dense_cross_entropy", "dropout", "sparse_cross_entropy"]
+
 
 @differentiable
 def dropout(

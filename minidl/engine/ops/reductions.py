@@ -3,6 +3,8 @@
 from minidl.backend import Array, Backend
 from minidl.engine.ops.op import Result, differentiable
 
+__all__ = ["Axis", "max", "mean", "sum"]
+
 Axis = int | tuple[int, ...] | None
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from minidl.backend import Array, Backend
 from minidl.engine.ops.op import Result, differentiable
 
+__all__ = ["cast", "getitem", "reshape", "transfer", "transpose"]
+
 
 @differentiable
 def getitem(backend: Backend, x: Array, *, index: Any) -> Result:
