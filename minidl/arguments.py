@@ -84,7 +84,7 @@ LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
 FREEZE = "set requires_grad of each of its parameters(), then compile"
 GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
 VALIDATION_MOMENT = "define on_epoch_end, whose logs hold the val_ values"
-PREDICTION_MOMENT = "work on the result of predict, which tells no callbacks"
+PREDICTION_MOMENT = "work on the result of predict, which calls no callbacks"
 
 # Only what is not obvious from the list of the names that exist.
 ALTERNATIVES: dict[str, dict[str, str]] = {

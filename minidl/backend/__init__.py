@@ -48,15 +48,15 @@ def get_backend(device: str) -> Backend:
         if found is not None:
             with _one_at_a_time:
                 backend = make(*(int(number or 0) for number in found.groups()))
-            copyreg.pickle(type(backend), _by_name)
+            copyreg.pickle(type(backend), _reduce)
             return backend
     raise ValueError(
         f'device: expected "cpu", "cuda", "cuda:N" or "auto", got {device!r}. Choose one of them.'
     )
 
 
-def _by_name(backend: Backend) -> tuple[Callable[..., Any], tuple[str]]:
-    """Copy a backend: a copied model shares that of the original."""
+def _reduce(backend: Backend) -> tuple[Callable[..., Any], tuple[str]]:
+    """Return how pickle and copy get this backend: a copied model shares that of its original."""
     return get_backend, (backend.name,)
 
 

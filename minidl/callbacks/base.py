@@ -1,4 +1,4 @@
-"""Base class of callbacks, and the list that tells them."""
+"""Base class of callbacks, and the list that calls them."""
 
 import math
 from collections import Counter
@@ -72,10 +72,10 @@ class Model(Protocol):
 class Callback:
     """Actions at certain moments of `fit`; a subclass overrides the methods it needs.
 
-    Each moment is told once to each callback of a run, even if the run is broken off and resumed.
-    So after resuming, the first moment may be in the middle of an epoch: create what every method
-    needs in `on_train_begin`. A callback that was broken off within a method is told again. A
-    callback that remembers something between moments defines `state` and `load_state`.
+    Each callback is called once for each moment, even if the run is broken off and resumed. So
+    after resuming, the first moment may be in the middle of an epoch: create what every method
+    needs in `on_train_begin`. A method that was broken off is called again. A callback that
+    remembers something between moments defines `state` and `load_state`.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class Callback:
         ``epochs``, ``steps`` (in an epoch), ``verbose``, and ``metrics``: the names that epochs
         log.
     comes_last : bool
-        Whether it is told after all callbacks for which this is False, to record what they did.
+        Whether it is called after all callbacks for which this is False, to record what they did.
 
     Examples
     --------
@@ -142,7 +142,7 @@ class Callback:
 
 
 class CallbackList:
-    """The callbacks of one `fit` call, told of each moment in their order.
+    """The callbacks of one `fit` call, called for each moment in their order.
 
     Which callbacks have acted on a moment, and what they remember, is recorded in
     ``state.progress`` after each of them.
@@ -202,9 +202,9 @@ class CallbackList:
         moment = self._state.progress.moment
         if moment is not None and moment.name in ("on_train_batch_end", "on_epoch_end"):
             new = tuple(key for key in self._callbacks if key not in self._earlier)
-            self._tell(moment._replace(told=moment.told + new), logs)
+            self._notify(moment._replace(acted=moment.acted + new), logs)
 
-    def tell(self, name: str, number: int, logs: Logs) -> None:
+    def notify(self, name: str, number: int, logs: Logs) -> None:
         """Tell a moment to all callbacks that have not acted on it."""
         moment, latest = Moment(name, number, self._state.step), self._state.progress.moment
         if latest is not None and latest.step == moment.step:
@@ -212,21 +212,21 @@ class CallbackList:
                 return  # the run was broken off at the epoch's first batch
             if latest[:2] == moment[:2]:
                 moment = latest
-        self._tell(moment, logs)
+        self._notify(moment, logs)
 
-    def _tell(self, moment: Moment, logs: Logs) -> None:
+    def _notify(self, moment: Moment, logs: Logs) -> None:
         """Call the moment's method of the callbacks that have not acted on it."""
         state, acting = self._state, self._acting[moment.name]
         if not acting:
             return
         state.progress = state.progress._replace(moment=moment, learning_rate=state.learning_rate)
         for key, callback in acting:
-            if key in moment.told:
+            if key in moment.acted:
                 continue
             method = getattr(callback, moment.name)
             arguments = (logs,) if moment.name == "on_train_end" else (moment.number, logs)
             method(*arguments)
-            moment = moment._replace(told=(*moment.told, key))
+            moment = moment._replace(acted=(*moment.acted, key))
             memories = state.progress.memories
             if key in self._stateful:
                 memories = {**memories, key: self._memory_of(key)}

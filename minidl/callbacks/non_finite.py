@@ -72,7 +72,7 @@ class TerminateOnNaN(Callback):
         if (batch + 1) % self.every and batch + 1 < self.params["steps"]:
             return
         model, run = self.model, self.model.run
-        assert run is not None, "told within fit"
+        assert run is not None, "called within fit"
         if math.isfinite(logs["loss"]) and non_finite_weight(model.parameters()) is None:
             self._good = model.train_state.snapshot(*CHANGED_BY_A_STEP)
             return
@@ -88,5 +88,5 @@ class TerminateOnNaN(Callback):
     def on_train_end(self, logs: Logs) -> None:
         """Warn of what was found."""
         if self.found is not None:
-            assert self.model.run is not None, "told within fit"
+            assert self.model.run is not None, "called within fit"
             self.model.run.warnings.append(f"TerminateOnNaN: stopped, not finite: {self.found}")

@@ -146,7 +146,7 @@ class ModelCheckpoint(Monitor):
 
     def save_broken_run(self) -> None:
         """Save the last step if it is not saved yet; an error is only logged."""
-        # A break can come before this callback is told of the step.
+        # A break can come before this callback is called for the step.
         if self.model.step == self._saved_step or self.model.train_state.is_torn:
             return
         try:

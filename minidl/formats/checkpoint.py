@@ -189,7 +189,7 @@ class _Reader:
     def _state(self, model: Sequential, header: Mapping[str, Any]) -> dict[str, Any]:
         """Return the entries of `TrainState.state`, without the weights.
 
-        Those of the new model tell names and shapes, and what files of older versions lack.
+        Names, shapes and what files of older versions lack are those of the new model.
         """
         others = header.get("state", {})
         state: dict[str, Any] = {}
@@ -259,10 +259,10 @@ def _checked_history(rows: list[Any]) -> list[tuple[int, dict[str, float]]]:
 
 
 def _checked_moment(moment: Any) -> list[Any]:
-    name, number, step, told = moment
+    name, number, step, acted = moment
     checked_integer("run/moment: number", number, LIMIT)
     checked_integer("run/moment: step", step, LIMIT)
-    return [str(name), number, step, [str(key) for key in told]]
+    return [str(name), number, step, [str(key) for key in acted]]
 
 
 # ------------------------------------------------------------------------------ comparing

@@ -1,4 +1,4 @@
-"""The loop of `fit`: epochs of steps, told to callbacks."""
+"""The loop of `fit`: epochs of steps, and calls of the callbacks."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -73,15 +73,15 @@ class Run:
             while self._has_epochs():
                 epoch = self.position.epoch
                 if self.position.batch == 0:
-                    callbacks.tell("on_epoch_begin", epoch, {})
+                    callbacks.notify("on_epoch_begin", epoch, {})
                 logs = means = self._train_epoch()
                 if self.position.batch < self.steps:
                     break  # stopped within the epoch: it is neither validated nor recorded
                 means |= self._validate()
                 state.end_epoch(means)
-                callbacks.tell("on_epoch_end", epoch, means)
+                callbacks.notify("on_epoch_end", epoch, means)
             self.is_training = False
-            callbacks.tell("on_train_end", self.position.epoch, logs)
+            callbacks.notify("on_train_end", self.position.epoch, logs)
             state.progress = state.progress._replace(moment=None)  # the run is complete
 
     def _has_epochs(self) -> bool:
@@ -99,9 +99,9 @@ class Run:
         with self.model.backend.active:
             for batch in self.batches_left():
                 number = self.position.batch
-                callbacks.tell("on_train_batch_begin", number, {})
+                callbacks.notify("on_train_batch_begin", number, {})
                 step(batch)
-                callbacks.tell("on_train_batch_end", number, totals)
+                callbacks.notify("on_train_batch_end", number, totals)
                 if self.model.stop_training:
                     break
         return dict(totals)

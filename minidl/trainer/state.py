@@ -71,14 +71,14 @@ class Moment(NamedTuple):
         The number of the epoch or of the batch.
     step : int
         The model's step at that moment.
-    told : tuple of str
+    acted : tuple of str
         The keys of the callbacks that have acted on it.
     """
 
     name: str
     number: int
     step: int
-    told: tuple[str, ...] = ()
+    acted: tuple[str, ...] = ()
 
 
 class History:
@@ -134,7 +134,7 @@ class Progress(NamedTuple):
         What each stateful callback remembered after it last acted, by key.
     learning_rate : float or None
         While callbacks act on a moment, the learning rate after the last of them; else None. A
-        callback that is broken off is told again, so its own change does not count.
+        callback that is broken off is called again, so its own change does not count.
     """
 
     position: Position = Position()
@@ -229,7 +229,7 @@ class TrainState:
         return self.totals.state() if self.progress.position.batch else {}
 
     def count_step(self) -> None:
-        """Count an update; the end of its batch is the moment to tell next."""
+        """Count an update; the end of its batch is the moment that callbacks hear of next."""
         position = self.progress.position
         self.step += 1
         if position.batch == 0:  # an epoch has begun with its first update
@@ -240,7 +240,7 @@ class TrainState:
         )
 
     def end_epoch(self, logs: dict[str, float]) -> None:
-        """Add the logs to the history, and begin the next epoch; its end is to be told next."""
+        """Add the logs to the history, and begin the next epoch; callbacks hear of the end next."""
         position, rows = self.progress.position, self.progress.history.rows()
         self.progress = self.progress._replace(
             position=position._replace(epoch=position.epoch + 1, batch=0),
@@ -393,7 +393,7 @@ class TrainState:
         moment = state["run/moment"]
         self.progress = self.progress._replace(
             history=History(state["run/history"]),
-            moment=None if moment is None else Moment(*moment)._replace(told=tuple(moment[3])),
+            moment=None if moment is None else Moment(*moment)._replace(acted=tuple(moment[3])),
             callbacks=tuple(state["run/callbacks"]),
             memories=memories,
         )

@@ -1,4 +1,4 @@
-"""Callback and CallbackList: who is told of what, when, and what is remembered."""
+"""Callback and CallbackList: which method is called, when, and what is remembered."""
 
 import copy
 
@@ -90,19 +90,19 @@ def test_callback_knows_model_and_parameters():
 class Named(Callback):
     """Callback that adds its name to a list at the end of each epoch."""
 
-    def __init__(self, name, told, comes_last=False):
-        self.name, self.told, self.comes_last = name, told, comes_last
+    def __init__(self, name, used, comes_last=False):
+        self.name, self.used, self.comes_last = name, used, comes_last
 
     def on_epoch_end(self, epoch, logs):
-        self.told.append(self.name)
+        self.used.append(self.name)
 
 
 def test_callbacks_are_told_in_their_order_and_those_that_come_last_are_told_last():
-    told = []
-    last = [Named(name, told, comes_last=True) for name in "yz"]
-    first = [Named(name, told) for name in "ab"]
+    used = []
+    last = [Named(name, used, comes_last=True) for name in "yz"]
+    first = [Named(name, used) for name in "ab"]
     network().fit(X, Y, callbacks=[last[0], *first, last[1]], verbose=0)
-    assert told == ["a", "b", "y", "z"]
+    assert used == ["a", "b", "y", "z"]
 
 
 def test_loss_at_the_end_of_a_batch_is_the_mean_so_far():
@@ -194,7 +194,7 @@ class Fails(Callback):
         ),
     ],
 )
-def test_exception_closes_callbacks_and_does_not_tell_the_end_of_training(moment, expected):
+def test_exception_closes_callbacks_and_does_not_notify_of_the_end(moment, expected):
     recorder, model = Recorder(), network()
     with pytest.raises(KeyError, match="mine"):
         model.fit(X, Y, callbacks=[recorder, Fails(moment)], verbose=0)
@@ -213,9 +213,9 @@ def test_only_callbacks_that_have_begun_are_closed():
 @pytest.mark.parametrize("position", [0, 1, 2])
 def test_all_callbacks_are_closed_if_one_fails_to_close(position):
     recorders = [Recorder(), Recorder()]
-    told = [*recorders[:position], Fails("close"), *recorders[position:]]
+    used = [*recorders[:position], Fails("close"), *recorders[position:]]
     with pytest.raises(KeyError, match="mine"):
-        network().fit(X, Y, callbacks=told, verbose=0)
+        network().fit(X, Y, callbacks=used, verbose=0)
     assert [recorder.names()[-1] for recorder in recorders] == ["close", "close"]
 
 
@@ -274,11 +274,11 @@ class Sums(Callback):
 ARGUMENTS = {"batch_size": 4, "epochs": 2, "verbose": 0}
 
 
-def broken_off(told, **arguments):
+def broken_off(used, **arguments):
     """Return a model whose run the callbacks have broken off."""
     model = network()
     with pytest.raises(KeyError):
-        model.fit(X, Y, **ARGUMENTS | arguments, callbacks=told)
+        model.fit(X, Y, **ARGUMENTS | arguments, callbacks=used)
     return model
 
 
@@ -315,9 +315,9 @@ def test_callbacks_of_one_class_remember_apart(tmp_path):
     model = network()
     model.fit(X, Y, **ARGUMENTS, callbacks=[Counts(0), Counts(100)])
     model.save(tmp_path / "model.safetensors")
-    again, told = models.load(tmp_path / "model.safetensors"), [Counts(0), Counts(0)]
-    again.fit(X, Y, **ARGUMENTS | {"epochs": 3}, callbacks=told, resume=True)
-    assert [callback.count for callback in told] == [3, 103]
+    again, used = models.load(tmp_path / "model.safetensors"), [Counts(0), Counts(0)]
+    again.fit(X, Y, **ARGUMENTS | {"epochs": 3}, callbacks=used, resume=True)
+    assert [callback.count for callback in used] == [3, 103]
 
 
 def test_new_run_loads_no_memory():
@@ -376,14 +376,14 @@ def test_newcomer_in_a_resumed_run_begins_with_the_next_moment(moment, rest, fir
     assert newcomer.names()[-2:] == ["train end", "close"]
 
 
-def test_resumed_run_tells_each_moment_once():
+def test_resumed_run_notifies_of_each_moment_once():
     recorder, whole = Recorder(), Recorder()
     network().fit(X, Y, **ARGUMENTS, callbacks=[whole])
     model = broken_off([recorder, Once("on_train_batch_end")])
     model.fit(X, Y, **ARGUMENTS, callbacks=[recorder, Once(None)], resume=True)
     silent = ("train begin", "close")
-    told = [call for call in recorder.calls if call[0] not in silent]
-    assert told == [call for call in whole.calls if call[0] not in silent]
+    used = [call for call in recorder.calls if call[0] not in silent]
+    assert used == [call for call in whole.calls if call[0] not in silent]
 
 
 # ------------------------------------------------------------------------------ stopping

@@ -31,7 +31,7 @@ def test_rate_that_a_callback_sets_is_used():
     [
         (lambda epoch: 0.1 * epoch, [0, 0.1, 0.2]),
         (lambda epoch, rate=7.0: rate / 2, [0.05, 0.025, 0.0125]),
-        (lambda *told: np.float32(2 ** -len(told)), [0.25, 0.25, 0.25]),
+        (lambda *used: np.float32(2 ** -len(used)), [0.25, 0.25, 0.25]),
         (lambda epoch: np.where(epoch < 1, 0.5, 0.25), [0.5, 0.25, 0.25]),
         (schedules.ExponentialDecay(0.1, 1, 0.5), [0.1, 0.05, 0.025]),
     ],

@@ -176,12 +176,12 @@ def test_refused_run_saves_nothing_and_unlocks_the_folder(tmp_path, position):
         def on_train_begin(self, logs):
             raise ValueError("at the beginning")
 
-    told = [ModelCheckpoint(tmp_path)]
-    told.insert(position, Refuses())
+    used = [ModelCheckpoint(tmp_path)]
+    used.insert(position, Refuses())
     model = network()
     fit(model, epochs=1)
     with pytest.raises(ValueError, match="at the beginning"):
-        fit(model, *told)
+        fit(model, *used)
     assert steps_in(tmp_path) == []
     lock_folder(tmp_path).close()
 
@@ -281,9 +281,9 @@ def test_folder_with_later_checkpoints_is_rejected_and_unlocked(tmp_path):
 
 
 def test_unknown_monitor_unlocks_the_folder_of_another_callback(tmp_path):
-    told = [ModelCheckpoint(tmp_path), ModelCheckpoint(tmp_path, monitor="x")]
+    used = [ModelCheckpoint(tmp_path), ModelCheckpoint(tmp_path, monitor="x")]
     with pytest.raises(ValueError, match=r"ModelCheckpoint: expected monitor .*got 'x'"):
-        fit(network(), *told)
+        fit(network(), *used)
     lock_folder(tmp_path).close()
 
 

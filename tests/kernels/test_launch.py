@@ -87,25 +87,25 @@ class DeviceArray:
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """Stand in for the driver; list what it is told: "context", or the arguments of a launch."""
-    told = []
+def calls(monkeypatch):
+    """Stand in for the driver; list its calls: "context", or the arguments of a launch."""
+    calls = []
     stream = SimpleNamespace(ptr=4711)
     monkeypatch.setattr(launch.cupy.cuda, "get_current_stream", lambda: stream)
-    monkeypatch.setattr(launch.cuda, "current_context", lambda: told.append("context"))
+    monkeypatch.setattr(launch.cuda, "current_context", lambda: calls.append("context"))
     monkeypatch.setattr(launch.core, "Device", lambda: SimpleNamespace(device_id=3))
-    monkeypatch.setattr(launch.core, "launch", lambda *given: told.append(given))
+    monkeypatch.setattr(launch.core, "launch", lambda *given: calls.append(given))
     monkeypatch.setattr(launch, "_stream", lambda pointer: ("stream", pointer))
     monkeypatch.setattr(launch, "_compiled", lambda *kind: kind)
-    return told
+    return calls
 
 
 @needs_cuda
-def test_launch_gives_the_driver_words_on_the_current_stream(told):
+def test_launch_gives_the_driver_words_on_the_current_stream(calls):
     x = np.ones((2, 5), "float32")
     words = (np.uint32(7), np.uint32(8))
     launch.launch("kernel", (4, 2), (32, 8), DeviceArray(x), words, np.uint32(9))
-    stream, config, compiled, *received = told[-1]
+    stream, config, compiled, *received = calls[-1]
     assert stream == ("stream", 4711)
     assert (config.grid, config.block) == ((4, 2, 1), (32, 8, 1))
     word = np.dtype("uint32")
@@ -134,7 +134,7 @@ def test_flattened_arguments_are_the_parameters_of_the_compiled_kernel(kernel, d
 
 
 @needs_cuda
-def test_thread_has_a_context_before_its_first_launch(told):
+def test_thread_has_a_context_before_its_first_launch(calls):
     def launch_twice():
         for _ in range(2):
             launch.launch("kernel", (1,), (32,), np.uint32(9))
@@ -143,7 +143,7 @@ def test_thread_has_a_context_before_its_first_launch(told):
         thread = threading.Thread(target=launch_twice)
         thread.start()
         thread.join()
-    assert [what == "context" for what in told] == [True, False, False] * 2
+    assert [what == "context" for what in calls] == [True, False, False] * 2
 
 
 @needs_cuda

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # overflows o
 class Silent:
     """Callbacks that do nothing."""
 
-    def tell(self, name, number, logs):
+    def notify(self, name, number, logs):
         pass
 
     def finish(self, logs):

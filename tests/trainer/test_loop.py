@@ -23,22 +23,22 @@ MOMENTS = [
 
 
 class Recorder:
-    """What a run tells its callbacks, and an action at one of the moments."""
+    """The calls of the callbacks of a run, and an action at one of the moments."""
 
     def __init__(self, at=None, act=None):
-        self.told = []
+        self.calls = []
         self.at, self.act = at, act
 
-    def tell(self, name, number, logs):
-        self.told.append((name, number, dict(logs)))
+    def notify(self, name, number, logs):
+        self.calls.append((name, number, dict(logs)))
         if (name, number) == self.at:
             self.act()
 
     def finish(self, logs):
-        self.told.append(("finish", dict(logs)))
+        self.calls.append(("finish", dict(logs)))
 
     def names(self):
-        return [(name, *rest[:-1]) for name, *rest in self.told]
+        return [(name, *rest[:-1]) for name, *rest in self.calls]
 
 
 def network(seed=3):
@@ -47,7 +47,7 @@ def network(seed=3):
     return model
 
 
-def run_of(model, epochs=2, told=None, shuffle=True, held_out=None):
+def run_of(model, epochs=2, calls=None, shuffle=True, held_out=None):
     """Return a run that has begun."""
     samples = Samples(X, Y)
     state = model.train_state
@@ -56,11 +56,11 @@ def run_of(model, epochs=2, told=None, shuffle=True, held_out=None):
         part and Plan(model.layers, model.backend, model.dtype, part, model.loss, model.metrics)
         for part in (samples, held_out)
     )
-    return Run(model, state, plan, epochs, validation, told or Recorder())
+    return Run(model, state, plan, epochs, validation, calls or Recorder())
 
 
 def epoch_of(number):
-    """Return what a run tells in a whole epoch."""
+    """Return the calls of a whole epoch."""
     batches = [
         (name, batch)
         for batch in range(STEPS)
@@ -72,7 +72,7 @@ def epoch_of(number):
 # ------------------------------------------------------------------------------ epochs and steps
 
 
-def test_run_tells_each_moment_in_order():
+def test_run_notifies_of_each_moment_in_order():
     run = run_of(network())
     assert run.steps == STEPS
     run.train()
@@ -82,7 +82,7 @@ def test_run_tells_each_moment_in_order():
     assert run.state.step == 2 * STEPS
 
 
-def test_run_of_no_epochs_tells_the_end_only():
+def test_run_of_no_epochs_notifies_of_the_end_only():
     run = run_of(network(), epochs=0)
     run.train()
     assert run.callbacks.names() == [("finish",), ("on_train_end", 0)]
@@ -95,11 +95,11 @@ def test_logs_of_an_epoch_hold_means_and_validation():
         run.epochs = epoch + 1
         run.train()
         expected.append(model.evaluate(X[:3], Y[:3], verbose=0))
-    logs = [told[-1] for told in run.callbacks.told if told[0] == "on_epoch_end"]
+    logs = [calls[-1] for calls in run.callbacks.calls if calls[0] == "on_epoch_end"]
     assert [list(epoch) for epoch in logs] == [["loss", "val_loss"]] * 2
     assert [epoch["val_loss"] for epoch in logs] == expected
     assert run.state.progress.history.logs == logs
-    assert run.callbacks.told[-1][-1] == logs[-1]  # on_train_end
+    assert run.callbacks.calls[-1][-1] == logs[-1]  # on_train_end
 
 
 def test_end_of_an_epoch_is_counted_before_it_is_told():
@@ -113,13 +113,13 @@ def test_end_of_an_epoch_is_counted_before_it_is_told():
 def test_sets_of_weights_count_as_part_of_the_run_until_its_end():
     flags = {}
     run = run_of(network())
-    tell = run.callbacks.tell
+    notify = run.callbacks.notify
 
-    def telling(name, *rest):
+    def notifying(name, *rest):
         flags.setdefault(name, run.is_training)
-        tell(name, *rest)
+        notify(name, *rest)
 
-    run.callbacks.tell = telling
+    run.callbacks.notify = notifying
     assert run.is_training
     run.train()
     assert flags == dict.fromkeys(MOMENTS, True) | {"on_train_end": False}
@@ -152,7 +152,7 @@ def test_stop_training_ends_the_run_after_the_current_step(name, number, steps, 
     assert run.state.step == steps
     assert run.state.progress.history.epoch == epochs
     assert run.callbacks.names()[-1] == ("on_train_end", len(epochs))
-    ended = [told for told in run.callbacks.names() if told[0] == "on_epoch_end"]
+    ended = [calls for calls in run.callbacks.names() if calls[0] == "on_epoch_end"]
     assert ended == [("on_epoch_end", epoch) for epoch in epochs]
 
 
@@ -182,10 +182,10 @@ def test_logs_of_on_train_end_after_a_stop_are_those_of_the_steps_taken():
     run.callbacks.at = ("on_train_batch_end", 1)
     run.callbacks.act = lambda: setattr(model, "stop_training", True)
     run.train()
-    assert run.callbacks.told[-1] == ("on_train_end", 0, run.callbacks.told[-2][-1])
+    assert run.callbacks.calls[-1] == ("on_train_end", 0, run.callbacks.calls[-2][-1])
 
 
-def test_run_with_an_obstacle_takes_no_step_and_tells_the_end():
+def test_run_with_an_obstacle_takes_no_step_and_notifies_of_the_end():
     run = run_of(network())
     run.state.obstacle = "the best weights were restored"
     run.train()
@@ -237,7 +237,7 @@ def test_begin_totals_holds_the_batches_that_are_done():
     assert np.isnan(run.begin_totals()["loss"])
 
 
-def test_run_from_the_middle_of_an_epoch_does_not_tell_its_beginning():
+def test_run_from_the_middle_of_an_epoch_does_not_notify_of_its_beginning():
     run = run_of(network(), epochs=1)
     run.begin_totals()
     step, batches = run.make_step(), run.batches_left()
@@ -254,11 +254,11 @@ def test_finish_gets_the_means_so_far_or_the_logs_of_the_last_epoch():
     step(next(batches))
     means = dict(run.state.totals)
     run.train()
-    assert run.callbacks.told[0] == ("finish", means)
+    assert run.callbacks.calls[0] == ("finish", means)
     run.epochs = 2
-    run.callbacks.told.clear()
+    run.callbacks.calls.clear()
     run.train()
-    assert run.callbacks.told[0] == ("finish", run.state.progress.history.logs[0])
+    assert run.callbacks.calls[0] == ("finish", run.state.progress.history.logs[0])
 
 
 def test_compile_in_a_callback_takes_effect_with_the_next_epoch():

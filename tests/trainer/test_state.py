@@ -397,7 +397,7 @@ def test_broken_callback_loses_its_change_of_the_learning_rate():
     assert state.optimizer.learning_rate == 0.7
 
 
-def test_end_of_a_batch_and_of_an_epoch_are_the_moments_to_tell_next():
+def test_end_of_a_batch_and_of_an_epoch_are_the_moments_that_callbacks_hear_of_next():
     state = begun()
     assert state.progress.moment is None
     state.count_step()

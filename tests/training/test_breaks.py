@@ -1,9 +1,9 @@
 """Runs that are broken off anywhere and resumed end as runs that were never broken off.
 
-A run with six callbacks is broken at every moment that callbacks are told of, at every position in
-their list, and inside of each callback, before and after it acts. It is then resumed in three ways:
-in the same process, from the file that `ModelCheckpoint` wrote when the run broke off, and, as
-after a SIGKILL, from the newest file that it had written before.
+A run with six callbacks is broken at every moment of the callbacks, at every position in the list,
+and inside of each callback, before and after it acts. It is then resumed in three ways: in the same
+process, from the file that `ModelCheckpoint` wrote when the run broke off, and, as after a SIGKILL,
+from the newest file that it had written before.
 """
 
 import contextlib
@@ -112,9 +112,9 @@ class Outcome(NamedTuple):
     best: tuple[int, list[bytes]]
 
 
-def outcome_of(model, told, folder) -> Outcome:
+def outcome_of(model, used, folder) -> Outcome:
     best = models.load(folder / "files" / "best.safetensors")
-    rates = next(callback for callback in told if isinstance(callback, Rates)).rates
+    rates = next(callback for callback in used if isinstance(callback, Rates)).rates
     return Outcome(
         [weight.tobytes() for weight in model.get_weights()],
         {name: value.tobytes() for name, value in model.optimizer.state.items()},
@@ -132,10 +132,10 @@ def outcome_of(model, told, folder) -> Outcome:
 def whole(tmp_path_factory) -> Outcome:
     """Return the outcome of a run that was never broken off."""
     folder = tmp_path_factory.mktemp("whole")
-    model, told = network(), the_callbacks(folder)
-    model.fit(X, Y, epochs=EPOCHS, callbacks=told, **ARGUMENTS)
-    assert len(set(told[3].rates)) == EPOCHS, "each epoch has another learning rate"
-    return outcome_of(model, told, folder)
+    model, used = network(), the_callbacks(folder)
+    model.fit(X, Y, epochs=EPOCHS, callbacks=used, **ARGUMENTS)
+    assert len(set(used[3].rates)) == EPOCHS, "each epoch has another learning rate"
+    return outcome_of(model, used, folder)
 
 
 def break_and_resume(folder, how: str, monkeypatch, change) -> Outcome:
@@ -148,9 +148,9 @@ def break_and_resume(folder, how: str, monkeypatch, change) -> Outcome:
     if how != "in the process":
         newest = checkpoint.latest(folder / "files")
         model = network() if newest is None else models.load(newest)
-    told = the_callbacks(folder)
-    model.fit(X, Y, epochs=EPOCHS, callbacks=told, resume=True, **ARGUMENTS)
-    return outcome_of(model, told, folder)
+    used = the_callbacks(folder)
+    model.fit(X, Y, epochs=EPOCHS, callbacks=used, resume=True, **ARGUMENTS)
+    return outcome_of(model, used, folder)
 
 
 def assert_equal(found: Outcome, expected: Outcome) -> None:
@@ -163,11 +163,11 @@ def assert_equal(found: Outcome, expected: Outcome) -> None:
 
 
 def between(moment, position):
-    """Return the change that breaks a run between two callbacks; the last are told last."""
+    """Return the change that breaks a run between two callbacks; the last are called last."""
 
-    def change(told):
-        last = position >= len(told) - 1
-        return [*told[:position], Breaker(moment, comes_last=last), *told[position:]]
+    def change(used):
+        last = position >= len(used) - 1
+        return [*used[:position], Breaker(moment, comes_last=last), *used[position:]]
 
     return change
 
@@ -175,8 +175,8 @@ def between(moment, position):
 def inside(name, number, index, is_after):
     """Return the change that breaks a run inside a callback, before or after it acts."""
 
-    def change(told):
-        callback, turns = told[index], itertools.count()
+    def change(used):
+        callback, turns = used[index], itertools.count()
         method = getattr(callback, name)
 
         def broken(*arguments):
@@ -188,7 +188,7 @@ def inside(name, number, index, is_after):
                 raise Broken
 
         setattr(callback, name, broken)
-        return told
+        return used
 
     return change
 
@@ -256,9 +256,9 @@ def test_run_broken_at_the_step_that_stops_it_resumes_to_the_stop(step, stop_is_
     model, stopped = network(), network()
     stopped.fit(X, Y, epochs=EPOCHS, callbacks=[StopAt(step)], **ARGUMENTS)
     moment = ("on_train_batch_end", (step - 1) // STEPS, (step - 1) % STEPS)
-    told = [Breaker(moment), StopAt(step)]
+    used = [Breaker(moment), StopAt(step)]
     with pytest.raises(Broken):
-        model.fit(X, Y, epochs=EPOCHS, callbacks=told[:: -1 if stop_is_first else 1], **ARGUMENTS)
+        model.fit(X, Y, epochs=EPOCHS, callbacks=used[:: -1 if stop_is_first else 1], **ARGUMENTS)
     model.fit(X, Y, epochs=EPOCHS, callbacks=[StopAt(step)], resume=True, **ARGUMENTS)
     assert (model.step, model.history.epoch) == (stopped.step, stopped.history.epoch)
 
@@ -298,12 +298,12 @@ class Interrupter:
 
 def interrupted_run(folder, point: int) -> tuple[models.Sequential, int]:
     """Run `fit` until SIGINT arrives at a point; return the model and the number of points."""
-    model, told, interrupter = network(), the_callbacks(folder), Interrupter(point)
+    model, used, interrupter = network(), the_callbacks(folder), Interrupter(point)
     before = sys.getprofile()
     sys.setprofile(interrupter)
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            model.fit(X, Y, epochs=EPOCHS, callbacks=told, **ARGUMENTS)
+            model.fit(X, Y, epochs=EPOCHS, callbacks=used, **ARGUMENTS)
     finally:
         sys.setprofile(before)
     return model, interrupter.count
@@ -326,8 +326,8 @@ def test_run_interrupted_by_sigint_at_any_point_resumes_to_equal_outcome(stride,
         assert not model.train_state.is_torn, f"torn by SIGINT at point {point}"
         if model.train_state.why_not_resumable():
             continue  # the best weights were restored: the run was over
-        told = the_callbacks(folder)
-        model.fit(X, Y, epochs=EPOCHS, callbacks=told, resume=True, **ARGUMENTS)
-        assert_equal(outcome_of(model, told, folder), whole)
+        used = the_callbacks(folder)
+        model.fit(X, Y, epochs=EPOCHS, callbacks=used, resume=True, **ARGUMENTS)
+        assert_equal(outcome_of(model, used, folder), whole)
         resumed += 1
     assert resumed >= 0.9 * len(points)
