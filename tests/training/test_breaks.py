@@ -311,7 +311,7 @@ def interrupted_run(folder, point: int) -> tuple[models.Sequential, int]:
 
 @pytest.mark.parametrize(
     "stride",
-    [997, pytest.param(61, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.exhaustive)],
+    [997, pytest.param(211, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.exhaustive)],
 )
 def test_run_interrupted_by_sigint_at_any_point_resumes_to_equal_outcome(stride, whole, tmp_path):
     folder = tmp_path / "0"
