@@ -19,7 +19,7 @@ class Step:
     state : TrainState
         The state that a step changes; ``state.totals`` is set.
     plan : Plan
-        How a batch goes through the model.
+        The execution plan of the run.
     interrupts : Interrupts
         Ctrl-C waits while the weights change.
     """
