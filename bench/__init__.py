@@ -1,1 +1,1 @@
-"""What minidl's routines cost, measured and predicted. Run from a checkout of the repository."""
+"""Benchmarks of minidl, measured and predicted. Run from a checkout of the repository."""

@@ -1,4 +1,4 @@
-"""What the compiler makes of the CUDA kernels, and the time that follows; no GPU is needed.
+"""Cost of the CUDA kernels, from their machine code, and predicted times; no GPU is needed.
 
     python -m bench.kernels --static
 

@@ -1,4 +1,4 @@
-"""How results are written: tables in Markdown, and sections of a file between markers."""
+"""Output of results: tables in Markdown, and sections of a file between markers."""
 
 import argparse
 import datetime

@@ -1,4 +1,4 @@
-"""What the examples share: their arguments, their digits, their networks, and how they end."""
+"""Common code of the examples: arguments, digits, networks, and the output of results."""
 
 import argparse
 import io

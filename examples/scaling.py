@@ -1,4 +1,4 @@
-"""Where to scale: inverted dropout and the notes' form have one expectation and one accuracy.
+"""Scaling of dropout: inverted dropout and the notes' form have one expectation and one accuracy.
 
 The claim: it makes no difference whether what is kept is divided by 1 - rate in training, as
 ``scaling="train"`` does, or everything is multiplied by 1 - rate in inference, as the notes and

@@ -20,7 +20,7 @@ def positive_integer(name: str, value: Any) -> int:
     Parameters
     ----------
     name : str
-        Who asks for what: ``"Dense: units"``.
+        Start of the error message: ``"Dense: units"``.
 
     Examples
     --------
@@ -47,7 +47,7 @@ def refuse_masked(name: str, values: Any) -> None:
 def choose(
     what: str, given: Any, kind: type[Kind], table: Mapping[str, Callable[[], Kind]]
 ) -> Kind:
-    """Return `given` if it is a `kind`, or make the table's entry of that name, in any case.
+    """Return `given` if it is a `kind`, or the table's entry of that name (case-insensitive).
 
     Raises
     ------

@@ -42,18 +42,25 @@ class Samples:
         """
         x = _checked_array(who, "x", x)
         if x.ndim == 0 or len(x) == 0:
-            raise ValueError(f"{who}: expected at least one sample in x, got shape {x.shape}.")
+            raise ValueError(
+                f"{who}: expected at least one sample in x, got shape {x.shape}. Pass an array "
+                "with the samples along axis 0."
+            )
         if y is not None:
             y = _checked_array(who, "y", y)
             if y.ndim == 0 or len(y) != len(x):
-                raise ValueError(f"{who}: expected y for {len(x)} samples, got shape {y.shape}.")
+                raise ValueError(
+                    f"{who}: expected y for {len(x)} samples, got shape {y.shape}. Pass one target "
+                    "for each sample."
+                )
         if weight is not None:
             weight = _checked_array(who, "sample_weight", weight)
             if weight.shape == (len(x), 1):
                 weight = weight[:, 0]
             if weight.shape != (len(x),):
                 raise ValueError(
-                    f"{who}: expected sample_weight for {len(x)} samples, got shape {weight.shape}."
+                    f"{who}: expected sample_weight for {len(x)} samples, got shape "
+                    f"{weight.shape}. Pass one number for each sample."
                 )
         return cls(x, y, weight)
 
@@ -86,12 +93,14 @@ class Samples:
             If `share` is not in (0, 1), or one part would be empty.
         """
         if not 0 < share < 1:
-            raise ValueError(f"fit: expected validation_split in [0, 1), got {share}.")
+            raise ValueError(
+                f"fit: expected validation_split in [0, 1), got {share}. Pass a fraction, as 0.2."
+            )
         first = math.floor(len(self) * (1 - share))
         if not 0 < first < len(self):
             raise ValueError(
                 f"fit: expected a validation_split that leaves samples in both parts, got {share} "
-                f"of {len(self)} samples."
+                f"of {len(self)} samples. Choose another fraction, or pass validation_data."
             )
         return self[:first], self[first:]
 
@@ -104,15 +113,16 @@ def _checked_array(who: str, name: str, values: Any) -> np.ndarray:
         array = np.asarray(values)
     except ValueError as error:
         raise ValueError(
-            f"{who}: expected {name} with one shape, got a {kind} whose items differ in shape."
+            f"{who}: expected {name} with one shape, got a {kind} whose items differ in shape. Pad "
+            "or crop them."
         ) from error
     if array.dtype.kind not in "fiub":
-        advice = ""
+        advice = "Convert it to numbers."
         if name == "y" and array.size and isinstance(array.flat[0], str):
-            advice = " Number all labels: classes, y = np.unique(y, return_inverse=True)."
+            advice = "Number all labels: classes, y = np.unique(y, return_inverse=True)."
         raise TypeError(
             f"{who}: expected {name} to be an array of numbers, got a {kind} of "
-            f"{array.dtype}.{advice}"
+            f"{array.dtype}. {advice}"
         )
     return array
 

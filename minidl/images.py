@@ -48,12 +48,16 @@ def read(path: PathLike, sample_shape: tuple[int, ...], *, invert: bool = False)
         array = idx.read(path, max_bytes=MAX_BYTES)
     else:
         raise ValueError(
-            f"{path}: expected a PNG, JPEG, IDX or NPY file, got one that starts with {start!r}."
+            f"{path}: expected a PNG, JPEG, IDX or NPY file, got one that starts with {start!r}. "
+            "Convert it."
         )
     if array.shape == sample_shape:
         array = array[np.newaxis]
     if array.shape[1:] != sample_shape or len(array) == 0:
-        raise ValueError(f"{path}: expected samples of shape {sample_shape}, got {array.shape}.")
+        raise ValueError(
+            f"{path}: expected samples of shape {sample_shape}, got {array.shape}. Resize "
+            "or reshape them."
+        )
     return array
 
 
@@ -64,10 +68,13 @@ def _npy(path: PathLike) -> np.ndarray:
     except OSError:
         raise
     except Exception as error:  # NumPy does not document what damaged files raise
-        raise ValueError(f"{path}: expected an intact NPY file, got: {error}.") from error
+        raise ValueError(
+            f"{path}: expected an intact NPY file, got: {error}. Save it again with numpy.save."
+        ) from error
     if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:  # longdouble has 12 or 16
         raise ValueError(
-            f"{path}: expected integers, bool, or floats of 16, 32 or 64 bits, got {array.dtype}."
+            f"{path}: expected integers, bool, or floats of 16, 32 or 64 bits, got {array.dtype}. "
+            "Save the array with another dtype."
         )
     return array
 
@@ -95,6 +102,6 @@ def _picture(path: PathLike, sample_shape: tuple[int, ...], invert: bool) -> np.
     except Exception as error:  # Pillow does not document what damaged files raise
         raise ValueError(
             f"{path}: expected an intact image of 8 bits a channel and at most {MAX_PIXELS:,} "
-            f"pixels, got: {error}."
+            f"pixels, got: {error}. Save it again in this form."
         ) from error
     return 255 - pixels if invert else pixels

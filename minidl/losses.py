@@ -75,7 +75,8 @@ class Loss:
             weight = aligned(_beside(y_pred, sample_weight).astype(losses.dtype), losses)
             if weight.shape != losses.shape[: weight.ndim]:
                 raise ValueError(
-                    f"loss: expected sample_weight of shape {losses.shape[:1]}, got {weight.shape}."
+                    f"loss: expected sample_weight of shape {losses.shape[:1]}, got "
+                    f"{weight.shape}. Pass one number for each sample."
                 )
             losses = losses * weight.reshape(*weight.shape, *(1,) * (losses.ndim - weight.ndim))
         return losses.mean()
@@ -96,7 +97,7 @@ def _beside(y_pred: Tensor, values: Any) -> Tensor:
 def aligned(values: Tensor, like: Tensor) -> Tensor:
     """Return `values` in the shape of `like` if the two differ only by a last axis of length 1.
 
-    Otherwise (batch,) and (batch, 1) would broadcast to (batch, batch).
+    Without this, (batch,) and (batch, 1) would broadcast to (batch, batch).
     """
     if (*values.shape, 1) == like.shape or values.shape == (*like.shape, 1):
         return values.reshape(like.shape)
@@ -162,7 +163,8 @@ class SparseCategoricalCrossentropy(_Crossentropy):
             low, high = y_true.min(), y_true.max()
             if not 0 <= low <= high < classes:
                 raise ValueError(
-                    f"{who}: expected class numbers in [0, {classes}), got {low} to {high}."
+                    f"{who}: expected class numbers in [0, {classes}), got {low} to {high}. Number "
+                    "the classes from 0, and use one output for each."
                 )
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -220,7 +222,7 @@ class MeanSquaredError(Loss):
         if not shapes_agree(_squeezed(y_true.shape), _squeezed(output_shape)):
             raise ValueError(
                 f"mean_squared_error: expected y of the outputs' shape {output_shape}, got "
-                f"{y_true.shape}."
+                f"{y_true.shape}. Reshape y, or change the units of the last layer."
             )
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:

@@ -226,7 +226,7 @@ def test_call_can_have_other_parameters_and_reads_mode():
 
 
 @pytest.mark.parametrize("name", sorted(ALTERNATIVES["Callback"]))
-def test_callback_with_moment_that_is_never_told_is_rejected(name):
+def test_callback_with_moment_that_never_comes_is_rejected(name):
     assert not hasattr(callbacks.Callback, name)
 
     def moment(self, *arguments):

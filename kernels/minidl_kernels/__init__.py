@@ -5,7 +5,7 @@ Nothing here knows tensors, layers or training, and nothing here imports `minidl
 ======================  ================================================================
 `philox`                Philox4x32-10, the one random generator
 `mask_contract`         addresses and masks of dropout, specified in NumPy
-`formulas`              formulas of one element, shared by both devices
+`formulas`              elementwise formulas, shared by both devices
 `checks`                checks of arguments, made by the backend
 `threads`               number of threads of the CPU kernels
 ======================  ================================================================
@@ -18,7 +18,7 @@ The kernels are in `cpu` and `cuda`: the same files, functions and parameters.
 `cross_entropy`         softmax and cross-entropy of class numbers
 `optimizers`            SGD, RMSprop and Adam
 `gather`                samples of a batch, cast and scaled
-`launch`                the seam through which host code starts each kernel
+`launch`                the only function that launches kernels
 ======================  ================================================================
 
 Besides, each device has machinery of its own.

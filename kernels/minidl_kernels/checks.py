@@ -1,8 +1,8 @@
 """Checks of arguments, made once in the backend before any kernel runs.
 
-A kernel trusts its arguments: out of range, they would read or write outside of an array. An array
-here is one of NumPy or CuPy; nothing of it but its dtype, shape and flags is read, so that no check
-waits for a device.
+A kernel does not check its arguments: with a wrong shape, it could read or write outside of an
+array. Arrays are NumPy's or CuPy's. The checks read their dtype, shape, strides and flags only, so
+none waits for a device. The exception is `check_classes`, which reads the values of a host array.
 """
 
 import operator

@@ -1,11 +1,12 @@
-"""Formulas of one element, shared by the kernels of `cpu` and `cuda`.
+"""Elementwise formulas, shared by the kernels of `cpu` and `cuda`.
 
 They are plain Python. Each device compiles them into its kernels with ``inline="always"``, so that
 loops over them vectorise. A constant has a NumPy type: a bare 0.0 would make the arithmetic of a
 float32 kernel float64.
 
-Each operation is rounded to the dtype of the arguments. The CPU rounds every operation; a GPU may
-fuse a product with a sum. So a formula with promised bits has no sum of a product.
+The CPU rounds after every operation. A GPU may contract a multiplication and an addition into one
+fused multiply-add (FMA), which rounds once. So formulas whose bits are promised contain no
+multiply-add.
 """
 
 import math

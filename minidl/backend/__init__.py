@@ -13,7 +13,7 @@ from minidl.backend.numpy_backend import NumpyBackend
 
 __all__ = ["Array", "Backend", "DeviceError", "get_backend"]
 
-_one_at_a_time = threading.Lock()  # with the cache alone, two first threads would make two
+_one_at_a_time = threading.Lock()  # without the lock, two threads could each create a backend
 
 
 @functools.cache

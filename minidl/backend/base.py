@@ -2,9 +2,9 @@
 
 `Backend` is complete. It is written with ``xp``, the array library of the device with NumPy's
 functions. A public method checks its arguments and handles the edge cases. Then it calls the method
-of the same name with an underscore, which computes in ``xp``. A kernel of the device replaces that
-one where there is the decorator `kernel`. So kernels trust their arguments, and ``xp`` is their
-reference in tests.
+of the same name with an underscore, which computes in ``xp``. If the device has kernels, a method
+decorated with `@kernel` runs the kernel instead. So kernels need no checks of their own, and ``xp``
+is their reference in tests.
 """
 
 import functools
@@ -87,7 +87,7 @@ class Backend(OptimizerRules):
         """Return the mask that `dropout` applies at this address: True is kept."""
         with self.active:
             ones = self.xp.ones(shape, "float32")
-            # NumPy compares an array without axes to a scalar.
+            # For a 0-d array, NumPy's comparison returns a scalar.
             return self.xp.asarray(self.dropout(ones, rate, address, rescale=False) != 0)
 
     @kernel("dropout")
@@ -227,8 +227,8 @@ class Backend(OptimizerRules):
             raises ValueError instead.
         sums : array
             Shape (2,), C-contiguous, of the dtype of `z`. First the mean over the rows of
-            -log softmax(z + bias) at the label; then the number of rows whose label has the largest
-            logit, the first one of equal ones. The prediction of a row with NaN is never correct.
+            -log softmax(z + bias) at the label; then the number of correct predictions (on ties,
+            the first class is the prediction; a row with NaN is incorrect).
         """
         z, bias, labels = self._checked_logits("cross_entropy", z, bias, labels)
         checks.check_output("cross_entropy", "sums", sums, z.dtype, (2,))

@@ -1,4 +1,4 @@
-"""Methods of a backend that a kernel of the device replaces."""
+"""Decorator for the methods of a backend that run kernels."""
 
 import importlib
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class kernel:
-    """Decorator of a method in ``xp``, which a device with kernels replaces by its kernel.
+    """Decorator for a method written in ``xp``: on a device with kernels, the kernel runs instead.
 
     The kernel of ``adam`` or ``_adam`` is the function ``adam`` in a file of the package
     `Backend.kernels`. It takes the parameters of the method without ``self``. Its file is imported
@@ -17,7 +17,7 @@ class kernel:
     file : str
         Name of the kernel's file.
     check : callable, optional
-        Called before with the method's name and arguments. It raises, or returns whether there is
+        Called first, with the method's name and arguments. It raises, or returns whether there is
         anything to compute.
     """
 

@@ -26,8 +26,8 @@ class Model(Protocol):
     Attributes
     ----------
     stop_training : bool
-        Set it to True to end `fit` after the current step. A file does not keep it: a callback
-        that ends training for good remembers that, as `EarlyStopping` does.
+        Set it to True to end `fit` after the current step. Checkpoints do not keep it. To stop a
+        resumed run too, keep it in `Callback.state`, as `EarlyStopping` does.
     step, epoch : int
         The numbers of updates and of begun epochs over the model's life.
     position : Position
@@ -72,9 +72,9 @@ class Model(Protocol):
 class Callback:
     """Actions at certain moments of `fit`; a subclass overrides the methods it needs.
 
-    Each callback is called once for each moment, even if the run is broken off and resumed. So
+    Each callback is called once for each moment, even if the run is interrupted and resumed. So
     after resuming, the first moment may be in the middle of an epoch: create what every method
-    needs in `on_train_begin`. A method that was broken off is called again. A callback that
+    needs in `on_train_begin`. A method that was interrupted is called again. A callback that
     remembers something between moments defines `state` and `load_state`.
 
     Attributes
@@ -113,10 +113,10 @@ class Callback:
         refuse_names("Callback", dir(cls), who=cls.__name__)
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Run before training, also when it is resumed; an exception refuses the run."""
+        """Run before training, also if it is resumed; an exception stops `fit` before training."""
 
     def on_train_end(self, logs: Logs) -> None:
-        """Run after the last epoch, with its logs; not if training is broken off."""
+        """Run after the last epoch, with its logs; not if training is interrupted."""
 
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
         """Run before an epoch; the first is 0."""
@@ -195,7 +195,7 @@ class CallbackList:
         return copies(self._callbacks[key].state(), self._state.model.backend)
 
     def finish(self, logs: Logs) -> None:
-        """Tell the end of an epoch or batch that a break interrupted to the remaining callbacks.
+        """After an interruption, call the remaining callbacks for the end of that batch or epoch.
 
         Callbacks that are new in the resumed run begin with the next moment.
         """
@@ -205,11 +205,11 @@ class CallbackList:
             self._notify(moment._replace(acted=moment.acted + new), logs)
 
     def notify(self, name: str, number: int, logs: Logs) -> None:
-        """Tell a moment to all callbacks that have not acted on it."""
+        """Call the callbacks for a moment, except those that have acted on it."""
         moment, latest = Moment(name, number, self._state.step), self._state.progress.moment
         if latest is not None and latest.step == moment.step:
             if (latest.name, name) == ("on_train_batch_begin", "on_epoch_begin"):
-                return  # the run was broken off at the epoch's first batch
+                return  # the run was interrupted at the epoch's first batch
             if latest[:2] == moment[:2]:
                 moment = latest
         self._notify(moment, logs)
@@ -287,7 +287,10 @@ class Monitor(Callback):
         """
         if self.monitor not in self.params["metrics"]:
             who, known = type(self).__name__, ", ".join(self.params["metrics"])
-            raise ValueError(f"{who}: expected monitor to be one of {known}, got {self.monitor!r}.")
+            raise ValueError(
+                f"{who}: expected monitor to be one of {known}, got {self.monitor!r}. Choose "
+                "one of them, or pass validation data for val_ names."
+            )
         past = self.model.history.history.get(self.monitor, [])
         finite = [self.sign * value for value in past if not math.isnan(value)]
         self.best = max(finite, default=-math.inf)

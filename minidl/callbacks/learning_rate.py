@@ -23,7 +23,8 @@ def learning_rate(callback: Callback) -> float:
     if isinstance(rate, LearningRateSchedule):
         raise TypeError(
             f"{type(callback).__name__}: expected the optimizer's learning rate to be a number, "
-            f"got a {type(rate).__name__}."
+            f"got the schedule {type(rate).__name__}. Pass learning_rate=0.001 to the optimizer, "
+            "or leave the callback out."
         )
     return rate
 
@@ -75,7 +76,7 @@ def _number_of_arguments(schedule: Callable[..., float]) -> int:
             return number
     raise TypeError(
         "LearningRateScheduler: expected schedule to take (epoch) or (epoch, learning_rate), "
-        f"got {schedule!r}."
+        f"got {schedule!r}. Pass a function of one or two arguments."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from minidl.callbacks.base import Callback, Logs
 from minidl.storage.atomic import PathLike
+from minidl.storage.extras import from_extra
 
 
 @dataclass(eq=False)
@@ -119,11 +120,8 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, log_dir: PathLike = "logs"):
-        try:
+        with from_extra("tensorboard", "tensorboardX", who="TensorBoard"):
             from tensorboardX import SummaryWriter
-        except ImportError as error:
-            advice = "Run pip install 'minidl[tensorboard]'."
-            raise ImportError(f"TensorBoard: expected tensorboardX. {advice}") from error
         self.log_dir = os.fspath(log_dir)
         self._new_writer = SummaryWriter
 

@@ -18,8 +18,8 @@ class TerminateOnNaN(Callback):
 
     Checking each step would wait for the device, so only every `every`-th step is checked. On a
     failure, the model returns to the last checked state and repeats the steps since then, checking
-    the output of every layer. The steps come out as before. The model is left before the step that
-    failed.
+    the output of every layer. Repeated steps give the same bits. The model is left before the
+    failed step.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class TerminateOnNaN(Callback):
     Attributes
     ----------
     found : str or None
-        Where the first value appeared that is not finite.
+        Where the first value appeared that is not finite, or that the cause is unknown.
 
     Examples
     --------
@@ -76,13 +76,18 @@ class TerminateOnNaN(Callback):
         if math.isfinite(logs["loss"]) and non_finite_weight(model.parameters()) is None:
             self._good = model.train_state.snapshot(*CHANGED_BY_A_STEP)
             return
-        if self._good is not None:
+        if self._good is None:  # the run was resumed at the end of this batch
+            self.found = f"the loss or a weight of the run that was resumed at step {model.step}"
+        else:
             model.train_state.load_state(self._good)
             with np.errstate(all="ignore"):
                 self.found = repeat_until_failure(run)
         if self.found is None:
             model.train_state.load_state(self._good or {})
-            self.found = f"something outside of the steps after step {model.step}"
+            self.found = (
+                f"unknown cause: repeating the steps after step {model.step} gave finite numbers. "
+                "Check what your callbacks change."
+            )
         model.stop_training = True
 
     def on_train_end(self, logs: Logs) -> None:

@@ -22,8 +22,8 @@ class ModelCheckpoint(Monitor):
     Each file is complete or absent, whenever the process or the machine stops; older files are
     deleted afterwards. A model with weights that are not finite is not saved, with a warning: it
     would replace usable files. All other callbacks act first, so that their changes are saved. If
-    training is stopped within an epoch, or broken off by an exception or Ctrl-C, the model is saved
-    at that step.
+    training is stopped within an epoch, or interrupted by an exception or Ctrl-C, the model is
+    saved at that step.
 
     Parameters
     ----------
@@ -90,7 +90,10 @@ class ModelCheckpoint(Monitor):
                 positive_integer(f"ModelCheckpoint: {name}", count)
         self.folder = Path(folder)
         if self.folder.suffix in FILE_ENDINGS:
-            raise ValueError(f"ModelCheckpoint: expected a folder, got the file name {folder}.")
+            raise ValueError(
+                f"ModelCheckpoint: expected a folder, got the file name {folder}. Pass a name "
+                f"without {self.folder.suffix}."
+            )
         self.every_steps = every_steps
         self.every_epochs = 1 if every_steps is every_epochs is None else every_epochs
         self.keep = keep
@@ -116,8 +119,8 @@ class ModelCheckpoint(Monitor):
         *_, newest = ["", *(path.name for path in step_files(self.folder))]
         if newest > self._step_file().name:
             raise FileExistsError(
-                f"{self.folder}: expected checkpoints up to step {self.model.step}, where this run "
-                f"begins, got {newest} of another run. Resume that run, or use another folder."
+                f"{self.folder}: expected no checkpoint later than step {self.model.step}, where "
+                f"this run begins, got {newest}. Resume from that file, or use another folder."
             )
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
@@ -137,7 +140,7 @@ class ModelCheckpoint(Monitor):
             self.save()
 
     def close(self) -> None:
-        """Save a run that was broken off, and unlock the folder."""
+        """Save a run that was interrupted, and unlock the folder."""
         try:
             self.save_broken_run()
         finally:
@@ -146,13 +149,13 @@ class ModelCheckpoint(Monitor):
 
     def save_broken_run(self) -> None:
         """Save the last step if it is not saved yet; an error is only logged."""
-        # A break can come before this callback is called for the step.
+        # An interruption can come before this callback is called for the step.
         if self.model.step == self._saved_step or self.model.train_state.is_torn:
             return
         try:
             self.save()
         except (OSError, TypeError, ValueError) as error:
-            # Training ends with the exception that broke it off.
+            # Training ends with the exception that interrupted it.
             log.warning("%s: not saved: %s", self._step_file(), error)
 
     def save(self) -> None:

@@ -37,7 +37,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--samples",
         type=number(int, 1, 2**32),
         metavar="N",
-        help="draw N outputs with dropout; print their standard deviation and entropies (in nats)",
+        help="draw N outputs with dropout; print their standard deviation, and entropy and mutual "
+        "information in nats",
     )
     add(
         "--invert",
@@ -95,8 +96,8 @@ def predict(arguments: argparse.Namespace) -> Iterator[str]:
     if not finite.all():
         raise InputError(
             f"{names[finite.argmin()]}: expected finite outputs of the network in "
-            f"{arguments.model}, got NaN or infinity. Scale the image as the training images, or "
-            "train the network again."
+            f"{arguments.model}, got NaN or infinity. Scale the image like the training images, "
+            "or retrain the network."
         )
     has_entropies = uncertainty is None or uncertainty.predictive_entropy is not None
     if not (are_probabilities(probabilities) and has_entropies):

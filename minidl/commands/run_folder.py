@@ -38,7 +38,7 @@ class RunFolder(Callback):
         If a file cannot be written.
     """
 
-    comes_last = True  # so that other callbacks can refuse the run before anything is written
+    comes_last = True  # so that other callbacks can reject the run before anything is written
 
     def __init__(self, folder: PathLike, configuration: Mapping[str, Any], *, is_resumed: bool):
         self.folder = Path(folder)

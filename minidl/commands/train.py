@@ -93,7 +93,7 @@ def resume(
     try:
         saved = models.load(path, arguments.device)
     except ValueError as error:
-        advice = " If you move it elsewhere, --resume latest uses the one before it."
+        advice = " To resume from the previous checkpoint, move this file away."
         raise InputError(f"{error}{advice * (arguments.resume == LATEST)}") from error
     samples, held_out = Samples(*training), Samples(*test)
     run = run_arguments(samples, held_out, batch_size=arguments.batch_size, shuffle=True)
@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any]) -> int:
-    """Train and evaluate; add what was reached to `results`, also if training is broken off."""
+    """Train and evaluate; add what was reached to `results`, also if training is interrupted."""
     say = (lambda *_: None) if arguments.quiet else print
     try:
         check_outputs(arguments)

@@ -69,8 +69,8 @@ def _parser(description: str | None) -> Parser:
         type=rate,
         nargs="*",
         metavar="RATE",
-        help="probability of being dropped: one for all hidden layers, or one for each (default: "
-        "0.5 0.3; for other numbers of hidden layers 0.5)",
+        help="dropout rate: one for all hidden layers, or one per layer (default: 0.5 0.3 for two "
+        "hidden layers, else 0.5)",
     )
     add(
         "--input-dropout",
@@ -95,7 +95,7 @@ def _parser(description: str | None) -> Parser:
     add(
         "--max-norm",
         type=number(float, 0, above=True),
-        help="upper bound on the norm of the weights into a unit",
+        help="maximum norm of each unit's incoming weights (default: none)",
     )
     add("--seed", type=number(int, 0, 2**64 - 1), default=0, help="default: 0")
     add(

@@ -16,7 +16,7 @@ class EventLog:
     """File of events, one JSON object on each line; without a path, nothing is written.
 
     The log of a resumed run is continued; any other is overwritten. The first event opens the file,
-    so a run that is refused changes no older log, and creates none.
+    so a run that is rejected leaves an older log as it is, and creates none.
     """
 
     def __init__(self, path: str | None, is_resumed: bool = False):
@@ -92,7 +92,7 @@ class Watch(Callback):
 
 
 class Start(Callback):
-    """Event of the start, written when no other callback has refused the run."""
+    """Event of the start, written if no other callback has rejected the run."""
 
     comes_last = True
 

@@ -16,6 +16,7 @@ import numpy as np
 
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_NDIM = 64  # NumPy's own limit
+GET_AGAIN = "Copy or download the file again."
 DTYPES: dict[int, np.dtype[Any]] = {
     0x08: np.dtype(">u1"),
     0x09: np.dtype(">i1"),
@@ -73,9 +74,13 @@ def read(
         try:
             return _read(gzip.GzipFile(fileobj=file) if compressed else file, max_bytes, sha256)
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{path}: expected an intact gzip file, got: {error}.") from error
+            raise ValueError(
+                f"{path}: expected an intact gzip file, got: {error}. {GET_AGAIN}"
+            ) from error
         except MemoryError as error:
-            raise ValueError(f"{path}: expected data that fit into memory, got more.") from error
+            raise ValueError(
+                f"{path}: expected data that fit into memory, got more. Split the file."
+            ) from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -83,13 +88,17 @@ def read(
 def _read(stream: BinaryIO | gzip.GzipFile, max_bytes: int, sha256: str | None) -> np.ndarray:
     magic = _read_exactly(stream, 4, "the magic number")
     if magic[:2] != b"\0\0":
-        raise ValueError(f"expected an IDX file, which starts with bytes 00 00, got {magic!r}.")
+        raise ValueError(
+            f"expected an IDX file, which starts with bytes 00 00, got {magic!r}. Use another file."
+        )
     type_code, ndim = magic[2:]
     if type_code not in DTYPES:
         known = ", ".join(f"0x{code:02X}" for code in DTYPES)
-        raise ValueError(f"expected one of the IDX type codes {known}, got 0x{type_code:02X}.")
+        raise ValueError(
+            f"expected one of the IDX type codes {known}, got 0x{type_code:02X}. {GET_AGAIN}"
+        )
     if ndim > MAX_NDIM:
-        raise ValueError(f"expected at most {MAX_NDIM} dimensions, got {ndim}.")
+        raise ValueError(f"expected at most {MAX_NDIM} dimensions, got {ndim}. {GET_AGAIN}")
 
     dimensions = _read_exactly(stream, 4 * ndim, f"{ndim} dimensions")
     shape = tuple(np.frombuffer(dimensions, ">u4").tolist())
@@ -99,23 +108,27 @@ def _read(stream: BinaryIO | gzip.GzipFile, max_bytes: int, sha256: str | None) 
     if extent > max_bytes:
         raise ValueError(
             f"expected at most {max_bytes:,} bytes, got shape {shape} of {dtype.name}, which needs "
-            f"{extent:,}."
+            f"{extent:,}. Split the file, or raise the limit."
         )
 
     data = _read_exactly(stream, math.prod(shape) * dtype.itemsize, f"shape {shape}")
     # Reading one more byte also makes gzip compare its checksum.
     if stream.read(1):
-        raise ValueError(f"expected the file to end after shape {shape}, got more bytes.")
+        raise ValueError(
+            f"expected the file to end after shape {shape}, got more bytes. {GET_AGAIN}"
+        )
     if sha256 is not None:
         found = hashlib.sha256(magic + dimensions)
         found.update(data)
         if found.hexdigest() != sha256:
-            raise ValueError(f"expected contents with SHA-256 {sha256}, got {found.hexdigest()}.")
+            raise ValueError(
+                f"expected contents with SHA-256 {sha256}, got {found.hexdigest()}. {GET_AGAIN}"
+            )
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def _read_exactly(stream: BinaryIO | gzip.GzipFile, count: int, what: str) -> bytes:
     data = stream.read(count)
     if len(data) < count:
-        raise ValueError(f"expected {count} bytes for {what}, got {len(data)}: truncated.")
+        raise ValueError(f"expected {count} bytes for {what}, got {len(data)}. {GET_AGAIN}")
     return data

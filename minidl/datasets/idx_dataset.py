@@ -140,7 +140,9 @@ class IdxDataset:
             with open(path, "rb") as archive:
                 found = hashlib.file_digest(archive, "md5").hexdigest()
             if found != self.gz_md5[file]:
-                raise ValueError(f"{path}: expected MD5 {self.gz_md5[file]}, got {found}.")
+                raise ValueError(
+                    f"{path}: expected MD5 {self.gz_md5[file]}, got {found}. {idx.GET_AGAIN}"
+                )
         return self._read(file, path)
 
     def _read(self, file: str, path: Path) -> np.ndarray:
@@ -149,10 +151,14 @@ class IdxDataset:
         array = idx.read(path, max_bytes=math.prod(shape), sha256=self.content_sha256.get(file))
         if array.dtype != np.uint8 or array.shape != shape:
             raise ValueError(
-                f"{path}: expected uint8 of shape {shape}, got {array.dtype} of {array.shape}."
+                f"{path}: expected uint8 of shape {shape}, got {array.dtype} of {array.shape}. "
+                "Use the original file."
             )
         if array.ndim == 1 and array.max() >= CLASSES:
-            raise ValueError(f"{path}: expected labels below {CLASSES}, got {array.max()}.")
+            raise ValueError(
+                f"{path}: expected labels below {CLASSES}, got {array.max()}. Use the "
+                "original file."
+            )
         return array
 
 

@@ -30,7 +30,7 @@ class Node(NamedTuple):
     vjps
         The operation's vector-Jacobian products.
     number : int
-        Nodes, and changes of weights in place, are counted in one order.
+        Sequence number, shared by nodes and in-place weight changes, to detect changes after use.
     """
 
     op: str

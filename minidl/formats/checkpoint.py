@@ -44,7 +44,7 @@ FORMAT = 1
 COMPILED = {"optimizer": Optimizer, "loss": losses.Loss, "metrics": metrics.Metric}
 LIMIT = 2**32  # of all integers: steps, epochs, batches and samples
 MEMORY = "run/memory/"
-# What reading an invalid description can raise, wherever the error is.
+# Exceptions that reading an invalid description may raise.
 INVALID = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
@@ -82,8 +82,8 @@ def _header(model: Model) -> dict[str, Any]:
         raise TypeError(foreign(type(model)))
     if model.train_state.is_torn:
         raise ValueError(
-            "save: expected weights and optimizer of one step, but an update was broken off. Load "
-            "the last checkpoint, train on with fit, or keep the weights with "
+            "save: expected weights and optimizer state of the same step, got those of an "
+            "interrupted update. Load the last checkpoint, or keep the weights with "
             "model.save_weights(path)."
         )
     network, training = describe_network(model), describe_training(model)
@@ -189,7 +189,8 @@ class _Reader:
     def _state(self, model: Sequential, header: Mapping[str, Any]) -> dict[str, Any]:
         """Return the entries of `TrainState.state`, without the weights.
 
-        Names, shapes and what files of older versions lack are those of the new model.
+        The new model's state gives the expected names and shapes, and the defaults for entries that
+        older files lack.
         """
         others = header.get("state", {})
         state: dict[str, Any] = {}
@@ -208,13 +209,13 @@ class _Reader:
         if state["run/moment"] is not None:
             state["run/moment"] = _checked_moment(state["run/moment"])
         if not header.get("resumable", True) and not state["run/obstacle"]:
-            state["run/obstacle"] = "it could not be when it was saved"
+            state["run/obstacle"] = "this checkpoint was saved as not resumable"
         return state
 
     def _optimizer_state(self, model: Sequential, optimizer: Optimizer) -> dict[str, Any]:
         size = sum(p.data.size for p in model.parameters() if p.requires_grad)
         state = {"optimizer/iterations": self._array("optimizer/iterations", (), "int64")}
-        # Its buffers exist from the first update on, its learning rate without a schedule.
+        # Buffers are saved from the first update on; the learning rate only without a schedule.
         kinds: dict[str, tuple[Any, Any]] = {"optimizer/learning_rate": ((), "float64")}
         for name in optimizer.state_names:
             kinds[f"optimizer/{name}"] = (size,), self._dtype

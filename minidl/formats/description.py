@@ -18,7 +18,7 @@ from minidl import constraints, initializers, layers, losses, metrics, optimizer
 from minidl.arguments import positive_integer
 from minidl.engine.parameter import Parameter
 from minidl.layers import Layer, activations
-from minidl.models import Sequential
+from minidl.models import Model, Sequential
 from minidl.optimizers import schedules
 
 MAX_LAYERS = 10_000
@@ -83,9 +83,13 @@ def describe(thing: Any) -> Any:
             "input_shape": describe(thing.input_shape),
             "layers": [describe(layer) for layer in thing.layers],
         }
-    is_other = KNOWN.get(kind.__name__, kind) is not kind  # it would be taken for minidl's
-    if not isinstance(thing, BASES) or isinstance(thing, layers.Input | Sequential) or is_other:
+    if not isinstance(thing, BASES) or isinstance(thing, layers.Input | Sequential):
         raise TypeError(foreign(kind))
+    if KNOWN.get(kind.__name__, kind) is not kind:
+        raise TypeError(
+            f"save: expected unique names of classes, got {_full_name(kind)} with the name of a "
+            "class of minidl. Rename your class."
+        )
     arguments = {name: describe(_kept(thing, name)) for name in _own_arguments(kind)}
     if kind.__name__ not in KNOWN:
         arguments |= _passed_on(thing)
@@ -108,8 +112,8 @@ def _kept(thing: Any, name: str) -> Any:
 def _passed_on(thing: Any) -> dict[str, Any]:
     """Return the arguments that a class of the user passes to its base class as ``**arguments``.
 
-    The class may set some of them itself, so those are returned that an object with the class's
-    own arguments has not.
+    Arguments that the class sets itself are left out: only values that differ from those of an
+    object built from its own arguments are returned. If there is no such object, all are returned.
     """
     kind = type(thing)
     own = _own_arguments(kind)
@@ -118,7 +122,7 @@ def _passed_on(thing: Any) -> dict[str, Any]:
     found = {name: describe(_kept(thing, name)) for name in others}
     try:
         plain = kind(**{name: getattr(thing, name) for name in own})
-    except TypeError:  # an argument that is passed on is not optional
+    except TypeError:  # an argument that is passed on has no default
         return found
     return {name: value for name, value in found.items() if describe(getattr(plain, name)) != value}
 
@@ -138,13 +142,21 @@ def kinds_of(thing: Any) -> Iterator[type]:
 
 
 def foreign(thing: Any) -> str:
-    """Return the message that a file cannot hold a class or function of the user."""
-    what = "a class" if isinstance(thing, type) else "a function"
+    """Return the message that files cannot hold a function, or objects of a class."""
+    kinds = ", ".join(kind.__name__ for kind in BASES)
+    what, expected = "a class", f"numbers, strings, lists, or objects of the kinds {kinds}"
+    if not isinstance(thing, type):
+        what = "a function"
+    elif issubclass(thing, Model):
+        expected = "models of the class Sequential"
     return (
-        "save: expected objects that their constructor's arguments describe, got "
-        f"{thing.__module__}.{thing.__qualname__}, {what} of your own. Keep the weights with "
-        "model.save_weights(path), and build the model in your program."
+        f"save: expected {expected}, got {_full_name(thing)}, {what} that files cannot hold. Keep "
+        "the weights with model.save_weights(path), and build the model in your program."
     )
+
+
+def _full_name(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
 
 
 def _own_arguments(kind: type) -> list[str]:

@@ -41,7 +41,7 @@ def get(activation: str | Function | None) -> Function:
         return _BY_NAME[activation]
     raise ValueError(
         f"activation: expected a function of a Tensor or one of {', '.join(_BY_NAME)}, "
-        f"got {activation!r}."
+        f"got {activation!r}. Choose a name, or pass a function."
     )
 
 

@@ -1,4 +1,4 @@
-"""Adoption of layers by a model: names, stream numbers and a placement.
+"""Registration of layers in a model: names, stream numbers, device and dtype.
 
 All names and numbers are planned and checked first, then assigned: an error changes nothing.
 """
@@ -14,7 +14,7 @@ from minidl.rng import RandomStream
 
 
 def adopt(model: Layer, placement: Placement) -> None:
-    """Name and number all layers below an outermost model, and place them.
+    """Set names, stream numbers and placement of all layers below an outermost model.
 
     A layer that another model holds keeps its name, seed and stream numbers: its draws must not
     change.
@@ -47,7 +47,7 @@ def adopt(model: Layer, placement: Placement) -> None:
 
 
 def _check_placement(model: Layer, layer: Layer, placement: Placement, is_own: bool) -> None:
-    """Raise ValueError if the layer's weights are not, or will not be, placed as the model's."""
+    """Raise ValueError if the layer's device or dtype differs from the model's."""
     places: dict[str, Any] = {parameter.name: parameter for parameter in layer.held(Parameter)}
     if not is_own and not layer.built:
         places[layer.label] = layer.placement
@@ -87,8 +87,8 @@ def _plan_numbers(
 ) -> dict[RandomStream, int]:
     """Return a number for each random stream: 0, 1, 2 and so on, depth first.
 
-    A number that was given or drawn from stays, and so does that of a foreign layer. A number that
-    a nested model assigned changes if an earlier stream has it.
+    Fixed numbers do not change: given ones, used ones, and those of another model's layers. A
+    number that a nested model assigned changes if an earlier stream has it.
     """
     own = {stream: layer for layer in layers for stream in layer.held(RandomStream)}
     others = {stream: layer for layer in foreign for stream in layer.held(RandomStream)}

@@ -135,7 +135,9 @@ class Layer:
 
         `minidl.rng.is_training` returns the mode.
         """
-        raise NotImplementedError(f"{type(self).__name__}: expected a method call(self, x).")
+        raise NotImplementedError(
+            f"{type(self).__name__}: expected a method call(self, x). Define it."
+        )
 
     def add_weight(
         self,

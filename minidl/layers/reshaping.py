@@ -47,7 +47,7 @@ class Flatten(Layer):
 class Rescaling(Layer):
     """Layer that returns ``x * scale + offset``; a scale of 1 / 255 maps bytes to [0, 1].
 
-    As the first layer of a model it is fused with the making of batches. `fit` reads its numbers
+    As the first layer of a model it is fused into the gathering of batches. `fit` reads its numbers
     once, when it begins.
 
     Parameters

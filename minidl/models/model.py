@@ -141,12 +141,12 @@ class Model(Network):
         batch_size : int, optional
             Samples in an update; None is 32. The last batch of an epoch may be smaller.
         epochs : int
-            The epoch at which training ends, counted from 0.
+            Total number of epochs: training runs the epochs `initial_epoch` to ``epochs - 1``.
         verbose : {"auto", 0, 1, 2}
             0 prints nothing; 1 (auto) shows a bar on a terminal, and otherwise prints a line for
             each epoch; 2 prints a line for each epoch.
         callbacks : list of Callback, optional
-            Further actions.
+            Callbacks to call during training.
         validation_split : float
             The share of the samples, taken from the end, that is used for validation.
         validation_data : tuple, optional
@@ -160,8 +160,8 @@ class Model(Network):
         resume : bool
             Whether to resume the last run, or the run of a loaded model: at its epoch and batch,
             with its history. With the same data, `batch_size`, `shuffle` and `compile`, the
-            results are those of a run that was never broken off, bit for bit. Data are compared by
-            a checksum, which reads a part of large arrays.
+            results are those of an uninterrupted run, bit for bit. Data are compared by a
+            checksum, which reads a part of large arrays.
 
         Returns
         -------
@@ -221,7 +221,8 @@ class Model(Network):
         if not resume or not self.position.batch_size:
             state.begin_run(arguments, initial_epoch)
         validation = None if held_out is None else self._plan(held_out)
-        if not resume or state.progress.moment is None:  # else a break came after a stop
+        # An interrupted run that is resumed keeps a stop that was set before the interruption.
+        if not resume or state.progress.moment is None:
             self.stop_training = False
         run = Run(self, state, self._plan(samples), epochs, validation, callback_list)
         names = [*state.logged, *(f"val_{name}" for name in state.logged if held_out is not None)]
@@ -232,7 +233,7 @@ class Model(Network):
                 try:
                     callback_list.begin(params)
                 except BaseException:
-                    vars(state).update(last_run)  # this run was refused
+                    vars(state).update(last_run)  # this run was rejected
                     raise
                 run.train()
         finally:
@@ -259,12 +260,12 @@ class Model(Network):
         return samples
 
     def _plan(self, samples: Samples) -> Plan:
-        """Return how batches of samples go through the model, and loss and metrics with them."""
+        """Return the execution plan for these samples, with loss and metrics."""
         layers = self._planned_layers()
         return Plan(layers, self.backend, self.dtype, samples, self.loss, self.metrics)
 
     def _planned_layers(self) -> Sequence[Layer]:
-        """Return what a batch goes through, one after the other."""
+        """Return the layers in the order of execution."""
         return [self]
 
     # -------------------------------------------------------------------- use

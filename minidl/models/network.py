@@ -175,7 +175,7 @@ class Network(Layer):
             If a part of the model cannot be described by its constructor's arguments.
         ValueError
             If the name does not end in ``.safetensors``, if the model could not be built again, for
-            instance because two layers have one name, or if an update was broken off.
+            instance because two layers have one name, or if an update was interrupted.
         OSError
             If the file cannot be written. An older file stays.
 

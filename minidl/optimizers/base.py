@@ -99,7 +99,7 @@ class Optimizer:
             error = ValueError if isinstance(rate, Real) else TypeError
             raise error(
                 f"{type(self).__name__}: expected learning_rate to be {schedules.RATE} or a "
-                f"LearningRateSchedule, got {rate!r}."
+                f"LearningRateSchedule, got {rate!r}. Pass a float such as 0.001."
             )
         self._learning_rate: float | LearningRateSchedule = number
 

@@ -32,7 +32,9 @@ def returned_rate(who: str, value: Any, when: str) -> float:
     """Return a learning rate that `who` returned, or raise ValueError if it is invalid."""
     rate = as_rate(value)
     if rate is None:
-        raise ValueError(f"{who}: expected it to return {RATE}, got {value!r} for {when}.")
+        raise ValueError(
+            f"{who}: expected it to return {RATE}, got {value!r} for {when}. Correct its formula."
+        )
     return rate
 
 
@@ -132,7 +134,10 @@ class PiecewiseConstantDecay(LearningRateSchedule):
     def __init__(self, boundaries: Sequence[int], values: Sequence[float]):
         if len(values) != len(boundaries) + 1:
             expected = f"{len(boundaries) + 1} values for {len(boundaries)} boundaries"
-            raise ValueError(f"PiecewiseConstantDecay: expected {expected}, got {len(values)}.")
+            raise ValueError(
+                f"PiecewiseConstantDecay: expected {expected}, got {len(values)}. Pass one value "
+                "more than boundaries."
+            )
         self.boundaries = list(boundaries)
         self.values = list(values)
 
@@ -175,5 +180,7 @@ class CosineDecay(LearningRateSchedule):
 def _positive_steps(schedule: LearningRateSchedule, decay_steps: int) -> int:
     if not decay_steps > 0:
         who = type(schedule).__name__
-        raise ValueError(f"{who}: expected decay_steps above 0, got {decay_steps}.")
+        raise ValueError(
+            f"{who}: expected decay_steps above 0, got {decay_steps}. Pass a number of updates."
+        )
     return decay_steps

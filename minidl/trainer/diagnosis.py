@@ -22,9 +22,9 @@ def non_finite_weight(parameters: Iterable[Parameter]) -> str | None:
 
 
 def repeat_until_failure(run: Run) -> str | None:
-    """Take the steps of the epoch again from where the state is, until one fails.
+    """Repeat the remaining steps of the epoch until one fails.
 
-    The steps come out as before. The state is left before the step that failed.
+    Repeated steps give the same bits. The state is left before the failed step.
 
     Returns
     -------

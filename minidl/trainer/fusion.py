@@ -1,9 +1,9 @@
-"""Fusion: how a batch goes through a model in `fit`, `evaluate` and `predict`.
+"""Fusion: execution plans of models for `fit`, `evaluate` and `predict`.
 
-This is the only place that decides which neighbours are computed as one operation: the first
-layers with the making of batches, a `Dense` with the `Dropout` after it, and the last layer of a
-classifier with its loss and accuracy. The results equal those of the separate operations up to
-rounding, and the masks have the same bits.
+Only this file decides what is fused: a leading `Rescaling` and `Flatten` into the gathering of
+batches, a `Dense` with the `Dropout` after it, and the last layer of a classifier with its loss and
+accuracy. The results equal those of the separate operations up to rounding, and the masks have the
+same bits.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -61,7 +61,7 @@ class DenseThenDropout:
 
 
 def stages(layers: Sequence[Layer]) -> list[Stage]:
-    """Return what a batch goes through: the layers, some of them fused."""
+    """Return the stages of the forward pass: the layers, some of them fused."""
     found: list[Stage] = []
     for layer in layers:
         before = found[-1] if found else None
@@ -73,7 +73,7 @@ def stages(layers: Sequence[Layer]) -> list[Stage]:
 
 
 class Plan:
-    """The way of a batch through a model, planned once for a run.
+    """Execution plan of a model for one data set, made once per run.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ class Plan:
         self.set_comparison(loss, metrics)
 
     def set_comparison(self, loss: Loss | None, metrics: Sequence[Metric]) -> None:
-        """Plan for another loss and other metrics."""
+        """Plan again for this loss and these metrics."""
         self._loss, self._metrics = loss, metrics
         self._classifier = self._fused_classifier()
         self._stages = stages(self.layers[:-1] if self._classifier else self.layers)

@@ -27,11 +27,11 @@ class Run:
     state : TrainState
         What the run changes; it begins at ``state.progress.position``.
     plan : Plan
-        How a batch goes through the model.
+        The execution plan for the training samples.
     epochs : int
         The epoch at which the run ends.
     validation : Plan or None
-        How a batch of the validation goes through the model.
+        The execution plan for the validation samples.
     callbacks : CallbackList
         The callbacks.
 
@@ -40,7 +40,7 @@ class Run:
     is_training : bool
         Whether weights that a callback sets are a part of the run: until its end.
     warnings : list of str
-        What callbacks want to warn of; `fit` shows it at its caller's line.
+        Warnings of the callbacks; `fit` issues them at its caller's line.
     """
 
     model: Any

@@ -118,7 +118,7 @@ class History:
 class Progress(NamedTuple):
     """Everything about a run that changes together; each change replaces it as a whole.
 
-    A run can be broken off between any two instructions, so there must be no half of a change.
+    A run can be interrupted between any two instructions, so a change is made as a whole.
 
     Attributes
     ----------
@@ -134,7 +134,7 @@ class Progress(NamedTuple):
         What each stateful callback remembered after it last acted, by key.
     learning_rate : float or None
         While callbacks act on a moment, the learning rate after the last of them; else None. A
-        callback that is broken off is called again, so its own change does not count.
+        callback that is interrupted is called again, so its own change does not count.
     """
 
     position: Position = Position()
@@ -172,7 +172,7 @@ class TrainState:
     totals : Totals
         The running means of the epoch in progress, once it has begun.
     is_torn : bool
-        Whether an update has begun to change weights, and was broken off.
+        Whether an update has begun to change weights, and was interrupted.
     obstacle : str
         Why the run cannot be resumed; empty if it can.
     """
@@ -209,14 +209,13 @@ class TrainState:
         reason = "" if is_ending else self.why_not_resumable()
         if reason:
             raise ValueError(
-                f"fit: expected a run that can be resumed, but {reason}. Load its last checkpoint, "
-                "or leave resume out."
+                f"fit: expected a run that can be resumed, but {reason}. Leave resume out."
             )
 
     def why_not_resumable(self) -> str:
         """Return why the run cannot be resumed, or an empty string if it can."""
         if self.is_torn:
-            return "an update was broken off while it changed the weights"
+            return "an update was interrupted while it changed the weights"
         if not self.progress.position.batch_size:
             return ""
         optimizer = self.optimizer
@@ -229,7 +228,7 @@ class TrainState:
         return self.totals.state() if self.progress.position.batch else {}
 
     def count_step(self) -> None:
-        """Count an update; the end of its batch is the moment that callbacks hear of next."""
+        """Count an update; the next moment for callbacks is the end of its batch."""
         position = self.progress.position
         self.step += 1
         if position.batch == 0:  # an epoch has begun with its first update
@@ -240,7 +239,10 @@ class TrainState:
         )
 
     def end_epoch(self, logs: dict[str, float]) -> None:
-        """Add the logs to the history, and begin the next epoch; callbacks hear of the end next."""
+        """Add the logs to the history, and begin the next epoch.
+
+        The next moment for callbacks is the end of the epoch.
+        """
         position, rows = self.progress.position, self.progress.history.rows()
         self.progress = self.progress._replace(
             position=position._replace(epoch=position.epoch + 1, batch=0),
@@ -260,7 +262,7 @@ class TrainState:
         self.optimizer.learning_rate = rate
 
     def undo_broken_callback(self) -> None:
-        """Undo what a callback that was broken off did to the learning rate."""
+        """Undo what an interrupted callback did to the learning rate."""
         if self.progress.learning_rate is not None:
             self.learning_rate = self.progress.learning_rate
             self.progress = self.progress._replace(learning_rate=None)

@@ -19,7 +19,7 @@ class Step:
     state : TrainState
         The state that a step changes; ``state.totals`` is set.
     plan : Plan
-        How a batch goes through the model.
+        The execution plan of the run.
     interrupts : Interrupts
         Ctrl-C waits while the weights change.
     """
@@ -42,7 +42,7 @@ class Step:
         with rng.training(step=state.step):
             loss, sums, counts = self.plan.compare(batch)
         for parameter in self.trained:
-            parameter.grad = None  # a callback, or a step that was broken off, may have left one
+            parameter.grad = None  # a callback, or a step that was interrupted, may have left one
         loss.backward(into=optimizer.gradients_of(self.trained))
         self.exchange()
         self.interrupts.is_held = True

@@ -53,7 +53,7 @@ class Recorder(Callback):
 # ------------------------------------------------------------------------------ moments
 
 
-def test_callback_is_told_of_everything_in_order():
+def test_callback_is_called_for_each_moment_in_order():
     recorder = Recorder()
     network().fit(
         X,
@@ -97,7 +97,7 @@ class Named(Callback):
         self.used.append(self.name)
 
 
-def test_callbacks_are_told_in_their_order_and_those_that_come_last_are_told_last():
+def test_callbacks_run_in_order_with_comes_last_at_the_end():
     used = []
     last = [Named(name, used, comes_last=True) for name in "yz"]
     first = [Named(name, used) for name in "ab"]
@@ -275,7 +275,7 @@ ARGUMENTS = {"batch_size": 4, "epochs": 2, "verbose": 0}
 
 
 def broken_off(used, **arguments):
-    """Return a model whose run the callbacks have broken off."""
+    """Return a model whose run the callbacks have interrupted."""
     model = network()
     with pytest.raises(KeyError):
         model.fit(X, Y, **ARGUMENTS | arguments, callbacks=used)
@@ -284,7 +284,7 @@ def broken_off(used, **arguments):
 
 @pytest.mark.parametrize("is_loaded", [False, True])
 @pytest.mark.parametrize("step", [1, 2, 4, 6])
-def test_callback_that_is_broken_off_loses_what_it_did_and_is_told_again(step, is_loaded, tmp_path):
+def test_interrupted_callback_loses_its_changes_and_is_called_again(step, is_loaded, tmp_path):
     whole = Sums()
     network().fit(X, Y, **ARGUMENTS, callbacks=[whole])
     sums = Sums()
@@ -367,9 +367,9 @@ def test_newcomer_in_a_resumed_run_begins_with_the_next_moment(moment, rest, fir
 
     old, newcomer = Old(), Newcomer()
     model = broken_off([Once(moment), old])
-    told_before = len(old.calls)
+    calls_before = len(old.calls)
     model.fit(X, Y, **ARGUMENTS, callbacks=[Once(None), old, newcomer], resume=True)
-    train_begin, first_of_old, *_ = old.calls[told_before:]
+    train_begin, first_of_old, *_ = old.calls[calls_before:]
     assert train_begin[0] == newcomer.calls[0][0] == "train begin"
     assert first_of_old[:2] == rest  # it comes after the callback that broke off
     assert newcomer.calls[1][:2] == first

@@ -69,6 +69,25 @@ def test_update_that_overflows_is_named_and_undone():
     assert is_finite(model)
 
 
+def test_run_resumed_with_spoiled_weights_stops_without_repeated_steps():
+    class Spoil(Callback):
+        is_first = True
+
+        def on_train_batch_end(self, batch, logs):
+            if self.is_first:
+                self.is_first = False
+                raise KeyboardInterrupt
+            self.model.layers[-1].bias.data[...] = np.inf
+
+    model, spoil, guard = network(), Spoil(), TerminateOnNaN(1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, spoil, guard)
+    with np.errstate(all="ignore"), pytest.warns(RuntimeWarning, match="not finite"):
+        fit(model, spoil, guard, resume=True)
+    assert guard.found == "the loss or a weight of the run that was resumed at step 1"
+    assert model.step == 1
+
+
 def test_model_returns_into_a_later_epoch_and_training_can_go_on():
     class Spoil(Callback):
         def on_train_batch_begin(self, batch, logs):
@@ -77,7 +96,10 @@ def test_model_returns_into_a_later_epoch_and_training_can_go_on():
 
     model, reference = network(optimizers.Adam()), network(optimizers.Adam())
     guard = TerminateOnNaN(2)
-    found = "something outside of the steps after step 6"
+    found = (
+        "unknown cause: repeating the steps after step 6 gave finite numbers. "
+        "Check what your callbacks change."
+    )
     with (
         np.errstate(all="ignore"),
         pytest.warns(RuntimeWarning, match=f"TerminateOnNaN: stopped, not finite: {found}"),

@@ -15,7 +15,7 @@ STEPS = 3  # of an epoch; `fit` trains for 4 epochs
 
 @pytest.fixture(scope="module")
 def whole():
-    """Return the bits of the weights of a run that was not broken off."""
+    """Return the bits of the weights of an uninterrupted run."""
     model = network()
     fit(model)
     return bits(model)
@@ -90,7 +90,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_new_file_stays_though_others_are_of_later_steps(tmp_path, keep):
+def test_save_keeps_new_file_if_later_steps_have_files(tmp_path, keep):
     saver = ModelCheckpoint(tmp_path, keep=keep)
     model = network()
     fit(model, saver)
@@ -171,7 +171,7 @@ def test_step_at_which_training_is_stopped_is_saved(tmp_path, whole):
 
 
 @pytest.mark.parametrize("position", [0, 1])
-def test_refused_run_saves_nothing_and_unlocks_the_folder(tmp_path, position):
+def test_rejected_run_saves_nothing_and_unlocks_the_folder(tmp_path, position):
     class Refuses(Callback):
         def on_train_begin(self, logs):
             raise ValueError("at the beginning")
@@ -272,7 +272,7 @@ def test_folder_with_later_checkpoints_is_rejected_and_unlocked(tmp_path):
     fit(network(), ModelCheckpoint(tmp_path))
     before = {path.name: path.read_bytes() for path in tmp_path.glob("step-*")}
     model = network()
-    message = f"{tmp_path}: expected checkpoints up to step 0, .*step-0000000012"
+    message = f"{tmp_path}: expected no checkpoint later than step 0, .*step-0000000012"
     with pytest.raises(FileExistsError, match=message):
         fit(model, ModelCheckpoint(tmp_path))
     assert model.step == 0

@@ -104,7 +104,7 @@ STOPPERS = {
 
 
 @pytest.mark.parametrize("name", sorted(STOPPERS))
-def test_run_resumed_at_any_step_ends_with_the_weights_of_the_whole(name, tmp_path):
+def test_run_resumed_at_any_step_ends_with_weights_of_whole_run(name, tmp_path):
     """With restored weights, these are the best weights of the whole run."""
     arguments = {"epochs": 12, "batch_size": 6}
     whole, saver = network(), SaveAll(tmp_path)

@@ -12,7 +12,7 @@ def path(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole():
-    """Return a model after a run that was never broken off; do not change it."""
+    """Return a model after an uninterrupted run; do not change it."""
     model = network()
     model.fit(X, Y, **FIT)
     return model

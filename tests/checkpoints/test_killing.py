@@ -31,7 +31,7 @@ def test_run_killed_while_it_saves_resumes_to_equal_bits(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Return the outcome of a run that was not broken off."""
+    """Return the outcome of an uninterrupted run."""
     return killing.finish(tmp_path_factory.mktemp("whole"))
 
 

@@ -1,4 +1,4 @@
-"""Resuming: a run that was broken off ends with the bits of a whole one, or is rejected."""
+"""Resuming: an interrupted run ends with the bits of a whole one, or is rejected."""
 
 import copy
 import tracemalloc
@@ -238,10 +238,10 @@ def test_torn_update_is_neither_resumed_nor_saved(path, whole, monkeypatch, kind
         model.fit(X, Y, **FIT, resume=True)
     monkeypatch.undo()
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"save: .*an update was broken off.*save_weights"):
+    with pytest.raises(ValueError, match=r"save: .*an interrupted update\. .*save_weights"):
         model.save(path)
     assert path.read_bytes() == before
-    with pytest.raises(ValueError, match=r"fit: .*an update was broken off.*last checkpoint"):
+    with pytest.raises(ValueError, match=r"fit: .*an update was interrupted .*Leave resume out"):
         model.fit(X, Y, **FIT, resume=True)
     model.save_weights(path.with_name("weights.safetensors"))
     again = models.load(path)

@@ -111,7 +111,7 @@ def test_loaded_model_can_grow(path):
     assert repr(again.layers[-1]) == repr(model.layers[-1])
 
 
-def test_name_that_was_not_given_changes_in_another_model_after_loading(path):
+def test_assigned_layer_names_are_renumbered_after_loading(path):
     def part(name=None):
         return models.Sequential([layers.Dense(4, input_shape=(4,), name=name)], seed=1)
 

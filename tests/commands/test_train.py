@@ -178,7 +178,7 @@ def test_rejected_run_begins_nothing(tmp_path, monkeypatch, capsys):
     assert train.main([*small, "--checkpoint-dir", str(old)]) == 0
     rejected = [*small, "--out", str(new), "--log-json", str(log)]
     line = rejection(train, capsys, *rejected, "--checkpoint-dir", old)
-    assert f"{old}: expected checkpoints up to step 0" in line
+    assert f"{old}: expected no checkpoint later than step 0" in line
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     log.write_text("older\n")
     rejection(train, capsys, *rejected, "--checkpoint-dir", old)
@@ -520,7 +520,7 @@ def test_resume_latest_names_a_damaged_checkpoint(tmp_path, damage, capsys):
     newest.write_bytes(content[:-100] if damage == "cut" else content)
     line = rejection(train, capsys, *resumed)
     assert f"minidl.train: {newest}: " in line
-    assert "--resume latest uses the one before it" in line
+    assert "To resume from the previous checkpoint, move this file away" in line
     newest.unlink()
     assert train.main(resumed) == 0
     assert models.load(newest).step == 2 * STEPS

@@ -1,4 +1,4 @@
-"""What the functions and methods of the installed CuPy take, read from CuPy itself."""
+"""Signatures of the functions and methods of the installed CuPy, read from CuPy itself."""
 
 import inspect
 import re

@@ -76,13 +76,13 @@ def test_answer_is_that_of_cupy(program, xp):
 
 
 @pytest.mark.parametrize("program", STRICTER)
-def test_double_is_stricter(program, cuda_double):
+def test_double_rejects_what_cupy_accepts(program, cuda_double):
     assert not RECORD[program].startswith(REFUSED)
     assert outcome(program, sys.modules["cupy"]).startswith(REFUSED)
 
 
 @pytest.mark.parametrize("program", OTHER_KIND)
-def test_both_refuse(program, xp):
+def test_double_rejects_what_cupy_rejects(program, xp):
     assert RECORD[program].startswith(REFUSED)
     assert outcome(program, xp).startswith(REFUSED)
 

@@ -1,4 +1,4 @@
-"""What the double counts: transfers, synchronisations, launches, changes of the device."""
+"""Counts of the test double: transfers, synchronisations, launches, changes of the device."""
 
 import sys
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""How a test gets a device, and what is left when it ends."""
+"""Installation of devices for tests, and their removal at the end."""
 
 import sys
 from types import ModuleType

@@ -115,7 +115,7 @@ readers.fuzz("idx", 2000)
     ],
     ids=["greedy", "hanging"],
 )
-def test_fuzz_in_a_process_finds_a_reader_that_is(code, message, tmp_path):
+def test_fuzz_process_reports_bad_reader(code, message, tmp_path):
     np.ones(2**25)  # larger than all that the child takes, whose memory starts anew
     result = subprocess.run(
         [sys.executable, "-c", code],

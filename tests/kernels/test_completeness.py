@@ -1,4 +1,4 @@
-"""Completeness: each kernel has a row, is launched by the seam and agrees with the reference."""
+"""Completeness: each kernel has a row, is launched by `launch` and agrees with the reference."""
 
 import importlib
 import importlib.util
@@ -77,7 +77,7 @@ def guards(request, monkeypatch):
 
 
 @pytest.mark.parametrize("guards", ["cpu"], indirect=True)
-def test_each_cpu_kernel_is_launched_by_the_seam_and_has_a_row(guards, monkeypatch):
+def test_each_cpu_kernel_is_launched_by_launch_and_has_a_row(guards, monkeypatch):
     launched = set()
     monkeypatch.setattr(launch, "launch", lambda kernel, *_: launched.add(kernel.name))
     monkeypatch.setattr(products, "_is_compiled", lambda: True)  # also without OpenBLAS or TBB
@@ -91,7 +91,7 @@ def test_each_cpu_kernel_is_launched_by_the_seam_and_has_a_row(guards, monkeypat
 
 
 @pytest.mark.parametrize("guards", ["cuda"], indirect=True)
-def test_each_cuda_kernel_is_launched_by_the_seam_and_has_a_row(guards):
+def test_each_cuda_kernel_is_launched_by_launch_and_has_a_row(guards):
     launched = set()
     with launches_go_to(lambda kernel, *_: launched.add(kernel.name)) as backend:
         for row in ROWS:
@@ -101,7 +101,7 @@ def test_each_cuda_kernel_is_launched_by_the_seam_and_has_a_row(guards):
 
 
 @pytest.mark.parametrize("guards", ["cpu"], indirect=True)
-def test_kernel_started_beside_the_seam_is_noticed(guards):
+def test_kernel_that_bypasses_launch_is_detected(guards):
     """The negative control."""
     from minidl_kernels.cpu import dropout
 

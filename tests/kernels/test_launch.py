@@ -1,4 +1,4 @@
-"""Launches: the grids of CUDA kernels, the words that they are given, and the CPU's seam."""
+"""Launches: grids and arguments of CUDA kernels, and launches of CPU kernels."""
 
 import importlib.util
 import inspect

@@ -342,7 +342,7 @@ def mutants():
 
 
 @pytest.mark.parametrize("mutant", mutants())
-def test_mistake_is_found(mutant, build_of_mutant):
+def test_checks_detect_mutant(mutant, build_of_mutant):
     with pytest.raises((AssertionError, ValueError, ptxrun.PTXError), match=mutant.message):
         mutant.check(build_of_mutant(mutant))
 

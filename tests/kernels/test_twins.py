@@ -13,7 +13,7 @@ from minidl.backend.kernel import kernel
 FOLDER = Path(minidl_kernels.__file__).parent
 # Files that exist for one device only.
 MACHINERY = {"cpu": {"jit", "pool", "products", "blas"}, "cuda": {"jit", "reduction"}}
-SEAM = "launch"  # starts kernels: the arguments before theirs differ between the devices
+LAUNCH = "launch"  # launches kernels: the arguments before theirs differ between the devices
 
 
 def public_functions(source):
@@ -45,8 +45,8 @@ def differences(cpu, cuda):
         yield f"files: {sorted(cpu.keys() ^ cuda.keys())}"
     for stem in sorted(cpu.keys() & cuda.keys()):
         here, there = public_functions(cpu[stem]), public_functions(cuda[stem])
-        if stem == SEAM:
-            here, there = (sorted({SEAM} & functions.keys()) for functions in (here, there))
+        if stem == LAUNCH:
+            here, there = (sorted({LAUNCH} & functions.keys()) for functions in (here, there))
         if here != there:
             yield f"{stem}: {here} and {there}"
 
@@ -109,7 +109,7 @@ def test_each_kernel_is_reached_by_a_method():
     assert stems == {
         name
         for stem, source in files("cpu").items()
-        if stem != SEAM
+        if stem != LAUNCH
         for name in public_functions(source)
     }
 

@@ -463,7 +463,11 @@ BAD_ARGUMENTS = [
     ({"callbacks": [Callback]}, TypeError, "fit: .*list of Callbacks, got <class .*Callback"),
     ({"y": np.array(["a"] * 50)}, TypeError, "fit: expected y .*ndarray of <U1.*Number all labels"),
     ({"y": np.array(["a"] * 50, object)}, TypeError, "ndarray of object.*Number all labels"),
-    ({"y": np.array([None] * 50)}, TypeError, r"fit: expected y .*ndarray of object\.$"),
+    (
+        {"y": np.array([None] * 50)},
+        TypeError,
+        r"fit: expected y .*ndarray of object\. Convert it to numbers\.$",
+    ),
     ({"class_weight": {0: 2.0}}, TypeError, "class_weight"),
     ({"steps_per_epoch": 3}, TypeError, "steps_per_epoch"),
     ({"epoch": 2}, TypeError, "'epoch'"),

@@ -297,7 +297,7 @@ def test_schedule_is_called_with_number_of_update():
 
 
 @pytest.mark.parametrize("wrong", [None, -0.1, float("nan"), math.inf, "0.1"])
-def test_schedule_that_returns_no_learning_rate_raises_and_nothing_changes(wrong):
+def test_update_with_invalid_rate_from_schedule_raises_and_changes_nothing(wrong):
     class Ending(schedules.LearningRateSchedule):
         def __call__(self, step):
             return 0.1 if step == 0 else wrong

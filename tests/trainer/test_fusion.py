@@ -285,7 +285,7 @@ def test_classifier_without_metrics_is_one_operation(applied):
 
 
 @pytest.mark.parametrize("case", FORBIDDEN)
-def test_classifier_is_not_fused_if(case):
+def test_plan_does_not_fuse_classifier(case):
     make, options = FORBIDDEN[case]
     plan = plan_of(make(), **{"loss": CROSS_ENTROPY, "metrics": ACCURACIES} | options)
     assert plan.columns == {"loss": 0, "a": 1, "b": 2}

@@ -102,7 +102,7 @@ def test_logs_of_an_epoch_hold_means_and_validation():
     assert run.callbacks.calls[-1][-1] == logs[-1]  # on_train_end
 
 
-def test_end_of_an_epoch_is_counted_before_it_is_told():
+def test_end_of_an_epoch_is_counted_before_callbacks_run():
     seen = []
     run = run_of(network())
     run.callbacks.at, run.callbacks.act = ("on_epoch_end", 0), lambda: seen.append(run.position)
@@ -161,8 +161,8 @@ def test_stopped_run_resumes_to_the_bits_of_a_whole_one(name, number, steps, epo
     class Stop(Callback):
         stopped = False
 
-    def stop(self, told_number, logs):
-        if told_number == number and not self.stopped:
+    def stop(self, given, logs):
+        if given == number and not self.stopped:
             self.stopped = self.model.stop_training = True
 
     arguments = {"batch_size": 4, "epochs": 3, "verbose": 0}

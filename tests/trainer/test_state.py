@@ -321,7 +321,7 @@ def test_obstacle_makes_the_run_not_resumable():
 def test_torn_state_is_not_resumable_before_and_after_the_first_run():
     for state in (classifier().train_state, begun()):
         state.is_torn = True
-        with pytest.raises(ValueError, match=r"fit: .*but an update was broken off"):
+        with pytest.raises(ValueError, match=r"fit: .*but an update was interrupted"):
             state.check_resume(ARGUMENTS)
 
 
@@ -334,7 +334,7 @@ def test_frozen_weights_make_the_run_not_resumable_until_they_are_unfrozen():
     assert state.why_not_resumable() == ""
 
 
-def test_run_with_an_obstacle_can_be_resumed_while_its_end_is_told():
+def test_run_with_an_obstacle_can_be_resumed_at_its_end():
     state = begun()
     state.obstacle = "the best weights were restored"
     state.progress = state.progress._replace(moment=Moment("on_train_end", 3, 9))

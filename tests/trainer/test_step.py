@@ -192,7 +192,7 @@ def test_exception_in_the_update_makes_the_state_torn(kind, name, ends, monkeypa
     assert state.is_torn is True
     assert step.interrupts.is_held is False
     assert (state.step, state.progress.position.batch) == (1, 1)
-    assert "update was broken off" in state.why_not_resumable()
+    assert "update was interrupted" in state.why_not_resumable()
 
 
 def test_next_update_ends_the_torn_state(monkeypatch):

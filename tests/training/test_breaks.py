@@ -1,4 +1,4 @@
-"""Runs that are broken off anywhere and resumed end as runs that were never broken off.
+"""Runs that are interrupted anywhere and resumed end as uninterrupted runs.
 
 A run with six callbacks is broken at every moment of the callbacks, at every position in the list,
 and inside of each callback, before and after it acts. It is then resumed in three ways: in the same
@@ -130,7 +130,7 @@ def outcome_of(model, used, folder) -> Outcome:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Outcome:
-    """Return the outcome of a run that was never broken off."""
+    """Return the outcome of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     model, used = network(), the_callbacks(folder)
     model.fit(X, Y, epochs=EPOCHS, callbacks=used, **ARGUMENTS)

@@ -1,4 +1,4 @@
-"""OpenBLAS of NumPy's wheels: products from compiled code, and its threads held to one.
+"""OpenBLAS of NumPy's wheels: matrix products in compiled code, and a limit of one thread.
 
 NumPy's wheels for Linux contain an OpenBLAS, to which the extension module is linked. Other builds
 of NumPy (Debian, conda, macOS) use another BLAS; `available` is then False.
@@ -39,7 +39,8 @@ _library = _find()
 available = _library is not None
 
 if available:
-    # Before any kernel: one from the cache that names an unknown symbol would end the process.
+    # Register the symbols before any kernel loads: a cached kernel with an unknown symbol would
+    # crash the process.
     for _name in _NAMES:
         _address = ctypes.cast(getattr(_library, _name), ctypes.c_void_p).value
         llvmlite.binding.add_symbol(_name, _address)
@@ -58,15 +59,14 @@ def _signature(floating: Any) -> Any:
 _get_threads: Any = types.ExternalFunction(_NAMES[2], types.int32())
 _set_threads: Any = types.ExternalFunction(_NAMES[3], types.void(types.int32))
 
-# The number of products that hold OpenBLAS to one thread, and its usual number of threads. Only
-# compiled code changes them: outside of parallel regions it keeps the GIL, so no two change them at
-# once.
+# The number of products that limit OpenBLAS to one thread, and its usual number of threads. Only
+# compiled code changes them. It holds the GIL outside parallel regions, so there are no races.
 holders = np.zeros(2, np.int64)
 
 
 @jit.inline
 def hold(holders: Any) -> None:
-    """Hold OpenBLAS to one thread, until as many calls of `release` as of this."""
+    """Limit OpenBLAS to one thread until every `hold` has a matching `release`."""
     if holders[0] == 0:
         holders[1] = _get_threads()
         _set_threads(1)
@@ -75,7 +75,7 @@ def hold(holders: Any) -> None:
 
 @jit.inline
 def release(holders: Any) -> None:
-    """Restore the threads of OpenBLAS, unless another product holds it."""
+    """End one `hold`; after the last one, restore the number of threads of OpenBLAS."""
     holders[0] -= 1
     if holders[0] == 0:
         _set_threads(holders[1])
@@ -91,7 +91,7 @@ def _hold_or_release(holders: Any, is_begin: Any) -> None:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Hold OpenBLAS to one thread during a product of NumPy."""
+    """Limit OpenBLAS to one thread during a product of NumPy."""
     launch.launch(_hold_or_release, holders, True)
     try:
         yield

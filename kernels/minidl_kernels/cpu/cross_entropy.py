@@ -29,8 +29,8 @@ def cross_entropy(z: Any, bias: Any, labels: Any, sums: Any) -> None:
         is NaN.
     sums : numpy.ndarray
         Output, shape (2,), of the dtype of `z`. First the mean over the rows of
-        -log softmax(z + bias)[label]; then the number of rows whose label has the largest logit,
-        the first one of equal ones. The prediction of a row with NaN is never correct.
+        -log softmax(z + bias)[label]; then the number of correct predictions (on ties, the first
+        class is the prediction; a row with NaN is incorrect).
 
     Examples
     --------

@@ -1,6 +1,6 @@
 """Bias, activation and dropout of a dense layer in one pass, and the gradient of that pass.
 
-`products.dense` computes the matrix product before it, too.
+`products.dense_layer` also computes the matrix product before it.
 """
 
 from typing import Any
@@ -94,7 +94,7 @@ def bias_act_dropout_block(
 def _bias_act_dropout_vjp(g: Any, y: Any, factor: Any, g_z: Any, g_bias: Any) -> None:
     zero = g.dtype.type(0)
     units = g_bias.size
-    # In a buffer of its own: g and g_z may be one array, which would stop vectorisation.
+    # A separate buffer: g and g_z may alias, which prevents vectorisation.
     passed = np.empty(units, g.dtype)
     for i in range(units):
         g_bias[i] = zero

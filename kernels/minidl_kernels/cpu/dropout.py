@@ -76,7 +76,7 @@ def drop_row(x: Any, out: Any, row: Any, column: Any, address: Any, scale: Any, 
             words[lane + LANES] = w1
             words[lane + 2 * LANES] = w2
             words[lane + 3 * LANES] = w3
-        # In slices that start at 0 no index can be negative, or the loop would not vectorise.
+        # Slices make indices start at 0; possibly negative indices would prevent vectorisation.
         source = x[start : start + TILE]
         target = out[start : start + TILE]
         for i in range(source.size):

@@ -1,4 +1,4 @@
-"""Compilation of CPU kernels: how each is compiled, cached and announced."""
+"""Compilation of CPU kernels, their cache, and the message that they are compiled."""
 
 import hashlib
 import logging
@@ -43,7 +43,7 @@ def parallel_kernel(function: Callable[..., Any]) -> Any:
 
 
 def _compiled(function: Callable[..., Any], *, parallel: bool) -> Any:
-    # error_model="numpy": no division checks for zero, which would stop vectorisation.
+    # error_model="numpy" omits the checks for division by zero, which would prevent vectorisation.
     dispatcher: Any = numba.njit(parallel=parallel, error_model="numpy")(function)
     try:
         dispatcher._cache = _Cache(function)
@@ -70,9 +70,9 @@ _SOURCES = _hash_of_sources()
 class _CacheFiles(caching.CompileResultCacheImpl):
     """File names of the cache, with a hash of all sources, in a folder of the user.
 
-    Numba notices a change in the file of a function, but not in files whose functions it calls:
-    without the hash, the old Philox would run after an edit. Numba's first choice of a folder, next
-    to the sources, would outlive an uninstallation, and Python would take it for the package.
+    Numba notices a change in the file of a function, but not in files whose functions it calls.
+    Without the hash, the old Philox would run after an edit. By default, Numba would cache beside
+    the sources. That folder would survive an uninstallation and then be imported as the package.
     """
 
     _locator_classes = sorted(
@@ -84,15 +84,15 @@ class _CacheFiles(caching.CompileResultCacheImpl):
 
 
 class _Cache(caching.FunctionCache):
-    """What `numba.njit(cache=True)` uses, with other file names."""
+    """Cache of `numba.njit(cache=True)`, with the file names and folders of `_CacheFiles`."""
 
     _impl_class = _CacheFiles
 
 
 class _Announcer(event.Listener):
-    """Logs once that kernels are compiled, because it takes seconds.
+    """Listener that logs once that kernels are compiled, since that takes seconds.
 
-    Numba sends this event to all listeners before it compiles, and sends none if the machine code
+    Numba sends this event to all listeners before it compiles. It sends none if the machine code
     comes from its cache.
     """
 

@@ -1,4 +1,4 @@
-"""Launches of CPU kernels: the one seam through which host code starts compiled code."""
+"""Launches of CPU kernels: `launch` is the only function that launches them."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from typing import Any
 def launch(kernel: Any, *arguments: Any) -> None:
     """Run a compiled kernel.
 
-    Host code calls it as ``launch.launch``, so that a recorder or a test can take its place.
+    Host code calls it as ``launch.launch``, so that tests can replace it.
     """
     kernel(*arguments)
 

@@ -10,7 +10,7 @@ from minidl_kernels import mask_contract
 from minidl_kernels.checks import KERNEL_TYPES
 from minidl_kernels.cpu import blas, dense, jit, launch, pool
 
-# Smaller products are done before a second thread has woken up.
+# Smaller products are finished before a second thread has started.
 SERIAL_BELOW = 500_000  # multiplications
 
 
@@ -93,15 +93,15 @@ def pieces_of_product(rows: int, columns: int, inner: int) -> int:
 
 
 def _is_compiled() -> bool:
-    """Return whether compiled code can call OpenBLAS, whose threads would disturb the pool."""
+    """Return whether compiled products can be used: OpenBLAS is callable and Numba uses TBB."""
     return blas.available and pool.has_tbb()
 
 
 def _fits(rows: int, columns: int, inner: int, a: Any, b: Any, out: Any) -> bool:
-    """Return whether the compiled product takes these arrays, and has the bits of NumPy's.
+    """Return whether the compiled product supports these arrays and gives the same bits as NumPy.
 
-    NumPy computes products with a vector, and of a matrix with its transpose, by other routines.
-    Numba compiles anew for read-only arrays, which is not worth it.
+    NumPy uses other routines for products with a vector, and of a matrix with its transpose.
+    Read-only arrays are excluded: Numba would compile the kernel again for them.
     """
     return (
         _is_compiled()

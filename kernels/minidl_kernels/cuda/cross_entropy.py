@@ -37,8 +37,8 @@ def cross_entropy(z: Any, bias: Any, labels: Any, sums: Any) -> None:
         is NaN.
     sums : cupy.ndarray
         Output, shape (2,), of the dtype of `z`. First the mean over the rows of
-        -log softmax(z + bias)[label]; then the number of rows whose label has the largest logit,
-        the first one of equal ones. The prediction of a row with NaN is never correct.
+        -log softmax(z + bias)[label]; then the number of correct predictions (on ties, the first
+        class is the prediction; a row with NaN is incorrect).
     """
     rows = len(z)
     parts = reduction.chunk_sums(rows, sums)
@@ -122,7 +122,8 @@ def _cross_entropy_vjp(
     cuda.syncthreads()  # type: ignore[call-arg]
     weight = g[uint32(0)] * share
     column = uint64(lane)
-    while uint64(column - uint64(lane)) < classes:  # the same for all threads, which must meet
+    # The condition is uniform across the block, so that all threads reach the barrier.
+    while uint64(column - uint64(lane)) < classes:
         column_sum = zero
         if column < classes:
             row = first_row
@@ -161,7 +162,7 @@ def _softmax(z: Any, bias: Any, row: Any, classes: Any, lane: Any) -> tuple[Any,
 
 @cuda.jit(device=True)
 def _wins(logit: Any, label: Any, z: Any, bias: Any, row: Any, classes: Any, lane: Any) -> Any:
-    """Return, in each lane, whether the label has the largest logit, the first of equal ones."""
+    """Return, in each lane, whether the label is the prediction: on ties, the first class is."""
     wins = True
     column = uint64(lane)
     while column < classes:

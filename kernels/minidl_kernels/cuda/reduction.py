@@ -41,10 +41,7 @@ def chunk_sums(rows: int, total: Any) -> Any:
 
 
 def add_chunks(sums: Any, total: Any) -> None:
-    """Write the total of an array of `chunk_sums`.
-
-    In float32, CuPy computes with zeros in place of numbers below the smallest normal one.
-    """
+    """Write the total of an array of `chunk_sums`; CuPy flushes float32 subnormals to zero."""
     if len(sums) > 1:
         sums.sum(axis=0, out=total)
 
@@ -84,7 +81,10 @@ def add_warps(partial: Any, value: Any, lane: Any, warp: Any) -> Any:
 
 @cuda.jit(device=True)
 def add_lanes(value: Any) -> Any:
-    """Return, in each lane, the sum over the warp; as a + b is b + a, all lanes get its bits."""
+    """Return, in each lane, the sum over the warp.
+
+    Addition is commutative, so all lanes get the same bits.
+    """
     distance = uint32(16)
     while distance > uint32(0):
         value += cuda.shfl_xor_sync(_ALL_LANES, value, distance)

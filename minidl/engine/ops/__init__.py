@@ -4,8 +4,8 @@ An operation takes a backend and plain arrays, never a `Tensor`. Beside its valu
 vector-Jacobian product (VJP) for each input, or one joint VJP for all of them; `op` describes both.
 Broadcasting is undone in the engine, once for all operations.
 
-To add an operation, write one function in the file of its kind, and name it in the list at the head
-of that file. The completeness test then asks for its gradient check.
+To add an operation, write one function in the file of its kind, and add its name to ``__all__`` of
+that file. A test fails until ``tests/engine/op_table.py`` has a row for it.
 """
 
 # ruff: noqa: F401, F403 (each file lists its operations in __all__)

@@ -1,4 +1,4 @@
-"""Operations of networks: dropout, dense layers and cross-entropy, fused where a kernel is."""
+"""Operations of networks: dropout, dense layers and cross-entropy, fused if a kernel exists."""
 
 from collections.abc import Callable, Sequence
 

@@ -38,7 +38,7 @@ def pull_back(
     Parameters
     ----------
     vjps
-        What the operation returned beside its value.
+        The operation's VJPs.
     g : array
         The gradient of the value.
     wanted : sequence of bool
