@@ -1,5 +1,9 @@
 """Constraints on weights, applied after each update."""
 
+import math
+
+import numpy as np
+
 from minidl.arguments import choose
 from minidl.backend import Array, Backend
 
@@ -22,7 +26,7 @@ class MaxNorm:
     Raises
     ------
     ValueError
-        If `max_value` is not above 0.
+        If `max_value` is not above 0 and finite.
 
     Examples
     --------
@@ -36,8 +40,8 @@ class MaxNorm:
     """
 
     def __init__(self, max_value: float = 2.0, axis: int = 0):
-        if not max_value > 0:
-            raise ValueError(f"MaxNorm: expected max_value above 0, got {max_value}.")
+        if not 0 < max_value < math.inf:
+            raise ValueError(f"MaxNorm: expected a finite max_value above 0, got {max_value}.")
         self.max_value = float(max_value)
         self.axis = axis
 
@@ -55,7 +59,8 @@ class MaxNorm:
         # Squares of float16 overflow above 255.
         wide = weight.astype("float32") if weight.dtype == "float16" else weight
         norm = xp.sqrt((wide * wide).sum(axis=self.axis, keepdims=True))
-        weight *= (self.max_value / xp.maximum(norm, self.max_value)).astype(weight.dtype)
+        largest = min(self.max_value, float(np.finfo(wide.dtype).max))  # infinity would give NaN
+        weight *= (largest / xp.maximum(norm, largest)).astype(weight.dtype)
 
 
 _BY_NAME = {"max_norm": MaxNorm}

@@ -35,10 +35,16 @@ def test_norm_of_float16_does_not_overflow():
     assert weight.tolist() == [[1.5, 1.5]] * 4
 
 
-@pytest.mark.parametrize("limit", [0, -1, float("nan")])
-def test_limit_that_is_not_above_zero_is_rejected(limit):
-    with pytest.raises(ValueError, match=f"^MaxNorm: expected max_value above 0, got {limit}"):
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf")])
+def test_limit_that_is_not_positive_and_finite_is_rejected(limit):
+    with pytest.raises(ValueError, match=f"^MaxNorm: expected a finite max_value .*, got {limit}"):
         MaxNorm(limit)
+
+
+def test_limit_above_the_range_of_float32_leaves_weights_unchanged(backend):
+    weight = backend.asarray(np.array([[3.0, -2.0], [4.0, 0.0]], "float32"))
+    MaxNorm(1e39).apply(weight, backend)
+    assert backend.to_numpy(weight).tolist() == [[3.0, -2.0], [4.0, 0.0]]
 
 
 @pytest.mark.parametrize("axis", [2, -3])

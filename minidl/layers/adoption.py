@@ -43,7 +43,9 @@ def adopt(model: Layer, placement: Placement) -> None:
                 parameter.name = f"{layer.name}/{parameter.name.rpartition('/')[2]}"
         for stream in layer.held(RandomStream):
             stream.model_seed, stream.number = placement.seed, numbers[stream]
-    placement.weight_streams.update(parameter.stream for parameter in model.parameters())
+    for layer in model.walk():
+        if layer.built:
+            placement.weight_streams.update(weight.stream for weight in layer.held(Parameter))
 
 
 def _check_placement(model: Layer, layer: Layer, placement: Placement, is_own: bool) -> None:

@@ -183,7 +183,8 @@ class Layer:
             values = initializer.draw(shape, seed=seed or 0, stream=stream)
         else:
             values = placement.initial_values(full_name, shape)
-        values = values.astype(placement.dtype, copy=False)
+        # A copy: the array may be read-only, or serve other weights.
+        values = np.array(values, placement.dtype, order="C")
         parameter = Parameter(values, placement.backend, full_name, stream)
         parameter.constraint = constraint
         return parameter

@@ -72,6 +72,12 @@ class Dense(Layer):
 
     def build(self, input_shape: tuple[int, ...]) -> None:
         """Create weight and bias."""
+        if len(input_shape) < 2:
+            raise ValueError(
+                f"{self.label}: expected inputs with a batch axis and features, got shape "
+                f"{input_shape}. Pass one sample as x[None], and samples of one number as "
+                "x[:, None]."
+            )
         shape = (input_shape[-1], self.units)
         self.weight = self.add_weight(
             "weight", shape, self.kernel_initializer, self.kernel_constraint

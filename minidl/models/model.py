@@ -20,7 +20,7 @@ from minidl.models.network import Network
 from minidl.trainer import uncertainty
 from minidl.trainer.fusion import Plan
 from minidl.trainer.loop import Run
-from minidl.trainer.state import History, run_arguments
+from minidl.trainer.state import COMPILED_WITHIN_EPOCH, History, run_arguments
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -84,7 +84,8 @@ class Model(Network):
     ) -> None:
         """Choose optimizer, loss and metrics; ``step`` and ``epoch`` go on counting.
 
-        In a callback, the loss and the metrics take effect with the next epoch.
+        In a callback, the loss and the metrics take effect with the next epoch. Until then, the run
+        cannot be resumed.
 
         Parameters
         ----------
@@ -106,15 +107,18 @@ class Model(Network):
         new_loss, new_optimizer = losses.get(loss), optimizers.get(optimizer)
         new_metrics = [get_metric(metric) for metric in metrics or ()]
         names = ["loss", *(metric.name for metric in new_metrics)]
-        if len(set(names)) < len(names):
+        if len(set(names)) < len(names) or any(name.startswith("val_") for name in names):
             raise ValueError(
-                f"compile: expected metrics with unique names other than loss, got {names[1:]}. "
+                "compile: expected metrics with unique names, not loss and without val_, got "
+                f"{names[1:]}. "
                 'Name one: SparseCategoricalAccuracy("name").'
             )
         self.loss, self.metrics = new_loss, new_metrics
         state = self.train_state
         state.optimizer, state.logged, state.is_torn = new_optimizer, tuple(names), False
         self._change_run("compile was called since it began")
+        if self.run is not None and self.run.is_training and self.position.batch:
+            state.obstacle = COMPILED_WITHIN_EPOCH
 
     def fit(
         self,
@@ -193,6 +197,7 @@ class Model(Network):
                 "of them out."
             )
         samples = self._checked_samples("fit", x, y, sample_weight)
+        self._build_for(samples.x.shape[1:])
         held_out = None
         if validation_data is not None:
             if not isinstance(validation_data, list | tuple) or len(validation_data) not in (2, 3):
@@ -204,7 +209,6 @@ class Model(Network):
             held_out = self._checked_samples("fit: validation_data", *validation_data)
         elif validation_split:
             samples, held_out = samples.split(validation_split)
-        self._build_for(samples.x.shape[1:])
         if not any(parameter.requires_grad for parameter in self.parameters()):
             raise ValueError(
                 f"fit: expected weights to train, got none in {self.label}. Add a Dense layer, or "
@@ -214,26 +218,34 @@ class Model(Network):
         state = self.train_state
         listed: list[Callback] = [ProgressBar()] if verbose else []
         callback_list = CallbackList(listed + list(callbacks or ()), self)
-        last_run = vars(state).copy()
         arguments = run_arguments(samples, held_out, batch_size=batch_size, shuffle=bool(shuffle))
         if resume:
             state.check_resume(arguments)
-        if not resume or not self.position.batch_size:
-            state.begin_run(arguments, initial_epoch)
+        is_new = not resume or not self.position.batch_size
+        if is_new:
+            assert self.optimizer is not None, "checked with the samples"
+            self.optimizer.check(self.parameters())
         validation = None if held_out is None else self._plan(held_out)
-        # An interrupted run that is resumed keeps a stop that was set before the interruption.
-        if not resume or state.progress.moment is None:
-            self.stop_training = False
         run = Run(self, state, self._plan(samples), epochs, validation, callback_list)
         names = [*state.logged, *(f"val_{name}" for name in state.logged if held_out is not None)]
-        params = {"epochs": epochs, "steps": run.steps, "verbose": verbose, "metrics": names}
+        last_run, last_rate = vars(state).copy(), state.learning_rate
+        was_stopped = self.stop_training
         try:
             self.run = run
             with closing(callback_list):
                 try:
-                    callback_list.begin(params)
-                except BaseException:
-                    vars(state).update(last_run)  # this run was rejected
+                    if is_new:
+                        state.begin_run(arguments, initial_epoch)
+                    # An interrupted run that is resumed keeps a stop that was set before.
+                    if not resume or state.progress.moment is None:
+                        self.stop_training = False
+                    params = {"epochs": epochs, "steps": run.steps, "verbose": verbose}
+                    callback_list.begin(params | {"metrics": names})
+                except BaseException:  # this run was rejected
+                    vars(state).update(last_run)
+                    self.stop_training = was_stopped
+                    if last_rate is not None:
+                        state.learning_rate = last_rate
                     raise
                 run.train()
         finally:

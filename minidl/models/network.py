@@ -148,12 +148,12 @@ class Network(Layer):
         """
         parameters = self.parameters()
         expected = [parameter.shape for parameter in parameters]
-        received = [np.shape(weight) for weight in weights]
+        arrays = [np.array(weight, self.dtype) for weight in weights]  # copies: they may be weights
+        received = [array.shape for array in arrays]
         if expected != received:
             raise ValueError(
                 f"{self.label}: set_weights: expected arrays of shapes {expected}, got {received}."
             )
-        arrays = [np.asarray(weight, dtype=self.dtype) for weight in weights]
         with self.backend.active:
             for parameter, array in zip(parameters, arrays, strict=True):
                 parameter.assign(self.backend.asarray(array))
@@ -315,12 +315,16 @@ class Network(Layer):
         """
         outermost = self._outermost
         adopt(outermost, outermost.placement)
+        streams = self.placement.weight_streams.copy()
         zeros = np.zeros((rows, *sample_shape), dtype=self.dtype)
         outermost._traces = True
         try:
             # A layer of the user may divide by zeros or take their logarithm.
             with rng.inference(), no_grad(), np.errstate(all="ignore"):
                 y = self(zeros)
+        except BaseException:
+            self.placement.weight_streams = streams  # a layer that was broken off is built again
+            raise
         finally:
             outermost._traces = False
         return (None, *y.shape[1:])

@@ -7,7 +7,7 @@ from typing import Any
 from minidl import losses
 from minidl.batches import Samples
 from minidl.engine.tensor import Tensor
-from minidl.layers import Dense, Input, Layer, activations
+from minidl.layers import Dense, Input, Layer, Softmax, activations
 from minidl.layers.adoption import adopt
 from minidl.models.model import Model
 from minidl.storage import registry
@@ -135,6 +135,12 @@ class Sequential(Model):
         samples = super()._checked_samples(who, x, y, weight)
         planned = self._planned_layers()
         last = planned[-1] if planned else None
+        is_softmax = type(last) is Softmax or getattr(last, "activation", None) is Tensor.softmax
+        if last is not None and is_softmax and getattr(self.loss, "from_logits", False):
+            raise ValueError(
+                f"{who}: expected logits for {type(self.loss).__name__}(from_logits=True), got "
+                f"softmax outputs of {last.label}. Leave from_logits out, or leave out the softmax."
+            )
         if type(last) is Dense and losses.expects_probabilities(self.loss):
             activation = activations.name_of(last.activation)
             if activation in NOT_PROBABILITIES:

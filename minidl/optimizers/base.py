@@ -137,10 +137,10 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If a parameter has no gradient, if they are not those of the first update, or if the
-            schedule returns an invalid learning rate. Nothing is changed then.
-        TypeError
-            If the weights are float16.
+            If a parameter has no gradient, or the schedule returns an invalid learning rate.
+            Nothing is changed then.
+        TypeError, ValueError
+            As `check`.
         """
         self.is_changing = False
         parameters = _trained(parameters)
@@ -152,11 +152,6 @@ class Optimizer:
             )
         if not parameters:
             return
-        if parameters[0].dtype == "float16":
-            raise TypeError(
-                f"{type(self).__name__}: expected float32 or float64 weights, got float16, in "
-                'which squares of gradients underflow. Use dtype="float32".'
-            )
         self.backend = backend = parameters[0].backend
         rate = self._next_rate()
         with backend.active:
@@ -189,6 +184,35 @@ class Optimizer:
         """Return whether `update` accepts `parameters`: any at first, then the same ones."""
         return self._are_known(_trained(parameters))
 
+    def check(self, parameters: Sequence[Parameter]) -> None:
+        """Raise if `update` would reject `parameters`.
+
+        Raises
+        ------
+        ValueError
+            If they are not those of the first update, or have several dtypes.
+        TypeError
+            If they are float16.
+        """
+        trained, who = _trained(parameters), type(self).__name__
+        if not self._are_known(trained):
+            raise ValueError(
+                f"{who}: expected the {len(self._parameters)} weights of the first update, got "
+                f"{len(trained)} others. Use a new optimizer for each model, and after freezing or "
+                "adding weights (or call compile again)."
+            )
+        dtypes = sorted({str(parameter.dtype) for parameter in trained})
+        if "float16" in dtypes:
+            raise TypeError(
+                f"{who}: expected float32 or float64 weights, got float16, in which squares of "
+                'gradients underflow. Use dtype="float32".'
+            )
+        if len(dtypes) > 1:
+            raise ValueError(
+                f"{who}: expected weights of one dtype, got {' and '.join(dtypes)}. Use an "
+                "optimizer for each."
+            )
+
     def _are_known(self, trained: Sequence[Parameter]) -> bool:
         known = self._parameters
         return not known or (len(trained) == len(known) and all(map(operator.is_, trained, known)))
@@ -207,14 +231,9 @@ class Optimizer:
 
         State may be missing later, too: momentum can be set after the first update.
         """
-        if not self._are_known(parameters):
-            raise ValueError(
-                f"{type(self).__name__}: expected the {len(self._parameters)} weights of the first "
-                f"update, got {len(parameters)} others. Use a new optimizer for each model, and "
-                "after freezing or adding weights (or call compile again)."
-            )
         xp, buffers = parameters[0].backend.xp, self._buffers
-        if buffers is None or not buffers.are_in_use():
+        if buffers is None or not self._are_known(parameters) or not buffers.are_in_use():
+            self.check(parameters)
             self._parameters = list(parameters)
             self._buffers = buffers = _Buffers(self._parameters)
         for name in self.state_names:

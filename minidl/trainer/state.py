@@ -16,6 +16,8 @@ from minidl.engine.parameter import Parameter
 from minidl.optimizers import Optimizer
 from minidl.trainer.totals import Sums, Totals
 
+COMPILED_WITHIN_EPOCH = "compile was called within the epoch in progress"  # an obstacle
+
 
 class Position(NamedTuple):
     """Progress of a `fit` run, and the data and arguments that it was begun with.
@@ -181,7 +183,7 @@ class TrainState:
         self.model = model  # a Network
         self.step = 0
         self.epoch = 0
-        self.progress = Progress()
+        self.progress = Progress(history=History())
         self.optimizer: Optimizer | None = None
         self.logged: tuple[str, ...] = ("loss",)
         self.totals = Totals({"loss": 0}, model.backend)
@@ -249,6 +251,8 @@ class TrainState:
             history=History([*rows, (position.epoch, logs)]),
             moment=Moment("on_epoch_end", position.epoch, self.step),
         )
+        if self.obstacle == COMPILED_WITHIN_EPOCH:
+            self.obstacle = ""
 
     @property
     def learning_rate(self) -> float | None:
@@ -344,8 +348,20 @@ class TrainState:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Load what `state` returned, or some of its sections; what is not named stays.
 
-        Arrays may be those of the host or of the device.
+        Arrays may be those of the host or of the device. In `fit`, Ctrl-C waits until the
+        end.
         """
+        run = self.model.run
+        if run is None:
+            self._load(state)
+            return
+        run.interrupts.is_held = True
+        try:
+            self._load(state)
+        finally:
+            run.interrupts.release()
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         for name, parameter in self._weights().items():
             if name in state:
                 parameter.assign(parameter.backend.asarray(state[name]))

@@ -2,16 +2,20 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from minidl.backend import Array, Backend
 
 Sums = Mapping[str, tuple[float, int]]  # the sum over the samples seen, and their number, by name
-PENDING = 256  # batches whose sums are kept before they are added up
+PENDING = 1024  # batches whose sums are kept on the device before they are added up
 
 
 class Totals(Mapping[str, float]):
     """Means of the loss and the metrics over the samples seen, by name.
 
-    The sums stay on the device until a mean is looked up, which waits for the device.
+    The sums of the batches stay on the device until a mean is looked up, which waits for it. They
+    are added up on the host, in their order. A device may use another order, which depends on their
+    number, and so on where a run was interrupted.
 
     Parameters
     ----------
@@ -24,7 +28,6 @@ class Totals(Mapping[str, float]):
 
     Examples
     --------
-    >>> import numpy as np
     >>> from minidl.backend import get_backend
     >>> totals = Totals({"loss": 0, "accuracy": 1}, get_backend("cpu"))
     >>> totals.add(np.array([0.5, 3.0]), counts=(4, 4))
@@ -38,13 +41,11 @@ class Totals(Mapping[str, float]):
         self._columns = dict(columns)
         self._backend = backend
         self._counts = [0] * (max(columns.values()) + 1)
-        sums = [0.0] * len(self._counts)
+        self._sums = np.zeros(len(self._counts))
         for name, column in columns.items():
-            sums[column], self._counts[column] = before.get(name, (0.0, 0))
-        # One for each column; without batches nothing is sent to the device.
-        self._sums: Array = backend.asarray(sums, dtype="float64") if before else None
+            self._sums[column], self._counts[column] = before.get(name, (0.0, 0))
         self._pending: list[Array] = []
-        self._rows = 0
+        self._rows: list[int] = []  # of each pending batch
 
     def __getitem__(self, name: str) -> float:
         column = self._columns[name]
@@ -69,10 +70,10 @@ class Totals(Mapping[str, float]):
         counts : sequence of int
             The number of values in each column.
         """
-        if counts[0] != self._rows or len(self._pending) == PENDING:
+        if len(self._pending) == PENDING:
             self._fold()
-            self._rows = counts[0]
         self._pending.append(sums)
+        self._rows.append(counts[0])
         for column, count in enumerate(counts):
             self._counts[column] += count
 
@@ -80,14 +81,11 @@ class Totals(Mapping[str, float]):
         """Add up the pending batches, one after the other."""
         if not self._pending:
             return
-        xp = self._backend.xp
         with self._backend.active:
-            batches = xp.stack(self._pending, dtype="float64")
-            batches[:, 0] *= self._rows  # the mean loss becomes a sum
-            if self._sums is not None:
-                batches = xp.concatenate([self._sums[None], batches])
-            self._sums = xp.cumsum(batches, axis=0)[-1]
-        self._pending = []
+            batches = self._backend.to_numpy(self._backend.xp.stack(self._pending, dtype="float64"))
+        batches[:, 0] *= self._rows  # the mean loss becomes a sum
+        self._sums = np.cumsum([self._sums, *batches], axis=0)[-1]
+        self._pending, self._rows = [], []
 
     def state(self) -> Sums:
         """Return for each name the sum over the samples seen, and their number."""

@@ -875,3 +875,182 @@ def test_schedule_counts_the_updates_of_its_optimizer():
     before = bits(model)
     model.fit(X, TARGETS, batch_size=50, verbose=0)
     assert bits(model) == before
+
+
+# ------------------------------------------------------------------------------ rejected runs
+
+
+class Opens(Callback):
+    """Count the runs that have begun."""
+
+    begun = 0
+
+    def on_train_begin(self, logs):
+        self.begun += 1
+
+
+def freeze_a_weight(model):
+    model.parameters()[0].requires_grad = False
+
+
+def share_an_optimizer(model):
+    other = classifier()
+    other.fit(X, LABELS, verbose=0)
+    model.train_state.optimizer = other.optimizer
+
+
+def take_logits_of_a_softmax(model):
+    model.loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.mark.parametrize("change", [freeze_a_weight, share_an_optimizer, take_logits_of_a_softmax])
+def test_fit_rejects_what_the_first_step_would_reject_before_it_begins(change):
+    model, opens = classifier(), Opens()
+    model.fit(X, LABELS, epochs=2, verbose=0)
+    before, step = model.history.history, model.step
+    change(model)
+    with pytest.raises(ValueError, match=r"expected .* got"):
+        model.fit(X, LABELS, epochs=2, verbose=0, callbacks=[opens])
+    assert (model.history.history, model.step, opens.begun) == (before, step, 0)
+
+
+def test_fit_of_a_float16_model_is_rejected_before_it_begins():
+    model, opens = classifier(dtype="float16"), Opens()
+    with pytest.raises(TypeError, match="expected float32 or float64 weights, got float16"):
+        model.fit(X, LABELS, verbose=0, callbacks=[opens])
+    assert opens.begun == 0
+
+
+def test_fit_rejects_validation_samples_of_another_width_before_the_first_step():
+    model = models.Sequential([layers.Dense(3, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    held_out = np.ones((5, X.shape[1] + 1), "float32"), np.zeros(5, int)
+    with pytest.raises(ValueError, match="features"):
+        model.fit(X, LABELS % 3, validation_data=held_out, verbose=0)
+    assert model.step == 0
+
+
+class Rejects(Callback):
+    """Change learning rate and stop, then reject the run."""
+
+    def on_train_begin(self, logs):
+        self.model.optimizer.learning_rate = 0.7
+        self.model.stop_training = False
+        raise ValueError("rejected")
+
+
+def test_rejected_fit_leaves_history_learning_rate_and_stop_as_they_were():
+    model = classifier()
+    model.fit(X, LABELS, epochs=2, verbose=0)
+    model.stop_training = True
+    before, rate = model.history.history, model.optimizer.learning_rate
+    with pytest.raises(ValueError, match="rejected"):
+        model.fit(X, LABELS, verbose=0, callbacks=[Rejects()])
+    assert model.history.history == before
+    assert (model.optimizer.learning_rate, model.stop_training) == (rate, True)
+
+
+def test_fit_without_memory_for_the_data_leaves_the_last_run(monkeypatch):
+    def no_memory(values):
+        raise MemoryError
+
+    model = classifier()
+    model.fit(X, LABELS, epochs=2, verbose=0)
+    before = model.history.history
+    monkeypatch.setattr(model.backend, "dataset_array", no_memory)
+    with pytest.raises(MemoryError):
+        model.fit(X, LABELS, verbose=0)
+    assert model.history.history == before
+
+
+class CompilesAnew(Callback):
+    """Choose another loss at a step, and see whether the run could be resumed then and later."""
+
+    def __init__(self):
+        self.obstacles = []
+
+    def on_train_batch_end(self, batch, logs):
+        if self.model.step == 2:
+            self.model.compile(self.model.optimizer, "sparse_categorical_crossentropy")
+            self.obstacles.append(self.model.train_state.why_not_resumable())
+
+    def on_epoch_end(self, epoch, logs):
+        self.obstacles.append(self.model.train_state.why_not_resumable())
+
+
+def test_run_cannot_be_resumed_in_an_epoch_in_which_compile_was_called():
+    model, compiles = classifier(), CompilesAnew()
+    model.fit(X[:32], LABELS[:32], batch_size=8, epochs=2, verbose=0, callbacks=[compiles])
+    assert "compile was called" in compiles.obstacles[0]
+    assert compiles.obstacles[1:] == ["", ""]
+    assert model.history.epoch == [0, 1]
+
+
+def test_compile_rejects_a_metric_that_validation_would_hide():
+    metric = metrics.Accuracy("val_loss")
+    with pytest.raises(ValueError, match=r"without val_, got .*val_loss"):
+        classifier().compile("sgd", "sparse_categorical_crossentropy", metrics=[metric])
+
+
+def test_models_do_not_share_an_empty_history():
+    classifier().history.epoch.append(5)
+    assert classifier().history.epoch == []
+
+
+def test_set_weights_accepts_the_live_weights_of_the_same_model():
+    model = models.Sequential([layers.Dense(3, input_shape=(3,)), layers.Dense(3)])
+    (a, a_bias), (b, b_bias) = ([p.data for p in layer.parameters()] for layer in model.layers)
+    expected = [array.copy() for array in (b, b_bias, a, a_bias)]
+    model.set_weights(array for array in (b, b_bias, a, a_bias))
+    for weight, array in zip(model.get_weights(), expected, strict=True):
+        assert (weight == array).all()
+
+
+# ------------------------------------------------------------------------------ interrupted builds
+
+
+@pytest.mark.parametrize("x", [np.arange(7.0), np.arange(3.0)], ids=["long", "short"])
+def test_samples_without_features_are_rejected_and_the_model_stays_unbuilt(x):
+    model = models.Sequential([layers.Dense(3)])
+    with pytest.raises(ValueError, match=r"^dense: expected inputs with a batch axis and features"):
+        model.predict(x, verbose=0)
+    with pytest.raises(ValueError, match=r"^dense: expected inputs with a batch axis"):
+        model.build((4,))
+    assert not model.built
+    assert model.predict(np.ones((2, 7)), verbose=0).shape == (2, 3)
+
+
+def test_interrupted_build_leaves_the_initial_weights_of_the_seed(monkeypatch):
+    def network():
+        return models.Sequential([layers.Dense(4), layers.Dense(3)], seed=7)
+
+    whole, interrupted = network(), network()
+    whole.build((None, 5))
+    draws, draw = [], type(whole.layers[0].parameters()[0]).__init__
+
+    def interrupt(self, values, backend, name, stream):
+        draws.append(name)
+        if len(draws) == 4 + 2:  # after the rehearsal, in the first layer
+            raise KeyboardInterrupt
+        draw(self, values, backend, name, stream)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(whole.layers[0].parameters()[0]), "__init__", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted.build((None, 5))
+    interrupted.build((None, 5))
+    assert bits(interrupted) == bits(whole)
+
+
+def test_weights_do_not_share_the_array_of_an_initializer():
+    values = np.zeros((3, 3))
+
+    class Stored(minidl.initializers.Initializer):
+        def draw(self, shape, *, seed, stream):
+            return np.broadcast_to(values, shape)
+
+    stack = [layers.Dense(3, kernel_initializer=Stored(), use_bias=False) for _ in range(2)]
+    model = models.Sequential([layers.Input((3,)), *stack], dtype="float64")
+    model.set_weights([np.ones((3, 3)), np.full((3, 3), 2.0)])
+    assert [weight.flat[0] for weight in model.get_weights()] == [1.0, 2.0]
+    assert not values.any()

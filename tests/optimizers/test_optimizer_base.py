@@ -327,3 +327,19 @@ def test_constraint_is_applied_after_each_update(device):
         assert np.linalg.norm(parameters[0].numpy(), axis=0).max() <= 0.7 * (1 + 1e-15 * 8)
         np.testing.assert_allclose(parameters[0].numpy(), w, rtol=1e-12)
         np.testing.assert_allclose(parameters[1].numpy(), b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_update_rejects_weights_of_two_dtypes_and_changes_none(order):
+    parameters = []
+    for dtype in ("float32", "float64")[::order]:
+        dense = layers.Dense(1, input_shape=(2,))
+        parameters += models.Sequential([dense], dtype=dtype, name=dtype).parameters()
+    before = [parameter.numpy() for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = Tensor(np.ones(parameter.shape), dtype=parameter.dtype)
+    with pytest.raises(ValueError, match=r"^SGD: expected weights of one dtype, got float32 and"):
+        SGD(0.1).update(parameters)
+    for parameter, values in zip(parameters, before, strict=True):
+        assert parameter.dtype == values.dtype
+        assert (parameter.numpy() == values).all()

@@ -1,5 +1,7 @@
 """TrainState: what a step changes and a checkpoint keeps, by name."""
 
+import signal
+
 import numpy as np
 import pytest
 from small_models import LABELS, X, bits, classifier
@@ -423,3 +425,35 @@ def test_history_leaves_out_names_that_an_epoch_does_not_have():
     assert history.history == {"loss": [2.0, 1.0], "norm": [5.0]}
     assert list(history.rows()) == rows
     assert History().history == {}
+
+
+class LoadsTwice(Callback):
+    """Load a snapshot while Ctrl-C arrives after the first weight."""
+
+    def __init__(self, monkeypatch):
+        self.monkeypatch = monkeypatch
+
+    def on_train_batch_end(self, batch, logs):
+        state = self.model.train_state
+        if self.model.step == 1:
+            self.before = state.snapshot()
+        elif self.model.step == 3:
+            weight = self.model.parameters()[0]
+            assign = type(weight).assign
+
+            def interrupted(weight, values):
+                assign(weight, values)
+                signal.raise_signal(signal.SIGINT)
+
+            with self.monkeypatch.context() as patch:
+                patch.setattr(type(weight), "assign", interrupted)
+                state.load_state(self.before)
+
+
+def test_ctrl_c_waits_until_the_state_is_loaded(monkeypatch):
+    model, loads = classifier(), LoadsTwice(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, LABELS, batch_size=8, verbose=0, callbacks=[loads])
+    for name, weight in model.train_state.state("weights").items():
+        assert (weight == loads.before[name]).all()
+    assert model.step == 1
