@@ -89,6 +89,49 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, caplog):
     assert "not saved: weights of the model are not finite" in caplog.text
 
 
+class Spoil(Callback):
+    """Callback that makes the weights NaN at the end of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs):
+        if epoch == self.epoch:
+            self.model.set_weights([weight * np.nan for weight in self.model.get_weights()])
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_older_files_stay_if_weights_are_not_finite(tmp_path, epoch):
+    saver = ModelCheckpoint(tmp_path, keep=1)
+    with np.errstate(all="ignore"):
+        fit(network(), Spoil(epoch), saver, epochs=3)
+    assert steps_in(tmp_path) == [STEPS * epoch]
+
+
+def test_weights_that_are_not_finite_do_not_count_as_saved(tmp_path):
+    class Repair(Callback):
+        def on_train_batch_begin(self, batch, logs):
+            if self.model.position.epoch == 1:
+                self.model.set_weights([np.ones_like(w) for w in self.model.get_weights()])
+                raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fit(network(), Spoil(0), Repair(), ModelCheckpoint(tmp_path))
+    assert steps_in(tmp_path) == [STEPS]
+
+
+def test_best_value_is_that_of_a_written_file(tmp_path):
+    class Values(Callback):
+        def on_epoch_end(self, epoch, logs):
+            logs["loss"] = [3.0, 1.0][epoch]
+
+    saver = ModelCheckpoint(tmp_path, monitor="loss")
+    with np.errstate(all="ignore"):
+        fit(network(), Values(), Spoil(1), saver, epochs=2)
+    assert models.load(tmp_path / "best.safetensors").step == STEPS
+    assert saver.best == -3.0
+
+
 @pytest.mark.parametrize("keep", [1, 2])
 def test_save_keeps_new_file_if_later_steps_have_files(tmp_path, keep):
     saver = ModelCheckpoint(tmp_path, keep=keep)
