@@ -7,8 +7,14 @@ from typing import IO, Any
 
 from minidl.arguments import positive_integer
 from minidl.callbacks.base import Logs, Monitor
-from minidl.storage.atomic import TEMPORARY, PathLike
-from minidl.storage.folders import BEST_FILE, STEP_FILE, lock_folder, step_files
+from minidl.storage.atomic import PathLike
+from minidl.storage.folders import (
+    BEST_FILE,
+    STEP_FILE,
+    lock_folder,
+    step_files,
+    temporary_files,
+)
 from minidl.trainer.diagnosis import non_finite_weight
 
 FILE_ENDINGS = (".keras", ".h5", ".safetensors")  # of checkpoints of Keras and minidl
@@ -109,10 +115,10 @@ class ModelCheckpoint(Monitor):
         with ExitStack() as on_error:
             lock = on_error.enter_context(lock_folder(self.folder))
             self._check_folder()
+            for path in temporary_files(self.folder):
+                path.unlink(missing_ok=True)
+            self._lock, self._saved_step = lock, self.model.step
             on_error.pop_all()
-        self._lock, self._saved_step = lock, self.model.step
-        for path in self.folder.glob(TEMPORARY):
-            path.unlink(missing_ok=True)
 
     def _check_folder(self) -> None:
         """Raise FileExistsError if the folder has files that would count as newer."""

@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
 
 PathLike = str | os.PathLike[str]
-TEMPORARY = ".*.tmp"  # the files that a killed process may leave behind
+# The files that a killed process may leave behind; the group is the name of the file to write.
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
 
 def write_atomically(path: PathLike, content: bytes) -> None:
@@ -16,7 +18,7 @@ def write_atomically(path: PathLike, content: bytes) -> None:
     The content is written to a temporary file in the same folder, synced to the disk, and renamed;
     then the folder is synced. If `path` is a symbolic link, its target is replaced. On an error the
     old file stays and the temporary file is removed. A killed process may leave the temporary
-    file, whose name starts with a dot and ends in ``.tmp``.
+    file, whose name matches `TEMPORARY`.
 
     Raises
     ------

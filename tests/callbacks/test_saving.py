@@ -1,5 +1,7 @@
 """ModelCheckpoint: which files it writes, keeps and deletes, and what it rejects."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from callback_cases import fit, network
@@ -142,12 +144,35 @@ def test_save_keeps_new_file_if_later_steps_have_files(tmp_path, keep):
     assert steps_in(tmp_path) == [5, 12][:keep]
 
 
-def test_temporary_files_of_a_killed_run_are_deleted(tmp_path):
-    (tmp_path / ".step-0000000003.safetensors.0a1b2c3d.tmp").write_bytes(b"half")
-    (tmp_path / "notes.txt").write_text("mine")
+def test_temporary_files_of_a_killed_run_are_deleted_and_no_others(tmp_path):
+    for name in ("step-0000000003", "best"):
+        (tmp_path / f".{name}.safetensors.0a1b2c3d.tmp").write_bytes(b"half")
+    others = [".notes.tmp", ".notes.0a1b2c3d.tmp", ".best.safetensors.tmp", "notes.txt"]
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    folders = [".cache.tmp", ".best.safetensors.0a1b2c3e.tmp"]
+    for name in folders:
+        (tmp_path / name).mkdir()
     fit(network(), ModelCheckpoint(tmp_path))
-    assert not list(tmp_path.glob(".*.tmp"))
-    assert (tmp_path / "notes.txt").exists()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        ".lock",
+        *others,
+        *folders,
+        *(f"step-{n:010d}.safetensors" for n in (6, 9, 12)),
+    }
+
+
+def test_folder_is_unlocked_if_temporary_files_cannot_be_deleted(tmp_path, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError("not mine")
+
+    (tmp_path / ".best.safetensors.0a1b2c3d.tmp").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", denied)
+        with pytest.raises(PermissionError, match="not mine"):
+            fit(network(), ModelCheckpoint(tmp_path))
+    lock_folder(tmp_path).close()
 
 
 def test_checkpoint_has_what_later_callbacks_of_the_list_did(tmp_path):

@@ -118,12 +118,12 @@ def test_temporary_file_has_the_name_that_is_cleared_away(path, monkeypatch):
     replace = os.replace
 
     def spy(source, target):
-        seen.extend(path.parent.glob(TEMPORARY))
+        seen.extend(TEMPORARY.fullmatch(file.name)[1] for file in path.parent.iterdir())
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", spy)
     write_atomically(path, b"new")
-    assert [file.name.startswith(f".{path.name}.") for file in seen] == [True]
+    assert seen == [path.name]
 
 
 LIMITED = """
