@@ -320,6 +320,28 @@ def test_callbacks_of_one_class_remember_apart(tmp_path):
     assert [callback.count for callback in used] == [3, 103]
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint64"])
+def test_remembered_array_of_integers_is_loaded_from_a_file(tmp_path, dtype):
+    class Counts(Callback):
+        seen = np.arange(3, dtype=dtype)
+
+        def state(self):
+            return {"seen": self.seen}
+
+        def load_state(self, state):
+            self.seen = state["seen"]
+
+    model = network()
+    model.fit(X, Y, **ARGUMENTS, callbacks=[Counts()])
+    model.save(tmp_path / "model.safetensors")
+    counts = Counts()
+    counts.seen = None
+    again = models.load(tmp_path / "model.safetensors")
+    again.fit(X, Y, **ARGUMENTS, callbacks=[counts], resume=True)
+    assert counts.seen.dtype == dtype
+    assert counts.seen.tolist() == [0, 1, 2]
+
+
 def test_new_run_loads_no_memory():
     class Counts(Callback):
         loaded = 0
