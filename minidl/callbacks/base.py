@@ -162,19 +162,6 @@ class CallbackList:
             counts[name] += 1
             self._callbacks[key] = callback
             callback.model = model
-        # The callbacks that override a method: the others have nothing to do.
-        self._acting = {
-            name: [
-                (key, callback)
-                for key, callback in self._callbacks.items()
-                if getattr(type(callback), name) is not getattr(Callback, name)
-            ]
-            for name in dir(Callback)
-            if name.startswith("on_")
-        }
-        self._stateful = [
-            key for key, c in self._callbacks.items() if type(c).state is not Callback.state
-        ]
 
     def begin(self, params: dict[str, Any]) -> None:
         """Begin the run with each callback, and load what it remembered."""
@@ -185,6 +172,13 @@ class CallbackList:
             self._begun.callback(callback.close)
             if memories.get(key):
                 callback.load_state(memories[key])
+        # The callbacks that define a method: the others have nothing to do.
+        self._acting = {
+            name: [(key, c) for key, c in self._callbacks.items() if _defines(c, name)]
+            for name in dir(Callback)
+            if name.startswith("on_")
+        }
+        self._stateful = [key for key, c in self._callbacks.items() if _defines(c, "state")]
         self._earlier = self._state.progress.callbacks
         self._state.progress = self._state.progress._replace(
             callbacks=tuple(self._callbacks),
@@ -239,6 +233,11 @@ class CallbackList:
         """Close each callback that has begun, also if one of them raises."""
         self._state.undo_broken_callback()
         self._begun.close()
+
+
+def _defines(callback: Callback, name: str) -> bool:
+    """Return whether a callback has a method of its own, in its class or in an attribute."""
+    return getattr(getattr(callback, name), "__func__", None) is not getattr(Callback, name)
 
 
 @dataclass(eq=False, repr=False)

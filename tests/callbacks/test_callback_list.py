@@ -105,6 +105,24 @@ def test_callbacks_run_in_order_with_comes_last_at_the_end():
     assert used == ["a", "b", "y", "z"]
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+def test_methods_that_are_set_on_a_callback_are_called(is_late):
+    calls = []
+    callback = Callback()
+
+    def begin(logs):
+        callback.on_epoch_end = lambda epoch, logs: calls.append(epoch)
+        callback.state = lambda: {"calls": len(calls)}
+
+    callback.on_train_begin = begin
+    if not is_late:
+        begin({})
+    model = network()
+    model.fit(X, Y, epochs=2, callbacks=[callback], verbose=0)
+    assert calls == [0, 1]
+    assert model.train_state.progress.memories == {"Callback": {"calls": 2}}
+
+
 def test_loss_at_the_end_of_a_batch_is_the_mean_so_far():
     seen = []
 
