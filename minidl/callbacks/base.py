@@ -14,6 +14,7 @@ from minidl.backend import Backend
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import Optimizer
 from minidl.storage.atomic import PathLike
+from minidl.storage.tensor_file import DTYPES, as_json
 from minidl.trainer.loop import Run
 from minidl.trainer.state import History, Moment, Position, TrainState, copies
 
@@ -134,7 +135,10 @@ class Callback:
         """Release files and locks; called however training ends, if it has begun."""
 
     def state(self) -> dict[str, Any]:
-        """Return what the callback remembers: values that JSON can hold, and arrays, by name."""
+        """Return what the callback remembers: values that JSON can hold, and arrays, by name.
+
+        Scalars of NumPy are kept as numbers. `fit` checks the values when it begins.
+        """
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -180,13 +184,31 @@ class CallbackList:
         }
         self._stateful = [key for key, c in self._callbacks.items() if _defines(c, "state")]
         self._earlier = self._state.progress.callbacks
+        memories = {key: self._memory_of(key) for key in self._stateful}
+        for key, memory in memories.items():
+            self._check_memory(key, memory)
         self._state.progress = self._state.progress._replace(
-            callbacks=tuple(self._callbacks),
-            memories={key: self._memory_of(key) for key in self._stateful},
+            callbacks=tuple(self._callbacks), memories=memories
         )
 
     def _memory_of(self, key: str) -> dict[str, Any]:
         return copies(self._callbacks[key].state(), self._state.model.backend)
+
+    def _check_memory(self, key: str, memory: Mapping[str, Any]) -> None:
+        """Raise TypeError if checkpoints cannot hold what a callback remembers."""
+        for name, value in memory.items():
+            try:
+                if not isinstance(value, np.ndarray) and not self._state.model.backend.is_array(
+                    value
+                ):
+                    as_json(value)
+                elif value.dtype not in DTYPES.values():
+                    raise TypeError(f"dtype {value.dtype}")
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"{key}: expected state() to return arrays of numbers and JSON values, got "
+                    f"{value!r:.80} for {name!r} ({error}). Convert it in state()."
+                ) from error
 
     def finish(self, logs: Logs) -> None:
         """After an interruption, call the remaining callbacks for the end of that batch or epoch.

@@ -63,8 +63,8 @@ def save(model: Model, path: PathLike) -> None:
             others[name] = value
     arrays["names/is_given"] = np.array([layer.name_is_given for layer in model.walk()], "bool")
     try:
-        text = json.dumps(header | {"state": others})
-    except TypeError as error:
+        text = tensor_file.as_json(header | {"state": others})
+    except (TypeError, ValueError) as error:
         raise TypeError(
             f"save: expected the state of callbacks to hold arrays and JSON values: {error}."
         ) from error

@@ -67,6 +67,23 @@ def write(
     write_atomically(path, _with_metadata(save(contiguous), complete))
 
 
+def as_json(value: object) -> str:
+    """Return a value as JSON; scalars of NumPy become numbers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If JSON cannot hold the value.
+    """
+    return json.dumps(value, default=_as_number)
+
+
+def _as_number(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"expected a JSON value or an array, got a {type(value).__name__}")
+
+
 def _with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
     """Return a file with metadata in a fixed order; the library's own order varies."""
     end = 8 + int.from_bytes(content[:8], "little")

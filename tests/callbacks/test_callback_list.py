@@ -360,6 +360,56 @@ def test_remembered_array_of_integers_is_loaded_from_a_file(tmp_path, dtype):
     assert counts.seen.tolist() == [0, 1, 2]
 
 
+def cycle():
+    values = []
+    values.append(values)
+    return values
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {1, 2},
+        {"a": {3}},
+        b"bytes",
+        [np.ones(2)],
+        np.complex64(1j),
+        np.ones(2, "complex64"),
+        cycle(),
+    ],
+)
+def test_fit_rejects_memory_that_files_cannot_hold(value):
+    class Counts(Callback):
+        def state(self):
+            return {"good": 1, "bad": value}
+
+    model, recorder = network(), Recorder()
+    with pytest.raises(TypeError, match=r"Counts_1: expected state\(\) .* for 'bad'"):
+        model.fit(
+            X, Y, **ARGUMENTS, callbacks=[recorder, type("Counts", (Callback,), {})(), Counts()]
+        )
+    assert model.step == 0
+    assert recorder.names() == ["train begin", "close"]
+
+
+def test_scalars_of_numpy_are_remembered_as_numbers(tmp_path):
+    class Counts(Callback):
+        loaded = None
+
+        def state(self):
+            return {"count": np.int64(3), "nested": {"rate": np.float32(0.5), "on": np.bool_(True)}}
+
+        def load_state(self, state):
+            self.loaded = state
+
+    model, counts = network(), Counts()
+    model.fit(X, Y, **ARGUMENTS, callbacks=[counts])
+    model.save(tmp_path / "model.safetensors")
+    again = models.load(tmp_path / "model.safetensors")
+    again.fit(X, Y, **ARGUMENTS, callbacks=[counts], resume=True)
+    assert counts.loaded == {"count": 3, "nested": {"rate": 0.5, "on": True}}
+
+
 def test_new_run_loads_no_memory():
     class Counts(Callback):
         loaded = 0
