@@ -14,6 +14,7 @@ from minidl.backend import Backend
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import Optimizer
 from minidl.storage.atomic import PathLike
+from minidl.storage.tensor_file import DTYPES, as_json
 from minidl.trainer.loop import Run
 from minidl.trainer.state import History, Moment, Position, TrainState, copies
 
@@ -134,7 +135,10 @@ class Callback:
         """Release files and locks; called however training ends, if it has begun."""
 
     def state(self) -> dict[str, Any]:
-        """Return what the callback remembers: values that JSON can hold, and arrays, by name."""
+        """Return what the callback remembers: values that JSON can hold, and arrays, by name.
+
+        Scalars of NumPy are kept as numbers. `fit` checks the values when it begins.
+        """
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -162,19 +166,6 @@ class CallbackList:
             counts[name] += 1
             self._callbacks[key] = callback
             callback.model = model
-        # The callbacks that override a method: the others have nothing to do.
-        self._acting = {
-            name: [
-                (key, callback)
-                for key, callback in self._callbacks.items()
-                if getattr(type(callback), name) is not getattr(Callback, name)
-            ]
-            for name in dir(Callback)
-            if name.startswith("on_")
-        }
-        self._stateful = [
-            key for key, c in self._callbacks.items() if type(c).state is not Callback.state
-        ]
 
     def begin(self, params: dict[str, Any]) -> None:
         """Begin the run with each callback, and load what it remembered."""
@@ -185,14 +176,39 @@ class CallbackList:
             self._begun.callback(callback.close)
             if memories.get(key):
                 callback.load_state(memories[key])
+        # The callbacks that define a method: the others have nothing to do.
+        self._acting = {
+            name: [(key, c) for key, c in self._callbacks.items() if _defines(c, name)]
+            for name in dir(Callback)
+            if name.startswith("on_")
+        }
+        self._stateful = [key for key, c in self._callbacks.items() if _defines(c, "state")]
         self._earlier = self._state.progress.callbacks
+        memories = {key: self._memory_of(key) for key in self._stateful}
+        for key, memory in memories.items():
+            self._check_memory(key, memory)
         self._state.progress = self._state.progress._replace(
-            callbacks=tuple(self._callbacks),
-            memories={key: self._memory_of(key) for key in self._stateful},
+            callbacks=tuple(self._callbacks), memories=memories
         )
 
     def _memory_of(self, key: str) -> dict[str, Any]:
         return copies(self._callbacks[key].state(), self._state.model.backend)
+
+    def _check_memory(self, key: str, memory: Mapping[str, Any]) -> None:
+        """Raise TypeError if checkpoints cannot hold what a callback remembers."""
+        for name, value in memory.items():
+            try:
+                if not isinstance(value, np.ndarray) and not self._state.model.backend.is_array(
+                    value
+                ):
+                    as_json(value)
+                elif value.dtype not in DTYPES.values():
+                    raise TypeError(f"dtype {value.dtype}")
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"{key}: expected state() to return arrays of numbers and JSON values, got "
+                    f"{value!r:.80} for {name!r} ({error}). Convert it in state()."
+                ) from error
 
     def finish(self, logs: Logs) -> None:
         """After an interruption, call the remaining callbacks for the end of that batch or epoch.
@@ -239,6 +255,11 @@ class CallbackList:
         """Close each callback that has begun, also if one of them raises."""
         self._state.undo_broken_callback()
         self._begun.close()
+
+
+def _defines(callback: Callback, name: str) -> bool:
+    """Return whether a callback has a method of its own, in its class or in an attribute."""
+    return getattr(getattr(callback, name), "__func__", None) is not getattr(Callback, name)
 
 
 @dataclass(eq=False, repr=False)

@@ -1,9 +1,10 @@
 """Callbacks that write the logs of each epoch to files of other programs."""
 
 import csv
+import io
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,8 @@ class CSVLogger(Callback):
     Parameters
     ----------
     filename : path
-        The file. Its first line names the columns, beginning with ``epoch``.
+        The file. Its first line names the columns, beginning with ``epoch``. An existing file is
+        changed when the first epoch is written, not by a run that is rejected before.
     separator : str
         The character between values.
     append : bool
@@ -31,7 +33,8 @@ class CSVLogger(Callback):
     OSError
         If the file cannot be written.
     ValueError
-        When training begins, if an existing file has other columns.
+        If `separator` is not one character; when training begins, if an existing file has other
+        columns.
 
     Examples
     --------
@@ -42,33 +45,39 @@ class CSVLogger(Callback):
     separator: str = ","
     append: bool = False
 
+    def __post_init__(self) -> None:
+        separator = self.separator
+        if not isinstance(separator, str) or len(separator) != 1 or separator in '\r\n"':
+            raise ValueError(
+                "CSVLogger: expected separator to be one character, but no quote or line break, "
+                f'got {separator!r}. Use "," or ";".'
+            )
+
     def on_train_begin(self, logs: Logs) -> None:
-        """Open the file, and write or check the names of the columns."""
+        """Open the file, and check the names of the columns."""
         self._next_epoch = self.model.position.epoch
-        columns = ["epoch", *self.params["metrics"]]
-        mode = "a+" if self.append else "w+"
-        self._file = open(self.filename, mode, newline="", encoding="utf-8")  # noqa: SIM115
-        self._writer = csv.writer(self._file, delimiter=self.separator)
-        self._file.seek(0)
-        found = next(csv.reader(self._file, delimiter=self.separator), [])
-        if not found:
-            self._write(columns)
-        elif found != columns:
+        self._columns = ["epoch", *self.params["metrics"]]
+        # The next row removes all after these bytes; before it, another callback may raise.
+        self._kept = None if self.append else 0
+        self._file = open(self.filename, "ab")  # noqa: SIM115
+        found = next(filter(None, self._rows(self._content())), [])
+        if found != self._columns:
             self._file.close()
             raise ValueError(
-                f"CSVLogger: expected the columns {columns} in {self.filename}, got {found}. Use "
-                "another file, or append=False."
+                f"CSVLogger: expected the columns {self._columns} in {self.filename}, got {found}. "
+                "Use another file, or append=False."
             )
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Write the epoch."""
         values = (str(float(logs[name])) for name in self.params["metrics"])
-        self._write([str(epoch), *values])
-        self._next_epoch = epoch + 1
-
-    def _write(self, values: list[str]) -> None:
-        self._writer.writerow(values)
+        start = self._start(self._kept_content())
+        if self._kept is not None:
+            self._file.truncate(self._kept)
+            self._kept = None
+        self._file.write(start + self._line([str(epoch), *values]))
         self._file.flush()
+        self._next_epoch = epoch + 1
 
     def state(self) -> dict[str, Any]:
         """Return the next epoch to write, and length and checksum of the file."""
@@ -77,22 +86,41 @@ class CSVLogger(Callback):
         return {"next_epoch": self._next_epoch, "bytes": len(content), "crc32": checksum}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Remove the lines that a resumed run will repeat.
+        """Let the next row replace the lines that a resumed run will repeat.
 
         A file that another run has changed stays as it is.
         """
         self._next_epoch = state["next_epoch"]
         content, end = self._content(), state["bytes"]
-        lines = content[end:].decode(errors="replace").splitlines()
-        rows = csv.reader(lines, delimiter=self.separator)
+        rows = self._rows(content[end:])
         epochs = [int(row[0]) if row and row[0].isdigit() else -1 for row in rows]
         is_repeated = bool(epochs) and min(epochs) >= self._next_epoch
         if is_repeated and zlib.crc32(content[:end]) == state["crc32"]:
-            self._file.truncate(end)
+            self._kept = end
 
     def _content(self) -> bytes:
+        """Return what precedes the next row."""
+        kept = self._kept_content()
+        return kept + self._start(kept)
+
+    def _kept_content(self) -> bytes:
         with open(self.filename, "rb") as file:
-            return file.read()
+            return file.read()[: self._kept]
+
+    def _start(self, kept: bytes) -> bytes:
+        """Return what the file lacks before the next row: the columns, or a line break."""
+        if not kept.strip():
+            return self._line(self._columns)
+        return b"" if kept.endswith((b"\n", b"\r")) else b"\r\n"
+
+    def _line(self, values: list[str]) -> bytes:
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter=self.separator).writerow(values)
+        return text.getvalue().encode()
+
+    def _rows(self, content: bytes) -> Iterator[list[str]]:
+        text = io.StringIO(content.decode(errors="replace"), newline="")
+        return csv.reader(text, delimiter=self.separator)
 
     def close(self) -> None:
         """Close the file."""

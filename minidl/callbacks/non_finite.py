@@ -21,6 +21,10 @@ class TerminateOnNaN(Callback):
     the output of every layer. Repeated steps give the same bits. The model is left before the
     failed step.
 
+    A run may begin with numbers that are not finite, or be interrupted after the failed step and
+    then resumed. No finite state of the epoch is known then. So the model stays as it is, the
+    warning says so, and the run cannot be resumed: load an earlier checkpoint.
+
     Parameters
     ----------
     every : int
@@ -63,8 +67,8 @@ class TerminateOnNaN(Callback):
         self._good = None
 
     def on_train_batch_begin(self, batch: int, logs: Logs) -> None:
-        """Keep the state at the beginning of the epoch."""
-        if self._good is None:
+        """Keep the state at the beginning of the epoch or of a resumed run, if it is finite."""
+        if self._good is None and self._is_finite():
             self._good = self.model.train_state.snapshot(*CHANGED_BY_A_STEP)
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
@@ -76,8 +80,12 @@ class TerminateOnNaN(Callback):
         if math.isfinite(logs["loss"]) and non_finite_weight(model.parameters()) is None:
             self._good = model.train_state.snapshot(*CHANGED_BY_A_STEP)
             return
-        if self._good is None:  # the run was resumed at the end of this batch
-            self.found = f"the loss or a weight of the run that was resumed at step {model.step}"
+        if self._good is None:
+            model.train_state.obstacle = "TerminateOnNaN knew no finite state to return to"
+            self.found = (
+                f"the loss or a weight at step {model.step}. The model stays there, since no "
+                "finite state of this epoch is known. Load an earlier checkpoint."
+            )
         else:
             model.train_state.load_state(self._good)
             with np.errstate(all="ignore"):
@@ -89,6 +97,11 @@ class TerminateOnNaN(Callback):
                 "Check what your callbacks change."
             )
         model.stop_training = True
+
+    def _is_finite(self) -> bool:
+        """Return whether the weights and the loss of the epoch so far are finite."""
+        loss, _ = self.model.train_state.totals_of_epoch().get("loss", (0.0, 0))
+        return math.isfinite(loss) and non_finite_weight(self.model.parameters()) is None
 
     def on_train_end(self, logs: Logs) -> None:
         """Warn of what was found."""

@@ -7,8 +7,14 @@ from typing import IO, Any
 
 from minidl.arguments import positive_integer
 from minidl.callbacks.base import Logs, Monitor
-from minidl.storage.atomic import TEMPORARY, PathLike
-from minidl.storage.folders import BEST_FILE, STEP_FILE, lock_folder, step_files
+from minidl.storage.atomic import PathLike
+from minidl.storage.folders import (
+    BEST_FILE,
+    STEP_FILE,
+    lock_folder,
+    step_files,
+    temporary_files,
+)
 from minidl.trainer.diagnosis import non_finite_weight
 
 FILE_ENDINGS = (".keras", ".h5", ".safetensors")  # of checkpoints of Keras and minidl
@@ -109,10 +115,10 @@ class ModelCheckpoint(Monitor):
         with ExitStack() as on_error:
             lock = on_error.enter_context(lock_folder(self.folder))
             self._check_folder()
+            for path in temporary_files(self.folder):
+                path.unlink(missing_ok=True)
+            self._lock, self._saved_step = lock, self.model.step
             on_error.pop_all()
-        self._lock, self._saved_step = lock, self.model.step
-        for path in self.folder.glob(TEMPORARY):
-            path.unlink(missing_ok=True)
 
     def _check_folder(self) -> None:
         """Raise FileExistsError if the folder has files that would count as newer."""
@@ -133,8 +139,10 @@ class ModelCheckpoint(Monitor):
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Save after every so many epochs, after the last one, and if it is the best."""
         # The best file first: if the run is killed in between, it repeats this epoch.
-        if self.keeps_best and self.improves(logs[self.monitor]):
-            self._write(self.folder / BEST_FILE)
+        before = self.best
+        is_best = self.keeps_best and self.improves(logs[self.monitor])
+        if is_best and not self._write(self.folder / BEST_FILE):
+            self.best = before
         is_last = epoch + 1 == self.params["epochs"] or self.model.stop_training
         if is_last or (self.every_epochs and (epoch + 1) % self.every_epochs == 0):
             self.save()
@@ -150,7 +158,9 @@ class ModelCheckpoint(Monitor):
     def save_broken_run(self) -> None:
         """Save the last step if it is not saved yet; an error is only logged."""
         # An interruption can come before this callback is called for the step.
-        if self.model.step == self._saved_step or self.model.train_state.is_torn:
+        state = self.model.train_state
+        is_complete = state.progress.moment is None
+        if is_complete or state.step == self._saved_step or state.is_torn:
             return
         try:
             self.save()
@@ -159,9 +169,13 @@ class ModelCheckpoint(Monitor):
             log.warning("%s: not saved: %s", self._step_file(), error)
 
     def save(self) -> None:
-        """Save now, and delete the oldest files beyond those to keep."""
+        """Save now, and delete the oldest files beyond those to keep.
+
+        If weights are not finite, no file is written or deleted.
+        """
         written = self._step_file()
-        self._write(written)
+        if not self._write(written):
+            return
         self._saved_step = self.model.step
         # After a rollback the file of this step need not be the newest.
         others = [path for path in step_files(self.folder) if path != written]
@@ -171,11 +185,13 @@ class ModelCheckpoint(Monitor):
     def _step_file(self) -> Path:
         return self.folder / STEP_FILE.format(self.model.step)
 
-    def _write(self, path: Path) -> None:
-        if non_finite_weight(self.model.parameters()) is None:
-            self.model.save(path)
-        else:
+    def _write(self, path: Path) -> bool:
+        """Return whether the model was saved: only finite weights are."""
+        if non_finite_weight(self.model.parameters()) is not None:
             log.warning("%s: not saved: weights of the model are not finite", path)
+            return False
+        self.model.save(path)
+        return True
 
     def state(self) -> dict[str, Any]:
         """Return the best value."""

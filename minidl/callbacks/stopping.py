@@ -95,4 +95,6 @@ class EarlyStopping(Monitor):
         if self.restore_best_weights:
             weights = {name: state[name] for name in state if name.startswith("weights/")}
             self._best_weights = weights
+            if not weights:  # a run without restoration did not keep those of its best epoch
+                self.best = -math.inf
         self.model.stop_training = self.model.stop_training or self.stopped_epoch > 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minidl.callbacks import Callback, Logs
+from minidl.commands.watch import json_line
 from minidl.storage.atomic import PathLike, write_atomically
 from minidl.storage.folders import lock_folder
 
@@ -16,6 +17,8 @@ LOCK = ".run"  # a separate folder: the checkpoints, and their lock, may be in t
 
 class RunFolder(Callback):
     """Files ``config.json`` and ``history.jsonl``, with one line for each epoch.
+
+    NaN and infinity, which JSON lacks, are null in the history.
 
     Both describe the whole run from its first epoch on, however often it was resumed.
 
@@ -72,7 +75,7 @@ class RunFolder(Callback):
 
     def _write_history(self) -> None:
         rows = self.model.history.rows()
-        lines = (json.dumps({"epoch": epoch + 1, **logs}) + "\n" for epoch, logs in rows)
+        lines = (json_line({"epoch": epoch + 1, **logs}) + "\n" for epoch, logs in rows)
         write_atomically(self._history, "".join(lines).encode())
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:

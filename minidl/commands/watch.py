@@ -12,6 +12,15 @@ import psutil
 from minidl.callbacks import Callback, Logs
 
 
+def json_line(values: Mapping[str, Any]) -> str:
+    """Return values as one line of JSON, with null for NaN and infinity, which JSON lacks."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+    return json.dumps(finite)
+
+
 class EventLog:
     """File of events, one JSON object on each line; without a path, nothing is written.
 
@@ -30,11 +39,7 @@ class EventLog:
             return
         if self._file is None:
             self._file = open(self._path, self._mode, encoding="utf-8")  # noqa: SIM115  see close()
-        finite = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in values.items()
-        }
-        print(json.dumps({"event": event, **finite}), file=self._file, flush=True)
+        print(json_line({"event": event, **values}), file=self._file, flush=True)
 
     def close(self) -> None:
         """Close the file."""

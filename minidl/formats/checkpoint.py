@@ -63,8 +63,8 @@ def save(model: Model, path: PathLike) -> None:
             others[name] = value
     arrays["names/is_given"] = np.array([layer.name_is_given for layer in model.walk()], "bool")
     try:
-        text = json.dumps(header | {"state": others})
-    except TypeError as error:
+        text = tensor_file.as_json(header | {"state": others})
+    except (TypeError, ValueError) as error:
         raise TypeError(
             f"save: expected the state of callbacks to hold arrays and JSON values: {error}."
         ) from error
@@ -80,7 +80,8 @@ def _header(model: Model) -> dict[str, Any]:
     """Return the description of a model, or raise if the model could not be built again."""
     if not isinstance(model, Sequential):
         raise TypeError(foreign(type(model)))
-    if model.train_state.is_torn:
+    optimizer = model.optimizer
+    if model.train_state.is_torn or (optimizer is not None and optimizer.is_changing):
         raise ValueError(
             "save: expected weights and optimizer state of the same step, got those of an "
             "interrupted update. Load the last checkpoint, or keep the weights with "

@@ -81,6 +81,7 @@ class Layer:
     output_shape: tuple[int | None, ...] | None = None
     built = False
     placement: Placement | None = None
+    _weight_names: tuple[str, ...] = ()
     trainable = Unavailable("Layer")
 
     def __init_subclass__(cls, **arguments: Any):
@@ -164,8 +165,13 @@ class Layer:
         RuntimeError
             If the initial values are random and neither a model nor the initializer has a seed.
         ValueError
-            If initializer or constraint do not fit the shape.
+            If the layer has a weight of that name, or initializer or constraint do not fit the
+            shape.
         """
+        if name in self._weight_names:
+            raise ValueError(
+                f"{self.label}: expected unique names of weights, got {name!r} twice. Rename one."
+            )
         placement = self.placement or Placement(get_backend("cpu"), np.dtype("float32"))
         initializer = initializers.get(initializer)
         initializer.check(shape)
@@ -187,6 +193,7 @@ class Layer:
         values = np.array(values, placement.dtype, order="C")
         parameter = Parameter(values, placement.backend, full_name, stream)
         parameter.constraint = constraint
+        self._weight_names = (*self._weight_names, name)
         return parameter
 
     # -------------------------------------------------------------------- for users
@@ -214,7 +221,12 @@ class Layer:
             )
         if self.built:
             return self.call(x)
-        self.build(x.shape)
+        names = self._weight_names
+        try:
+            self.build(x.shape)
+        except BaseException:
+            self._weight_names = names  # the next call builds again
+            raise
         self.built = True
         y = self.call(x)
         self.built_for = x.shape[1:]

@@ -2,21 +2,25 @@
 
 import contextlib
 import os
+import re
 import secrets
+import shutil
 import stat
 from pathlib import Path
 
 PathLike = str | os.PathLike[str]
-TEMPORARY = ".*.tmp"  # the files that a killed process may leave behind
+# The files that a killed process may leave behind; the group is the name of the file to write.
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
 
 def write_atomically(path: PathLike, content: bytes) -> None:
     """Write a file so that, at every instant, `path` is the old file or the new one.
 
     The content is written to a temporary file in the same folder, synced to the disk, and renamed;
-    then the folder is synced. If `path` is a symbolic link, its target is replaced. On an error the
-    old file stays and the temporary file is removed. A killed process may leave the temporary
-    file, whose name starts with a dot and ends in ``.tmp``.
+    then the folder is synced. If `path` is a symbolic link, its target is replaced. The new file
+    has the permissions of the file that it replaces. On an error the old file stays and the
+    temporary file is removed. A killed process may leave the temporary file, whose name matches
+    `TEMPORARY`.
 
     Raises
     ------
@@ -37,6 +41,8 @@ def write_atomically(path: PathLike, content: bytes) -> None:
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         with open(temporary, "xb") as file:
+            if path.exists() and path.stat().st_mode != temporary.stat().st_mode:
+                shutil.copymode(path, temporary)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from minidl.storage.atomic import PathLike
+from minidl.storage.atomic import TEMPORARY, PathLike
 
 STEP_FILE = "step-{:010d}.safetensors"
 BEST_FILE = "best.safetensors"
@@ -16,6 +16,16 @@ _STEP_FILES = re.compile(r"step-\d{10}\.safetensors")
 def step_files(folder: PathLike) -> list[Path]:
     """Return the checkpoints of a folder, sorted by the number of steps."""
     return sorted(path for path in Path(folder).iterdir() if _STEP_FILES.fullmatch(path.name))
+
+
+def temporary_files(folder: PathLike) -> list[Path]:
+    """Return the temporary files of checkpoints, which a killed run may have left in a folder."""
+    found = []
+    for path in Path(folder).iterdir():
+        match = TEMPORARY.fullmatch(path.name)
+        if match and (match[1] == BEST_FILE or _STEP_FILES.fullmatch(match[1])):
+            found += [path] if path.is_file() else []
+    return found
 
 
 def latest(folder: PathLike) -> Path | None:

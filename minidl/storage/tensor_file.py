@@ -24,7 +24,7 @@ DTYPES = {
     "F16": np.dtype("float16"),
     "F32": np.dtype("float32"),
     "F64": np.dtype("float64"),
-    "I64": np.dtype("int64"),
+    **{f"{kind}{8 * n}": np.dtype(f"{kind.lower()}{n}") for kind in "IU" for n in (1, 2, 4, 8)},
 }
 
 
@@ -39,6 +39,8 @@ def write(
     ------
     OSError
         If the file cannot be written. An older file stays.
+    TypeError
+        If the dtype of an array is not one of `DTYPES`.
     ValueError
         If names and metadata are longer than `TensorFile` reads.
 
@@ -52,10 +54,34 @@ def write(
     ...         file.shapes, file.metadata, file.read("x")
     ({'x': (3,)}, {'unit': 'm'}, array([0., 1., 2.]))
     """
+    for name, array in arrays.items():
+        if array.dtype not in DTYPES.values():
+            known = ", ".join(map(str, DTYPES.values()))
+            raise TypeError(
+                f"save: expected {name} to have one of the dtypes {known}, got {array.dtype.str}. "
+                "Convert it to one of them."
+            )
     contiguous = {name: np.require(array, requirements="C") for name, array in arrays.items()}
     complete = dict(metadata or {})
     complete[CHECKSUM] = _checksum(sorted(contiguous.items()), complete)
     write_atomically(path, _with_metadata(save(contiguous), complete))
+
+
+def as_json(value: object) -> str:
+    """Return a value as JSON; scalars of NumPy become numbers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If JSON cannot hold the value.
+    """
+    return json.dumps(value, default=_as_number)
+
+
+def _as_number(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"expected a JSON value or an array, got a {type(value).__name__}")
 
 
 def _with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:

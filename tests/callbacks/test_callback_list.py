@@ -105,6 +105,24 @@ def test_callbacks_run_in_order_with_comes_last_at_the_end():
     assert used == ["a", "b", "y", "z"]
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+def test_methods_that_are_set_on_a_callback_are_called(is_late):
+    calls = []
+    callback = Callback()
+
+    def begin(logs):
+        callback.on_epoch_end = lambda epoch, logs: calls.append(epoch)
+        callback.state = lambda: {"calls": len(calls)}
+
+    callback.on_train_begin = begin
+    if not is_late:
+        begin({})
+    model = network()
+    model.fit(X, Y, epochs=2, callbacks=[callback], verbose=0)
+    assert calls == [0, 1]
+    assert model.train_state.progress.memories == {"Callback": {"calls": 2}}
+
+
 def test_loss_at_the_end_of_a_batch_is_the_mean_so_far():
     seen = []
 
@@ -318,6 +336,78 @@ def test_callbacks_of_one_class_remember_apart(tmp_path):
     again, used = models.load(tmp_path / "model.safetensors"), [Counts(0), Counts(0)]
     again.fit(X, Y, **ARGUMENTS | {"epochs": 3}, callbacks=used, resume=True)
     assert [callback.count for callback in used] == [3, 103]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint64"])
+def test_remembered_array_of_integers_is_loaded_from_a_file(tmp_path, dtype):
+    class Counts(Callback):
+        seen = np.arange(3, dtype=dtype)
+
+        def state(self):
+            return {"seen": self.seen}
+
+        def load_state(self, state):
+            self.seen = state["seen"]
+
+    model = network()
+    model.fit(X, Y, **ARGUMENTS, callbacks=[Counts()])
+    model.save(tmp_path / "model.safetensors")
+    counts = Counts()
+    counts.seen = None
+    again = models.load(tmp_path / "model.safetensors")
+    again.fit(X, Y, **ARGUMENTS, callbacks=[counts], resume=True)
+    assert counts.seen.dtype == dtype
+    assert counts.seen.tolist() == [0, 1, 2]
+
+
+def cycle():
+    values = []
+    values.append(values)
+    return values
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {1, 2},
+        {"a": {3}},
+        b"bytes",
+        [np.ones(2)],
+        np.complex64(1j),
+        np.ones(2, "complex64"),
+        cycle(),
+    ],
+)
+def test_fit_rejects_memory_that_files_cannot_hold(value):
+    class Counts(Callback):
+        def state(self):
+            return {"good": 1, "bad": value}
+
+    model, recorder = network(), Recorder()
+    with pytest.raises(TypeError, match=r"Counts_1: expected state\(\) .* for 'bad'"):
+        model.fit(
+            X, Y, **ARGUMENTS, callbacks=[recorder, type("Counts", (Callback,), {})(), Counts()]
+        )
+    assert model.step == 0
+    assert recorder.names() == ["train begin", "close"]
+
+
+def test_scalars_of_numpy_are_remembered_as_numbers(tmp_path):
+    class Counts(Callback):
+        loaded = None
+
+        def state(self):
+            return {"count": np.int64(3), "nested": {"rate": np.float32(0.5), "on": np.bool_(True)}}
+
+        def load_state(self, state):
+            self.loaded = state
+
+    model, counts = network(), Counts()
+    model.fit(X, Y, **ARGUMENTS, callbacks=[counts])
+    model.save(tmp_path / "model.safetensors")
+    again = models.load(tmp_path / "model.safetensors")
+    again.fit(X, Y, **ARGUMENTS, callbacks=[counts], resume=True)
+    assert counts.loaded == {"count": 3, "nested": {"rate": 0.5, "on": True}}
 
 
 def test_new_run_loads_no_memory():

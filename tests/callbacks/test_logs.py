@@ -8,7 +8,7 @@ import pytest
 from callback_cases import SaveAll, fit, network
 
 from minidl import models, optimizers
-from minidl.callbacks import Callback, CSVLogger, TensorBoard
+from minidl.callbacks import Callback, CSVLogger, ModelCheckpoint, TensorBoard
 
 # ------------------------------------------------------------------------------ CSVLogger
 
@@ -57,6 +57,51 @@ def test_csv_with_other_columns_is_rejected_and_left_as_it_was(tmp_path):
         fit(model, CSVLogger(path, append=True), validation_split=0.25, epochs=1)
     assert model.step == 0
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_csv_is_unchanged_if_another_callback_rejects_the_run(tmp_path, append):
+    class Rejects(Callback):
+        def on_train_begin(self, logs):
+            raise KeyError("mine")
+
+    path = tmp_path / "log.csv"
+    for older in (b"", b"epoch,loss\r\n0,0.5"):
+        path.write_bytes(older)
+        with pytest.raises(KeyError, match="mine"):
+            fit(network(), CSVLogger(path, append=append), Rejects())
+        assert path.read_bytes() == older
+
+
+def test_csv_is_unchanged_if_another_callback_rejects_the_resumed_run(tmp_path):
+    saver = SaveAll(tmp_path)
+    fit(network(), logger(tmp_path), saver, epochs=3)
+    before = (tmp_path / "log.csv").read_bytes()
+    fit(network(), ModelCheckpoint(tmp_path / "files"), epochs=3)
+    again = models.load(tmp_path / "1-0.safetensors")
+    used = [logger(tmp_path), ModelCheckpoint(tmp_path / "files")]
+    with pytest.raises(FileExistsError, match="expected no checkpoint later"):
+        fit(again, *used, epochs=3, resume=True)
+    assert (tmp_path / "log.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("separator", ["ab", "", "\n", '"', 3])
+def test_csv_rejects_separator_that_is_not_one_character(tmp_path, separator):
+    with pytest.raises(ValueError, match=r"CSVLogger: expected separator .*got "):
+        CSVLogger(tmp_path / "log.csv", separator=separator)
+
+
+@pytest.mark.parametrize("older", ["epoch,loss", "epoch,loss\r\n0,0.5", "epoch,loss\n0,0.5"])
+def test_csv_with_append_begins_a_new_line_after_an_incomplete_one(tmp_path, older):
+    path = tmp_path / "log.csv"
+    path.write_text(older, newline="")
+    saver = SaveAll(tmp_path)
+    fit(network(), logger(tmp_path), saver, epochs=2)
+    whole = rows(path)
+    assert [row[0] for row in whole] == [line.split(",")[0] for line in older.split()] + ["0", "1"]
+    for file in saver.files:
+        fit(models.load(file), logger(tmp_path), epochs=2, resume=True)
+        assert rows(path) == whole
 
 
 def logger(folder):

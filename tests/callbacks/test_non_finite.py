@@ -84,7 +84,8 @@ def test_run_resumed_with_spoiled_weights_stops_without_repeated_steps():
         fit(model, spoil, guard)
     with np.errstate(all="ignore"), pytest.warns(RuntimeWarning, match="not finite"):
         fit(model, spoil, guard, resume=True)
-    assert guard.found == "the loss or a weight of the run that was resumed at step 1"
+    assert guard.found.startswith("the loss or a weight at step 1. The model stays there")
+    assert "TerminateOnNaN" in model.train_state.why_not_resumable()
     assert model.step == 1
 
 
@@ -112,6 +113,56 @@ def test_model_returns_into_a_later_epoch_and_training_can_go_on():
     fit(reference)
     assert bits(model) == bits(reference)
     assert model.history.history == reference.history.history
+
+
+@pytest.mark.parametrize(
+    ("moment", "every"),
+    [("on_train_batch_begin", 100), ("on_train_batch_end", 100), ("on_train_batch_end", 1)],
+)
+def test_run_resumed_after_the_failed_step_is_not_called_rolled_back(moment, every):
+    class Breaks(Callback):
+        step = 2
+
+        def on_train_batch_begin(self, batch, logs):
+            self.break_at("on_train_batch_begin")
+
+        def on_train_batch_end(self, batch, logs):
+            self.break_at("on_train_batch_end")
+
+        def break_at(self, name):
+            if name == moment and self.model.step == self.step:
+                self.step = None
+                raise KeyError("mine")
+
+    model = network(optimizers.SGD(1e25))
+    used = [Breaks(), TerminateOnNaN(every)]
+    with np.errstate(all="ignore"):
+        with pytest.raises(KeyError, match="mine"):
+            fit(model, *used)
+        assert not is_finite(model)
+        with pytest.warns(RuntimeWarning, match="TerminateOnNaN: .*Load an earlier checkpoint"):
+            fit(model, *used, resume=True)
+    with pytest.raises(ValueError, match=r"fit: .*TerminateOnNaN knew no finite state"):
+        fit(model, resume=True)
+
+
+def test_resumed_run_returns_to_its_finite_beginning():
+    class Breaks(Callback):
+        step = 1
+
+        def on_train_batch_begin(self, batch, logs):
+            if self.model.step == self.step:
+                self.step = None
+                raise KeyError("mine")
+
+    model, used = network(optimizers.SGD(1e25)), [Breaks(), TerminateOnNaN()]
+    with np.errstate(all="ignore"):
+        with pytest.raises(KeyError, match="mine"):
+            fit(model, *used)
+        with pytest.warns(RuntimeWarning, match="the outputs of last in step 1"):
+            fit(model, *used, resume=True)
+    assert is_finite(model)
+    assert model.train_state.why_not_resumable() == ""
 
 
 def test_subclass_of_model_is_named_as_a_whole():

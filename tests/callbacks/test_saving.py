@@ -1,5 +1,7 @@
 """ModelCheckpoint: which files it writes, keeps and deletes, and what it rejects."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from callback_cases import fit, network
@@ -89,6 +91,49 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, caplog):
     assert "not saved: weights of the model are not finite" in caplog.text
 
 
+class Spoil(Callback):
+    """Callback that makes the weights NaN at the end of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs):
+        if epoch == self.epoch:
+            self.model.set_weights([weight * np.nan for weight in self.model.get_weights()])
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_older_files_stay_if_weights_are_not_finite(tmp_path, epoch):
+    saver = ModelCheckpoint(tmp_path, keep=1)
+    with np.errstate(all="ignore"):
+        fit(network(), Spoil(epoch), saver, epochs=3)
+    assert steps_in(tmp_path) == [STEPS * epoch]
+
+
+def test_weights_that_are_not_finite_do_not_count_as_saved(tmp_path):
+    class Repair(Callback):
+        def on_train_batch_begin(self, batch, logs):
+            if self.model.position.epoch == 1:
+                self.model.set_weights([np.ones_like(w) for w in self.model.get_weights()])
+                raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fit(network(), Spoil(0), Repair(), ModelCheckpoint(tmp_path))
+    assert steps_in(tmp_path) == [STEPS]
+
+
+def test_best_value_is_that_of_a_written_file(tmp_path):
+    class Values(Callback):
+        def on_epoch_end(self, epoch, logs):
+            logs["loss"] = [3.0, 1.0][epoch]
+
+    saver = ModelCheckpoint(tmp_path, monitor="loss")
+    with np.errstate(all="ignore"):
+        fit(network(), Values(), Spoil(1), saver, epochs=2)
+    assert models.load(tmp_path / "best.safetensors").step == STEPS
+    assert saver.best == -3.0
+
+
 @pytest.mark.parametrize("keep", [1, 2])
 def test_save_keeps_new_file_if_later_steps_have_files(tmp_path, keep):
     saver = ModelCheckpoint(tmp_path, keep=keep)
@@ -99,12 +144,35 @@ def test_save_keeps_new_file_if_later_steps_have_files(tmp_path, keep):
     assert steps_in(tmp_path) == [5, 12][:keep]
 
 
-def test_temporary_files_of_a_killed_run_are_deleted(tmp_path):
-    (tmp_path / ".step-0000000003.safetensors.0a1b2c3d.tmp").write_bytes(b"half")
-    (tmp_path / "notes.txt").write_text("mine")
+def test_temporary_files_of_a_killed_run_are_deleted_and_no_others(tmp_path):
+    for name in ("step-0000000003", "best"):
+        (tmp_path / f".{name}.safetensors.0a1b2c3d.tmp").write_bytes(b"half")
+    others = [".notes.tmp", ".notes.0a1b2c3d.tmp", ".best.safetensors.tmp", "notes.txt"]
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    folders = [".cache.tmp", ".best.safetensors.0a1b2c3e.tmp"]
+    for name in folders:
+        (tmp_path / name).mkdir()
     fit(network(), ModelCheckpoint(tmp_path))
-    assert not list(tmp_path.glob(".*.tmp"))
-    assert (tmp_path / "notes.txt").exists()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        ".lock",
+        *others,
+        *folders,
+        *(f"step-{n:010d}.safetensors" for n in (6, 9, 12)),
+    }
+
+
+def test_folder_is_unlocked_if_temporary_files_cannot_be_deleted(tmp_path, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError("not mine")
+
+    (tmp_path / ".best.safetensors.0a1b2c3d.tmp").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", denied)
+        with pytest.raises(PermissionError, match="not mine"):
+            fit(network(), ModelCheckpoint(tmp_path))
+    lock_folder(tmp_path).close()
 
 
 def test_checkpoint_has_what_later_callbacks_of_the_list_did(tmp_path):

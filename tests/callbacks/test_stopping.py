@@ -179,6 +179,25 @@ def test_resumed_callback_that_does_not_restore_leaves_the_last_weights(tmp_path
     assert again.train_state.why_not_resumable() == ""
 
 
+def test_restoration_added_to_a_resumed_run_restores_the_best_later_epoch(tmp_path):
+    values = [1.0, 0.5, 0.9, 0.7, 0.8]
+
+    class Values(Callback):
+        def on_epoch_end(self, epoch, logs):
+            logs["loss"] = values[epoch]
+
+    def stopper(restore):
+        return EarlyStopping("loss", patience=9, restore_best_weights=restore)
+
+    whole, saver = network(), SaveAll(tmp_path)
+    fit(whole, Values(), stopper(False), saver, epochs=5)
+    for begun in (2, 3):  # completed epochs
+        again, added = models.load(tmp_path / f"{begun}-0.safetensors"), stopper(True)
+        fit(again, Values(), added, epochs=5, resume=True)
+        assert bits(again) == bits(models.load(tmp_path / "4-0.safetensors"))
+        assert (added.best, added.best_epoch) == (-0.7, 3)
+
+
 def test_best_weights_stay_on_the_device_and_are_in_the_checkpoint(tmp_path, device):
     model, stopper, saver = network(device=device), STOPPERS["restore"](), SaveAll(tmp_path)
     fit(model, Watched(), stopper, saver, epochs=3, batch_size=12)

@@ -222,6 +222,25 @@ def updated_and_broken_off(optimizer, parameters, update=optimizers.Optimizer.up
     raise KeyboardInterrupt
 
 
+def test_save_rejects_update_that_a_loop_by_hand_interrupted(path, monkeypatch):
+    model = small()
+    x, y = (Tensor(array) for array in SMALL)
+
+    def update():
+        model.loss(model(x), y).backward()
+        model.optimizer.update(model.parameters())
+
+    monkeypatch.setattr(optimizers.Adam, "rule", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        update()
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"save: .*an interrupted update"):
+        model.save(path)
+    assert not path.exists()
+    update()
+    model.save(path)
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "breaks_off"),
     [

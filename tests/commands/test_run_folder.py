@@ -177,6 +177,23 @@ def test_history_has_logs_of_some_epochs(tmp_path):
     assert history.history["odd"] == model.history.history["odd"] == [1, 3]
 
 
+def test_history_has_null_for_numbers_that_json_lacks(tmp_path):
+    class Spoils(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs):
+            logs |= {"loss": float("nan"), "low": -float("inf")}
+
+    def reject(constant):
+        raise ValueError(f"{constant} is not JSON")
+
+    model = models.Sequential([layers.Dense(1, input_shape=(1,))])
+    model.compile("sgd", "mse")
+    folder = RunFolder(tmp_path / "run", {}, is_resumed=False)
+    model.fit(np.ones((4, 1)), np.ones((4, 1)), callbacks=[folder, Spoils()], verbose=0)
+    (line,) = history_of(tmp_path / "run")
+    found = json.loads(line, parse_constant=reject)
+    assert found == {"epoch": 1, "loss": None, "low": None}
+
+
 def test_rejected_run_does_not_change_the_folder_of_another(tmp_path, capsys):
     folder = tmp_path / "run"
     small = (*SMALL, "--epochs", "1")

@@ -84,7 +84,8 @@ def test_load_weights_rejects_other_shapes_and_dtypes(arrays, tmp_path):
 def test_save_weights_rejects_two_weights_of_one_name(tmp_path):
     class Twins(layers.Layer):
         def build(self, input_shape):
-            self.both = [self.add_weight("w", input_shape[-1:], "ones") for _ in range(2)]
+            self.both = [self.add_weight(name, input_shape[-1:], "ones") for name in "ab"]
+            self.both[1].name = self.both[0].name
 
         def call(self, x):
             return x * self.both[0] + self.both[1]

@@ -1,6 +1,7 @@
 """The base class of layers: what it holds, its weights, and the errors of its arguments."""
 
 import re
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -277,3 +278,38 @@ def test_failed_first_call_leaves_no_shapes():
     with pytest.raises(KeyError), minidl.training(step=0):
         layer(Tensor([1.0]))
     assert (layer.built_for, layer.output_shape) == (None, None)
+
+
+# ------------------------------------------------------------------------------ names of weights
+
+
+class Twins(layers.Layer):
+    """A layer that adds weights of some names; its build fails for each of `failures`."""
+
+    failures: ClassVar[list[str]] = []
+
+    def __init__(self, names):
+        super().__init__()
+        self.names = names
+
+    def build(self, input_shape):
+        self.both = [self.add_weight(name, input_shape[-1:], "ones") for name in self.names]
+        if self.failures:
+            raise KeyError(self.failures.pop())
+
+    def call(self, x):
+        return x * self.both[0] + self.both[1]
+
+
+def test_add_weight_rejects_second_weight_of_one_name():
+    with pytest.raises(ValueError, match=r"twins: expected unique names of weights, got 'w' twice"):
+        Twins("ww")(Tensor([[1.0]]))
+
+
+def test_layer_can_be_built_again_after_a_failed_build():
+    for call in (Twins("vw"), models.Sequential([Twins("vw")])):
+        Twins.failures.append("mine")
+        with pytest.raises(KeyError, match="mine"):
+            call(Tensor([[1.0]]))
+        call(Tensor([[1.0]]))
+        assert len(call.parameters()) == 2

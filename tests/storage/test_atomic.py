@@ -51,6 +51,29 @@ def test_link_stays_and_its_target_is_replaced(path, tmp_path):
         assert (folder / "real.bin").read_bytes() == content
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX permissions")
+def test_replaced_file_keeps_its_permissions(path):
+    before = os.umask(0o027)
+    try:
+        write_atomically(path, b"new")
+        assert path.stat().st_mode & 0o7777 == 0o640
+        for mode in (0o600, 0o666, 0o440):
+            path.chmod(mode)
+            write_atomically(path, b"again")
+            assert path.stat().st_mode & 0o7777 == mode
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX permissions")
+def test_content_is_written_with_the_final_permissions(path, monkeypatch):
+    path.touch(mode=0o600)
+    modes = []
+    monkeypatch.setattr(os, "fsync", lambda file: modes.append(os.fstat(file).st_mode & 0o777))
+    write_atomically(path, b"new")
+    assert modes[0] == 0o600
+
+
 def test_link_into_a_missing_folder_is_rejected(tmp_path):
     nowhere = tmp_path / "nowhere.bin"
     nowhere.symlink_to(tmp_path / "missing" / "real.bin")
@@ -118,12 +141,12 @@ def test_temporary_file_has_the_name_that_is_cleared_away(path, monkeypatch):
     replace = os.replace
 
     def spy(source, target):
-        seen.extend(path.parent.glob(TEMPORARY))
+        seen.extend(TEMPORARY.fullmatch(file.name)[1] for file in path.parent.iterdir())
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", spy)
     write_atomically(path, b"new")
-    assert [file.name.startswith(f".{path.name}.") for file in seen] == [True]
+    assert seen == [path.name]
 
 
 LIMITED = """
