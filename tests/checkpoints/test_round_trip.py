@@ -220,16 +220,19 @@ def test_memory_of_a_callback_is_saved(path):
     assert callback.loaded["array/of/values"].dtype == np.int64
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, 1j, [np.float32(1)], b"bytes"])
+@pytest.mark.parametrize("value", [object(), {1, 2}, 1j, [np.ones(1)], b"bytes"])
 def test_memory_that_json_cannot_hold_is_rejected(path, value):
     class Remembers(callbacks.Callback):
-        def state(self):
-            return {"value": value}
+        def on_epoch_end(self, epoch, logs):
+            """Act, so that the state is recorded."""
+
+        def state(self):  # when training begins, it is valid
+            return {"value": value if self.model.step > 1 else 0}
 
     path.write_bytes(b"older")
     model = small()
     model.fit(np.ones((6, 4)), np.ones((6, 4)), verbose=0, callbacks=[Remembers()])
-    message = rf"save: expected the state of callbacks .*({type(value).__name__}|float32)"
+    message = rf"save: expected the state of callbacks .*({type(value).__name__}|ndarray)"
     with pytest.raises(TypeError, match=message):
         model.save(path)
     assert path.read_bytes() == b"older"
