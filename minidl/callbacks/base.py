@@ -14,7 +14,7 @@ from minidl.backend import Backend
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import Optimizer
 from minidl.storage.atomic import PathLike
-from minidl.storage.tensor_file import DTYPES, as_json
+from minidl.storage.tensor_file import as_json, check_dtype
 from minidl.trainer.loop import Run
 from minidl.trainer.state import History, Moment, Position, TrainState, copies
 
@@ -196,18 +196,17 @@ class CallbackList:
 
     def _check_memory(self, key: str, memory: Mapping[str, Any]) -> None:
         """Raise TypeError if checkpoints cannot hold what a callback remembers."""
+        backend = self._state.model.backend
         for name, value in memory.items():
             try:
-                if not isinstance(value, np.ndarray) and not self._state.model.backend.is_array(
-                    value
-                ):
+                if isinstance(value, np.ndarray) or backend.is_array(value):
+                    check_dtype("expected it", value.dtype)
+                else:
                     as_json(value)
-                elif value.dtype not in DTYPES.values():
-                    raise TypeError(f"dtype {value.dtype}")
             except (TypeError, ValueError) as error:
                 raise TypeError(
                     f"{key}: expected state() to return arrays of numbers and JSON values, got "
-                    f"{value!r:.80} for {name!r} ({error}). Convert it in state()."
+                    f"{value!r:.80} for {name!r} ({str(error).rstrip('.')}). Convert it in state()."
                 ) from error
 
     def finish(self, logs: Logs) -> None:

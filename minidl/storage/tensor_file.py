@@ -55,16 +55,21 @@ def write(
     ({'x': (3,)}, {'unit': 'm'}, array([0., 1., 2.]))
     """
     for name, array in arrays.items():
-        if array.dtype not in DTYPES.values():
-            known = ", ".join(map(str, DTYPES.values()))
-            raise TypeError(
-                f"save: expected {name} to have one of the dtypes {known}, got {array.dtype.str}. "
-                "Convert it to one of them."
-            )
+        check_dtype(f"save: expected {name}", array.dtype)
     contiguous = {name: np.require(array, requirements="C") for name, array in arrays.items()}
     complete = dict(metadata or {})
     complete[CHECKSUM] = _checksum(sorted(contiguous.items()), complete)
     write_atomically(path, _with_metadata(save(contiguous), complete))
+
+
+def check_dtype(expected: str, dtype: np.dtype) -> None:
+    """Raise TypeError if files cannot hold arrays of this dtype; `expected` begins the message."""
+    if dtype not in DTYPES.values():
+        known = ", ".join(map(str, DTYPES.values()))
+        raise TypeError(
+            f"{expected} to have one of the dtypes {known}, got {dtype.str}. Convert it to one of "
+            "them."
+        )
 
 
 def as_json(value: object) -> str:
