@@ -205,8 +205,9 @@ def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any])
     results |= {"device": arguments.device, "data": data}
 
     watch = Watch(log, len(x), arguments.batch_size)
-    facts = {"learning_rate": arguments.lr, "parameters": model.count_params()}
-    start = Start(log, facts | without_outputs(arguments) | {"version": __version__})
+    facts = without_outputs(arguments) | {"parameters": model.count_params()}
+    facts["learning_rate"] = facts.pop("lr")
+    start = Start(log, facts | {"version": __version__})
     guard = callbacks.TerminateOnNaN()
     try:
         with warnings.catch_warnings():
