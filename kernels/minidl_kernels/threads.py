@@ -31,6 +31,13 @@ def num_threads() -> int:
     return _chosen
 
 
+def check_environment() -> None:
+    """Raise ValueError if a number of threads in the environment is needed and invalid."""
+    _in_environment("NUMBA_NUM_THREADS")  # whose own error names no variable
+    if _chosen is None:
+        _in_environment(VARIABLE)
+
+
 def set_num_threads(number: int) -> None:
     """Set the number of threads of the CPU kernels in this process.
 
@@ -69,14 +76,22 @@ def _checked(number: Any) -> int:
 
 def _default() -> int:
     """Return the number in the environment, or the number of cores that this process may use."""
-    text = os.environ.get(VARIABLE)
+    number = _in_environment(VARIABLE)
+    if number is not None:
+        return number
+    if hasattr(os, "sched_getaffinity"):  # not on Windows and macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _in_environment(name: str) -> int | None:
+    """Return the number in an environment variable, or None if it is not set."""
+    text = os.environ.get(name)
     if text is None:
-        if hasattr(os, "sched_getaffinity"):  # not on Windows and macOS
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
+        return None
     if not text.strip().isdecimal() or int(text) < 1:
         raise ValueError(
-            f"{VARIABLE}: expected a whole number, 1 or above, got {text!r}. "
+            f"{name}: expected a whole number, 1 or above, got {text!r}. "
             "Correct it, or unset it to use all cores."
         )
     return int(text)

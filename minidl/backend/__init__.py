@@ -29,7 +29,7 @@ def get_backend(device: str) -> Backend:
     Raises
     ------
     ValueError
-        If `device` is something else.
+        If `device` is something else; for the CPU, if an environment variable is invalid.
     DeviceError
         If the GPU is unavailable; the message says why and what to do.
 

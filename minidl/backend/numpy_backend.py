@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from minidl_kernels import checks
+from minidl_kernels import checks, cpu
 
 from minidl.backend.arrays import Array
 from minidl.backend.base import Backend
@@ -20,6 +20,10 @@ class NumpyBackend(Backend):
     # The products have no counterpart among the kernels of other devices.
     _matmul = kernel("products")(Backend._matmul)
     _dense_layer = kernel("products")(Backend._dense_layer)
+
+    def __init__(self) -> None:
+        super().__init__()
+        cpu.check_environment()  # here, and not in the first kernel, deep within training
 
     def cross_entropy(self, z: Array, bias: Array, labels: Array, sums: Array) -> None:
         """Write both sums; raise ValueError if a label is outside [0, classes)."""

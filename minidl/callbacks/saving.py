@@ -7,7 +7,7 @@ from typing import IO, Any
 
 from minidl.arguments import positive_integer
 from minidl.callbacks.base import Logs, Monitor
-from minidl.storage.atomic import PathLike
+from minidl.storage.atomic import PathLike, check_writable
 from minidl.storage.folders import (
     BEST_FILE,
     STEP_FILE,
@@ -115,6 +115,8 @@ class ModelCheckpoint(Monitor):
         with ExitStack() as on_error:
             lock = on_error.enter_context(lock_folder(self.folder))
             self._check_folder()
+            for path in (self._step_file(), self.folder / BEST_FILE):
+                check_writable(path)
             for path in temporary_files(self.folder):
                 path.unlink(missing_ok=True)
             self._lock, self._saved_step = lock, self.model.step

@@ -1,24 +1,67 @@
 """Command lines: parsing of arguments, and errors in one line."""
 
 import argparse
+import contextlib
 import math
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-EXIT_UNREAD, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_UNREAD, EXIT_BAD_INPUT, EXIT_DIVERGED = 1, 2, 3
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143  # 128 + the number of the signal
 
 
 class InputError(Exception):
     """Error in the input of a command, reported in one line."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which containers and batch systems send, in a command."""
+
+
+@contextlib.contextmanager
+def handled_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated`, as Ctrl-C raises KeyboardInterrupt.
+
+    It raises nothing while an interruption is being handled, so that a second SIGTERM does not
+    prevent the checkpoint.
+    """
+
+    def terminate(*_: object) -> None:
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            raise Terminated
+
+    is_usual = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if threading.current_thread() is not threading.main_thread() or not is_usual:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def report_interrupt(interrupt: KeyboardInterrupt, advice: str = "") -> int:
+    """Print that a command was interrupted, and return the exit status."""
+    print(f"interrupted{advice}", file=sys.stderr)
+    return EXIT_TERMINATED if isinstance(interrupt, Terminated) else EXIT_INTERRUPTED
+
+
 class Parser(argparse.ArgumentParser):
     """Argument parser that reports errors in one line."""
 
-    def __init__(self, module: str, description: str | None):
-        super().__init__(prog=f"python -m {module}", description=description, allow_abbrev=False)
+    def __init__(self, module: str, description: str | None, epilog: str | None = None):
+        super().__init__(
+            prog=f"python -m {module}",
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # keeps the lines of the epilog
+        )
         self.module = module
 
     def error(self, message: str) -> NoReturn:

@@ -9,12 +9,13 @@ import numpy as np
 from minidl import images, models
 from minidl.backend import DeviceError
 from minidl.commands.command_line import (
-    EXIT_INTERRUPTED,
     InputError,
     Parser,
+    handled_sigterm,
     number,
     printable,
     report_error,
+    report_interrupt,
 )
 from minidl.trainer.uncertainty import Uncertainty
 
@@ -49,10 +50,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@handled_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
-    0; 1 if its output is not read to the end; 2 for invalid input; 130 after Ctrl-C.
+    0; 1 if its output is not read to the end; 2 for invalid input; 130 after Ctrl-C; 143 after
+    SIGTERM.
     """
     arguments = parse_arguments(argv)
     try:
@@ -61,9 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, so that its error is caught
     except (InputError, ImportError, OSError, MemoryError) as error:
         return report_error("minidl.predict", error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        return report_interrupt(interrupt)
     return 0
 
 

@@ -115,6 +115,8 @@ def _figures(
             f"after the epoch, without dropout, on the {len(x):,} test images."
         )
         yield "Learning curves", caption, curves(model.history)
+    if not np.isfinite(probabilities).all():
+        return  # the run has diverged, and NaN is no prediction
     guesses = probabilities.argmax(axis=1)
     caption = (
         f"{int((guesses == y).sum()):,} of {len(y):,} predictions are correct (on the diagonal). "
@@ -235,7 +237,8 @@ def activations(model: Sequential, x: np.ndarray) -> "Figure":
     for place, name in enumerate(without):
         axes = figure.add_subplot(rows, columns, place + 1)
         both = {"without dropout": without[name], "with dropout": dropping[name]}
-        edges = np.histogram_bin_edges(np.concatenate(list(both.values())), 60)
+        joined = np.concatenate(list(both.values())).astype("float64")
+        edges = np.histogram_bin_edges(joined[np.isfinite(joined)], 60)
         for label, values in both.items():
             share = np.full(values.size, 1 / values.size)
             zeros = f"{label} ({(values == 0).mean():.0%} are 0)"

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import logging
+import math
 import os
 import platform
 import sys
@@ -17,8 +18,14 @@ from minidl import callbacks, constraints, layers, models, optimizers
 from minidl.backend import DeviceError, get_backend
 from minidl.batches import Samples
 from minidl.commands import report
-from minidl.commands.command_line import EXIT_INTERRUPTED, InputError, report_error
-from minidl.commands.run_folder import RunFolder
+from minidl.commands.command_line import (
+    EXIT_DIVERGED,
+    InputError,
+    handled_sigterm,
+    report_error,
+    report_interrupt,
+)
+from minidl.commands.run_folder import REPORT, RunFolder
 from minidl.commands.train_arguments import (
     CLASSES,
     LATEST,
@@ -34,8 +41,6 @@ from minidl.formats import checkpoint
 from minidl.storage.folders import latest
 from minidl.trainer.state import run_arguments
 from minidl.version import __version__
-
-EXIT_DIVERGED = 3
 
 
 def load_data(name: str | None, data_dir: str | None) -> tuple[str, str, tuple[Split, Split]]:
@@ -147,12 +152,9 @@ def environment() -> dict[str, Any]:
     }
 
 
+@handled_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status.
-
-    0; 1 if its output is not read to the end; 2 for invalid input; 3 if numbers are no longer
-    finite; 130 after Ctrl-C.
-    """
+    """Run the command and return its exit status, one of ``train_arguments.EXIT_STATUSES``."""
     arguments = parse_arguments(argv, __doc__)
     logging.basicConfig(format="%(message)s")
     for package in ("minidl", "minidl_kernels"):  # other libraries log their internals
@@ -163,11 +165,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return train(arguments, log, results)
     except (InputError, OSError, MemoryError) as error:
         return report_error("minidl.train", error)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         log.write("end", **results, seconds=process_seconds(), interrupted=True)
         resumable = "; to resume, add --resume latest" if arguments.checkpoint_dir else ""
-        print(f"interrupted{resumable}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return report_interrupt(interrupt, resumable)
     finally:
         log.close()
 
@@ -224,25 +225,30 @@ def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any])
             )
     finally:  # Ctrl-C does not return from fit
         results |= watch.report()
-    if guard.found is not None:
-        log.write("end", **results, seconds=process_seconds(), diverged=guard.found)
-        print(
-            f"minidl.train: expected finite numbers, got NaN or infinity: {guard.found}. Use a "
-            "smaller --lr.",
-            file=sys.stderr,
-        )
-        return EXIT_DIVERGED
-    test_loss, test_accuracy = model.evaluate(x_test, y_test, arguments.batch_size, verbose=0)
-    results |= {"test_accuracy": test_accuracy, "test_loss": test_loss}
-    seconds = process_seconds()
-    log.write("end", **results, seconds=seconds, interrupted=False)
     rows = {
         "device": arguments.device,
         "data": data + " (MNIST could not be downloaded)" * bool(notice),
         "epochs": f"{watch.epochs} of {arguments.epochs}",
-        "test accuracy": f"{test_accuracy:.2%}",
-        "test loss": f"{test_loss:.4f}",
     }
+    found, test_loss = guard.found, math.nan
+    if found is None:
+        test_loss, test_accuracy = model.evaluate(x_test, y_test, arguments.batch_size, verbose=0)
+        results |= {"test_accuracy": test_accuracy, "test_loss": test_loss}
+    if not math.isfinite(test_loss):
+        found = found or "the loss of the test, after the last step"
+        log.write("end", **results, seconds=process_seconds(), diverged=found)
+        if arguments.out is not None:
+            write_report(arguments, model, (x_test, y_test), rows | {"diverged": found})
+        print(
+            f"minidl.train: expected finite numbers, got NaN or infinity: {found}. "
+            + f"{arguments.save} is not saved. " * (arguments.save is not None)
+            + "Use a smaller --lr.",
+            file=sys.stderr,
+        )
+        return EXIT_DIVERGED
+    seconds = process_seconds()
+    log.write("end", **results, seconds=seconds, interrupted=False)
+    rows |= {"test accuracy": f"{test_accuracy:.2%}", "test loss": f"{test_loss:.4f}"}
     if watch.images:
         rows |= {
             "images a second": f"{results['images_per_second']:,.0f} in training",
@@ -264,7 +270,7 @@ def write_report(
     """Write the page about a run; return its path, or what is missing for it."""
     if not report.is_possible():
         return "needs matplotlib: pip install 'minidl[plot]'"
-    page = os.path.join(arguments.out, "report.html")
+    page = os.path.join(arguments.out, REPORT)
     facts = rows | {
         "optimizer": f"{arguments.optimizer}, learning rate {arguments.lr}",
         "batch size": f"{arguments.batch_size:,}",

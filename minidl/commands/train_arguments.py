@@ -8,7 +8,7 @@ from typing import Any
 
 from minidl import datasets, optimizers
 from minidl.commands.command_line import Parser, number
-from minidl.commands.run_folder import CHECKPOINTS
+from minidl.commands.run_folder import CHECKPOINTS, REPORT
 from minidl.datasets.idx_dataset import Split
 from minidl.storage import registry
 from minidl.storage.atomic import check_writable
@@ -20,6 +20,14 @@ CLASSES = 10
 MAX_UNITS = 2**20
 # The arguments that change no result: what is kept and printed, and where.
 OUTPUT = {"out", "checkpoint_dir", "checkpoint_every", "resume", "save", "quiet", "log_json"}
+EXIT_STATUSES = """exit status:
+  0    the run is complete
+  1    the output was not read to its end
+  2    invalid input, or a file that cannot be read or written
+  3    training diverged: a loss or a weight is NaN or infinite; --save writes nothing
+  130  interrupted by Ctrl-C
+  143  interrupted by SIGTERM
+"""
 LOADERS: dict[str, Callable[[str | None], tuple[Split, Split]]] = {
     "mnist": datasets.mnist.load_data,
     "fashion-mnist": datasets.fashion_mnist.load_data,
@@ -51,7 +59,7 @@ def parse_arguments(argv: Sequence[str] | None, description: str | None) -> argp
 
 def _parser(description: str | None) -> Parser:
     rate = number(float, 0, 1)
-    parser = Parser("minidl.train", description)
+    parser = Parser("minidl.train", description, EXIT_STATUSES)
     add = parser.add_argument
     add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     add("--epochs", type=number(int, 1), default=10, help="default: 10")
@@ -153,6 +161,8 @@ def check_outputs(arguments: argparse.Namespace) -> None:
     if arguments.save is not None:
         check_writable(arguments.save)
         registry.find("model", arguments.save)
+    if arguments.out is not None and os.path.isdir(arguments.out):
+        check_writable(os.path.join(arguments.out, REPORT))
     for folder in (arguments.out, arguments.checkpoint_dir):
         if folder is not None:
             check_folder(folder)

@@ -6,11 +6,15 @@ import re
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 PathLike = str | os.PathLike[str]
-# The files that a killed process may leave behind; the group is the name of the file to write.
-TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
+# The files that a killed process may leave behind; the group is the name of the file to write, or
+# the first NAME_BYTES of a longer one: the systems limit the length of a name.
+TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{8}\.tmp")
+NAME_BYTES = 100
 
 
 def write_atomically(path: PathLike, content: bytes) -> None:
@@ -24,8 +28,8 @@ def write_atomically(path: PathLike, content: bytes) -> None:
 
     Raises
     ------
-    OSError
-        As `check_writable`, or if the disk is full.
+    OSError, ValueError
+        As `check_writable`; OSError also if the disk is full.
 
     Examples
     --------
@@ -36,27 +40,22 @@ def write_atomically(path: PathLike, content: bytes) -> None:
     ...     path.read_text()
     '1 2 3'
     """
-    check_writable(path)
-    path = _target(path)
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            if path.exists() and path.stat().st_mode != temporary.stat().st_mode:
-                shutil.copymode(path, temporary)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    target = _target(path)
+    with _temporary_file(path) as file:
+        if target.exists() and target.stat().st_mode != os.fstat(file.fileno()).st_mode:
+            shutil.copymode(target, file.name)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()  # Windows cannot rename an open file
+        os.replace(file.name, target)
     if os.name != "nt":  # Windows cannot open a folder
-        _sync_folder(path.parent)
+        _sync_folder(target.parent)
 
 
 def _target(path: PathLike) -> Path:
     """Return the file behind symbolic links; it need not exist."""
+    check_name(path)
     return Path(os.path.realpath(path))
 
 
@@ -69,15 +68,43 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def check_writable(path: PathLike) -> None:
-    """Raise OSError if no file `path` could be written."""
-    path, folder = Path(path).absolute(), _target(path).parent
+@contextlib.contextmanager
+def _temporary_file(path: PathLike) -> Iterator[IO[bytes]]:
+    """Yield a new file in the folder of `path`; remove it afterwards if it has its name still."""
+    path, target = Path(path).absolute(), _target(path)
+    folder = target.parent
     if path.is_dir():
         raise IsADirectoryError(f"{path}: expected a file name, got a folder.")
     if not folder.is_dir():
         raise FileNotFoundError(f"{path}: the folder {folder} does not exist. Create it first.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path}: the folder {folder} is not writable.")
+    with contextlib.suppress(FileNotFoundError):
+        target.stat()  # of a name that is too long, for instance
+    name = os.fsencode(target.name)[:NAME_BYTES].decode(errors="ignore")
+    temporary = folder / f".{name}.{secrets.token_hex(4)}.tmp"
+    try:
+        try:
+            file = open(temporary, "xb")  # noqa: SIM115  os.access is wrong for /proc
+        except OSError as error:
+            reason = f"the folder {folder} is not writable ({error.strerror})."
+            raise type(error)(f"{path}: {reason}") from error
+        with file:
+            yield file
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def check_writable(path: PathLike) -> None:
+    """Raise OSError or ValueError if no file `path` could be written: try it, leave nothing."""
+    with _temporary_file(path):
+        pass
+
+
+def check_name(path: PathLike) -> None:
+    """Raise ValueError if `path` is empty or has a NUL character, as no name of a file has."""
+    name = os.fspath(path)
+    if not name or "\0" in name:
+        raise ValueError(f"path: expected a name without NUL characters, got {name!r}. Correct it.")
 
 
 def check_regular_file(path: PathLike, max_bytes: int | None = None) -> None:

@@ -1,12 +1,13 @@
 """Folders of runs: locks, checks, and the files that a checkpoint folder holds."""
 
+import os
 import re
 import sys
 import tempfile
 from pathlib import Path
 from typing import IO
 
-from minidl.storage.atomic import TEMPORARY, PathLike
+from minidl.storage.atomic import TEMPORARY, PathLike, check_name, check_writable
 
 STEP_FILE = "step-{:010d}.safetensors"
 BEST_FILE = "best.safetensors"
@@ -53,16 +54,23 @@ def latest(folder: PathLike) -> Path | None:
 
 
 def check_folder(path: PathLike) -> None:
-    """Raise OSError if no folder `path` with files in it could be made; create nothing."""
+    """Raise OSError or ValueError if no folder `path` for checkpoints could be made.
+
+    It tries to make one, and leaves nothing.
+    """
+    check_name(path)
     path = Path(path).absolute()
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     if not existing.is_dir():
         raise NotADirectoryError(f"{path}: expected a folder, but {existing} is a file.")
     try:
-        tempfile.TemporaryDirectory(dir=existing).cleanup()  # os.access is wrong for /proc
+        with tempfile.TemporaryDirectory(dir=existing) as made:
+            folder = Path(made, path.relative_to(existing))
+            folder.mkdir(parents=True, exist_ok=True)
+            check_writable(folder / STEP_FILE.format(0))
     except OSError as error:
         raise PermissionError(
-            f"{path}: the folder {existing} is not writable ({error.strerror})."
+            f"{path}: the folder {existing} is not writable ({error.strerror or error})."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits until an update of the weights is complete."""
+"""Ctrl-C and SIGTERM that wait until an update of the weights is complete."""
 
 import signal
 import threading
@@ -8,11 +8,12 @@ from typing import Any
 
 
 class Interrupts:
-    """Deferral of SIGINT, as a context manager around a run and a flag within it.
+    """Deferral of signals, as a context manager around a run and a flag within it.
 
-    While `is_held` is True, SIGINT is remembered; `release` then handles it. Otherwise it is
-    handled at once. In threads other than the main one Python delivers no signals, and nothing is
-    installed.
+    While `is_held` is True, SIGINT and SIGTERM are remembered; `release` then handles the last.
+    Otherwise they are handled at once, by the handlers that the program has installed. Without
+    one, SIGTERM ends the process. In threads other than the main one Python delivers no signals,
+    and nothing is installed.
 
     Attributes
     ----------
@@ -34,29 +35,29 @@ class Interrupts:
     def __init__(self) -> None:
         self.is_held = False
         self._pending: tuple[int, FrameType | None] | None = None
-        self._previous: Callable[[int, FrameType | None], Any] | None = None
+        self._previous: dict[int, Callable[[int, FrameType | None], Any]] = {}
 
     def __enter__(self) -> "Interrupts":
-        handler = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is threading.main_thread() and callable(handler):
-            self._previous = handler
-            signal.signal(signal.SIGINT, self._receive)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if threading.current_thread() is threading.main_thread() and callable(handler):
+                self._previous[number] = handler
+                signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        assert self._previous is not None, "set before this handler is installed"
         if self.is_held:
             self._pending = (number, frame)
         else:
-            self._previous(number, frame)
+            self._previous[number](number, frame)
 
     def release(self) -> None:
         """Handle a signal that waited, and handle further ones at once."""
         self.is_held = False
         pending, self._pending = self._pending, None
-        if pending is not None and self._previous is not None:
-            self._previous(*pending)
+        if pending is not None:
+            self._previous[pending[0]](*pending)

@@ -1,6 +1,5 @@
 """Arguments of the training command: defaults, limits, and checks before any work."""
 
-import os
 import re
 import shlex
 import sys
@@ -10,6 +9,7 @@ from command_runs import rejection
 
 from minidl.commands import train
 from minidl.commands.train_arguments import check_outputs, command_of, parse_arguments
+from minidl.storage import atomic
 
 SMALL = ("--data", "mnist-5k", "--hidden", "16", "--epochs", "2")
 
@@ -149,7 +149,10 @@ def test_check_outputs_accepts_new_folders_and_creates_nothing(tmp_path):
 
 
 def test_check_outputs_rejects_folders_that_are_not_writable(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    def unwritable(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(atomic, "open", unwritable, raising=False)  # root may write anywhere
     arguments = parsed("--save", str(tmp_path / "x.safetensors"))
     with pytest.raises(PermissionError, match=f"the folder {tmp_path} is not writable"):
         check_outputs(arguments)
