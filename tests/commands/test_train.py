@@ -1,6 +1,7 @@
 """The training command: output, log, checkpoints, Ctrl-C, and errors in one line."""
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ from minidl.commands.train_arguments import parse_arguments
 from minidl.storage import tensor_file
 from minidl.storage.atomic import write_atomically
 from minidl.storage.folders import latest, lock_folder
+from minidl.trainer import loop
 
 SMALL = ("--data", "mnist-5k", "--hidden", "16", "--epochs", "2")
 STEPS = 32  # of an epoch
@@ -244,8 +246,8 @@ def test_train_never_replaces_mnist_given_by_name(monkeypatch, capsys):
 
 
 @contextlib.contextmanager
-def interrupted_process(*arguments):
-    """Start the command, send SIGINT in its third epoch, and yield the process and its output."""
+def interrupted_process(*arguments, number=signal.SIGINT):
+    """Start the command, send a signal in its third epoch, and yield the process and its output."""
     with subprocess.Popen(
         [sys.executable, "-m", "minidl.train", *map(str, arguments)],
         env=environment(),
@@ -255,7 +257,7 @@ def interrupted_process(*arguments):
     ) as process:
         try:
             assert any(line.startswith("Epoch 2/") for line in process.stdout)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             yield process, *process.communicate(timeout=60)
         finally:
             process.kill()
@@ -291,6 +293,87 @@ def test_ctrl_c_in_a_process_without_folder_returns_130():
     with interrupted_process("--data", "mnist-5k", "--epochs", "100000") as (process, _, err):
         assert process.returncode == 130
     assert err == "interrupted\n"
+
+
+@pytest.mark.slow
+@posix_signals
+def test_sigterm_in_a_process_saves_the_step_and_returns_143(tmp_path):
+    places = ("--checkpoint-dir", tmp_path / "run", "--epochs", "100000")
+    with interrupted_process(*SMALL, *places, number=signal.SIGTERM) as (process, _, err):
+        assert process.returncode == 143, err
+    assert err == "interrupted; to resume, add --resume latest\n"
+    assert models.load(latest(tmp_path / "run")).step >= STEPS
+
+
+class Moments:
+    """Names of moments of the command, and how to act at them."""
+
+    @staticmethod
+    def step(monkeypatch, action):
+        class Acting(train.Watch):
+            def on_train_batch_end(self, batch, logs):
+                super().on_train_batch_end(batch, logs)
+                if self.model.step == 40:
+                    action()
+
+        monkeypatch.setattr(train, "Watch", Acting)
+
+    @staticmethod
+    def validation(monkeypatch, action):
+        monkeypatch.setattr(loop.Run, "_validate", lambda _: action())
+
+    @staticmethod
+    def test(monkeypatch, action):
+        monkeypatch.setattr(models.Sequential, "evaluate", lambda *_, **__: action())
+
+    @staticmethod
+    def data(monkeypatch, action):
+        monkeypatch.setattr(train, "load_data", lambda *_: action())
+
+
+@posix_signals
+@pytest.mark.parametrize(
+    ("moment", "saved"), [("step", 40), ("validation", 32), ("test", 64), ("data", None)]
+)
+def test_sigterm_saves_the_last_step_and_returns_143(tmp_path, moment, saved, monkeypatch, capsys):
+    folder, file, log = tmp_path / "run", tmp_path / "model.safetensors", tmp_path / "log.jsonl"
+    places = ("--checkpoint-dir", str(folder), "--save", str(file), "--log-json", str(log))
+    terminate = functools.partial(signal.raise_signal, signal.SIGTERM)
+    getattr(Moments, moment)(monkeypatch, terminate)
+    assert train.main([*SMALL, *places, "--quiet"]) == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert capsys.readouterr() == ("", "interrupted; to resume, add --resume latest\n")
+    assert not file.exists()
+    assert events(log)[-1]["interrupted"] is True
+    if saved is None:
+        assert not folder.exists()
+    else:
+        assert latest(folder).name == f"step-{saved:010d}.safetensors"
+
+
+@posix_signals
+def test_second_sigterm_does_not_prevent_the_checkpoint(tmp_path, monkeypatch):
+    terminate = functools.partial(signal.raise_signal, signal.SIGTERM)
+    Moments.step(monkeypatch, terminate)
+
+    def twice(path, content):
+        terminate()
+        write_atomically(path, content)
+
+    monkeypatch.setattr(tensor_file, "write_atomically", twice)
+    arguments = [*SMALL, "--quiet", "--checkpoint-dir", str(tmp_path), "--checkpoint-every", "99"]
+    assert train.main(arguments) == 143
+    assert [path.name for path in tmp_path.glob("*step*")] == ["step-0000000040.safetensors"]
+
+
+@posix_signals
+def test_ignored_sigterm_stays_ignored(monkeypatch):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        Moments.step(monkeypatch, functools.partial(signal.raise_signal, signal.SIGTERM))
+        assert train.main([*SMALL, "--quiet"]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
@@ -500,6 +583,50 @@ def test_numbers_that_are_not_finite_return_3_and_name_the_layer(tmp_path, capsy
     (file,) = folder.glob("*.safetensors")  # where it stopped: before the step that fails
     assert models.load(file).step == 1
     assert events(log)[-1]["diverged"] == "the outputs of dense_1 in step 1"
+
+
+ONE_STEP = ("--data", "mnist-5k", "--batch-size", "4000", "--quiet")
+AFTER = "the loss of the test, after the last step"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (("--optimizer", "sgd", "--epochs", "1"), AFTER),
+        (("--optimizer", "adam", "--epochs", "1"), AFTER),
+        (("--optimizer", "rmsprop", "--epochs", "1", "--hidden", "16"), AFTER),
+        (("--optimizer", "sgd", "--epochs", "3"), "the outputs of dense_1 in step 1"),
+        (("--optimizer", "adamw", "--epochs", "2", "--batch-size", "100"), "in step 1"),
+    ],
+)
+def test_diverged_run_returns_3_and_keeps_older_files(arguments, found, tmp_path, capsys):
+    out, file, log = tmp_path / "run", tmp_path / "x.safetensors", tmp_path / "log.jsonl"
+    file.write_bytes(b"older")
+    places = ("--out", str(out), "--save", str(file), "--log-json", str(log))
+    with np.errstate(all="ignore"):
+        assert train.main([*ONE_STEP, "--lr", "1e30", *arguments, *places]) == 3
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(rf"minidl.train: .*{found}\. {file} is not saved\. .*--lr\.\n", printed.err)
+    assert file.read_bytes() == b"older"
+
+    def reject(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    for lines in (log, out / "history.jsonl"):
+        for line in lines.read_text().splitlines():
+            json.loads(line, parse_constant=reject)
+    assert found in events(log)[-1]["diverged"]
+    if train.report.is_possible():
+        assert found in (out / "report.html").read_text()
+
+
+def test_resume_of_a_diverged_run_returns_3_again(tmp_path, capsys):
+    diverging = [*ONE_STEP, "--lr", "1e30", "--optimizer", "sgd", "--checkpoint-dir", str(tmp_path)]
+    for epochs, found in (("1", AFTER), ("1", AFTER), ("2", "in step 1")):
+        with np.errstate(all="ignore"):
+            assert train.main([*diverging, "--epochs", epochs, "--resume", "latest"]) == 3
+        assert found in capsys.readouterr().err
 
 
 def test_train_rejects_the_folder_of_a_running_run(tmp_path, capsys):

@@ -6,7 +6,9 @@ import sys
 
 import pytest
 from command_runs import rejection
+from minidl_kernels import threads
 
+from minidl.backend.numpy_backend import NumpyBackend
 from minidl.commands import train
 from minidl.commands.train_arguments import check_outputs, command_of, parse_arguments
 from minidl.storage import atomic
@@ -173,6 +175,10 @@ def test_check_outputs_rejects_folders_that_cannot_be_created(option):
         ("--out", "file/run"),
         ("--checkpoint-dir", "file"),
         ("--log-json", "missing/log"),
+        ("--save", "x" * 250 + ".safetensors"),
+        ("--log-json", "x" * 256),
+        ("--out", "x" * 256),
+        ("--checkpoint-dir", "x" * 256 + "/run"),
     ],
 )
 def test_train_rejects_what_cannot_be_written_before_it_reads_data(
@@ -187,3 +193,31 @@ def test_train_reads_data_after_the_checks(tmp_path, no_data):
     with pytest.raises(AssertionError, match="data were read"):
         train.main([*SMALL, "--out", str(tmp_path / "new" / "run")])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--save", "--log-json", "--out", "--checkpoint-dir"])
+@pytest.mark.parametrize("name", ["", "nul\0"])
+def test_train_rejects_impossible_names(option, name, no_data, capsys):
+    assert repr(name) in rejection(train, capsys, *SMALL, option, name)
+
+
+def test_train_rejects_a_folder_in_place_of_the_report(tmp_path, no_data, capsys):
+    (tmp_path / "report.html").mkdir()
+    assert "report.html: expected a file" in rejection(train, capsys, *SMALL, "--out", tmp_path)
+
+
+@pytest.mark.parametrize("text", ["abc", "0", "-1", "1.5", ""])
+def test_train_rejects_a_bad_number_of_threads(text, monkeypatch, no_data, capsys):
+    monkeypatch.setattr(threads, "_chosen", None)
+    monkeypatch.setenv("MINIDL_NUM_THREADS", text)
+    monkeypatch.setattr(train, "get_backend", lambda _: NumpyBackend())  # as in a new process
+    assert f"MINIDL_NUM_THREADS: expected a whole number, 1 or above, got {text!r}" in rejection(
+        train, capsys, *SMALL
+    )
+
+
+def test_help_has_the_exit_statuses(capsys):
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    table = capsys.readouterr().out.partition("\nexit status:\n")[2]
+    assert [line.split()[0] for line in table.splitlines()] == ["0", "1", "2", "3", "130", "143"]

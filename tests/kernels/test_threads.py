@@ -18,6 +18,7 @@ from minidl_kernels.cpu import blas, dropout, launch, optimizers, pool, products
 from minidl_kernels.mask_contract import Address
 
 from minidl import get_backend
+from minidl.backend.numpy_backend import NumpyBackend
 
 ADDRESS = Address(seed=1, stream=2, step=3)
 TBB_OF_THE_SYSTEM = ctypes.util.find_library("tbb") is not None
@@ -117,6 +118,52 @@ def test_bad_number_in_the_environment_is_an_error(text, monkeypatch):
     monkeypatch.setenv("MINIDL_NUM_THREADS", text)
     with pytest.raises(ValueError, match=rf"^MINIDL_NUM_THREADS: .* got {text!r}\. "):
         threads.num_threads()
+
+
+BAD_ENVIRONMENT = [
+    ("MINIDL_NUM_THREADS", "abc"),
+    ("MINIDL_NUM_THREADS", "0"),
+    ("MINIDL_NUM_THREADS", ""),
+    ("NUMBA_NUM_THREADS", "0"),
+    ("NUMBA_NUM_THREADS", "-2"),
+    ("NUMBA_DISABLE_JIT", "1"),
+    ("NUMBA_DISABLE_JIT", "2"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), BAD_ENVIRONMENT)
+def test_backend_rejects_a_bad_environment(name, text, monkeypatch):
+    monkeypatch.setattr(threads, "_chosen", None)
+    monkeypatch.setenv(name, text)
+    with pytest.raises(ValueError, match=rf"^{name}: expected .*, got {text!r}"):
+        NumpyBackend()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("MINIDL_NUM_THREADS", " 4 "), ("NUMBA_DISABLE_JIT", "0"), ("NUMBA_DISABLE_JIT", "")],
+)
+def test_backend_accepts_a_good_environment(name, text, monkeypatch):
+    monkeypatch.setattr(threads, "_chosen", None)
+    monkeypatch.setenv(name, text)
+    assert NumpyBackend().name == "cpu"
+
+
+def test_number_that_was_set_replaces_a_bad_environment(monkeypatch, number):
+    monkeypatch.setenv("MINIDL_NUM_THREADS", "abc")
+    threads.set_num_threads(2)
+    NumpyBackend()
+    assert threads.num_threads() == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "text"), BAD_ENVIRONMENT[-3:] + BAD_ENVIRONMENT[:1])
+def test_bad_environment_is_an_error_of_few_frames(name, text):
+    program = "from minidl import models, set_num_threads; models.Sequential()"
+    status, _, errors = _run("", program + "\n", **{name: text})
+    assert status == 1
+    assert f"ValueError: {name}: " in errors
+    assert errors.count("  File ") < 10
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process")

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from minidl import layers, models
-from minidl.storage.atomic import TEMPORARY, check_regular_file, write_atomically
+from minidl.storage import atomic
+from minidl.storage.atomic import (
+    TEMPORARY,
+    check_regular_file,
+    check_writable,
+    write_atomically,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,6 +155,67 @@ def test_temporary_file_has_the_name_that_is_cleared_away(path, monkeypatch):
     assert seen == [path.name]
 
 
+LONG_NAMES = ["x" * 250, "x" * 255, "\N{CJK UNIFIED IDEOGRAPH-6A21}" * 85, "\N{SNOWMAN}x" * 63]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of NTFS are limited in characters")
+@pytest.mark.parametrize("name", LONG_NAMES)
+def test_name_of_the_maximum_length_is_written(tmp_path, monkeypatch, name):
+    seen = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: seen.append(Path(a).name) or replace(a, b))
+    check_writable(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+    for content in (b"first", b"second"):
+        write_atomically(tmp_path / name, content)
+        assert (tmp_path / name).read_bytes() == content
+    assert os.listdir(tmp_path) == [name]
+    assert all(name.startswith(TEMPORARY.fullmatch(temporary)[1]) for temporary in seen)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs names of bytes, and /proc")
+def test_name_that_is_not_utf_8_is_written(tmp_path):
+    write_atomically(tmp_path / "\udcff\udcfe", b"content")
+    assert os.listdir(tmp_path) == ["\udcff\udcfe"]
+
+
+@pytest.mark.parametrize("check", [check_writable, lambda path: write_atomically(path, b"")])
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("x" * 256, OSError, "name too long"),
+        ("/".join(["y" * 200] * 30), OSError, "name too long"),
+        ("nul\0", ValueError, r"without NUL characters, got '.*nul\\x00'"),
+    ],
+)
+@pytest.mark.skipif(os.name == "nt", reason="other limits")
+def test_impossible_name_is_rejected(tmp_path, check, name, error, words):
+    with pytest.raises(error, match=words):
+        check(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_name_is_rejected():
+    with pytest.raises(ValueError, match=r"^path: expected a name .*, got ''"):
+        check_writable("")
+
+
+def test_check_writable_rejects_a_read_only_file_system(path, monkeypatch):
+    def read_only(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(atomic, "open", read_only, raising=False)
+    with pytest.raises(OSError, match=rf"{path}: the folder {path.parent} .*Read-only file system"):
+        check_writable(path)
+
+
+def test_check_writable_keeps_an_older_file(path):
+    path.write_bytes(b"old")
+    check_writable(path)
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+
+
 LIMITED = """
 import resource, signal, sys
 from minidl.storage.atomic import write_atomically
@@ -210,6 +277,17 @@ def test_every_format_rejects_a_missing_folder(tmp_path, name):
     missing = tmp_path / "missing"
     with pytest.raises(FileNotFoundError, match=f"{name}: the folder {missing} does not exist"):
         write(missing / name)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of NTFS are limited in characters")
+@pytest.mark.parametrize("ending", [".safetensors", ".weights.h5", ".onnx", ".pt.safetensors"])
+def test_every_format_writes_a_name_of_250_bytes(tmp_path, ending):
+    pytest.importorskip({".weights.h5": "h5py", ".onnx": "onnx"}.get(ending, "safetensors"))
+    model = models.Sequential([layers.Dense(2, input_shape=(3,))])
+    write = {".safetensors": model.save, ".onnx": model.export}.get(ending, model.save_weights)
+    path = tmp_path / ("x" * (250 - len(ending)) + ending)
+    write(path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_model_is_not_saved_over_a_folder(tmp_path):

@@ -50,3 +50,29 @@ def test_check_folder_rejects_a_file_on_the_way(tmp_path):
 def test_check_folder_rejects_a_folder_that_cannot_be_written():
     with pytest.raises(PermissionError, match="/proc/minidl: the folder /proc is not writable"):
         check_folder("/proc/minidl")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="other limits")
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("x" * 256, OSError),
+        (f"{'x' * 256}/run", OSError),
+        ("/".join(["y" * 200] * 30), OSError),
+        ("nul\0", ValueError),
+    ],
+)
+def test_check_folder_rejects_names_that_the_system_rejects(tmp_path, name, error):
+    with pytest.raises(error, match=r"File name too long|without NUL"):
+        check_folder(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_folder_rejects_an_empty_name():
+    with pytest.raises(ValueError, match=r"^path: expected a name .*, got ''"):
+        check_folder("")
+
+
+def test_check_folder_accepts_a_name_of_250_bytes(tmp_path):
+    check_folder(tmp_path / ("x" * 250) / "checkpoints")
+    assert list(tmp_path.iterdir()) == []

@@ -162,3 +162,56 @@ def test_sigint_in_a_callback_is_handled_at_once(moment):
         regressor().fit(X, TARGETS, verbose=0, callbacks=[callback])
     assert reached == []
     assert signal.getsignal(signal.SIGINT) is before
+
+
+class Terminated(KeyboardInterrupt):
+    """What a program raises for SIGTERM."""
+
+
+@pytest.fixture
+def sigterm():
+    """Let SIGTERM raise Terminated."""
+
+    def terminate(*_):
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    yield terminate
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_held_sigterm_is_handled_by_release(sigterm):
+    with Interrupts() as interrupts:
+        interrupts.is_held = True
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Terminated):
+            interrupts.release()
+        with pytest.raises(Terminated):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is sigterm
+
+
+@pytest.mark.parametrize("usual", [signal.SIG_DFL, signal.SIG_IGN])
+def test_sigterm_without_a_handler_is_left_to_the_system(usual):
+    before = signal.signal(signal.SIGTERM, usual)
+    try:
+        with Interrupts():
+            assert signal.getsignal(signal.SIGTERM) is usual
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_in_an_update_breaks_the_run_off_after_it(sigterm):
+    class TerminatedSGD(Optimizer):
+        def rule(self, weights, gradients, rate, decay):
+            half = len(weights) // 2
+            weights[:half] -= rate * gradients[:half]
+            if self.iterations == 1:
+                signal.raise_signal(signal.SIGTERM)
+            weights[half:] -= rate * gradients[half:]
+
+    model = regressor(TerminatedSGD(0.1))
+    with pytest.raises(Terminated):
+        model.fit(X, TARGETS, batch_size=25, epochs=2, verbose=0)
+    assert not model.train_state.is_torn
+    assert model.step == 2
