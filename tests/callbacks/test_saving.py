@@ -1,5 +1,6 @@
 """ModelCheckpoint: which files it writes, keeps and deletes, and what it rejects."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -391,6 +392,24 @@ def test_model_that_cannot_be_saved_is_rejected_before_training(tmp_path, make):
         model.fit(*[np.ones((6, 4))] * 2, callbacks=[ModelCheckpoint(tmp_path / "run")], verbose=0)
     assert model.step == step
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "nul\0", f"file{os.sep}run"])
+def test_folder_that_cannot_be_made_is_rejected_before_training(tmp_path, name):
+    (tmp_path / "file").touch()
+    model = network()
+    with pytest.raises((OSError, ValueError)):
+        fit(model, ModelCheckpoint(tmp_path / name))
+    assert model.step == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_folder_in_place_of_the_best_file_is_rejected_before_training(tmp_path):
+    (tmp_path / "best.safetensors").mkdir()
+    model = network()
+    with pytest.raises(IsADirectoryError, match=r"best\.safetensors: expected a file"):
+        fit(model, ModelCheckpoint(tmp_path, monitor="loss"))
+    assert model.step == 0
 
 
 def test_callbacks_namespace_has_the_documented_names():

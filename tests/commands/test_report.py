@@ -195,6 +195,27 @@ def test_activations_show_the_share_of_zeros():
     assert labels[1] in (f"with dropout ({n}% are 0)" for n in (49, 50, 51))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_activations_of_a_diverged_network_are_drawn(value):
+    model = models.Sequential([layers.Input((100,)), layers.Dropout(0.5)], seed=1)
+    x = np.linspace(-1, 1, 500, dtype="float32").reshape(5, 100)
+    x[0, :2] = value, -value
+    with np.errstate(all="ignore"):
+        (axes,) = report.activations(model, x).axes
+    assert np.isfinite(axes.get_xlim()).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_page_of_a_diverged_network_has_no_predictions(value, tmp_path):
+    stack = [layers.Flatten(input_shape=(2, 2)), layers.Dense(4, "softmax")]
+    model = models.Sequential(stack, seed=1)
+    model.set_weights([np.full((4, 4), value), np.zeros(4)])
+    x = np.eye(4).reshape(4, 2, 2)
+    with np.errstate(all="ignore"):
+        report.write(tmp_path / "x.html", model, x, np.arange(4), facts={}, command="x")
+    assert Page(tmp_path / "x.html").pictures == {}
+
+
 def test_curves_show_logs_of_some_epochs():
     rows = [(epoch, {"loss": 1.0} | ({"odd": epoch} if epoch % 2 else {})) for epoch in range(4)]
     odd = report.curves(History(rows)).axes[1].lines[0]
