@@ -18,7 +18,10 @@ class Parser(argparse.ArgumentParser):
     """Argument parser that reports errors in one line."""
 
     def __init__(self, module: str, description: str | None):
-        super().__init__(prog=f"python -m {module}", description=description, allow_abbrev=False)
+        script = module.replace(".", "-")
+        is_script = os.path.basename(sys.argv[0]).removesuffix(".exe") == script
+        prog = script if is_script else f"python -m {module}"
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
         self.module = module
 
     def error(self, message: str) -> NoReturn:
