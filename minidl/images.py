@@ -1,7 +1,10 @@
 """Image files for predictions: PNG, JPEG, IDX and NPY, recognised by their first bytes."""
 
+import io
 import math
 import os
+from contextlib import suppress
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -11,6 +14,10 @@ from minidl.storage.extras import from_extra
 
 MAX_PIXELS = 2**24  # of a PNG or JPEG
 MAX_BYTES = 2**30  # of an array, and of any file
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_BITS = 24  # where a PNG has the bits of a sample
+# Keywords of PNG's text chunks that may hold the orientation.
+ORIENTED = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 
 
 def read(path: PathLike, sample_shape: tuple[int, ...], *, invert: bool = False) -> np.ndarray:
@@ -89,12 +96,23 @@ def _picture(path: PathLike, sample_shape: tuple[int, ...], invert: bool) -> np.
             "Use an array (NPY or IDX)."
         )
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with (
+            open(path, "rb") as file,
+            _without_extras(file) as content,
+            Image.open(content, formats=("PNG", "JPEG")) as image,
+        ):
             if math.prod(image.size) > MAX_PIXELS:
                 raise ValueError(f"{image.size} pixels")
             if image.mode.startswith(("I", "F")):
                 raise ValueError("16 bits or more")
-            upright = ImageOps.exif_transpose(image).convert("RGBA")
+            image.load()
+            if image.format == "PNG":
+                content.seek(PNG_BITS)
+                _scale_transparency(image, content.read(1)[0])
+            upright: Image.Image = image
+            with suppress(Exception):  # of invalid EXIF data; the pixels are intact
+                upright = ImageOps.exif_transpose(image)
+            upright = upright.convert("RGBA")
             paper = Image.new("RGBA", upright.size, "white" if invert else "black")
             grey = Image.alpha_composite(paper, upright).convert("L")
             height, width = sample_shape
@@ -105,3 +123,37 @@ def _picture(path: PathLike, sample_shape: tuple[int, ...], invert: bool) -> np.
             f"pixels, got: {error}. Save it again in this form."
         ) from error
     return 255 - pixels if invert else pixels
+
+
+def _without_extras(file: BinaryIO) -> BinaryIO:
+    """Return a PNG with only the chunks that its pixels and orientation need; else the file.
+
+    Pillow rejects intact pictures because of other chunks, such as a long text.
+    """
+    if file.read(8) != PNG_START:
+        file.seek(0)
+        return file
+    kept = io.BytesIO()
+    kept.write(PNG_START)
+    while len(head := file.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4]), head[4:]
+        content = file.read(length + 4)  # with the checksum
+        is_oriented = kind == b"eXIf" or content.startswith(ORIENTED)
+        if kind[:1].isupper() or kind == b"tRNS" or is_oriented:
+            kept.write(head + content)
+    kept.seek(0)
+    return kept
+
+
+def _scale_transparency(image: Any, bits: int) -> None:
+    """Convert the transparent colour of a PNG to 8 bits, like Pillow's pixels."""
+
+    def scaled(value: int) -> int:
+        largest = 2**bits - 1
+        return value >> 8 if bits == 16 else (value & largest) * 255 // largest
+
+    colour = image.info.get("transparency")
+    if isinstance(colour, tuple):
+        image.info["transparency"] = tuple(map(scaled, colour))
+    elif isinstance(colour, int) and image.mode == "L":
+        image.info["transparency"] = scaled(colour)

@@ -17,13 +17,15 @@ from 2**31 + 1      initial weights: parameter n of a model uses 2**31 + 1 + n
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import numpy as np
 from minidl_kernels.checks import check_rate, checked_integer
 from minidl_kernels.mask_contract import Address, keep_mask, words
+
+from minidl.engine.scope import Frame, Scope
 
 __all__ = [
     "Address",
@@ -62,7 +64,8 @@ class _Block:
     calls: dict["RandomStream", int] = field(default_factory=dict)
 
 
-_block: ContextVar[_Block | None] = ContextVar("minidl training block", default=None)
+_OUTSIDE = Frame(None)
+_block: ContextVar[Frame] = ContextVar("minidl training block", default=_OUTSIDE)
 
 
 def is_training() -> bool:
@@ -74,25 +77,14 @@ def is_training() -> bool:
     ...     is_training()
     True
     """
-    return _block.get() is not None
+    return _block.get().value is not None
 
 
-@contextmanager
-def _block_of(step: int | None, row_offset: int | None, first_stream: int = 0) -> Iterator[None]:
-    """Set the address of the draws inside."""
-    token = _block.set(_Block(step, row_offset, first_stream))
-    try:
-        yield
-    finally:
-        _block.reset(token)
-
-
-def training(
-    *, step: int | None = None, row_offset: int | None = None
-) -> AbstractContextManager[None]:
+def training(*, step: int | None = None, row_offset: int | None = None) -> Scope:
     """Put all layers that are called inside into training mode.
 
-    The block does not reach threads that start inside it: each thread opens its own.
+    The block does not reach threads that start inside it: each thread opens its own. It can also
+    decorate functions. Each entry of the block begins anew with the first draw of its step.
 
     Parameters
     ----------
@@ -125,10 +117,10 @@ def training(
         step = checked_integer("training: step", step, 2**32)
     if row_offset is not None:
         row_offset = checked_integer("training: row_offset", row_offset, 2**32)
-    return _block_of(step, row_offset)
+    return Scope("training", _block, lambda: _Block(step, row_offset))
 
 
-def monte_carlo(*, sample: int, row_offset: int) -> AbstractContextManager[None]:
+def monte_carlo(*, sample: int, row_offset: int) -> Scope:
     """Let random layers draw as in training, from separate streams; their steps do not advance.
 
     Each block yields one of the outputs that a Monte-Carlo prediction averages (Gal & Ghahramani,
@@ -143,17 +135,12 @@ def monte_carlo(*, sample: int, row_offset: int) -> AbstractContextManager[None]
     """
     sample = checked_integer("predict: sample", sample, 2**32)
     row_offset = checked_integer("predict: row_offset", row_offset, 2**32)
-    return _block_of(sample, row_offset, MONTE_CARLO_STREAMS)
+    return Scope("monte_carlo", _block, lambda: _Block(sample, row_offset, MONTE_CARLO_STREAMS))
 
 
-@contextmanager
-def inference() -> Iterator[None]:
+def inference() -> Scope:
     """Put all layers that are called inside into inference mode, even inside of `training`."""
-    token = _block.set(None)
-    try:
-        yield
-    finally:
-        _block.reset(token)
+    return Scope("inference", _block, lambda: None)
 
 
 @contextmanager
@@ -162,7 +149,7 @@ def batch_of(size: int) -> Iterator[None]:
 
     With it, a random layer can check that axis 0 of its input is the batch.
     """
-    block = _block.get()
+    block: _Block | None = _block.get().value
     if block is None or block.batch_size is not None:
         yield
         return
@@ -247,7 +234,7 @@ class RandomStream:
             If `training` has a ``row_offset`` and axis 0 is not the batch, or if the stream is
             used more than 2**10 times in one step.
         """
-        block = _block.get()
+        block: _Block | None = _block.get().value
         if block is None:
             raise RuntimeError(
                 "RandomStream: expected training mode, got inference mode. "

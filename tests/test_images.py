@@ -91,14 +91,132 @@ def npy(shape, descr="<f8", content=b""):
 LONGDOUBLE = np.dtype("longdouble")  # equals double on some systems
 
 
-def png(width, height):
+def png(width, height, rows=b"", *, bits=8, colours=0, before=(), after=()):
+    """Return a PNG of encoded rows, with chunks before and after its pixels."""
+
     def chunk(kind, content):
         checksum = struct.pack(">I", zlib.crc32(kind + content))
         return struct.pack(">I", len(content)) + kind + content + checksum
 
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    parts = chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(b"")), chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    head = struct.pack(">IIBBBBB", width, height, bits, colours, 0, 0, 0)
+    pixels = (b"IDAT", zlib.compress(rows))
+    parts = [(b"IHDR", head), *before, pixels, *after, (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+PALETTE = (b"PLTE", bytes([0, 0, 0, 102, 102, 102]))
+
+
+def tiff(orientation):
+    """Return EXIF data with one entry."""
+    return b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 274, 3, 1, orientation, 0, 0)
+
+
+# Two pixels: a transparent one and the grey 102.
+@pytest.mark.parametrize(
+    ("bits", "colours", "row", "chunks"),
+    [
+        (2, 0, b"\x60", [(b"tRNS", b"\0\1")]),
+        (4, 0, b"\x36", [(b"tRNS", b"\0\3")]),
+        (8, 0, b"\x03\x66", [(b"tRNS", b"\0\3")]),
+        (8, 0, b"\x03\x66", [(b"tRNS", b"\1\3")]),  # the upper byte is ignored
+        (8, 2, b"\1\2\3fff", [(b"tRNS", b"\0\1\0\2\0\3")]),
+        (16, 2, b"\x12\x34" * 3 + b"fg" * 3, [(b"tRNS", b"\x12\x34" * 3)]),
+        (1, 3, b"\x40", [PALETTE, (b"tRNS", b"\0")]),
+        (2, 3, b"\x10", [PALETTE, (b"tRNS", b"\0")]),
+        (4, 3, b"\x01", [PALETTE, (b"tRNS", b"\0")]),
+        (8, 3, b"\0\1", [PALETTE, (b"tRNS", b"\0\xff")]),
+        (8, 4, b"\x03\x00\x66\xff", []),
+        (16, 4, b"\3\3\0\0ff\xff\xff", []),
+        (8, 6, b"\1\2\3\0fff\xff", []),
+        (16, 6, b"\1\1" * 3 + b"\0\0" + b"ff" * 3 + b"\xff\xff", []),
+    ],
+)
+@pytest.mark.parametrize(("invert", "expected"), [(False, [0, 102]), (True, [0, 153])])
+def test_read_fills_transparent_pixels(bits, colours, row, chunks, invert, expected, tmp_path):
+    if (bits, colours) == (2, 0):
+        expected = [0, 85 if invert else 170]  # the nearest grey
+    path = tmp_path / "x.png"
+    path.write_bytes(png(2, 1, b"\0" + row, bits=bits, colours=colours, before=chunks))
+    assert images.read(path, (1, 2), invert=invert).tolist() == [[expected]]
+
+
+@pytest.mark.parametrize(("bit", "expected"), [(0, [0, 255]), (1, [0, 0])])
+def test_read_fills_transparent_pixels_of_one_bit(bit, expected, tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(png(2, 1, b"\0\x40", bits=1, before=[(b"tRNS", bytes([0, bit]))]))
+    assert images.read(path, (1, 2)).tolist() == [[expected]]
+
+
+BOMB = zlib.compress(bytes(2**21))
+LONG_TEXT = (b"tEXt", b"Comment\0" + b"x" * (2**26 + 1))
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        (b"eXIf", b"junk"),
+        (b"eXIf", b""),
+        (b"eXIf", tiff(1)[:-9]),
+        (b"eXIf", tiff(99)),
+        (b"tEXt", b"no keyword"),
+        (b"tEXt", b"Raw profile type exif\0junk"),
+        (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0tiff:Orientation='junk'"),
+        (b"zTXt", b"Comment\0\0" + BOMB),
+        (b"zTXt", b"Comment\0\7junk"),
+        (b"iTXt", b"Comment\0\1\0\0\0" + BOMB),
+        (b"iCCP", b"profile\0\0" + BOMB),
+        (b"iCCP", b"profile\0\7junk"),
+        (b"gAMA", b"1"),
+        (b"cHRM", b"short"),
+        (b"sRGB", b""),
+        (b"pHYs", b"1"),
+        (b"acTL", b""),
+        (b"fcTL", b"short"),
+        (b"fdAT", b""),
+        (b"prIv", b"unknown"),
+        pytest.param(LONG_TEXT, id="long text"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_read_ignores_chunks_beside_the_pixels(chunk, place, tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(png(2, 1, b"\0\x03\x66", **{place: [chunk]}))
+    assert images.read(path, (1, 2)).tolist() == [[[3, 102]]]
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        (b"eXIf", tiff(3)),
+        (b"tEXt", b"Raw profile type exif\0\nexif\n32\n" + (b"Exif\0\0" + tiff(3)).hex().encode()),
+        (b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="3"/>'),
+    ],
+    ids=["exif", "profile", "xmp"],
+)
+def test_read_rotates_png_with_long_text(chunk, tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(png(2, 1, b"\0\x03\x66", before=[LONG_TEXT, chunk]))
+    assert images.read(path, (1, 2)).tolist() == [[[102, 3]]]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # of Pillow
+@pytest.mark.parametrize("data", [b"", b"junk", tiff(1)[:-9], tiff(99)])
+def test_read_ignores_invalid_exif_data_of_a_jpeg(data, tmp_path):
+    path = picture(tmp_path / "x.jpg", exif=b"Exif\0\0" + data)
+    assert images.read(path, (28, 28)).shape == (1, 28, 28)
+
+
+GOOD = png(2, 1, b"\0\x03\x66", before=[(b"tEXt", b"Comment\0text")])
+
+
+@pytest.mark.parametrize("length", [*range(8, len(GOOD) - 24, 3)])
+def test_read_rejects_a_truncated_png(length, tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(GOOD[:length])
+    with pytest.raises(ValueError, match=r"x\.png: expected an intact image"):
+        images.read(path, (1, 2))
 
 
 @pytest.mark.parametrize(

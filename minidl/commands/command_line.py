@@ -55,8 +55,10 @@ class Parser(argparse.ArgumentParser):
     """Argument parser that reports errors in one line."""
 
     def __init__(self, module: str, description: str | None, epilog: str | None = None):
+        script = module.replace(".", "-")
+        is_script = os.path.basename(sys.argv[0]).removesuffix(".exe") == script
         super().__init__(
-            prog=f"python -m {module}",
+            prog=script if is_script else f"python -m {module}",
             description=description,
             epilog=epilog,
             allow_abbrev=False,

@@ -7,13 +7,13 @@ are used.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from minidl.backend import Array
 from minidl.engine import ops
+from minidl.engine.scope import Frame, Scope
 
 Tensor = Any  # a `minidl.engine.tensor.Tensor`, which imports this module
 
@@ -43,12 +43,14 @@ RELEASED = Node("released", (), (), -1)
 
 next_number = itertools.count().__next__
 
-_recording: ContextVar[bool] = ContextVar("minidl records the graph", default=True)
+_OUTSIDE = Frame(True)
+_recording: ContextVar[Frame] = ContextVar("minidl records the graph", default=_OUTSIDE)
 
 
-@contextmanager
-def no_grad() -> Iterator[None]:
+def no_grad() -> Scope:
     """Record no graph inside: results need no gradient and keep no inputs alive.
+
+    As ``@no_grad()`` it decorates functions, methods, generator functions and coroutine functions.
 
     Examples
     --------
@@ -58,16 +60,12 @@ def no_grad() -> Iterator[None]:
     ...     (x * 2).requires_grad
     False
     """
-    token = _recording.set(False)
-    try:
-        yield
-    finally:
-        _recording.reset(token)
+    return Scope("no_grad", _recording, lambda: False)
 
 
 def is_recording() -> bool:
     """Return whether operations record the graph: always, except inside of `no_grad`."""
-    return _recording.get()
+    return _recording.get().value
 
 
 def backpropagate(root: Tensor, gradient: Array, into: Mapping[Tensor, Array]) -> None:

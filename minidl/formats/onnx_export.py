@@ -4,6 +4,7 @@ The graph computes the network in inference mode. Its Dropout nodes do nothing t
 that trains, they drop.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,8 @@ class _Graph:
         self._dtype = dtype
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
+        self._shared: dict[Any, str] = {}  # the names of weights, which layers share
+        self._names: set[str] = set()
 
     def through(self, layers: Sequence[Layer], value: str) -> str:
         """Add the nodes of layers that `value` passes; return the name of the result."""
@@ -112,20 +115,32 @@ class _Graph:
         return self._node("Mul", f"{label}/keep", x, self._number(f"{label}/by", 1 - layer.rate))
 
     def _node(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
+        name = self._unique(name)
         output = f"{name}:out"
         node = self._onnx.helper.make_node(operator, inputs, [output], name, **attributes)
         self._nodes.append(node)
         return output
 
     def _constant(self, parameter: Any) -> str:
-        values = np.ascontiguousarray(parameter.numpy())
-        self._constants.append(self._onnx.numpy_helper.from_array(values, parameter.name))
-        return parameter.name
+        if parameter not in self._shared:
+            values = np.ascontiguousarray(parameter.numpy())
+            self._shared[parameter] = self._stored(parameter.name, values)
+        return self._shared[parameter]
 
     def _number(self, name: str, value: float) -> str:
-        array = np.array(value, self._dtype)
-        self._constants.append(self._onnx.numpy_helper.from_array(array, name))
+        return self._stored(name, np.array(value, self._dtype))
+
+    def _stored(self, name: str, values: np.ndarray) -> str:
+        name = self._unique(name)
+        self._constants.append(self._onnx.numpy_helper.from_array(values, name))
         return name
+
+    def _unique(self, name: str) -> str:
+        """Return the name, with a number if it is in use: a layer may occur more than once."""
+        candidates = (f"{name}_{n}" if n else name for n in itertools.count())
+        unique = next(candidate for candidate in candidates if candidate not in self._names)
+        self._names.add(unique)
+        return unique
 
     def serialized(self, model: Sequential, output: str) -> bytes:
         """Return the whole file."""

@@ -81,6 +81,46 @@ def test_export_names_layers_and_keeps_dropout(tmp_path):
     assert [d.dim_param or d.dim_value for d in dims] == ["batch", 4, 3]
 
 
+def twice(layer, between=None):
+    """Return a stack in which a layer occurs twice."""
+    return (layer, between or layers.Dense(3), layer)
+
+
+SHARED_RELU = layers.ReLU()
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        twice(layers.ReLU()),
+        twice(layers.Dense(3, "relu"), layers.Activation("tanh")),
+        twice(layers.Dropout(0.5)),
+        twice(layers.Dropout(0.5, scaling="inference")),
+        twice(layers.Flatten()),
+        twice(layers.Activation("sigmoid")),
+        twice(layers.Softmax()),
+        twice(layers.Rescaling(2.0, 1.0)),
+        twice(models.Sequential([layers.Dense(3, "relu"), layers.Dropout(0.5)])),
+        (SHARED_RELU, models.Sequential([layers.Dense(3), SHARED_RELU])),
+        (layers.Dense(3, "relu", name="a"), layers.ReLU(name="a/relu")),
+        (layers.Dense(3, name="input"), layers.Dense(3, name="dense_1"), layers.Dense(3)),
+        (layers.Dense(3, "relu", name="a b:0/模型"), layers.Dense(3, name="x" * 300)),
+    ],
+    ids=lambda stack: "-".join(layer.label[:9] for layer in stack),
+)
+def test_export_gives_layers_used_twice_unique_names(stack, tmp_path):
+    model = network(*stack)
+    model.set_weights([w + 0.1 for w in model.get_weights()])
+    model.export(tmp_path / "net.onnx")
+    graph = onnx.load(tmp_path / "net.onnx").graph
+    values = [c.name for c in graph.initializer] + [o for node in graph.node for o in node.output]
+    assert len(set(values)) == len(values)
+    assert len({node.name for node in graph.node}) == len(graph.node)
+    # A shared weight is one constant.
+    assert sum(len(c.dims) > 0 for c in graph.initializer) == len(model.parameters())
+    np.testing.assert_allclose(run(tmp_path / "net.onnx"), model.predict(X), rtol=1e-5, atol=1e-5)
+
+
 class Own(layers.Dense):
     """A custom layer."""
 

@@ -69,15 +69,6 @@ def test_layers_lists_a_shared_layer_as_often_as_it_is_called():
     assert len(model.parameters()) == 2
 
 
-def test_export_of_a_shared_layer_is_rejected(tmp_path):
-    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
-    shared = layers.Dense(3)
-    model = models.Sequential([layers.Input((3,)), shared, layers.ReLU(), shared])
-    with pytest.raises(onnx.checker.ValidationError, match="dense/weight"):
-        model.export(tmp_path / "shared.onnx")
-    assert not list(tmp_path.iterdir())
-
-
 # ------------------------------------------------------------------------------ probabilities
 
 CROSS_ENTROPIES = [
