@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from minidl import images, models
+from minidl import console, images, models
 from minidl.backend import DeviceError
 from minidl.commands.command_line import (
     EXIT_INTERRUPTED,
     InputError,
     Parser,
+    discard_unwritten,
     number,
-    printable,
     report_error,
+    show,
 )
 from minidl.trainer.uncertainty import Uncertainty
 
@@ -57,13 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     try:
         for line in predict(arguments):
-            print(line)
-        sys.stdout.flush()  # here, so that its error is caught
+            if failure := show(line):
+                raise failure
     except (InputError, ImportError, OSError, MemoryError) as error:
         return report_error("minidl.predict", error)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        console.write("interrupted", sys.stderr)
         return EXIT_INTERRUPTED
+    finally:
+        discard_unwritten()
     return 0
 
 
@@ -79,7 +82,7 @@ def predict(arguments: argparse.Namespace) -> Iterator[str]:
     except (ValueError, DeviceError) as error:
         raise InputError(error) from error
     names = [
-        printable(path) if len(array) == 1 else f"{printable(path)}[{place}]"
+        console.printable(path) + f"[{place}]" * (len(array) > 1)
         for path, array in zip(arguments.images, read, strict=True)
         for place in range(len(array))
     ]

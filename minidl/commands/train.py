@@ -13,11 +13,17 @@ from typing import Any
 
 from minidl_kernels.threads import num_threads
 
-from minidl import callbacks, constraints, layers, models, optimizers
+from minidl import callbacks, console, constraints, layers, models, optimizers
 from minidl.backend import DeviceError, get_backend
 from minidl.batches import Samples
 from minidl.commands import report
-from minidl.commands.command_line import EXIT_INTERRUPTED, InputError, report_error
+from minidl.commands.command_line import (
+    EXIT_INTERRUPTED,
+    InputError,
+    discard_unwritten,
+    report_error,
+    show,
+)
 from minidl.commands.run_folder import RunFolder
 from minidl.commands.train_arguments import (
     CLASSES,
@@ -150,8 +156,8 @@ def environment() -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
-    0; 1 if its output is not read to the end; 2 for invalid input; 3 if numbers are no longer
-    finite; 130 after Ctrl-C.
+    0; 1 if its output is not read to the end, after the run is finished and saved; 2 for invalid
+    input; 3 if numbers are no longer finite; 130 after Ctrl-C.
     """
     arguments = parse_arguments(argv, __doc__)
     logging.basicConfig(format="%(message)s")
@@ -166,15 +172,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         log.write("end", **results, seconds=process_seconds(), interrupted=True)
         resumable = "; to resume, add --resume latest" if arguments.checkpoint_dir else ""
-        print(f"interrupted{resumable}", file=sys.stderr)
+        console.write(f"interrupted{resumable}", sys.stderr)
         return EXIT_INTERRUPTED
     finally:
         log.close()
+        discard_unwritten()
 
 
 def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any]) -> int:
     """Train and evaluate; add what was reached to `results`, also if training is interrupted."""
-    say = (lambda *_: None) if arguments.quiet else print
+    say = (lambda _: None) if arguments.quiet else show
     try:
         check_outputs(arguments)
         arguments.device = get_backend(arguments.device).name
@@ -196,7 +203,7 @@ def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any])
     except (ValueError, DeviceError) as error:
         raise InputError(error) from error
     if notice:
-        print(notice)
+        show(notice)
     say(f"device   {arguments.device}")
     say(f"data     {data}: {len(x):,} training images, {len(x_test):,} test images")
     say(f"network  {describe(model)}")
@@ -226,10 +233,10 @@ def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any])
         results |= watch.report()
     if guard.found is not None:
         log.write("end", **results, seconds=process_seconds(), diverged=guard.found)
-        print(
+        console.write(
             f"minidl.train: expected finite numbers, got NaN or infinity: {guard.found}. Use a "
             "smaller --lr.",
-            file=sys.stderr,
+            sys.stderr,
         )
         return EXIT_DIVERGED
     test_loss, test_accuracy = model.evaluate(x_test, y_test, arguments.batch_size, verbose=0)
@@ -241,7 +248,7 @@ def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any])
         "data": data + " (MNIST could not be downloaded)" * bool(notice),
         "epochs": f"{watch.epochs} of {arguments.epochs}",
         "test accuracy": f"{test_accuracy:.2%}",
-        "test loss": f"{test_loss:.4f}",
+        "test loss": console.readable(test_loss),
     }
     if watch.images:
         rows |= {
@@ -254,7 +261,8 @@ def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any])
     if arguments.out is not None:
         rows["report"] = write_report(arguments, model, (x_test, y_test), rows)
     for title, text in rows.items():
-        print(f"{title:<16} {text}")
+        if failure := show(f"{title:<16} {text}"):
+            raise failure
     return 0
 
 
