@@ -164,11 +164,12 @@ def test_write_escapes_for_streams_that_name_another_encoding(named):
 
 def test_report_escapes_bytes_that_are_not_utf_8(tmp_path):
     pytest.importorskip("matplotlib")
-    model = models.Sequential([layers.Dense(3, "softmax", input_shape=(4,))], seed=1)
+    stack = [layers.Flatten(input_shape=(2, 2)), layers.Dense(3, "softmax")]
+    model, x = models.Sequential(stack, seed=1), X.reshape(12, 2, 2)
     text = "/d\udcff"
     facts = {"saved": text, text: "größe"}
     path = tmp_path / "report.html"
-    report.write(path, model, X, model.predict(X).argmax(1), facts=facts, command=f"-x '{text}'")
+    report.write(path, model, x, Y, facts=facts, command=f"--data-dir '{text}'")
     page = path.read_text("utf-8")
     assert page.count(r"/d\udcff") == 3
     assert "größe" in page
