@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
+from minidl import console
 from minidl.batches import Batch, Feed
 from minidl.callbacks.base import Callback, Logs
 
@@ -29,13 +30,13 @@ class ProgressBar(Callback):
             title = self._title(self.model.position.epoch)
             self._bar = _bar(title, self.params["steps"], self.params["verbose"], done=batch)
         if self._bar.update():
-            self._bar.set_postfix({name: f"{value:.4f}" for name, value in logs.items()})
+            self._bar.set_postfix({name: console.readable(logs[name]) for name in logs})
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Replace the bar by the epoch's line."""
         self.close()
         seconds = time.perf_counter() - self._started
-        print(line(f"{self._title(epoch)} - {seconds:.1f} s", logs), flush=True)
+        console.write(line(f"{self._title(epoch)} - {seconds:.1f} s", logs), sys.stdout)
 
     def close(self) -> None:
         """Remove the bar."""
@@ -57,28 +58,27 @@ def bar(title: str, feed: Feed, batch_size: int, verbose: int) -> Iterator[Batch
 
 
 def _bar(title: str, steps: int, verbose: int, done: int = 0) -> tqdm:
-    on_terminal = sys.stdout is not None and sys.stdout.isatty()
     return tqdm(
         total=steps,
         initial=done,
         desc=title,
         unit="step",
-        file=sys.stdout,
-        disable=verbose != 1 or not on_terminal,
+        file=console.Output(sys.stdout),
+        disable=verbose != 1 or not console.is_terminal(sys.stdout),
         leave=False,
         dynamic_ncols=True,
     )
 
 
 def line(title: str, logs: Logs) -> str:
-    """Return a line of results.
+    """Return a line of results, as `console.readable` shows them.
 
     Examples
     --------
     >>> line("Epoch 1/2", {"loss": 0.25})
     'Epoch 1/2 - loss: 0.2500'
     """
-    return " - ".join([title, *(f"{name}: {value:.4f}" for name, value in logs.items())])
+    return " - ".join([title, *(f"{name}: {console.readable(logs[name])}" for name in logs)])
 
 
 def checked_verbose(who: str, verbose: str | int) -> int:

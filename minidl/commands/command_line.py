@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+from minidl import console
+
 EXIT_UNREAD, EXIT_BAD_INPUT, EXIT_DIVERGED = 1, 2, 3
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143  # 128 + the number of the signal
 
@@ -47,7 +49,7 @@ def handled_sigterm() -> Iterator[None]:
 
 def report_interrupt(interrupt: KeyboardInterrupt, advice: str = "") -> int:
     """Print that a command was interrupted, and return the exit status."""
-    print(f"interrupted{advice}", file=sys.stderr)
+    console.write(f"interrupted{advice}", sys.stderr)
     return EXIT_TERMINATED if isinstance(interrupt, Terminated) else EXIT_INTERRUPTED
 
 
@@ -68,7 +70,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print `message` and exit with status 2."""
-        self.exit(EXIT_BAD_INPUT, f"{self.module}: {printable(message)}\n")
+        console.write(f"{self.module}: {console.printable(message)}", sys.stderr)
+        self.exit(EXIT_BAD_INPUT)
 
 
 def number(
@@ -92,30 +95,24 @@ def number(
     return parse
 
 
+def show(text: str) -> OSError | None:
+    """Print a line with its control characters escaped; return the error as `console.write`."""
+    return console.write(console.printable(text), sys.stdout)
+
+
 def report_error(module: str, error: Exception) -> int:
     """Print an error in one line and return the exit status; print nothing for a closed pipe."""
     if isinstance(error, BrokenPipeError):
-        # Python would flush the rest at exit, and fail again (Python docs, "Note on SIGPIPE").
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_UNREAD
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
-    print(f"{module}: {printable(text)}", file=sys.stderr)
+    console.write(f"{module}: {console.printable(text)}", sys.stderr)
     return EXIT_BAD_INPUT
 
 
-def printable(text: str) -> str:
-    r"""Return a text, such as a file name, with escapes for what a terminal must not receive.
-
-    These are control characters, bytes of names that are not UTF-8, and characters that the
-    encoding of standard output lacks.
-
-    Examples
-    --------
-    >>> printable("größe \x1b[31m \udcff")
-    'größe \\x1b[31m \\udcff'
-    """
-    escaped = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return escaped.encode(encoding, "backslashreplace").decode(encoding)
+def discard_unwritten() -> None:
+    """Discard what standard output could not write, which Python would try again at exit."""
+    if console.write("", sys.stdout, end="") is not None:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # it may have no descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

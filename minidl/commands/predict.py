@@ -1,21 +1,21 @@
 """Classify images with a saved network."""
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from minidl import images, models
+from minidl import console, images, models
 from minidl.backend import DeviceError
 from minidl.commands.command_line import (
     InputError,
     Parser,
+    discard_unwritten,
     handled_sigterm,
     number,
-    printable,
     report_error,
     report_interrupt,
+    show,
 )
 from minidl.trainer.uncertainty import Uncertainty
 
@@ -60,12 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     try:
         for line in predict(arguments):
-            print(line)
-        sys.stdout.flush()  # here, so that its error is caught
+            if failure := show(line):
+                raise failure
     except (InputError, ImportError, OSError, MemoryError) as error:
         return report_error("minidl.predict", error)
     except KeyboardInterrupt as interrupt:
         return report_interrupt(interrupt)
+    finally:
+        discard_unwritten()
     return 0
 
 
@@ -81,7 +83,7 @@ def predict(arguments: argparse.Namespace) -> Iterator[str]:
     except (ValueError, DeviceError) as error:
         raise InputError(error) from error
     names = [
-        printable(path) if len(array) == 1 else f"{printable(path)}[{place}]"
+        console.printable(path) + f"[{place}]" * (len(array) > 1)
         for path, array in zip(arguments.images, read, strict=True)
         for place in range(len(array))
     ]

@@ -89,7 +89,7 @@ def write(
         parts.append(f"<figcaption>{_text(caption)}</figcaption></figure>")
     table = summary_table(model.label, model.layers, model.parameters())
     parts.append(f"<h2>The network</h2><pre>{_text(table)}</pre></body></html>")
-    write_atomically(path, "\n".join(parts).encode())
+    write_atomically(path, "\n".join(parts).encode(errors="backslashreplace"))
 
 
 def _text(value: str) -> str:

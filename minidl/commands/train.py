@@ -14,16 +14,18 @@ from typing import Any
 
 from minidl_kernels.threads import num_threads
 
-from minidl import callbacks, constraints, layers, models, optimizers
+from minidl import callbacks, console, constraints, layers, models, optimizers
 from minidl.backend import DeviceError, get_backend
 from minidl.batches import Samples
 from minidl.commands import report
 from minidl.commands.command_line import (
     EXIT_DIVERGED,
     InputError,
+    discard_unwritten,
     handled_sigterm,
     report_error,
     report_interrupt,
+    show,
 )
 from minidl.commands.run_folder import REPORT, RunFolder
 from minidl.commands.train_arguments import (
@@ -171,11 +173,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report_interrupt(interrupt, resumable)
     finally:
         log.close()
+        discard_unwritten()
 
 
 def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any]) -> int:
     """Train and evaluate; add what was reached to `results`, also if training is interrupted."""
-    say = (lambda *_: None) if arguments.quiet else print
+    say = (lambda _: None) if arguments.quiet else show
     try:
         check_outputs(arguments)
         arguments.device = get_backend(arguments.device).name
@@ -197,7 +200,7 @@ def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any])
     except (ValueError, DeviceError) as error:
         raise InputError(error) from error
     if notice:
-        print(notice)
+        show(notice)
     say(f"device   {arguments.device}")
     say(f"data     {data}: {len(x):,} training images, {len(x_test):,} test images")
     say(f"network  {describe(model)}")
@@ -239,16 +242,16 @@ def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any])
         log.write("end", **results, seconds=process_seconds(), diverged=found)
         if arguments.out is not None:
             write_report(arguments, model, (x_test, y_test), rows | {"diverged": found})
-        print(
+        console.write(
             f"minidl.train: expected finite numbers, got NaN or infinity: {found}. "
             + f"{arguments.save} is not saved. " * (arguments.save is not None)
             + "Use a smaller --lr.",
-            file=sys.stderr,
+            sys.stderr,
         )
         return EXIT_DIVERGED
     seconds = process_seconds()
     log.write("end", **results, seconds=seconds, interrupted=False)
-    rows |= {"test accuracy": f"{test_accuracy:.2%}", "test loss": f"{test_loss:.4f}"}
+    rows |= {"test accuracy": f"{test_accuracy:.2%}", "test loss": console.readable(test_loss)}
     if watch.images:
         rows |= {
             "images a second": f"{results['images_per_second']:,.0f} in training",
@@ -260,7 +263,8 @@ def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any])
     if arguments.out is not None:
         rows["report"] = write_report(arguments, model, (x_test, y_test), rows)
     for title, text in rows.items():
-        print(f"{title:<16} {text}")
+        if failure := show(f"{title:<16} {text}"):
+            raise failure
     return 0
 
 

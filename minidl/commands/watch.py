@@ -34,12 +34,18 @@ class EventLog:
         self._file: IO[str] | None = None
 
     def write(self, event: str, **values: Any) -> None:
-        """Write and flush one event; numbers that JSON lacks become null."""
+        """Write and flush one event; numbers that JSON lacks become null.
+
+        If the file is a pipe that its reader has closed, the log ends and the run goes on.
+        """
         if self._path is None:
             return
         if self._file is None:
             self._file = open(self._path, self._mode, encoding="utf-8")  # noqa: SIM115  see close()
-        print(json_line({"event": event, **values}), file=self._file, flush=True)
+        try:
+            print(json_line({"event": event, **values}), file=self._file, flush=True)
+        except BrokenPipeError:
+            self._path = None
 
     def close(self) -> None:
         """Close the file."""

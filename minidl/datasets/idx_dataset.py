@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minidl import console
 from minidl.datasets import idx
 
 FILES = (
@@ -108,7 +109,7 @@ class IdxDataset:
         import pooch  # slow: see _from_cache
 
         fetch = pooch.HTTPDownloader(
-            progressbar=sys.stderr.isatty(),
+            progressbar=console.is_terminal(sys.stderr),
             timeout=(CONNECT_SECONDS, READ_SECONDS),
             chunk_size=2**16,
         )

@@ -1,13 +1,14 @@
 """Base class of models: compile, fit, evaluate, predict, and files."""
 
+import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import numpy as np
 
-from minidl import losses, optimizers, rng
+from minidl import console, losses, optimizers, rng
 from minidl.arguments import positive_integer
 from minidl.batches import Samples
 from minidl.callbacks.base import Callback, CallbackList
@@ -251,7 +252,8 @@ class Model(Network):
         finally:
             self.run = None
         for text in run.warnings:
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            with suppress(AttributeError, ValueError):  # of a closed or unusual sys.stderr
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
         return self.history
 
     def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
@@ -315,7 +317,7 @@ class Model(Network):
         plan = self._plan(samples)
         values = plan.evaluate(bar("Evaluation", plan.feed, batch_size, verbose))
         if verbose:
-            print(line("Evaluation", values), flush=True)
+            console.write(line("Evaluation", values), sys.stdout)
         if return_dict:
             return values
         return list(values.values()) if self.metrics else values["loss"]

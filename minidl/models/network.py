@@ -1,13 +1,14 @@
 """Networks: layers with a device, a dtype and a seed."""
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from minidl import rng
+from minidl import console, rng
 from minidl.arguments import missing_attribute, positive_integer, refuse_masked
 from minidl.backend import Backend, get_backend
 from minidl.backend.base import FLOAT_TYPES
@@ -124,13 +125,10 @@ class Network(Layer):
     def summary(self) -> None:
         """Print the layers with their output shapes and numbers of weights.
 
-        Raises
-        ------
-        ValueError
-            If the model is not built, so that its shapes are not known.
+        A layer that is not built has the shape ``?`` and ``0 (unbuilt)`` weights, as in Keras.
         """
-        self.check_built()
-        print(summary_table(self.label, self.layers, self.parameters()))
+        table = summary_table(self.label, self.layers, self.parameters())
+        console.write(table, sys.stdout)
 
     # -------------------------------------------------------------------- weights and files
 

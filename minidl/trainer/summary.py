@@ -14,7 +14,8 @@ def summary_table(name: str, layers: Sequence[Layer], parameters: Sequence[Param
     rows = [HEADINGS]
     for layer in layers:
         label = f"{layer.label} ({type(layer).__name__})"
-        rows.append((label, str(layer.output_shape), f"{layer.count_params():,}"))
+        size = f"{layer.count_params():,}" if layer.built else "0 (unbuilt)"
+        rows.append((label, str(layer.output_shape or "?"), size))
     first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
 
     def rule(left: str, line: str, middle: str, right: str) -> str:

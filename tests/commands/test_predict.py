@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from command_runs import environment, rejection
+from streams import STREAMS
 
 from minidl import datasets, layers, models
 from minidl.commands import predict
@@ -201,6 +202,14 @@ def test_table_and_errors_escape_names(name, printed, saved, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[1].startswith(f"{tmp_path / printed}  ")
     in_one_line = printed.replace("\\n", " ")
     assert f"minidl.predict: {tmp_path / in_one_line}: " in rejection(predict, capsys, path, path)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_stream_decides_the_exit_status(name, saved, tmp_path, monkeypatch):
+    path = picture(tmp_path / "模.png")
+    monkeypatch.setattr(sys, "stdout", STREAMS[name]())
+    status = predict.main([str(saved[0]), str(path)])
+    assert status == {"broken pipe": 1, "full disk": 2, "read only": 2}.get(name, 0)
 
 
 def test_predict_returns_130_after_ctrl_c(saved, capsys, monkeypatch):

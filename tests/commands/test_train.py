@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_runs import environment, rejection, run_python
+from streams import STREAMS, Failing, encoded, written
 
 from minidl import models
 from minidl.commands import train
 from minidl.commands.train_arguments import parse_arguments
+from minidl.commands.watch import EventLog
 from minidl.storage import tensor_file
 from minidl.storage.atomic import write_atomically
 from minidl.storage.folders import latest, lock_folder
@@ -191,6 +193,85 @@ def test_rejected_run_begins_nothing(tmp_path, monkeypatch, capsys):
     line = rejection(train, capsys, *rejected, "--checkpoint-dir", unbegun)
     assert f"{new}: expected a folder without a run" in line
     assert not unbegun.exists()
+
+
+# ------------------------------------------------------------------------------ output
+
+UNPRINTABLE = "模型.safetensors"
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_no_stream_ends_the_command(name, tmp_path, monkeypatch):
+    saved, stream = tmp_path / UNPRINTABLE, STREAMS[name]()
+    arguments = [*SMALL, "--save", str(saved), "--out", str(tmp_path / "größe")]
+    monkeypatch.setattr(sys, "stdout", stream)
+    status = train.main([*arguments, "--epochs", "1"])
+    assert status == {"broken pipe": 1, "full disk": 2, "read only": 2}.get(name, 0)
+    assert models.load(saved).epoch == 1
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_no_stream_of_errors_changes_the_exit_status(name, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", STREAMS[name]())
+    assert train.main([*SMALL, "--save", "/missing/模型.safetensors"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        train.main(["--epochs", "模"])
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_train_escapes_names_that_the_encoding_lacks(encoding, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", encoded(encoding))
+    saved = str(tmp_path / UNPRINTABLE)
+    assert train.main([*SMALL, "--epochs", "1", "--quiet", "--save", saved]) == 0
+    assert written(sys.stdout).endswith("\\u6a21\\u578b.safetensors\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems reject such names")
+def test_folder_whose_name_is_not_utf_8_takes_all_files_of_a_run(tmp_path, capsys):
+    folder = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"d\xff")))
+    folder.mkdir()
+    outputs = ["--out", str(folder / "out"), "--save", str(folder / "x.safetensors")]
+    assert train.main([*SMALL, "--epochs", "1", *outputs]) == 0
+    assert train.main([*SMALL, *outputs, "--resume", "latest"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(r"d\udcff/x.safetensors") == 2
+    assert r"d\udcff/x.safetensors" in (folder / "out" / "report.html").read_text("utf-8")
+
+
+def test_test_loss_is_not_shown_as_zero(capsys, monkeypatch):
+    monkeypatch.setattr(models.Sequential, "evaluate", lambda *_, **__: [3.1e-06, 1.0])
+    assert train.main([*SMALL, "--epochs", "1", "--quiet"]) == 0
+    assert "test loss        3.1000e-06\n" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@posix_signals
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_closed_pipe_returns_1_after_the_run_is_saved(unbuffered, log, tmp_path):
+    saved = tmp_path / "x.safetensors"
+    logged = ["--quiet", "--log-json", "/dev/stdout"] if log else []
+    with subprocess.Popen(
+        [sys.executable, "-m", "minidl.train", *SMALL, "--save", str(saved), *logged],
+        env=environment(PYTHONUNBUFFERED=unbuffered),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert b"Error" not in process.stderr.read()
+    assert process.returncode == 1
+    assert models.load(saved).epoch == 2
+
+
+def test_log_ends_if_its_reader_closes_the_pipe(monkeypatch, tmp_path):
+    log = EventLog(str(tmp_path / "log.jsonl"))
+    log.write("start")
+    log.close()
+    monkeypatch.setattr(log, "_file", Failing(BrokenPipeError(32, "Broken pipe")))
+    log.write("epoch")
+    log.write("end")
+    assert [event["event"] for event in events(tmp_path / "log.jsonl")] == ["start"]
 
 
 @pytest.mark.slow

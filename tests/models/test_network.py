@@ -140,12 +140,43 @@ def test_summary_counts_frozen_weights(capsys):
     ]
 
 
-def test_summary_rejects_unbuilt_model():
-    model = models.Sequential([layers.Dense(2)])
-    with pytest.raises(ValueError, match="sequential: expected a built layer"):
-        model.summary()
+class Pair(models.Model):
+    """Model of two layers, of which it calls none before it is built."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = layers.Dense(2), layers.Dropout(0.5)
+
+    def call(self, x):
+        return self.two(self.one(x))
+
+
+UNBUILT = {
+    "sequential": lambda: models.Sequential([layers.Dense(2), layers.Dropout(0.5)]),
+    "subclass": Pair,
+    "nested": lambda: models.Sequential([models.Sequential([layers.Dense(2)]), layers.ReLU()]),
+}
+
+
+@pytest.mark.parametrize("name", UNBUILT)
+def test_summary_of_an_unbuilt_model_shows_question_marks(name, capsys):
+    model = UNBUILT[name]()
+    model.summary()
+    printed = capsys.readouterr().out
+    cells = [[cell.strip() for cell in line.split("│")[2:4]] for line in printed.splitlines()]
+    assert [row for row in cells if row] == [["?", "0 (unbuilt)"]] * 2
+    assert printed.endswith(" Non-trainable params: 0 (0.00 B)\n")
+    assert not model.built
+    with pytest.raises(ValueError, match="expected a built layer"):
+        model.count_params()
     model(np.zeros((1, 3)))
     model.summary()
+    assert "?" not in capsys.readouterr().out
+
+
+def test_summary_of_an_empty_model_has_no_rows(capsys):
+    models.Sequential().summary()
+    assert " Total params: 0 (0.00 B)" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------ building
