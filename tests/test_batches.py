@@ -42,7 +42,8 @@ def test_checked_accepts_numbers_of_any_dtype(dtype):
         ([X, LABELS[:6]], r"y for 7 samples, got shape \(6,\)"),
         ([X, np.array(3)], r"y for 7 samples, got shape \(\)"),
         ([X, LABELS, np.ones(6)], r"sample_weight .* 7 samples, got shape \(6,\)"),
-        ([X, LABELS, np.ones((7, 2))], r"sample_weight .* 7 samples, got shape \(7, 2\)"),
+        ([X, LABELS, np.ones((6, 2))], r"sample_weight .* 7 samples, got shape \(6, 2\)"),
+        ([X, LABELS, np.array(1.0)], r"sample_weight .* 7 samples, got shape \(\)"),
         ([[[1.0], [1.0, 2.0]]], "x with one shape, got a list .*differ in shape"),
     ],
 )

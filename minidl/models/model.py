@@ -3,16 +3,18 @@
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from minidl import losses, optimizers, rng
-from minidl.arguments import positive_integer
+from minidl.arguments import keras_defaults, positive_integer
 from minidl.batches import Samples
 from minidl.callbacks.base import Callback, CallbackList
 from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line
 from minidl.engine.backward import no_grad
+from minidl.engine.tensor import Tensor
 from minidl.layers.base import Layer
 from minidl.metrics import Metric
 from minidl.metrics import get as get_metric
@@ -75,6 +77,14 @@ class Model(Network):
 
     # -------------------------------------------------------------------- training
 
+    @keras_defaults(
+        loss_weights=None,
+        weighted_metrics=None,
+        run_eagerly=False,
+        steps_per_execution=1,
+        jit_compile=("auto", False),
+        auto_scale_loss=True,
+    )
     def compile(
         self,
         optimizer: str | optimizers.Optimizer = "rmsprop",
@@ -120,6 +130,16 @@ class Model(Network):
         if self.run is not None and self.run.is_training and self.position.batch:
             state.obstacle = COMPILED_WITHIN_EPOCH
 
+    @keras_defaults(
+        class_weight=None,
+        steps_per_epoch=None,
+        validation_steps=None,
+        validation_batch_size=None,
+        validation_freq=1,
+        max_queue_size=10,
+        workers=1,
+        use_multiprocessing=False,
+    )
     def fit(
         self,
         x: Any,
@@ -158,7 +178,8 @@ class Model(Network):
         shuffle : bool
             Whether each epoch has its own order, which depends on seed and epoch.
         sample_weight : array_like, optional
-            One weight for each sample's loss, of shape (n,) or (n, 1).
+            One weight for each sample's loss, of shape (n,) or (n, 1); or for each of its losses,
+            such as those of time steps, of shape (n, steps).
         initial_epoch : int
             The number of the first epoch.
         resume : bool
@@ -251,7 +272,7 @@ class Model(Network):
         finally:
             self.run = None
         for text in run.warnings:
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            warnings.warn(text, RuntimeWarning, stacklevel=3)  # the caller, past the decorator
         return self.history
 
     def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
@@ -269,6 +290,18 @@ class Model(Network):
         self.loss.check(samples.y, output_shape)
         for metric in self.metrics:
             metric.check(samples.y, output_shape)
+        samples = replace(samples, y=self.loss.targets(samples.y))
+        if samples.weight is not None and samples.weight.ndim > 1:  # only the loss knows its axes
+            first = samples[:1]
+            outputs = self.backend.asarray(np.zeros((1, *output_shape[1:]), self.dtype))
+            try:
+                with no_grad(), np.errstate(all="ignore"):
+                    self.loss(first.y, Tensor.of(outputs, self.backend), first.weight)
+            except ValueError as error:
+                raise ValueError(
+                    f"{who}: expected sample_weight with one number for each sample, or for each "
+                    f"of its losses, got shape {samples.weight.shape}. Reshape it."
+                ) from error
         return samples
 
     def _plan(self, samples: Samples) -> Plan:
@@ -282,6 +315,7 @@ class Model(Network):
 
     # -------------------------------------------------------------------- use
 
+    @keras_defaults(steps=None, callbacks=None)
     def evaluate(
         self,
         x: Any,
@@ -320,6 +354,7 @@ class Model(Network):
             return values
         return list(values.values()) if self.metrics else values["loss"]
 
+    @keras_defaults(steps=None, callbacks=None)
     def predict(
         self,
         x: Any,

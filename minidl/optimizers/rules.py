@@ -2,12 +2,24 @@
 
 from typing import Any
 
-from minidl.arguments import choose
+from minidl.arguments import choose, keras_defaults
 from minidl.backend import Array
 from minidl.optimizers.base import Optimizer
 from minidl.optimizers.schedules import LearningRateSchedule
 
+KERAS_OPTIMIZER = {
+    "clipnorm": None,
+    "clipvalue": None,
+    "global_clipnorm": None,
+    "use_ema": False,
+    "ema_momentum": 0.99,
+    "ema_overwrite_frequency": None,
+    "loss_scale_factor": None,
+    "gradient_accumulation_steps": None,
+}
 
+
+@keras_defaults(name="SGD", **KERAS_OPTIMIZER)
 class SGD(Optimizer):
     """Gradient descent, with momentum if it is given.
 
@@ -59,6 +71,7 @@ class SGD(Optimizer):
         )
 
 
+@keras_defaults(name="rmsprop", momentum=0.0, centered=False, **KERAS_OPTIMIZER)
 class RMSprop(Optimizer):
     """Gradient divided by its running root mean square (Hinton, lecture 6e, 2012).
 
@@ -99,6 +112,7 @@ class RMSprop(Optimizer):
         )
 
 
+@keras_defaults(name="adam", amsgrad=False, **KERAS_OPTIMIZER)
 class Adam(Optimizer):
     """Adam: running means of the gradient and of its square.
 
@@ -146,6 +160,7 @@ class Adam(Optimizer):
         )
 
 
+@keras_defaults(name="adamw", amsgrad=False, **KERAS_OPTIMIZER)
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019).
 
