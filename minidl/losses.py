@@ -142,6 +142,9 @@ class _Crossentropy(Loss):
 class SparseCategoricalCrossentropy(_Crossentropy):
     """Cross-entropy for class numbers: -log of the probability of the right class.
 
+    Class numbers are integers from 0. Arrays of the host may also hold them as whole
+    floating-point numbers or as booleans.
+
     Parameters
     ----------
     from_logits : bool
@@ -157,10 +160,7 @@ class SparseCategoricalCrossentropy(_Crossentropy):
     """
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
-        """Raise ValueError unless `y_true` holds one class number for each sample.
-
-        Arrays of the host may also hold them as floating-point numbers, as in Keras.
-        """
+        """Raise ValueError unless `y_true` holds one class number for each sample."""
         who, classes = "sparse_categorical_crossentropy", output_shape[-1]
         one_each = output_shape[:-1]
         if not (shapes_agree(y_true.shape, one_each) or shapes_agree(y_true.shape, (*one_each, 1))):
@@ -252,6 +252,9 @@ def expects_probabilities(loss: Loss) -> bool:
 @keras_defaults(name="mean_squared_error", **KERAS_LOSS)
 class MeanSquaredError(Loss):
     """Mean of the squared differences.
+
+    The loss of a sample is the mean over the last axis, as in Keras. So outputs of shape (batch,
+    steps, features) have a loss for each step, and `sample_weight` may have shape (batch, steps).
 
     Examples
     --------

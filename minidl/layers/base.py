@@ -37,8 +37,8 @@ class Layer:
     Parameters
     ----------
     name : str, optional
-        The name in summaries, errors and files. A model names its other layers ``dense``,
-        ``dense_1`` and so on.
+        The name in summaries, errors and files, unique among the layers that one model or layer
+        holds. A model names its other layers ``dense``, ``dense_1`` and so on.
     input_shape : tuple of int, optional
         The shape of one sample, without the batch. With it, the first layer of a `Sequential`
         has the model built at once.
