@@ -128,15 +128,7 @@ class CSVLogger(Callback):
         self._file.close()
 
 
-@keras_defaults(
-    histogram_freq=0,
-    write_images=False,
-    write_steps_per_second=False,
-    update_freq="epoch",
-    profile_batch=0,
-    embeddings_freq=0,
-    embeddings_metadata=None,
-)
+@keras_defaults(histogram_freq=0, write_images=False, update_freq="epoch", profile_batch=0)
 class TensorBoard(Callback):
     """Loss, metrics and learning rate of each epoch for TensorBoard.
 

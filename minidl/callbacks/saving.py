@@ -22,13 +22,7 @@ FILE_ENDINGS = (".keras", ".h5", ".safetensors")  # of checkpoints of Keras and 
 log = logging.getLogger(__name__)
 
 
-@keras_defaults(
-    verbose=0,
-    save_best_only=False,
-    save_weights_only=False,
-    save_freq="epoch",
-    initial_value_threshold=None,
-)
+@keras_defaults(verbose=0, save_best_only=False, save_weights_only=False, save_freq="epoch")
 class ModelCheckpoint(Monitor):
     """Checkpoints in ``step-NNNNNNNNNN.safetensors`` files, from which training can be resumed.
 

@@ -16,12 +16,7 @@ from minidl.layers.base import AS_BATCH, Layer
 
 
 @keras_defaults(
-    kernel_regularizer=None,
-    bias_regularizer=None,
-    bias_constraint=None,
-    lora_rank=None,
-    lora_alpha=None,
-    quantization_config=None,
+    kernel_regularizer=None, bias_regularizer=None, bias_constraint=None, lora_rank=None
 )
 class Dense(Layer):
     """Compute ``activation(x @ weight + bias)``.

@@ -25,6 +25,10 @@ from minidl.trainer.loop import Run
 from minidl.trainer.state import COMPILED_WITHIN_EPOCH, History, run_arguments
 
 DEFAULT_BATCH_SIZE = 32
+NOT_WEIGHTED = {"loss_weights": None, "weighted_metrics": None}
+KERAS_COMPILE = {"run_eagerly": False, "steps_per_execution": 1, "jit_compile": ("auto", False)}
+KERAS_FIT = {"class_weight": None, "steps_per_epoch": None, "workers": 1}
+KERAS_VALIDATION = {"validation_steps": None, "validation_batch_size": None, "validation_freq": 1}
 
 
 class Model(Network):
@@ -77,14 +81,7 @@ class Model(Network):
 
     # -------------------------------------------------------------------- training
 
-    @keras_defaults(
-        loss_weights=None,
-        weighted_metrics=None,
-        run_eagerly=False,
-        steps_per_execution=1,
-        jit_compile=("auto", False),
-        auto_scale_loss=True,
-    )
+    @keras_defaults(**NOT_WEIGHTED, **KERAS_COMPILE)
     def compile(
         self,
         optimizer: str | optimizers.Optimizer = "rmsprop",
@@ -130,16 +127,7 @@ class Model(Network):
         if self.run is not None and self.run.is_training and self.position.batch:
             state.obstacle = COMPILED_WITHIN_EPOCH
 
-    @keras_defaults(
-        class_weight=None,
-        steps_per_epoch=None,
-        validation_steps=None,
-        validation_batch_size=None,
-        validation_freq=1,
-        max_queue_size=10,
-        workers=1,
-        use_multiprocessing=False,
-    )
+    @keras_defaults(**KERAS_FIT, **KERAS_VALIDATION)
     def fit(
         self,
         x: Any,

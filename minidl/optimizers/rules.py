@@ -7,16 +7,8 @@ from minidl.backend import Array
 from minidl.optimizers.base import Optimizer
 from minidl.optimizers.schedules import LearningRateSchedule
 
-KERAS_OPTIMIZER = {
-    "clipnorm": None,
-    "clipvalue": None,
-    "global_clipnorm": None,
-    "use_ema": False,
-    "ema_momentum": 0.99,
-    "ema_overwrite_frequency": None,
-    "loss_scale_factor": None,
-    "gradient_accumulation_steps": None,
-}
+CLIPPING = dict.fromkeys(("clipnorm", "clipvalue", "global_clipnorm"))
+KERAS_OPTIMIZER = {**CLIPPING, "use_ema": False, "ema_momentum": 0.99, "loss_scale_factor": None}
 
 
 @keras_defaults(name="SGD", **KERAS_OPTIMIZER)
