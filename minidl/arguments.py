@@ -75,6 +75,56 @@ def choose(
     )
 
 
+# ------------------------------------------------------------------------------ Keras' defaults
+
+
+def keras_defaults(**defaults: Any) -> Callable[[Kind], Kind]:
+    """Return a decorator: a function or class also accepts Keras' arguments at their defaults.
+
+    They are dropped, since minidl does what they mean. Any other value is a TypeError. A tuple
+    lists several values that mean the same. Signatures and files do not contain these arguments.
+
+    Examples
+    --------
+    >>> @keras_defaults(amsgrad=False)
+    ... def adam(rate):
+    ...     return rate
+    >>> adam(0.1, amsgrad=False)
+    0.1
+    >>> adam(0.1, amsgrad=True)
+    Traceback (most recent call last):
+        ...
+    TypeError: adam: expected amsgrad to be False, got True. Leave it out.
+    """
+
+    def decorate(target: Any) -> Any:
+        is_class = isinstance(target, type)
+        function = target.__init__ if is_class else target
+
+        @functools.wraps(function)
+        def accepting(*arguments: Any, **options: Any) -> Any:
+            for name in [name for name in options if name in defaults]:
+                value, default = options.pop(name), defaults[name]
+                only = default if isinstance(default, tuple) else (default,)
+                # Arrays and other objects are never equal: their == may not be a bool.
+                if not (value is None or np.isscalar(value)) or value not in only:
+                    is_constructor = function.__name__ == "__init__"
+                    who = type(arguments[0]).__name__ if is_constructor else function.__name__
+                    advice = ALTERNATIVES["argument"].get(name, "leave it out")
+                    raise TypeError(
+                        f"{who}: expected {name} to be {' or '.join(map(repr, only))}, got "
+                        f"{value!r}. {_sentence(advice)}"
+                    )
+            return function(*arguments, **options)
+
+        if not is_class:
+            return accepting
+        target.__init__ = accepting
+        return target
+
+    return decorate
+
+
 # ------------------------------------------------------------------------------ alternatives
 
 TWO_CLASSES = "end with Dense(2, activation='softmax') and use sparse_categorical_crossentropy"
@@ -82,6 +132,7 @@ SEED = "give the model its seed="
 PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
 LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
 FREEZE = "set requires_grad of each of its parameters(), then compile"
+DECAY = "give the optimizer its weight_decay="
 GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
 VALIDATION_MOMENT = "define on_epoch_end, whose logs hold the val_ values"
 PREDICTION_MOMENT = "work on the result of predict, which calls no callbacks"
@@ -143,6 +194,21 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     # names that compile takes
     "loss": {"bce": TWO_CLASSES, "binary_crossentropy": TWO_CLASSES},
     "metric": {"binary_accuracy": "use accuracy, with one output for each of the two classes"},
+    # arguments of Keras, at another value than `keras_defaults` accepts
+    "argument": {
+        "bias_regularizer": DECAY,
+        "class_weight": "use sample_weight=weights[y], with an array of the classes' weights",
+        "dtype": "give the model its dtype=",
+        "kernel_regularizer": DECAY,
+        "label_smoothing": "smooth one-hot targets, and use categorical_crossentropy",
+        "reduction": "use loss.per_sample in a loop written by hand",
+        "save_best_only": "use monitor=, with which the best is also kept",
+        "save_freq": "use every_steps= or every_epochs=",
+        "save_weights_only": "use model.save_weights",
+        "steps_per_epoch": "pass as many samples as an epoch shall have",
+        "trainable": FREEZE,
+        "validation_steps": "pass as many validation samples as you need",
+    },
     # definitions in a subclass that minidl would never use
     "call's parameters": {
         "training": "use minidl.rng.is_training()",

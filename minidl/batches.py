@@ -57,10 +57,10 @@ class Samples:
             weight = _checked_array(who, "sample_weight", weight)
             if weight.shape == (len(x), 1):
                 weight = weight[:, 0]
-            if weight.shape != (len(x),):
+            if weight.ndim == 0 or len(weight) != len(x):
                 raise ValueError(
                     f"{who}: expected sample_weight for {len(x)} samples, got shape "
-                    f"{weight.shape}. Pass one number for each sample."
+                    f"{weight.shape}. Pass one number for each sample, or for each of its losses."
                 )
         return cls(x, y, weight)
 
@@ -109,20 +109,33 @@ def _checked_array(who: str, name: str, values: Any) -> np.ndarray:
     """Return an argument as an array of numbers."""
     refuse_masked(f"{who}: {name}", values)
     kind = type(values).__name__
+    # A column of pandas that may lack values: without this, it is an array of objects.
+    dtype = getattr(getattr(values, "dtype", None), "numpy_dtype", None)
     try:
-        array = np.asarray(values)
+        array = np.asarray(values, dtype)
     except ValueError as error:
+        if dtype is not None:
+            raise ValueError(
+                f"{who}: expected {name} without missing values, got some in a {kind} of "
+                f"{values.dtype}. Fill them with fillna, or drop their rows with dropna."
+            ) from error
         raise ValueError(
             f"{who}: expected {name} with one shape, got a {kind} whose items differ in shape. Pad "
             "or crop them."
         ) from error
+    columns = list(getattr(values, "columns", ()))
+    if array.dtype.kind not in "fiub" and len(set(columns)) == len(columns) > 0:
+        parts = [_checked_array(who, f"{name}[{key!r}]", values[key]) for key in columns]
+        return np.stack(parts, axis=1)
     if array.dtype.kind not in "fiub":
         advice = "Convert it to numbers."
-        if name == "y" and array.size and isinstance(array.flat[0], str):
+        if name.startswith("y") and array.size and isinstance(array.flat[0], str):
             advice = "Number all labels: classes, y = np.unique(y, return_inverse=True)."
+        elif "[" in name:  # a column of a table
+            advice = "Leave the column out, or convert it to numbers, as pandas.get_dummies does."
         raise TypeError(
             f"{who}: expected {name} to be an array of numbers, got a {kind} of "
-            f"{array.dtype}. {advice}"
+            f"{getattr(values, 'dtype', array.dtype)}. {advice}"
         )
     return array
 

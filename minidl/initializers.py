@@ -62,19 +62,13 @@ class Ones(Initializer):
 class VarianceScaling(Initializer):
     """Random values whose variance depends on the weight's fan-in and fan-out.
 
-    The last axis of a weight is its fan-out; the product of the others is its fan-in.
+    The last axis of a weight counts its outputs, the axis before it its inputs. The axes before
+    these two are a receptive field, as in Keras: their product multiplies both. A weight with one
+    axis has its length as fan-in and fan-out, and a 0-d weight has 1.
     """
 
     is_random = True
     distribution: Callable[..., np.ndarray]
-
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError if a weight of `shape` has no fan-in and fan-out."""
-        if len(shape) < 2:
-            raise ValueError(
-                f"{type(self).__name__}: expected a weight with at least two axes, got shape "
-                f"{shape}. Use Zeros or Ones."
-            )
 
     @staticmethod
     def variance(fan_in: int, fan_out: int) -> float:
@@ -83,9 +77,16 @@ class VarianceScaling(Initializer):
 
     def draw(self, shape: tuple[int, ...], *, seed: int, stream: int) -> np.ndarray:
         """Return values with mean 0 and this variance."""
-        self.check(shape)
-        variance = self.variance(math.prod(shape[:-1]), shape[-1])
+        fan_in, fan_out = _fans(shape)
+        variance = self.variance(fan_in, fan_out)
         return type(self).distribution(shape, variance, seed=seed, stream=stream)
+
+
+def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the fan-in and the fan-out of a weight."""
+    *field, inputs, outputs = shape if len(shape) > 1 else shape * 2 or (1, 1)
+    size = math.prod(field)
+    return size * inputs, size * outputs
 
 
 def _uniform(shape: tuple[int, ...], variance: float, *, seed: int, stream: int) -> np.ndarray:

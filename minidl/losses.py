@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.arguments import choose, refuse_masked
+from minidl.arguments import TWO_CLASSES, choose, keras_defaults, refuse_masked
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
 
@@ -17,6 +17,9 @@ __all__ = [
 ]
 
 EPSILON = 1e-7  # Keras' bound: the least distance of probabilities from 0 and 1
+
+
+KERAS_LOSS = {"reduction": "sum_over_batch_size", "dtype": (None, "float32")}
 
 
 class Loss:
@@ -39,6 +42,10 @@ class Loss:
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError if `y_true` cannot be the targets of outputs of `output_shape`."""
 
+    def targets(self, y_true: np.ndarray) -> np.ndarray:
+        """Return checked targets of the host in the dtype that `per_sample` expects."""
+        return y_true
+
     def __call__(self, y_true: Any, y_pred: Tensor, sample_weight: Any = None) -> Tensor:
         """Return the mean loss of the samples, each multiplied by its weight if there are weights.
 
@@ -52,7 +59,8 @@ class Loss:
         y_pred : Tensor
             The model's outputs.
         sample_weight : array_like or Tensor, optional
-            Shape (batch,) or (batch, 1).
+            One number for each sample, or for each of its losses: the shape of what `per_sample`
+            returns, in which the last axes may be missing or have length 1.
 
         Raises
         ------
@@ -70,15 +78,20 @@ class Loss:
         refuse_masked("loss: sample_weight", sample_weight)
         y_true = y_true if isinstance(y_true, Tensor) else np.asarray(y_true)
         self.check(y_true, y_pred.shape)
+        if not isinstance(y_true, Tensor):
+            y_true = self.targets(y_true)
         losses = self.per_sample(aligned(_beside(y_pred, y_true), y_pred), y_pred)
         if sample_weight is not None:
             weight = aligned(_beside(y_pred, sample_weight).astype(losses.dtype), losses)
-            if weight.shape != losses.shape[: weight.ndim]:
+            shape = (*weight.shape, *(1,) * (losses.ndim - weight.ndim))
+            steps = zip(shape[1:], losses.shape[1:], strict=False)
+            is_fitting = len(shape) == losses.ndim and shape[0] == losses.shape[0]
+            if not is_fitting or any(length not in (1, wanted) for length, wanted in steps):
                 raise ValueError(
-                    f"loss: expected sample_weight of shape {losses.shape[:1]}, got "
-                    f"{weight.shape}. Pass one number for each sample."
+                    f"loss: expected sample_weight for losses of shape {losses.shape}, got "
+                    f"{weight.shape}. Pass one number for each sample, or for each of its losses."
                 )
-            losses = losses * weight.reshape(*weight.shape, *(1,) * (losses.ndim - weight.ndim))
+            losses = losses * weight.reshape(shape)
         return losses.mean()
 
 
@@ -125,8 +138,12 @@ class _Crossentropy(Loss):
         return probabilities.clip(EPSILON, 1 - EPSILON).log()
 
 
+@keras_defaults(name="sparse_categorical_crossentropy", ignore_class=None, axis=-1, **KERAS_LOSS)
 class SparseCategoricalCrossentropy(_Crossentropy):
     """Cross-entropy for class numbers: -log of the probability of the right class.
+
+    Class numbers are integers from 0. Arrays of the host may also hold them as whole
+    floating-point numbers or as booleans.
 
     Parameters
     ----------
@@ -154,18 +171,28 @@ class SparseCategoricalCrossentropy(_Crossentropy):
                 f"{who}: expected one class number for each of the outputs of shape "
                 f"{output_shape}, got y of shape {y_true.shape}. {advice}"
             )
-        if y_true.dtype.kind not in "iu":
-            raise ValueError(
-                f"{who}: expected y to hold class numbers (integers), got {y_true.dtype}. "
-                "Use y.astype(int)."
-            )
-        if isinstance(y_true, np.ndarray) and y_true.size:
+        if isinstance(y_true, Tensor):
+            if y_true.dtype.kind not in "iu":  # reading its values would wait for the device
+                raise ValueError(
+                    f"{who}: expected a tensor of class numbers to hold integers, got "
+                    f'{y_true.dtype}. Use y.astype("int64").'
+                )
+            return
+        check_whole(who, y_true)
+        if y_true.size:
             low, high = y_true.min(), y_true.max()
             if not 0 <= low <= high < classes:
+                advice = "Number the classes from 0, and use one output for each."
+                if classes == 1:
+                    advice = f"For two classes, {TWO_CLASSES}."
                 raise ValueError(
-                    f"{who}: expected class numbers in [0, {classes}), got {low} to {high}. Number "
-                    "the classes from 0, and use one output for each."
+                    f"{who}: expected class numbers in [0, {classes}), got {low} to {high}. "
+                    f"{advice}"
                 )
+
+    def targets(self, y_true: np.ndarray) -> np.ndarray:
+        """Return class numbers as integers."""
+        return y_true if y_true.dtype.kind in "iu" else y_true.astype("int64")
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each sample."""
@@ -173,6 +200,18 @@ class SparseCategoricalCrossentropy(_Crossentropy):
         return apply(ops.sparse_cross_entropy, self._logits(y_pred), labels=labels)
 
 
+def check_whole(who: str, y_true: np.ndarray) -> None:
+    """Raise ValueError if class numbers of the host are not whole."""
+    if y_true.dtype.kind == "f":
+        wrong = y_true[~(np.isfinite(y_true) & (y_true == np.trunc(y_true)))]
+        if wrong.size:
+            raise ValueError(
+                f"{who}: expected class numbers (integers), got {wrong[0]} among {y_true.dtype}. "
+                "Use mean_squared_error for other numbers."
+            )
+
+
+@keras_defaults(name="categorical_crossentropy", label_smoothing=0.0, axis=-1, **KERAS_LOSS)
 class CategoricalCrossentropy(_Crossentropy):
     """Cross-entropy for distributions over the classes, such as one-hot targets.
 
@@ -186,7 +225,9 @@ class CategoricalCrossentropy(_Crossentropy):
         """Raise ValueError unless `y_true` has the outputs' shape."""
         if not shapes_agree(y_true.shape, output_shape):
             advice = "For class numbers use sparse_categorical_crossentropy."
-            if y_true.shape[1:] == output_shape[1:]:
+            if output_shape[-1] == 1:
+                advice = f"For two classes, {TWO_CLASSES}."
+            elif y_true.shape[1:] == output_shape[1:]:
                 advice = "Pass as many targets as outputs."
             elif y_true.ndim == len(output_shape) and y_true.shape[-1] > 1:
                 advice = "Use one unit of the last layer for each class of y."
@@ -208,14 +249,21 @@ def expects_probabilities(loss: Loss) -> bool:
     return is_own and isinstance(loss, _Crossentropy) and not loss.from_logits
 
 
+@keras_defaults(name="mean_squared_error", **KERAS_LOSS)
 class MeanSquaredError(Loss):
     """Mean of the squared differences.
+
+    The loss of a sample is the mean over the last axis, as in Keras. So outputs of shape (batch,
+    steps, features) have a loss for each step, and `sample_weight` may have shape (batch, steps).
 
     Examples
     --------
     >>> MeanSquaredError()([0.0, 2.0], Tensor([[1.0], [2.0]])).item()
     0.5
     """
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless `y_true` has the outputs' shape, up to an axis of length 1."""
@@ -226,10 +274,10 @@ class MeanSquaredError(Loss):
             )
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return the loss of each sample: the mean over its outputs."""
+        """Return the loss of each sample, and of each time step: the mean over the last axis."""
         difference = y_pred - y_true.astype(y_pred.dtype).reshape(y_pred.shape)
         square = difference * difference
-        return square.mean(axis=tuple(range(1, square.ndim))) if square.ndim > 1 else square
+        return square.mean(axis=-1) if square.ndim > 1 else square
 
 
 def _squeezed(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

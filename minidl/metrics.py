@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minidl.arguments import choose
+from minidl.arguments import choose, keras_defaults
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
-from minidl.losses import aligned, shapes_agree
+from minidl.losses import aligned, check_whole, shapes_agree
 
 __all__ = ["Accuracy", "CategoricalAccuracy", "Metric", "SparseCategoricalAccuracy", "get"]
 
@@ -30,6 +30,7 @@ class Metric:
 
     name = "metric"
 
+    @keras_defaults(dtype=(None, "float32"))
     def __init__(self, name: str | None = None):
         if not isinstance(name, str | None):
             raise TypeError(f"{type(self).__name__}: expected name to be a string, got {name!r}.")
@@ -83,6 +84,8 @@ class SparseCategoricalAccuracy(Metric):
                 f"{output_shape}, got y of shape {y_true.shape}. Use accuracy, which accepts "
                 "one-hot targets, too."
             )
+        if not isinstance(y_true, Tensor):
+            check_whole(self.name, y_true)
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return True for each correct sample; a sample with NaN is not correct."""

@@ -1,6 +1,7 @@
 """Checks of arguments, choice by name, and alternatives to names of Keras and PyTorch."""
 
 import copy
+import inspect
 import pickle
 import re
 import types
@@ -275,13 +276,112 @@ def test_unknown_argument_raises_and_changes_nothing(name):
     trained = compiled()
     trained.fit(X, Y, verbose=0)
     optimizer, before = trained.optimizer, trained.train_state.snapshot()
-    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+    message = f"unexpected keyword argument '{name}'|: expected {name} to be "
+    with pytest.raises(TypeError, match=message):
         UNKNOWN_ARGUMENTS[name](trained)
     after = trained.train_state.state()
     assert trained.optimizer is optimizer
     assert before.keys() == after.keys()
     for key, value in before.items():
         np.testing.assert_equal(after[key], value, err_msg=key)
+
+
+COMMON = {"clipnorm": None, "use_ema": False, "ema_momentum": 0.99}
+LAYER = {"trainable": True, "dtype": "float32", "activity_regularizer": None}
+LOSS = {"reduction": "sum_over_batch_size", "dtype": None}
+DEFAULTS = {  # a call, and arguments of Keras at their defaults
+    "Dense": (lambda **k: layers.Dense(2, **k), {**LAYER, "kernel_regularizer": None}),
+    "Dropout": (lambda **k: layers.Dropout(0.5, **k), {**LAYER, "noise_shape": None}),
+    "Flatten": (layers.Flatten, {**LAYER, "data_format": None}),
+    "ReLU": (layers.ReLU, {"max_value": None, "negative_slope": 0, "threshold": 0.0}),
+    "Input": (lambda **k: layers.Input((2,), **k), {"batch_size": None, "sparse": False}),
+    "Sequential": (models.Sequential, {"trainable": True}),
+    "Model": (models.Model, {"trainable": True}),
+    "SGD": (optimizers.SGD, {**COMMON, "name": "SGD"}),
+    "RMSprop": (optimizers.RMSprop, {**COMMON, "centered": False, "momentum": 0.0}),
+    "Adam": (optimizers.Adam, {**COMMON, "amsgrad": False, "name": "adam"}),
+    "AdamW": (optimizers.AdamW, {**COMMON, "amsgrad": np.False_}),
+    "CosineDecay": (
+        lambda **k: optimizers.schedules.CosineDecay(0.1, 9, **k),
+        {"warmup_target": None, "warmup_steps": 0, "name": "CosineDecay"},
+    ),
+    "CategoricalCrossentropy": (
+        losses.CategoricalCrossentropy,
+        {**LOSS, "label_smoothing": 0.0, "axis": -1, "name": "categorical_crossentropy"},
+    ),
+    "SparseCategoricalCrossentropy": (
+        losses.SparseCategoricalCrossentropy,
+        {**LOSS, "ignore_class": None},
+    ),
+    "MeanSquaredError": (losses.MeanSquaredError, {**LOSS, "name": "mean_squared_error"}),
+    "Accuracy": (metrics.Accuracy, {"dtype": None}),
+    "EarlyStopping": (callbacks.EarlyStopping, {"verbose": 0, "start_from_epoch": 0}),
+    "ReduceLROnPlateau": (callbacks.ReduceLROnPlateau, {"verbose": 0}),
+    "LearningRateScheduler": (
+        lambda **k: callbacks.LearningRateScheduler(abs, **k),
+        {"verbose": 0},
+    ),
+    "ModelCheckpoint": (
+        lambda **k: callbacks.ModelCheckpoint("folder", **k),
+        {"save_freq": "epoch", "save_best_only": False, "verbose": 0},
+    ),
+    "compile": (
+        lambda **k: compiled().compile("sgd", "mse", **k),
+        {"run_eagerly": False, "jit_compile": "auto", "loss_weights": None},
+    ),
+    "fit": (
+        lambda **k: compiled().fit(X, Y, verbose=0, **k),
+        {
+            "class_weight": None,
+            "validation_batch_size": None,
+            "steps_per_epoch": None,
+            "workers": 1,
+        },
+    ),
+    "evaluate": (lambda **k: compiled().evaluate(X, Y, **k), {"steps": None, "callbacks": None}),
+    "predict": (lambda **k: model().predict(X, **k), {"steps": None, "callbacks": None}),
+}
+
+
+@pytest.mark.parametrize("who", DEFAULTS)
+def test_arguments_of_keras_are_accepted_at_their_defaults_only(who):
+    call, defaults = DEFAULTS[who]
+    call(**defaults)
+    for name, value in defaults.items():
+        for other in ("other", np.ones(2), [value]):
+            with pytest.raises(TypeError, match=rf"^{who}: expected {name} to be .+, got"):
+                call(**{name: other})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'clip_norm'"):
+        call(clip_norm=None)
+
+
+def test_rejected_argument_of_keras_names_the_remedy():
+    for argument, remedy in {
+        "trainable": "requires_grad",
+        "dtype": "model its dtype=",
+        "kernel_regularizer": "weight_decay",
+    }.items():
+        with pytest.raises(TypeError, match=remedy):
+            layers.Dense(2, **{argument: "other"})
+
+
+def test_default_arguments_change_neither_signature_nor_attributes():
+    plain, explicit = layers.Dense(2), layers.Dense(2, trainable=True, kernel_regularizer=None)
+    assert vars(plain).keys() == vars(explicit).keys()
+    assert "kernel_regularizer" not in inspect.signature(layers.Dense).parameters
+    assert list(inspect.signature(losses.MeanSquaredError).parameters) == []
+    assert "x" in inspect.signature(models.Model.fit).parameters
+
+
+def test_subclass_passes_default_arguments_on():
+    class Mine(layers.Layer):
+        def __init__(self, width, **arguments):
+            super().__init__(**arguments)
+            self.width = width
+
+    assert Mine(3, trainable=True, name="a").name == "a"
+    with pytest.raises(TypeError, match=r"^Mine: expected trainable to be True, got False"):
+        Mine(3, trainable=False)
 
 
 # ------------------------------------------------------------------------------ completeness
@@ -293,7 +393,7 @@ OWNERS = {
     "Optimizer": Adam(),
     "Callback": callbacks.Callback(),
 }
-CHECKED_ELSEWHERE = {"loss", "metric", "call's parameters"}
+CHECKED_ELSEWHERE = {"argument", "loss", "metric", "call's parameters"}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -42,7 +42,8 @@ def test_checked_accepts_numbers_of_any_dtype(dtype):
         ([X, LABELS[:6]], r"y for 7 samples, got shape \(6,\)"),
         ([X, np.array(3)], r"y for 7 samples, got shape \(\)"),
         ([X, LABELS, np.ones(6)], r"sample_weight .* 7 samples, got shape \(6,\)"),
-        ([X, LABELS, np.ones((7, 2))], r"sample_weight .* 7 samples, got shape \(7, 2\)"),
+        ([X, LABELS, np.ones((6, 2))], r"sample_weight .* 7 samples, got shape \(6, 2\)"),
+        ([X, LABELS, np.array(1.0)], r"sample_weight .* 7 samples, got shape \(\)"),
         ([[[1.0], [1.0, 2.0]]], "x with one shape, got a list .*differ in shape"),
     ],
 )
@@ -278,3 +279,101 @@ def test_samples_in_any_memory_order_have_the_same_batches(order, device):
     received, expected = (feed_of(device, samples).batches(4, ORDER) for samples in (other, x))
     for mine, theirs in zip(received, expected, strict=True):
         np.testing.assert_array_equal(mine.x.numpy(), theirs.x.numpy(), strict=True)
+
+
+# ------------------------------------------------------------------------------ tables
+
+
+class Column:
+    """Stand-in for a column of pandas, of which NumPy makes objects unless it gives a dtype."""
+
+    class Dtype:
+        def __init__(self, name, numpy_dtype=None):
+            self.name = name
+            if numpy_dtype is not None:
+                self.numpy_dtype = np.dtype(numpy_dtype)
+
+        def __repr__(self):
+            return self.name
+
+    def __init__(self, values, name, numpy_dtype=None):
+        self.values, self.dtype = values, self.Dtype(name, numpy_dtype)
+
+    def __array__(self, dtype=None, copy=None):
+        if dtype is None:
+            return np.array(self.values, object)
+        if None in self.values:
+            raise ValueError("cannot convert NA to an array")
+        return np.array(self.values, dtype)
+
+
+class Frame:
+    """Stand-in for a table of pandas or polars: columns of different kinds."""
+
+    def __init__(self, **columns):
+        self.columns, self._columns = list(columns), columns
+
+    def __getitem__(self, name):
+        return self._columns[name]
+
+    def __array__(self, dtype=None, copy=None):
+        columns = (getattr(column, "values", column) for column in self._columns.values())
+        return np.array(list(zip(*columns, strict=True)), object)
+
+
+FLOATS = np.array([1.5, 2.5])
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.array([True, False]),
+        np.array([1, 0], "int8"),
+        Column([1, 0], "Int64", "int64"),
+        Column([True, False], "boolean", "bool"),
+        Column([1.0, 0.0], "Float64", "float64"),
+    ],
+)
+def test_checked_accepts_table_with_columns_of_different_numbers(column):
+    samples = Samples.checked("fit", Frame(a=FLOATS, b=column), column)
+    assert samples.x.tolist() == [[1.5, 1.0], [2.5, 0.0]]
+    assert samples.y.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (Column(["u", "v"], "category"), r"x\['b'\] .*got a Column of category\. .*get_dummies"),
+        (Column(["u", 1], "object"), r"x\['b'\] .*got a Column of object\. Leave the column out"),
+        (np.array(["u", "v"]), r"x\['b'\] .*got a ndarray of <U1\. Leave the column out"),
+        (np.array(["2020", "2021"], "M8[Y]"), r"x\['b'\] .*datetime64\[Y\]\. Leave the column out"),
+        (np.array([1, None]), r"x\['b'\] .*got a ndarray of object\. Leave the column out"),
+    ],
+)
+def test_checked_names_the_column_that_is_not_numbers(column, message):
+    with pytest.raises(TypeError, match=rf"^fit: expected {message}"):
+        Samples.checked("fit", Frame(a=FLOATS, b=column))
+
+
+@pytest.mark.parametrize("name", ["Int64", "boolean", "Float64"])
+def test_checked_rejects_columns_with_missing_values(name):
+    column = Column([True, None], name, "bool")
+    message = rf"without missing values, got some in a Column of {name}\. Fill them with fillna"
+    with pytest.raises(ValueError, match=rf"^fit: expected x\['b'\] {message}"):
+        Samples.checked("fit", Frame(a=FLOATS, b=column))
+    with pytest.raises(ValueError, match=f"^fit: expected y {message}"):
+        Samples.checked("fit", FLOATS, column)
+
+
+def test_checked_rejects_labels_of_a_table_with_remedy():
+    with pytest.raises(TypeError, match=r"y\['b'\] .*Number all labels: .*np\.unique"):
+        Samples.checked("fit", FLOATS, Frame(b=np.array(["u", "v"])))
+
+
+def test_checked_accepts_tables_of_pandas():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"a": FLOATS, "b": pandas.array([1, 0], "Int64"), "c": [True, False]})
+    assert Samples.checked("fit", table).x.tolist() == [[1.5, 1, 1], [2.5, 0, 0]]
+    table["d"] = pandas.Categorical(["u", "v"])
+    with pytest.raises(TypeError, match=r"x\['d'\] .*got a Series of category"):
+        Samples.checked("fit", table)

@@ -102,21 +102,50 @@ def test_constant_initializer_returns_its_constant(name):
     assert np.array_equal(values, np.full((2, 3), CONSTANT[name]))
 
 
-def test_fan_in_is_the_product_of_all_axes_but_the_last():
-    values = HeUniform().draw((10, 30, 4), seed=0, stream=STREAM)
-    assert 0.95 < np.abs(values).max() / math.sqrt(6 / 300) <= 1
+FANS = {  # as Keras computes them
+    (3, 3, 16, 32): (9 * 16, 9 * 32),
+    (10, 30, 40): (10 * 30, 10 * 40),
+    (5, 40, 1): (5 * 40, 5),
+    (2000,): (2000, 2000),
+}
+
+
+@pytest.mark.parametrize("shape", FANS)
+@pytest.mark.parametrize("name", RANDOM)
+def test_fans_have_the_receptive_field_of_keras(name, shape):
+    fan_in, fan_out = FANS[shape]
+    fan = fan_in / 2 if name.startswith("He") else (fan_in + fan_out) / 2
+    values = getattr(initializers, name)().draw(shape, seed=0, stream=STREAM)
+    assert values.shape == shape
+    assert values.std() == pytest.approx(math.sqrt(1 / fan), rel=0.12)
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_weight_with_one_axis_is_rejected(name):
-    message = rf"^{name}: expected a weight with at least two axes, got shape \(3,\)"
-    with pytest.raises(ValueError, match=message):
-        getattr(initializers, name)().draw((3,), seed=0, stream=STREAM)
+def test_0d_weight_has_fans_of_1(name):
+    initializer = getattr(initializers, name)()
+    value = initializer.draw((), seed=0, stream=STREAM)
+    assert value.shape == ()
+    assert value == initializer.draw((1, 1), seed=0, stream=STREAM)[0, 0]
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
-def test_empty_weight_is_accepted(shape):
-    assert GlorotUniform().draw(shape, seed=0, stream=STREAM).shape == shape
+def test_layer_weight_with_one_axis_can_be_random():
+    class Scale(layers.Layer):
+        def build(self, input_shape):
+            self.factor = self.add_weight("factor", (input_shape[-1],), "he_uniform")
+
+        def call(self, x):
+            return x * self.factor
+
+    weights = models.Sequential([Scale(input_shape=(5,))], seed=1).get_weights()[0]
+    assert len(set(weights.tolist())) == 5
+    assert np.abs(weights).max() <= math.sqrt(6 / 5)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0,), (0, 3, 4), (3, 0, 4)])
+@pytest.mark.parametrize("name", RANDOM)
+def test_empty_weight_is_accepted(name, shape):
+    draw = getattr(initializers, name)().draw
+    assert draw(shape, seed=0, stream=STREAM).shape == shape
 
 
 def test_get_returns_initializer_of_that_name():

@@ -272,8 +272,12 @@ SPARSE, DENSE, SQUARED = (
             (None, 3),
             SPARSE + r".*\[0, 3\).*-1 to",
         ),
-        (SparseCategoricalCrossentropy, np.array([0.0, 1.0]), (None, 3), SPARSE + ".*float64.*int"),
-        (SparseCategoricalCrossentropy, np.array([True, False]), (None, 3), SPARSE + ".*bool.*int"),
+        (
+            SparseCategoricalCrossentropy,
+            np.array([0.0, 1.5]),
+            (None, 3),
+            SPARSE + ".*1.5 .*float64",
+        ),
         (
             SparseCategoricalCrossentropy,
             ONE_HOT.astype(int),
@@ -428,3 +432,109 @@ def test_expects_probabilities_of_own_cross_entropies_without_logits():
     others = [CategoricalCrossentropy(from_logits=True), MeanSquaredError(), Subclass()]
     assert [losses.expects_probabilities(loss) for loss in expecting] == [True, True]
     assert [losses.expects_probabilities(loss) for loss in others] == [False] * 3
+
+
+# ------------------------------------------------------------------------------ class numbers
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bool", "uint8"])
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_whole_numbers_are_class_numbers_in_any_dtype(dtype, shape, device):
+    labels = np.array([0, 1, 1, 0])
+    outputs = Tensor(PROBABILITIES, device)
+    loss = SparseCategoricalCrossentropy()
+    expected = loss(labels, outputs).item()
+    assert loss(labels.astype(dtype).reshape(shape), outputs).item() == expected
+    assert loss(labels.astype(dtype).reshape(shape).tolist(), outputs).item() == expected
+
+
+@pytest.mark.parametrize("wrong", [1.5, np.nan, np.inf, -np.inf, 0.1])
+def test_class_numbers_that_are_not_whole_are_rejected(wrong):
+    labels = np.array([0.0, 1.0, wrong, 2.0])
+    message = rf"expected class numbers \(integers\), got {wrong} "
+    with pytest.raises(ValueError, match="^sparse_categorical_crossentropy: " + message):
+        SparseCategoricalCrossentropy()(labels, Tensor(PROBABILITIES))
+    for metric in (metrics.SparseCategoricalAccuracy(), metrics.Accuracy()):
+        with pytest.raises(ValueError, match=f"^{metric.name}: {message}"):
+            metric.check(labels, (None, 3))
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 3.0, 1e300])
+def test_float_class_numbers_out_of_range_are_rejected(wrong):
+    labels = np.array([0.0, 1.0, wrong, 2.0])
+    with pytest.raises(ValueError, match=r"class numbers in \[0, 3\), got "):
+        SparseCategoricalCrossentropy()(labels, Tensor(PROBABILITIES))
+
+
+def test_tensor_of_float_class_numbers_is_rejected_with_remedy():
+    with pytest.raises(ValueError, match=r'got float32\. Use y\.astype\("int64"\)'):
+        SparseCategoricalCrossentropy()(Tensor([0.0, 1.0, 2.0, 1.0]), Tensor(PROBABILITIES))
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        (SparseCategoricalCrossentropy(), np.array([0, 1, 1, 0])),
+        (SparseCategoricalCrossentropy(from_logits=True), np.array([0, 1, 1, 0])),
+        (CategoricalCrossentropy(), np.array([0, 1, 1, 0])),
+        (CategoricalCrossentropy(), np.eye(2)[[0, 1, 1, 0]]),
+    ],
+)
+def test_one_output_for_two_classes_is_rejected_with_remedy(loss, targets):
+    outputs = Tensor(np.full((4, 1), 0.5))
+    if targets.ndim == 2 and isinstance(loss, SparseCategoricalCrossentropy):
+        targets = targets.argmax(axis=1)
+    with pytest.raises(ValueError, match=r"two classes, end with Dense\(2, activation='softmax'\)"):
+        loss(targets, outputs)
+
+
+# ------------------------------------------------------------------------------ weights of steps
+
+STEPS = np.array([[[1.0], [2.0], [3.0]], [[4.0], [5.0], [6.0]]])  # outputs (2, 3, 1)
+STEP_WEIGHTS = np.array([[1.0, 0.0, 2.0], [0.5, 1.0, 0.0]])
+
+
+def test_squared_error_takes_weights_of_time_steps(device):
+    # Keras: mean over the last axis, times the weights, mean over all six.
+    expected = (1 * 1 + 9 * 2 + 16 * 0.5 + 25 * 1) / 6
+    for weights in (STEP_WEIGHTS, STEP_WEIGHTS[:, :, None], STEP_WEIGHTS.tolist()):
+        loss = MeanSquaredError()(np.zeros((2, 3, 1)), Tensor(STEPS, device), weights)
+        assert loss.item() == pytest.approx(expected)
+
+
+def test_squared_error_of_time_steps_is_a_loss_of_each_step(device):
+    targets, outputs = Tensor(STEPS * 0, device), Tensor(STEPS, device)
+    found = MeanSquaredError().per_sample(targets, outputs)
+    assert found.shape == (2, 3)
+    assert found.numpy().tolist() == (STEPS[:, :, 0] ** 2).tolist()
+
+
+@pytest.mark.parametrize("weights", [[2.0, 0.5], [[2.0], [0.5]], [[2.0] * 3, [0.5] * 3]])
+def test_weights_of_samples_apply_to_all_their_steps(weights):
+    loss = MeanSquaredError()(np.zeros((2, 3, 1)), Tensor(STEPS), np.array(weights))
+    assert loss.item() == pytest.approx((2 * (1 + 4 + 9) + 0.5 * (16 + 25 + 36)) / 6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        (CategoricalCrossentropy(from_logits=True), np.eye(4)[[[0, 1, 2], [3, 2, 1]]]),
+        (SparseCategoricalCrossentropy(from_logits=True), np.array([[0, 1, 2], [3, 2, 1]])),
+        (MeanSquaredError(), np.random.default_rng(2).normal(size=(2, 3, 4))),
+    ],
+)
+def test_every_loss_takes_weights_of_time_steps(loss, targets, device):
+    outputs = np.random.default_rng(3).normal(size=(2, 3, 4))
+    found = loss(targets, Tensor(outputs, device), STEP_WEIGHTS).item()
+    steps = [
+        loss(targets[:, step], Tensor(outputs[:, step], device), STEP_WEIGHTS[:, step]).item()
+        for step in range(3)
+    ]
+    assert found == pytest.approx(np.mean(steps), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (3, 3), (1, 3), (2, 3, 2), (2, 3, 1, 1), (3,), ()])
+def test_weights_that_fit_no_loss_are_rejected(shape):
+    message = r"^loss: expected sample_weight for losses of shape \(2, 3\), got \("
+    with pytest.raises(ValueError, match=message):
+        MeanSquaredError()(np.zeros((2, 3, 1)), Tensor(STEPS), np.ones(shape))

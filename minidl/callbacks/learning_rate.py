@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from minidl.arguments import keras_defaults
 from minidl.callbacks.base import Callback, Logs, Monitor
 from minidl.optimizers.schedules import LearningRateSchedule, returned_rate
 
@@ -29,6 +30,7 @@ def learning_rate(callback: Callback) -> float:
     return rate
 
 
+@keras_defaults(verbose=0)
 class LearningRateScheduler(Callback):
     """Learning rate that is set at the beginning of each epoch.
 
@@ -80,6 +82,7 @@ def _number_of_arguments(schedule: Callable[..., float]) -> int:
     )
 
 
+@keras_defaults(verbose=0)
 @dataclass(eq=False)
 class ReduceLROnPlateau(Monitor):
     """Learning rate that is multiplied by `factor` when a value has not improved for a while.

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from minidl.arguments import keras_defaults
 from minidl.callbacks.base import Callback, Logs
 from minidl.storage.atomic import PathLike
 from minidl.storage.extras import from_extra
@@ -127,6 +128,7 @@ class CSVLogger(Callback):
         self._file.close()
 
 
+@keras_defaults(histogram_freq=0, write_images=False, update_freq="epoch", profile_batch=0)
 class TensorBoard(Callback):
     """Loss, metrics and learning rate of each epoch for TensorBoard.
 

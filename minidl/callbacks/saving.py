@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from minidl.arguments import positive_integer
+from minidl.arguments import keras_defaults, positive_integer
 from minidl.callbacks.base import Logs, Monitor
 from minidl.storage.atomic import PathLike, check_writable
 from minidl.storage.folders import (
@@ -22,6 +22,7 @@ FILE_ENDINGS = (".keras", ".h5", ".safetensors")  # of checkpoints of Keras and 
 log = logging.getLogger(__name__)
 
 
+@keras_defaults(verbose=0, save_best_only=False, save_weights_only=False, save_freq="epoch")
 class ModelCheckpoint(Monitor):
     """Checkpoints in ``step-NNNNNNNNNN.safetensors`` files, from which training can be resumed.
 

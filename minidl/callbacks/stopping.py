@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from minidl.arguments import keras_defaults
 from minidl.callbacks.base import Logs, Monitor
 
 
+@keras_defaults(verbose=0, start_from_epoch=0)
 @dataclass(eq=False)
 class EarlyStopping(Monitor):
     """End of training when a value has not improved for `patience` epochs.

@@ -258,5 +258,5 @@ def _dropout_outputs(
         for layer in model.layers:
             values = layer(values)
             if isinstance(layer, Dropout):
-                found[layer.label] = values.numpy().ravel()
+                found[layer.path] = values.numpy().ravel()
     return found

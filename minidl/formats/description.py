@@ -233,7 +233,7 @@ def _check_weights(model: Sequential) -> None:
         )
     for layer in model.walk():
         for parameter in layer.held(Parameter):
-            if parameter.name.rpartition("/")[0] != layer.label:
+            if parameter.name.rpartition("/")[0] != layer.path:
                 raise ValueError(
                     f"save: expected the weights of {layer.label} to have its name, got "
                     f"{parameter.name}. Give the layer the name that it was built with."

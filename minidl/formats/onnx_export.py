@@ -57,7 +57,7 @@ class _Graph:
         return value
 
     def _apply(self, layer: Any, x: str) -> str:
-        kind, label = type(layer), layer.label
+        kind, label = type(layer), layer.path
         if isinstance(layer, Sequential):
             return self.through(layer.layers, x)
         if kind is Flatten:
@@ -79,16 +79,16 @@ class _Graph:
         )
 
     def _rescale(self, layer: Rescaling, x: str) -> str:
-        label = layer.label
+        label = layer.path
         x = self._node("Mul", f"{label}/scale", x, self._number(f"{label}/by", layer.scale))
         if not layer.offset:
             return x
         return self._node("Add", f"{label}/shift", x, self._number(f"{label}/to", layer.offset))
 
     def _dense(self, layer: Dense, x: str) -> str:
-        x = self._node("MatMul", f"{layer.label}/product", x, self._constant(layer.weight))
+        x = self._node("MatMul", f"{layer.path}/product", x, self._constant(layer.weight))
         if layer.bias is not None:
-            x = self._node("Add", f"{layer.label}/sum", x, self._constant(layer.bias))
+            x = self._node("Add", f"{layer.path}/sum", x, self._constant(layer.bias))
         return self._activate(layer, layer.activation, x)
 
     def _activate(self, layer: Layer, function: activations.Function, x: str) -> str:
@@ -96,16 +96,16 @@ class _Graph:
         if name == "linear":
             return x
         if name == "softmax":
-            return self._node("Softmax", f"{layer.label}/softmax", x, axis=-1)
+            return self._node("Softmax", f"{layer.path}/softmax", x, axis=-1)
         if name not in OPERATORS:
             raise TypeError(
                 f"export: expected activations with an ONNX operator, got {function!r} in "
                 f"{layer.label}."
             )
-        return self._node(OPERATORS[name], f"{layer.label}/{name}", x)
+        return self._node(OPERATORS[name], f"{layer.path}/{name}", x)
 
     def _drop(self, layer: Dropout, x: str) -> str:
-        label = layer.label
+        label = layer.path
         if layer.rate == 1:
             raise ValueError(f"export: expected dropout rates below 1, got 1 in {label}.")
         x = self._node("Dropout", label, x, self._number(f"{label}/rate", layer.rate))

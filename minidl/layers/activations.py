@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl.arguments import keras_defaults
 from minidl.engine.tensor import Tensor
 from minidl.layers.base import Layer
 
@@ -73,6 +74,7 @@ class Activation(Layer):
         return self.activation(x)
 
 
+@keras_defaults(max_value=None, negative_slope=0.0, threshold=0.0)
 class ReLU(Layer):
     """Layer that returns the positive part.
 

@@ -3,6 +3,7 @@
 All names and numbers are planned and checked first, then assigned: an error changes nothing.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,8 +23,8 @@ def adopt(model: Layer, placement: Placement) -> None:
     Raises
     ------
     ValueError
-        If two layers have one name or one random stream, or if a layer was built on another device
-        or with another dtype.
+        If two layers of one model have one name, if two layers have one random stream, or if a
+        layer was built on another device or with another dtype.
     """
     below = [layer for layer in model.walk() if layer is not model]
     within = {model, *below}
@@ -34,13 +35,14 @@ def adopt(model: Layer, placement: Placement) -> None:
         _check_placement(model, layer, placement, is_own)
         (own if is_own else foreign).append(layer)
     names = _plan_names(own, taken={layer.label for layer in foreign})
+    scopes = _plan_scopes(model, names, foreign)
     numbers = _plan_numbers(own, foreign, placement.seed)
     for layer in own:
         layer.placement = placement
-        if layer.name != names[layer]:
-            layer.name = names[layer]
+        if (layer.name, layer.scope) != (names[layer], scopes[layer]):
+            layer.name, layer.scope = names[layer], scopes[layer]
             for parameter in layer.held(Parameter):
-                parameter.name = f"{layer.name}/{parameter.name.rpartition('/')[2]}"
+                parameter.name = f"{layer.path}/{parameter.name.rpartition('/')[2]}"
         for stream in layer.held(RandomStream):
             stream.model_seed, stream.number = placement.seed, numbers[stream]
     for layer in model.walk():
@@ -65,23 +67,44 @@ def _check_placement(model: Layer, layer: Layer, placement: Placement, is_own: b
 def _plan_names(layers: Sequence[Layer], taken: set[str]) -> dict[Layer, str]:
     """Return a name for each layer: its given name, else ``dense``, ``dense_1`` and so on.
 
-    A name that a nested model assigned changes if an earlier layer has it.
+    A name that a nested model assigned changes if an earlier layer has it; a given name stays.
     """
     taken = set(taken)
     names = {}
     for layer in sorted(layers, key=lambda layer: not layer.name_is_given):  # given names first
         name = layer.label
-        if name in taken:
-            if layer.name_is_given:
-                raise ValueError(
-                    f"layers: expected unique names, got two layers named {name!r}. Rename one."
-                )
+        if name in taken and not layer.name_is_given:
             stem = layer.class_label
             candidates = (f"{stem}_{n}" if n else stem for n in range(len(taken) + 1))
             name = next(candidate for candidate in candidates if candidate not in taken)
         taken.add(name)
         names[layer] = name
     return names
+
+
+def _plan_scopes(
+    model: Layer, names: dict[Layer, str], foreign: Sequence[Layer]
+) -> dict[Layer, str]:
+    """Return for each layer the prefix that makes its path unique: ``""``, or ``block/``."""
+    parents: dict[Layer, Layer] = {}
+    for parent in model.walk():
+        for layer in parent.held(Layer):
+            parents.setdefault(layer, parent)
+
+    def scope(layer: Layer) -> str:
+        parent = parents[layer]
+        return "" if parent is model else f"{scope(parent)}{names.get(parent, parent.label)}/"
+
+    count = Counter([*names.values(), *(layer.label for layer in foreign)])
+    scopes = {layer: scope(layer) if count[name] > 1 else "" for layer, name in names.items()}
+    paths = {layer.path for layer in foreign}
+    for layer, name in names.items():
+        if scopes[layer] + name in paths:
+            raise ValueError(
+                f"layers: expected unique names, got two layers named {name!r}. Rename one."
+            )
+        paths.add(scopes[layer] + name)
+    return scopes
 
 
 def _plan_numbers(

@@ -1,15 +1,22 @@
 """Base class of layers: weights, random streams, a name, and the model that a layer belongs to."""
 
+import functools
 import inspect
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from minidl import initializers
-from minidl.arguments import Unavailable, missing_attribute, positive_integer, refuse_names
+from minidl.arguments import (
+    Unavailable,
+    keras_defaults,
+    missing_attribute,
+    positive_integer,
+    refuse_names,
+)
 from minidl.backend import get_backend
 from minidl.constraints import MaxNorm
 from minidl.engine.parameter import Parameter
@@ -18,6 +25,7 @@ from minidl.layers.placement import Placement
 from minidl.rng import RandomStream
 
 Kind = TypeVar("Kind")
+AS_BATCH = "pass one sample as x[None], and samples of one number as x.reshape(-1, 1)."
 
 
 class Layer:
@@ -29,8 +37,8 @@ class Layer:
     Parameters
     ----------
     name : str, optional
-        The name in summaries, errors and files. A model names its other layers ``dense``,
-        ``dense_1`` and so on.
+        The name in summaries, errors and files, unique among the layers that one model or layer
+        holds. A model names its other layers ``dense``, ``dense_1`` and so on.
     input_shape : tuple of int, optional
         The shape of one sample, without the batch. With it, the first layer of a `Sequential`
         has the model built at once.
@@ -81,6 +89,7 @@ class Layer:
     output_shape: tuple[int | None, ...] | None = None
     built = False
     placement: Placement | None = None
+    scope = ""  # the names of the layers around it, if another layer has its name
     _weight_names: tuple[str, ...] = ()
     trainable = Unavailable("Layer")
 
@@ -89,7 +98,12 @@ class Layer:
         if inspect.isfunction(cls.call):
             parameters = inspect.signature(cls.call).parameters
             refuse_names("call's parameters", parameters, who=f"{cls.__name__}.call")
+        if inspect.isfunction(vars(cls).get("build")):
+            cls.build = _recorded(cls.build)  # type: ignore[method-assign]
 
+    @keras_defaults(
+        trainable=True, dtype=(None, "float32"), activity_regularizer=None, autocast=True
+    )
     def __init__(self, *, name: str | None = None, input_shape: tuple[int, ...] | None = None):
         who = type(self).__name__
         if not isinstance(name, str | None):
@@ -122,6 +136,11 @@ class Layer:
         return self.name or self.class_label
 
     @property
+    def path(self) -> str:
+        """The name in files and of weights: `label`, after `scope` if that is not unique."""
+        return self.scope + self.label
+
+    @property
     def class_label(self) -> str:
         """The class name in snake case."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
@@ -129,7 +148,20 @@ class Layer:
     # -------------------------------------------------------------------- for subclasses
 
     def build(self, input_shape: tuple[int, ...]) -> None:
-        """Create the weights for inputs of `input_shape`, which includes the batch."""
+        """Create the weights for inputs of `input_shape`, which includes the batch.
+
+        The layer is built then, also if the user calls this: its first call keeps the weights.
+        """
+
+    def _run_build(self, build: Callable[..., None], input_shape: tuple[int | None, ...]) -> None:
+        """Run a definition of `build`; if it raises, it can run again."""
+        before = self._weight_names, self.built
+        try:
+            build(self, input_shape)
+        except BaseException:
+            self._weight_names, self.built = before
+            raise
+        self.built = True
 
     def call(self, x: Any) -> Any:
         """Return the output for `x`, after `build` has run.
@@ -184,7 +216,7 @@ class Layer:
         if constraint is not None:
             constraint.check(shape)
         stream = placement.next_weight_stream()
-        full_name = f"{self.label}/{name}"
+        full_name = f"{self.path}/{name}"
         if placement.initial_values is None:
             values = initializer.draw(shape, seed=seed or 0, stream=stream)
         else:
@@ -209,25 +241,24 @@ class Layer:
             If `x` does not have the layer's ``input_shape``.
         """
         if not isinstance(x, Tensor):
+            refuse_layers(self.label, x)
             raise TypeError(
                 f"{self.label}: expected a Tensor, got a {type(x).__name__}. Use Tensor(x), or "
                 "call a model, which accepts arrays."
             )
         if self.input_shape is not None and x.shape[1:] != self.input_shape:
+            advice = "Pass samples of this shape, or change input_shape."
+            if x.ndim != 1 + len(self.input_shape):
+                advice = f"Axis 0 is the batch: {AS_BATCH}"
             raise ValueError(
                 f"{self.label}: expected samples of its input_shape {self.input_shape}, got "
-                f"{x.shape[1:]}. Axis 0 is the batch: pass one sample as x[None], and samples of "
-                "one number as x[:, None]."
+                f"{x.shape[1:]}. {advice}"
             )
-        if self.built:
+        if self.output_shape is not None:
             return self.call(x)
-        names = self._weight_names
-        try:
+        if not self.built:
             self.build(x.shape)
-        except BaseException:
-            self._weight_names = names  # the next call builds again
-            raise
-        self.built = True
+            self.built = True  # `build` may come from a class that is not a Layer
         y = self.call(x)
         self.built_for = x.shape[1:]
         self.output_shape = (None, *y.shape[1:])
@@ -277,6 +308,25 @@ class Layer:
                 f"{self.label}: expected a built layer, got one without weights and shapes. Pass "
                 "input_shape= to the model's first layer, or call the model on data."
             )
+
+
+def refuse_layers(who: str, x: Any) -> None:
+    """Raise TypeError for a layer as the input of a layer, Keras' functional style."""
+    if isinstance(x, Layer):
+        raise TypeError(
+            f"{who}: expected data, got the layer {x.label}. List the layers in their order: "
+            "models.Sequential([layers.Input(shape), layers.Dense(3)])."
+        )
+
+
+def _recorded(build: Callable[..., None]) -> Callable[..., None]:
+    """Return a definition of `build` after which the layer is built, also if the user calls it."""
+
+    @functools.wraps(build)
+    def recorded(self: Layer, input_shape: tuple[int, ...]) -> None:
+        self._run_build(build, input_shape)
+
+    return recorded
 
 
 def _find(value: object, kind: type[Kind]) -> Iterator[Kind]:

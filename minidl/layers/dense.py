@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minidl import constraints
-from minidl.arguments import positive_integer
+from minidl.arguments import keras_defaults, positive_integer
 from minidl.backend import Backend
 from minidl.constraints import MaxNorm
 from minidl.engine import ops
@@ -12,9 +12,12 @@ from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor, apply
 from minidl.initializers import Initializer
 from minidl.layers import activations
-from minidl.layers.base import Layer
+from minidl.layers.base import AS_BATCH, Layer
 
 
+@keras_defaults(
+    kernel_regularizer=None, bias_regularizer=None, bias_constraint=None, lora_rank=None
+)
 class Dense(Layer):
     """Compute ``activation(x @ weight + bias)``.
 
@@ -74,9 +77,8 @@ class Dense(Layer):
         """Create weight and bias."""
         if len(input_shape) < 2:
             raise ValueError(
-                f"{self.label}: expected inputs with a batch axis and features, got shape "
-                f"{input_shape}. Pass one sample as x[None], and samples of one number as "
-                "x[:, None]."
+                f"{self.label}: expected inputs with a batch axis and features, got samples of "
+                f"shape {tuple(input_shape[1:])}. Axis 0 is the batch: {AS_BATCH}"
             )
         shape = (input_shape[-1], self.units)
         self.weight = self.add_weight(

@@ -3,6 +3,7 @@
 from typing import Any
 
 from minidl import rng
+from minidl.arguments import keras_defaults
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
 from minidl.layers.base import Layer
@@ -11,6 +12,7 @@ from minidl.rng import RandomStream
 SCALINGS = ("train", "inference")
 
 
+@keras_defaults(noise_shape=None)
 class Dropout(Layer):
     """Drop each element with probability `rate` in training, and none in inference.
 

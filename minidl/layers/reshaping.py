@@ -3,10 +3,14 @@
 import math
 from typing import Any
 
+from minidl.arguments import keras_defaults
 from minidl.engine.tensor import Tensor
 from minidl.layers.base import Layer
 
 
+@keras_defaults(
+    batch_size=None, sparse=(None, False), batch_shape=None, tensor=None, optional=False
+)
 class Input(Layer):
     """Shape of one sample, as the first element of a `Sequential`.
 
@@ -30,6 +34,7 @@ class Input(Layer):
         return x
 
 
+@keras_defaults(data_format=None)
 class Flatten(Layer):
     """Layer that flattens all axes but the batch.
 

@@ -4,16 +4,18 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from minidl import console, losses, optimizers, rng
-from minidl.arguments import positive_integer
+from minidl.arguments import keras_defaults, positive_integer
 from minidl.batches import Samples
 from minidl.callbacks.base import Callback, CallbackList
 from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line
 from minidl.engine.backward import no_grad
+from minidl.engine.tensor import Tensor
 from minidl.layers.base import Layer
 from minidl.metrics import Metric
 from minidl.metrics import get as get_metric
@@ -24,6 +26,10 @@ from minidl.trainer.loop import Run
 from minidl.trainer.state import COMPILED_WITHIN_EPOCH, History, run_arguments
 
 DEFAULT_BATCH_SIZE = 32
+NOT_WEIGHTED = {"loss_weights": None, "weighted_metrics": None}
+KERAS_COMPILE = {"run_eagerly": False, "steps_per_execution": 1, "jit_compile": ("auto", False)}
+KERAS_FIT = {"class_weight": None, "steps_per_epoch": None, "workers": 1}
+KERAS_VALIDATION = {"validation_steps": None, "validation_batch_size": None, "validation_freq": 1}
 
 
 class Model(Network):
@@ -76,6 +82,7 @@ class Model(Network):
 
     # -------------------------------------------------------------------- training
 
+    @keras_defaults(**NOT_WEIGHTED, **KERAS_COMPILE)
     def compile(
         self,
         optimizer: str | optimizers.Optimizer = "rmsprop",
@@ -121,6 +128,7 @@ class Model(Network):
         if self.run is not None and self.run.is_training and self.position.batch:
             state.obstacle = COMPILED_WITHIN_EPOCH
 
+    @keras_defaults(**KERAS_FIT, **KERAS_VALIDATION)
     def fit(
         self,
         x: Any,
@@ -159,7 +167,8 @@ class Model(Network):
         shuffle : bool
             Whether each epoch has its own order, which depends on seed and epoch.
         sample_weight : array_like, optional
-            One weight for each sample's loss, of shape (n,) or (n, 1).
+            One weight for each sample's loss, of shape (n,) or (n, 1); or for each of its losses,
+            such as those of time steps, of shape (n, steps).
         initial_epoch : int
             The number of the first epoch.
         resume : bool
@@ -253,7 +262,8 @@ class Model(Network):
             self.run = None
         for text in run.warnings:
             with suppress(AttributeError, ValueError):  # of a closed or unusual sys.stderr
-                warnings.warn(text, RuntimeWarning, stacklevel=2)
+                # The caller's line, past the decorator.
+                warnings.warn(text, RuntimeWarning, stacklevel=3)
         return self.history
 
     def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
@@ -271,6 +281,18 @@ class Model(Network):
         self.loss.check(samples.y, output_shape)
         for metric in self.metrics:
             metric.check(samples.y, output_shape)
+        samples = replace(samples, y=self.loss.targets(samples.y))
+        if samples.weight is not None and samples.weight.ndim > 1:  # only the loss knows its axes
+            first = samples[:1]
+            outputs = self.backend.asarray(np.zeros((1, *output_shape[1:]), self.dtype))
+            try:
+                with no_grad(), np.errstate(all="ignore"):
+                    self.loss(first.y, Tensor.of(outputs, self.backend), first.weight)
+            except ValueError as error:
+                raise ValueError(
+                    f"{who}: expected sample_weight with one number for each sample, or for each "
+                    f"of its losses, got shape {samples.weight.shape}. Reshape it."
+                ) from error
         return samples
 
     def _plan(self, samples: Samples) -> Plan:
@@ -284,6 +306,7 @@ class Model(Network):
 
     # -------------------------------------------------------------------- use
 
+    @keras_defaults(steps=None, callbacks=None)
     def evaluate(
         self,
         x: Any,
@@ -322,6 +345,7 @@ class Model(Network):
             return values
         return list(values.values()) if self.metrics else values["loss"]
 
+    @keras_defaults(steps=None, callbacks=None)
     def predict(
         self,
         x: Any,

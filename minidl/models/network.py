@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from minidl import console, rng
-from minidl.arguments import missing_attribute, positive_integer, refuse_masked
+from minidl.arguments import keras_defaults, missing_attribute, positive_integer, refuse_masked
 from minidl.backend import Backend, get_backend
 from minidl.backend.base import FLOAT_TYPES
 from minidl.engine.backward import no_grad
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor
 from minidl.layers.adoption import adopt
-from minidl.layers.base import Layer
+from minidl.layers.base import Layer, refuse_layers
 from minidl.layers.placement import Placement
 from minidl.optimizers import Optimizer
 from minidl.storage import registry
@@ -39,6 +39,7 @@ class Network(Layer):
     run: Run | None = None
     stop_training = False
 
+    @keras_defaults(trainable=True)
     def __init__(
         self,
         *,
@@ -162,6 +163,7 @@ class Network(Layer):
         if self.run is None or not self.run.is_training:
             self.train_state.obstacle = obstacle
 
+    @keras_defaults(overwrite=True)
     def save(self, path: PathLike) -> None:
         """Write the model, its optimizer and its training state into one file, atomically.
 
@@ -188,6 +190,7 @@ class Network(Layer):
         """Raise what `save` would raise for this model, and write nothing."""
         registry.find("model", path).check(self)
 
+    @keras_defaults(overwrite=True)
     def save_weights(self, path: PathLike) -> None:
         """Write the weights for other frameworks.
 
@@ -205,6 +208,7 @@ class Network(Layer):
         self.check_built()
         registry.find("weights", path).save(self, path)
 
+    @keras_defaults(skip_mismatch=False, by_name=False)
     def load_weights(self, path: PathLike) -> None:
         """Set the weights to those of a file that `save_weights`, Keras or PyTorch wrote.
 
@@ -232,6 +236,7 @@ class Network(Layer):
     def _as_input(self, x: Any) -> Tensor:
         if not isinstance(x, Tensor):
             refuse_masked(self.label, x)
+            refuse_layers(self.label, x)
             x = Tensor.of(self.backend.asarray(x), self.backend)
         if x.backend is not self.backend:
             raise ValueError(
@@ -254,9 +259,14 @@ class Network(Layer):
             If the lengths after the first are not positive integers, or do not fit the layers. The
             model stays as it was.
         """
-        if not self._outermost._traces:  # Layer.__call__ calls this, too
-            who = f"{self.label}: build: input_shape"
-            self._build_for(tuple(positive_integer(who, length) for length in input_shape[1:]))
+
+    def _run_build(self, build: Callable[..., None], input_shape: tuple[int | None, ...]) -> None:
+        """Build all layers; on the way, each model runs its own definition of `build`."""
+        if self._outermost._traces:
+            super()._run_build(build, input_shape)
+            return
+        who = f"{self.label}: build: input_shape"
+        self._build_for(tuple(positive_integer(who, length) for length in input_shape[1:]))
 
     def build_with(
         self, values: Callable[[str, tuple[int, ...]], np.ndarray], sample_shape: tuple[int, ...]
@@ -303,8 +313,8 @@ class Network(Layer):
         return twin, copies
 
     def _is_complete(self) -> bool:
-        """Return whether the model and all its layers are built."""
-        return all(layer.built for layer in self.walk())
+        """Return whether the model and all its layers have been called, so that all is built."""
+        return all(layer.output_shape is not None for layer in self.walk())
 
     def _trace(self, sample_shape: tuple[int, ...], rows: int = 1) -> tuple[int | None, ...]:
         """Call the model on zeros, which builds it; return the output shape.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from minidl import losses
+from minidl.arguments import keras_defaults
 from minidl.batches import Samples
 from minidl.engine.tensor import Tensor
 from minidl.layers import Dense, Input, Layer, Softmax, activations
@@ -48,6 +49,7 @@ class Sequential(Model):
     67
     """
 
+    @keras_defaults(trainable=True)
     def __init__(
         self,
         layers: Sequence[Layer] | None = None,
@@ -97,7 +99,7 @@ class Sequential(Model):
                 self.input_shape = layer.input_shape
             if not isinstance(layer, Input):
                 self._layers.append(layer)
-        self.built = False  # the shapes of the new layers are not known
+        self.built, self.output_shape = False, None  # the new layers have no shapes yet
         adopt(self._outermost, self._outermost.placement)
         if self.input_shape is not None and self._layers:
             self._trace(self.input_shape)
@@ -152,6 +154,7 @@ class Sequential(Model):
         return samples
 
 
+@keras_defaults(compile=True, safe_mode=True)
 def load(path: PathLike, device: str = "cpu", *, custom_objects: Sequence[type] = ()) -> Sequential:
     """Return the model of a file that `Model.save` wrote, on any device.
 

@@ -2,12 +2,16 @@
 
 from typing import Any
 
-from minidl.arguments import choose
+from minidl.arguments import choose, keras_defaults
 from minidl.backend import Array
 from minidl.optimizers.base import Optimizer
 from minidl.optimizers.schedules import LearningRateSchedule
 
+CLIPPING = dict.fromkeys(("clipnorm", "clipvalue", "global_clipnorm"))
+KERAS_OPTIMIZER = {**CLIPPING, "use_ema": False, "ema_momentum": 0.99, "loss_scale_factor": None}
 
+
+@keras_defaults(name="SGD", **KERAS_OPTIMIZER)
 class SGD(Optimizer):
     """Gradient descent, with momentum if it is given.
 
@@ -59,6 +63,7 @@ class SGD(Optimizer):
         )
 
 
+@keras_defaults(name="rmsprop", momentum=0.0, centered=False, **KERAS_OPTIMIZER)
 class RMSprop(Optimizer):
     """Gradient divided by its running root mean square (Hinton, lecture 6e, 2012).
 
@@ -99,6 +104,7 @@ class RMSprop(Optimizer):
         )
 
 
+@keras_defaults(name="adam", amsgrad=False, **KERAS_OPTIMIZER)
 class Adam(Optimizer):
     """Adam: running means of the gradient and of its square.
 
@@ -146,6 +152,7 @@ class Adam(Optimizer):
         )
 
 
+@keras_defaults(name="adamw", amsgrad=False, **KERAS_OPTIMIZER)
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019).
 

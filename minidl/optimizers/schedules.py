@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from minidl.arguments import keras_defaults
+
 __all__ = [
     "CosineDecay",
     "ExponentialDecay",
@@ -66,6 +68,7 @@ class _PeriodicDecay(LearningRateSchedule):
         return step // self.decay_steps if self.staircase else step / self.decay_steps
 
 
+@keras_defaults(name="ExponentialDecay")
 class ExponentialDecay(_PeriodicDecay):
     """Multiplication by `decay_rate` in every `decay_steps` updates, in steps if `staircase`.
 
@@ -91,6 +94,7 @@ class ExponentialDecay(_PeriodicDecay):
         return self.initial_learning_rate * self.decay_rate ** self.periods(step)
 
 
+@keras_defaults(name="InverseTimeDecay")
 class InverseTimeDecay(_PeriodicDecay):
     """Division by 1 + `decay_rate` * step / `decay_steps`.
 
@@ -110,6 +114,7 @@ class InverseTimeDecay(_PeriodicDecay):
         return self.initial_learning_rate / (1 + self.decay_rate * self.periods(step))
 
 
+@keras_defaults(name="PiecewiseConstant")
 class PiecewiseConstantDecay(LearningRateSchedule):
     """Constant values: ``values[i]`` up to and including step ``boundaries[i]``, then the last.
 
@@ -146,6 +151,7 @@ class PiecewiseConstantDecay(LearningRateSchedule):
         return self.values[sum(step > boundary for boundary in self.boundaries)]
 
 
+@keras_defaults(name="CosineDecay", warmup_target=None, warmup_steps=0)
 class CosineDecay(LearningRateSchedule):
     """Half a cosine from the initial value to `alpha` times it, in `decay_steps` updates.
 

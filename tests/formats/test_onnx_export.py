@@ -34,6 +34,11 @@ def network(*stack, dtype="float32", **arguments):
         (layers.Dense(5, "linear"), layers.Softmax(axis=1)),
         (layers.Dropout(0.25, scaling="inference"), layers.Dense(5, "softmax")),
         (models.Sequential([layers.Dense(6, "relu"), layers.Dropout(0.5)]), layers.Dense(2)),
+        (
+            models.Sequential([layers.Dense(6, "relu", name="a"), layers.ReLU(name="b")]),
+            layers.Dense(6, name="a"),
+            layers.Dropout(0.5, name="b"),
+        ),
     ],
     ids=lambda stack: "-".join(layer.label for layer in stack),
 )

@@ -407,3 +407,59 @@ def test_model_call_that_raises_in_adoption_changes_nothing():
         with pytest.raises(ValueError, match="stream 3"):
             net(X)
     assert identity_of(net.below, net.placement) == before
+
+
+# ------------------------------------------------------------------------------ equal names
+
+
+def block(name, *stack):
+    return models.Sequential(list(stack), name=name)
+
+
+def part(name, *below):
+    return layers.Dense(3, name=name)
+
+
+def weight_names(model):
+    return [parameter.name for parameter in model.parameters()][::2]
+
+
+def test_layers_of_different_models_may_have_one_name():
+    model = block("net", part("a"), block("b", part("a")), block("c", block("d", part("a"))))
+    model(X)
+    assert weight_names(model) == ["a/weight", "b/a/weight", "c/d/a/weight"]
+
+
+def test_unique_names_have_no_prefix_in_nested_models():
+    model = block("net", block("b", part("a"), part("own")), block("c", part("a")))
+    model(X)
+    assert weight_names(model) == ["b/a/weight", "own/weight", "c/a/weight"]
+
+
+def test_weights_are_renamed_if_a_later_layer_has_the_name():
+    model = block("net", block("b", part("a")))
+    model(X)
+    assert weight_names(model) == ["a/weight"]
+    model.add(block("c", part("a")))
+    model(X)
+    assert weight_names(model) == ["b/a/weight", "c/a/weight"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: block("net", part("a"), part("a")),
+        lambda: block("net", block("b", part("a"), part("a"))),
+        lambda: block("net", block("b", part("a")), block("b", part("a"))),
+        lambda: block("net", block("b", part("a")), part("a"), layers.ReLU(name="b/a")),
+    ],
+)
+def test_equal_names_within_one_model_are_rejected(make):
+    with pytest.raises(ValueError, match=r"unique names, got two layers named '(a|b|b/a)'"):
+        make()
+
+
+def test_assigned_names_stay_unique_in_nested_models():
+    model = block("net", part("dense"), block("b", layers.Dense(3)), block("c", part("dense")))
+    model(X)
+    assert weight_names(model) == ["dense/weight", "dense_1/weight", "c/dense/weight"]

@@ -227,7 +227,7 @@ def test_input_of_another_shape_than_input_shape_is_rejected(stack):
         model(np.zeros((2, 14, 14)))
 
 
-@pytest.mark.parametrize(("features", "remedy"), [(1, r"x\[:, None\]"), (3, r"x\[None\]")])
+@pytest.mark.parametrize(("features", "remedy"), [(1, r"x\.reshape\(-1, 1\)"), (3, r"x\[None\]")])
 def test_input_without_batch_axis_is_rejected_with_remedy(features, remedy):
     layer = layers.Dense(2, input_shape=(features,))
     with pytest.raises(ValueError, match=rf"^dense: .*got \(\)\. .*{remedy}"):
@@ -313,3 +313,138 @@ def test_layer_can_be_built_again_after_a_failed_build():
             call(Tensor([[1.0]]))
         call(Tensor([[1.0]]))
         assert len(call.parameters()) == 2
+
+
+# ------------------------------------------------------------------------------ built by hand
+
+
+class Twice(Twins):
+    """A layer whose `build` calls that of its base class."""
+
+    def __init__(self):
+        super().__init__("vw")
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.third = self.add_weight("third", input_shape[-1:], "ones")
+
+
+def hand_built(layer=None, features=3, call=False):
+    """Return a layer that was built before it has a model, with weights of 0."""
+    layer = layer or layers.Dense(2, kernel_initializer="ones")
+    if call:
+        layer(Tensor(np.ones((1, features))))
+    else:
+        layer.build((None, features))
+    for parameter in layer.parameters():
+        parameter.assign(np.zeros(parameter.shape))
+    return layer
+
+
+def test_layer_built_within_its_model_keeps_its_weights(device):
+    layer = layers.Dense(2)
+    model = models.Sequential([layer], seed=1, device=device)
+    layer.build((None, 3))
+    weight = layer.weight
+    weight.assign(model.backend.asarray(np.zeros((3, 2))))
+    assert layer.built
+    assert layer.count_params() == 8
+    assert model(np.ones((1, 3))).numpy().tolist() == [[0, 0]]
+    assert layer.weight is weight
+    assert layer.output_shape == model.output_shape == (None, 2)
+
+
+@pytest.mark.parametrize("call", [False, True])
+@pytest.mark.parametrize("kind", [None, Twice, lambda: Twins("vw")])
+def test_layer_built_before_its_model_keeps_its_weights(kind, call):
+    layer = hand_built(kind and kind(), call=call)
+    before = layer.parameters()
+    model = models.Sequential([layers.ReLU(), layer])
+    assert not model(np.ones((1, 3))).numpy().any()
+    assert model.parameters() == before
+    assert {name.partition("/")[0] for name in names_of(before)} == {layer.name}
+
+
+def test_layer_built_by_hand_can_be_added_or_set_as_attribute():
+    class Net(models.Model):
+        def __init__(self):
+            super().__init__()
+            self.out = hand_built()
+
+        def call(self, x):
+            return self.out(x)
+
+    assert not Net()(np.ones((1, 3))).numpy().any()
+    grown = models.Sequential([layers.Dense(4, input_shape=(5,)), layers.Dense(3)])
+    grown.add(hand_built())
+    assert not grown(np.ones((1, 5))).numpy().any()
+
+
+def test_hand_built_and_frozen_weight_stays_in_training():
+    layer = hand_built()
+    layer.weight.requires_grad = False
+    model = models.Sequential([layer])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    assert not layer.weight.numpy().any()
+    assert layer.bias.numpy().all()
+
+
+def test_layer_built_for_other_features_is_rejected():
+    message = r"dense: expected 4 features in the last axis, got shape \(1, 3\)"
+    with pytest.raises(ValueError, match=message):
+        models.Sequential([layers.Input((3,)), hand_built(features=4)])
+
+
+def test_layer_built_with_another_dtype_than_its_model_is_rejected():
+    with pytest.raises(ValueError, match=r"expected dense/weight .*float64, got cpu and float32"):
+        models.Sequential([hand_built()], dtype="float64")
+
+
+def test_weights_are_the_same_bits_if_a_layer_is_built_by_hand():
+    layer = layers.Dense(2)
+    models.Sequential([layer], seed=1)
+    layer.build((None, 3))
+    (expected, _) = models.Sequential([layers.Dense(2, input_shape=(3,))], seed=1).get_weights()
+    assert layer.weight.numpy().tobytes() == expected.tobytes()
+
+
+def test_layer_can_be_built_by_hand_after_a_failed_build():
+    layer = Twice()
+    Twins.failures.append("mine")
+    with pytest.raises(KeyError, match="mine"):
+        layer.build((None, 3))
+    assert not layer.built
+    layer.build((None, 3))
+    assert len(layer.parameters()) == 3
+
+
+def test_model_build_also_builds_a_subclass_that_defines_build():
+    class Net(models.Model):
+        def __init__(self):
+            super().__init__()
+            self.out = layers.Dense(2)
+
+        def build(self, input_shape):
+            self.scale = self.add_weight("scale", input_shape[-1:], "ones")
+
+        def call(self, x):
+            return self.out(x * self.scale)
+
+    model = Net()
+    model.build((None, 3))
+    assert names_of(model.parameters()) == ["net/scale", "dense/weight", "dense/bias"]
+    assert model.output_shape == (None, 2)
+    before = model.parameters()
+    model(np.ones((1, 3)))
+    assert model.parameters() == before
+
+
+@pytest.mark.parametrize(
+    "given", [layers.Input((4,)), layers.Dense(4), models.Sequential([layers.Dense(4)])]
+)
+@pytest.mark.parametrize("outer", [layers.Dense(3), models.Sequential([layers.Dense(3)])])
+def test_call_on_a_layer_is_rejected_with_remedy(outer, given):
+    message = rf"^{outer.label}: expected data, got the layer {given.label}\. .*Sequential\(\["
+    with pytest.raises(TypeError, match=message):
+        outer(given)

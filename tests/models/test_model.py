@@ -1054,3 +1054,118 @@ def test_weights_do_not_share_the_array_of_an_initializer():
     model.set_weights([np.ones((3, 3)), np.full((3, 3), 2.0)])
     assert [weight.flat[0] for weight in model.get_weights()] == [1.0, 2.0]
     assert not values.any()
+
+
+# ------------------------------------------------------------------------------ inputs as in Keras
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bool"])
+@pytest.mark.parametrize("shape", [(50,), (50, 1)])
+def test_fit_with_float_class_numbers_equals_integers(dtype, shape):
+    labels = LABELS % 2
+    plain, other = classifier(), classifier()
+    plain.fit(X, labels, validation_data=(X, labels), epochs=2, verbose=0)
+    given = labels.astype(dtype)
+    other.fit(X, given, validation_data=(X, given), epochs=2, verbose=0)
+    assert bits(plain) == bits(other)
+    assert plain.history.history == other.history.history
+    found = other.evaluate(X, given.reshape(shape), verbose=0)
+    assert found == pytest.approx(plain.evaluate(X, labels, verbose=0))
+
+
+@pytest.mark.parametrize("wrong", [1.5, np.nan, np.inf, -1.0, 3.0])
+def test_wrong_float_class_numbers_are_rejected_before_training(wrong):
+    labels = LABELS.astype(float)
+    labels[-1] = wrong
+    model = classifier()
+    before = bits(model)
+    for call in (
+        lambda: model.fit(X, labels, verbose=0),
+        lambda: model.fit(X, LABELS, validation_data=(X, labels), verbose=0),
+        lambda: model.evaluate(X, labels, verbose=0),
+    ):
+        with pytest.raises(ValueError, match=r"sparse_categorical_crossentropy: .*class numbers"):
+            call()
+    assert bits(model) == before
+    assert model.step == 0
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "relu", None])
+def test_fit_of_one_output_with_two_classes_names_the_remedy(activation):
+    model = models.Sequential([layers.Dense(1, activation)])
+    model.compile("sgd", losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match=r"two classes, end with Dense\(2, activation='softmax'\)"):
+        model.fit(X, LABELS % 2, verbose=0)
+
+
+@pytest.mark.parametrize("input_shape", [None, (1,)])
+@pytest.mark.parametrize("first", [layers.Dense, lambda *a, **k: layers.ReLU(**k)])
+def test_numbers_as_samples_are_rejected_with_remedy(first, input_shape):
+    shape = {} if input_shape is None else {"input_shape": input_shape}
+    model = models.Sequential([first(2, **shape), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x = np.arange(6.0)
+    for call in (
+        lambda: model.fit(x, x, verbose=0),
+        lambda: model.evaluate(x, x, verbose=0),
+        lambda: model.predict(x, verbose=0),
+        lambda: model(x),
+    ):
+        with pytest.raises(ValueError, match=r"samples of one number as x\.reshape\(-1, 1\)"):
+            call()
+    model.fit(x.reshape(-1, 1), x, verbose=0)
+
+
+def steps_model(loss="mse", units=1, **arguments):
+    """Return a compiled model with an output for each of 3 time steps."""
+    model = models.Sequential([layers.Dense(units, input_shape=(3, 2))], seed=1, **arguments)
+    model.compile("sgd", loss)
+    return model
+
+
+STEPS = np.random.default_rng(5).normal(size=(8, 3, 2))
+STEP_TARGETS = np.random.default_rng(6).normal(size=(8, 3, 1))
+STEP_WEIGHTS = np.random.default_rng(7).random((8, 3))
+
+
+def test_fit_and_evaluate_take_weights_of_time_steps(device):
+    model = steps_model(device=device)
+    outputs = model.predict(STEPS, verbose=0)
+    expected = ((outputs - STEP_TARGETS)[:, :, 0] ** 2 * STEP_WEIGHTS).mean()
+    for batch_size in (8, 3):
+        found = model.evaluate(
+            STEPS, STEP_TARGETS, batch_size, verbose=0, sample_weight=STEP_WEIGHTS
+        )
+        assert found == pytest.approx(expected, rel=1e-5)
+    history = model.fit(
+        STEPS,
+        STEP_TARGETS,
+        batch_size=8,
+        verbose=0,
+        sample_weight=STEP_WEIGHTS,
+        validation_data=(STEPS, STEP_TARGETS, STEP_WEIGHTS * 0),
+    ).history
+    assert history["loss"] == pytest.approx([expected], rel=1e-5)
+    assert history["val_loss"] == [0]
+
+
+def test_weights_of_ones_for_time_steps_train_as_none():
+    plain, weighted = steps_model(dtype="float64"), steps_model(dtype="float64")
+    plain.fit(STEPS, STEP_TARGETS, epochs=3, verbose=0)
+    weighted.fit(STEPS, STEP_TARGETS, epochs=3, verbose=0, sample_weight=np.ones((8, 3)))
+    for a, b in zip(plain.get_weights(), weighted.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(8, 2), (8, 3, 2), (8, 1, 3)])
+def test_weights_that_fit_no_step_are_rejected_before_training(shape):
+    model = steps_model()
+    weights = np.ones(shape)
+    message = rf"expected sample_weight .*got shape {re.escape(str(shape))}"
+    with pytest.raises(ValueError, match=f"^fit: {message}"):
+        model.fit(STEPS, STEP_TARGETS, verbose=0, sample_weight=weights)
+    with pytest.raises(ValueError, match=f"^fit: validation_data: {message}"):
+        model.fit(STEPS, STEP_TARGETS, verbose=0, validation_data=(STEPS, STEP_TARGETS, weights))
+    with pytest.raises(ValueError, match=f"^evaluate: {message}"):
+        model.evaluate(STEPS, STEP_TARGETS, verbose=0, sample_weight=weights)
+    assert model.step == 0

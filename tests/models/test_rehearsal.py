@@ -7,9 +7,16 @@ from small_models import LABELS, X, bits, classifier
 from minidl import initializers, layers, models
 
 
+class Rejecting(initializers.Initializer):
+    """Initializer that rejects every weight."""
+
+    def check(self, shape):
+        raise ValueError(f"Rejecting: got shape {shape}.")
+
+
 def failing_layer():
     """Return a layer whose first call fails after it has added a weight."""
-    return layers.Dense(2, kernel_initializer="ones", bias_initializer=initializers.HeNormal())
+    return layers.Dense(2, kernel_initializer="ones", bias_initializer=Rejecting())
 
 
 def stack():
@@ -23,7 +30,7 @@ def stack():
 )
 def test_failed_build_leaves_no_weights(build):
     model = models.Sequential([layers.Dense(3), failing_layer()], seed=1)
-    with pytest.raises(ValueError, match="HeNormal"):
+    with pytest.raises(ValueError, match="Rejecting"):
         build(model)
     assert model.parameters() == []
     assert not any(layer.built for layer in model.walk())
@@ -31,7 +38,7 @@ def test_failed_build_leaves_no_weights(build):
 
 def test_layers_of_a_failed_model_can_be_used_in_another():
     used, nested = stack(), models.Sequential([layers.Dense(3)], seed=9, dtype="float64")
-    with pytest.raises(ValueError, match="HeNormal: expected a weight with at least two axes"):
+    with pytest.raises(ValueError, match="Rejecting"):
         models.Sequential([*used, nested, failing_layer()], seed=1)
     assert not any(layer.built for layer in used)
     assert nested.seed == 9
@@ -55,7 +62,7 @@ def test_layer_that_fails_to_be_added_uses_no_name_and_no_stream(is_nested):
         )
         outer(np.zeros((1, 4)))
         for layer in failing:
-            with pytest.raises(ValueError, match="HeNormal"):
+            with pytest.raises(ValueError, match="Rejecting"):
                 model.add(layer)
         model.add(layers.Dense(3))
         outer(np.zeros((1, 4)))
@@ -69,7 +76,7 @@ def test_layer_that_fails_to_be_added_takes_no_name_from_a_later_layer():
     inner = models.Sequential([layers.ReLU(input_shape=(4,))])
     model = models.Sequential([inner, layers.Dense(3)])
     model(np.zeros((1, 4)))
-    with pytest.raises(ValueError, match="HeNormal"):
+    with pytest.raises(ValueError, match="Rejecting"):
         inner.add(models.Sequential([layers.Dense(4, name="dense"), failing_layer()]))
     assert [p.name for p in model.parameters()] == ["dense/weight", "dense/bias"]
     assert model.layers[1].name == "dense"

@@ -120,3 +120,44 @@ def test_outputs_that_may_be_probabilities_are_accepted(make):
     model = make()
     model.compile("adam", "sparse_categorical_crossentropy")
     assert np.isfinite(model.fit(X, LABELS, verbose=0).history["loss"]).all()
+
+
+# ------------------------------------------------------------------------------ input_shape
+
+
+def second(shape=(4,)):
+    return layers.Dense(2, input_shape=shape)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: models.Sequential([layers.Dense(4), second()]),
+        lambda: models.Sequential([layers.Dense(4, input_shape=(6,)), second()]),
+        lambda: models.Sequential([layers.Input((6,)), layers.Dense(4), second([4])]),
+        lambda: models.Sequential([models.Sequential([layers.Dense(4)]), second()]),
+    ],
+)
+def test_later_layer_may_give_its_input_shape(make):
+    model = make()
+    assert model(X).shape == (50, 2)
+    grown = models.Sequential(seed=0)
+    for layer in make().layers:
+        grown.add(layer)
+    assert grown(X).shape == (50, 2)
+
+
+def test_input_shape_of_a_later_layer_must_agree():
+    message = (
+        r"^dense_1: expected samples of its input_shape \(5,\), got \(4,\)\. .*change input_shape"
+    )
+    with pytest.raises(ValueError, match=message):
+        models.Sequential([layers.Dense(4, input_shape=(6,)), second((5,))])
+    late = models.Sequential([layers.Dense(4), second((5,))])
+    with pytest.raises(ValueError, match=message):
+        late(X)
+    assert not late.built
+    grown = models.Sequential([layers.Dense(4, input_shape=(6,))])
+    with pytest.raises(ValueError, match=message):
+        grown.add(second((5,)))
+    assert len(grown.layers) == 1
