@@ -44,6 +44,44 @@ def refuse_masked(name: str, values: Any) -> None:
         )
 
 
+def number_array(who: str, name: str, values: Any, library: Any = np) -> Any:
+    """Return an argument as an array of real numbers: of NumPy, or of `library` if it is one.
+
+    Raises
+    ------
+    TypeError
+        If it is masked, or holds something else, such as complex numbers, dates or strings.
+    ValueError
+        If its items differ in shape.
+
+    Examples
+    --------
+    >>> number_array("fit", "x", ["1", "2"])
+    Traceback (most recent call last):
+        ...
+    TypeError: fit: expected x to be an array of numbers, got a list of <U1. Convert it to numbers.
+    """
+    refuse_masked(f"{who}: {name}", values)
+    kind = type(values).__name__
+    try:
+        own = isinstance(values, library.ndarray)
+        array = library.asarray(values) if own else np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{who}: expected {name} with one shape, got a {kind} whose items differ in shape. Pad "
+            "or crop them."
+        ) from error
+    if array.dtype.kind not in "fiub":
+        advice = "Convert it to numbers."
+        if name == "y" and array.size and isinstance(array.flat[0], str):
+            advice = "Number all labels: classes, y = np.unique(y, return_inverse=True)."
+        raise TypeError(
+            f"{who}: expected {name} to be an array of numbers, got a {kind} of "
+            f"{array.dtype}. {advice}"
+        )
+    return array
+
+
 def choose(
     what: str, given: Any, kind: type[Kind], table: Mapping[str, Callable[[], Kind]]
 ) -> Kind:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from minidl import initializers
-from minidl.arguments import Unavailable, missing_attribute, positive_integer, refuse_names
+from minidl.arguments import (
+    Unavailable,
+    missing_attribute,
+    number_array,
+    positive_integer,
+    refuse_names,
+)
 from minidl.backend import get_backend
 from minidl.constraints import MaxNorm
 from minidl.engine.parameter import Parameter
@@ -190,6 +196,7 @@ class Layer:
         else:
             values = placement.initial_values(full_name, shape)
         # A copy: the array may be read-only, or serve other weights.
+        values = number_array(self.label, f"initial values of {name}", values)
         values = np.array(values, placement.dtype, order="C")
         parameter = Parameter(values, placement.backend, full_name, stream)
         parameter.constraint = constraint
