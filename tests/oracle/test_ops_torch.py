@@ -212,6 +212,13 @@ def assert_close(ours, theirs, what):
 INF, NAN = float("inf"), float("nan")
 BASES = [-INF, -2.0, -0.5, -0.0, 0.0, 0.5, 1.0, 2.0, INF, NAN]
 EXPONENTS = [-INF, -2.0, -1.0, -0.5, -0.0, 0.0, 0.5, 1.0, 2.0, 3.0, INF, NAN]
+# Without -inf and -0 to the power of +-0.5, where each library takes a square root elsewhere.
+PAIRS = [
+    (base, exponent)
+    for base in BASES
+    for exponent in EXPONENTS
+    if abs(exponent) != 0.5 or str(base) not in ("-inf", "-0.0")
+]
 
 POWERS = {
     "tensor ** tensor": (True, True),
@@ -234,11 +241,8 @@ def with_gradients(make, numbers, are_leaves, function):
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("kind", POWERS)
-@pytest.mark.parametrize("exponent", EXPONENTS)
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(("base", "exponent"), PAIRS)
 def test_power_and_its_gradients_agree_with_torch_at_all_edges(base, exponent, kind):
-    if abs(exponent) == 0.5 and (base == -INF or str(base) == "-0.0"):
-        pytest.skip("one of both libraries computes a square root, which differs there")
     numbers, are_leaves = (base, exponent), POWERS[kind]
     ours = with_gradients(Tensor, numbers, are_leaves, lambda x, y: x**y)
     theirs = with_gradients(torch.tensor, numbers, are_leaves, lambda x, y: x**y)
