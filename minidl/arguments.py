@@ -44,6 +44,57 @@ def refuse_masked(name: str, values: Any) -> None:
         )
 
 
+def number_array(who: str, name: str, values: Any, library: Any = np) -> Any:
+    """Return an argument as an array of real numbers: of NumPy, or of `library` if it is one.
+
+    Raises
+    ------
+    TypeError
+        If it is masked, or holds something else, such as complex numbers, dates or strings.
+    ValueError
+        If its items differ in shape.
+
+    Examples
+    --------
+    >>> number_array("fit", "x", ["1", "2"])
+    Traceback (most recent call last):
+        ...
+    TypeError: fit: expected x to be an array of numbers, got a list of <U1. Convert it to numbers.
+    """
+    refuse_masked(f"{who}: {name}", values)
+    kind = type(values).__name__
+    # A column of pandas that may lack values: without this, it is an array of objects.
+    dtype = getattr(getattr(values, "dtype", None), "numpy_dtype", None)
+    try:
+        own = isinstance(values, library.ndarray)
+        array = library.asarray(values) if own else np.asarray(values, dtype)
+    except ValueError as error:
+        if dtype is not None:
+            raise ValueError(
+                f"{who}: expected {name} without missing values, got some in a {kind} of "
+                f"{values.dtype}. Fill them with fillna, or drop their rows with dropna."
+            ) from error
+        raise ValueError(
+            f"{who}: expected {name} with one shape, got a {kind} whose items differ in shape. Pad "
+            "or crop them."
+        ) from error
+    columns = list(getattr(values, "columns", ()))
+    if array.dtype.kind not in "fiub" and len(set(columns)) == len(columns) > 0:
+        parts = [number_array(who, f"{name}[{key!r}]", values[key]) for key in columns]
+        return np.stack(parts, axis=1)
+    if array.dtype.kind not in "fiub":
+        advice = "Convert it to numbers."
+        if name.startswith("y") and array.size and isinstance(array.flat[0], str):
+            advice = "Number all labels: classes, y = np.unique(y, return_inverse=True)."
+        elif "[" in name:  # a column of a table
+            advice = "Leave the column out, or convert it to numbers, as pandas.get_dummies does."
+        raise TypeError(
+            f"{who}: expected {name} to be an array of numbers, got a {kind} of "
+            f"{getattr(values, 'dtype', array.dtype)}. {advice}"
+        )
+    return array
+
+
 def choose(
     what: str, given: Any, kind: type[Kind], table: Mapping[str, Callable[[], Kind]]
 ) -> Kind:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.arguments import refuse_masked
+from minidl.arguments import number_array
 from minidl.backend import Array, Backend
 from minidl.engine.tensor import Tensor
 
@@ -40,21 +40,21 @@ class Samples:
         ValueError
             If there are no samples, if they differ in shape, or if the arrays differ in length.
         """
-        x = _checked_array(who, "x", x)
+        x = number_array(who, "x", x)
         if x.ndim == 0 or len(x) == 0:
             raise ValueError(
                 f"{who}: expected at least one sample in x, got shape {x.shape}. Pass an array "
                 "with the samples along axis 0."
             )
         if y is not None:
-            y = _checked_array(who, "y", y)
+            y = number_array(who, "y", y)
             if y.ndim == 0 or len(y) != len(x):
                 raise ValueError(
                     f"{who}: expected y for {len(x)} samples, got shape {y.shape}. Pass one target "
                     "for each sample."
                 )
         if weight is not None:
-            weight = _checked_array(who, "sample_weight", weight)
+            weight = number_array(who, "sample_weight", weight)
             if weight.shape == (len(x), 1):
                 weight = weight[:, 0]
             if weight.ndim == 0 or len(weight) != len(x):
@@ -103,41 +103,6 @@ class Samples:
                 f"of {len(self)} samples. Choose another fraction, or pass validation_data."
             )
         return self[:first], self[first:]
-
-
-def _checked_array(who: str, name: str, values: Any) -> np.ndarray:
-    """Return an argument as an array of numbers."""
-    refuse_masked(f"{who}: {name}", values)
-    kind = type(values).__name__
-    # A column of pandas that may lack values: without this, it is an array of objects.
-    dtype = getattr(getattr(values, "dtype", None), "numpy_dtype", None)
-    try:
-        array = np.asarray(values, dtype)
-    except ValueError as error:
-        if dtype is not None:
-            raise ValueError(
-                f"{who}: expected {name} without missing values, got some in a {kind} of "
-                f"{values.dtype}. Fill them with fillna, or drop their rows with dropna."
-            ) from error
-        raise ValueError(
-            f"{who}: expected {name} with one shape, got a {kind} whose items differ in shape. Pad "
-            "or crop them."
-        ) from error
-    columns = list(getattr(values, "columns", ()))
-    if array.dtype.kind not in "fiub" and len(set(columns)) == len(columns) > 0:
-        parts = [_checked_array(who, f"{name}[{key!r}]", values[key]) for key in columns]
-        return np.stack(parts, axis=1)
-    if array.dtype.kind not in "fiub":
-        advice = "Convert it to numbers."
-        if name.startswith("y") and array.size and isinstance(array.flat[0], str):
-            advice = "Number all labels: classes, y = np.unique(y, return_inverse=True)."
-        elif "[" in name:  # a column of a table
-            advice = "Leave the column out, or convert it to numbers, as pandas.get_dummies does."
-        raise TypeError(
-            f"{who}: expected {name} to be an array of numbers, got a {kind} of "
-            f"{getattr(values, 'dtype', array.dtype)}. {advice}"
-        )
-    return array
 
 
 class Batch(NamedTuple):

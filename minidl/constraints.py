@@ -57,7 +57,7 @@ class MaxNorm:
         """Scale down in place the units whose norm is too large; the others keep their bits."""
         xp = backend.xp
         # Squares of float16 overflow above 255.
-        wide = weight.astype("float32") if weight.dtype == "float16" else weight
+        wide = backend.widened(weight)
         norm = xp.sqrt((wide * wide).sum(axis=self.axis, keepdims=True))
         largest = min(self.max_value, float(np.finfo(wide.dtype).max))  # infinity would give NaN
         weight *= (largest / xp.maximum(norm, largest)).astype(weight.dtype)

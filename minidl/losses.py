@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from minidl.arguments import TWO_CLASSES, choose, keras_defaults, refuse_masked
+from minidl.arguments import TWO_CLASSES, choose, keras_defaults, number_array
 from minidl.engine import ops
-from minidl.engine.tensor import Tensor, apply
+from minidl.engine.tensor import Tensor, apply, as_tensor
 
 __all__ = [
     "CategoricalCrossentropy",
@@ -74,15 +74,15 @@ class Loss:
                 f"{type(self).__name__}: expected y_pred to be a Tensor, the model's outputs, got "
                 f"a {type(y_pred).__name__}. Call loss(y_true, y_pred) in this order."
             )
-        refuse_masked("loss: y_true", y_true)
-        refuse_masked("loss: sample_weight", sample_weight)
-        y_true = y_true if isinstance(y_true, Tensor) else np.asarray(y_true)
+        if not isinstance(y_true, Tensor):
+            y_true = number_array("loss", "y_true", y_true)
         self.check(y_true, y_pred.shape)
         if not isinstance(y_true, Tensor):
             y_true = self.targets(y_true)
-        losses = self.per_sample(aligned(_beside(y_pred, y_true), y_pred), y_pred)
+        losses = self.per_sample(aligned(_beside(y_pred, "y_true", y_true), y_pred), y_pred)
         if sample_weight is not None:
-            weight = aligned(_beside(y_pred, sample_weight).astype(losses.dtype), losses)
+            weight = _beside(y_pred, "sample_weight", sample_weight).astype(losses.dtype)
+            weight = aligned(weight, losses)
             shape = (*weight.shape, *(1,) * (losses.ndim - weight.ndim))
             steps = zip(shape[1:], losses.shape[1:], strict=False)
             is_fitting = len(shape) == losses.ndim and shape[0] == losses.shape[0]
@@ -95,10 +95,10 @@ class Loss:
         return losses.mean()
 
 
-def _beside(y_pred: Tensor, values: Any) -> Tensor:
+def _beside(y_pred: Tensor, name: str, values: Any) -> Tensor:
     """Return `values` as a tensor on the device of the outputs; tensors are not moved."""
     if not isinstance(values, Tensor):
-        return Tensor.of(y_pred.backend.asarray(values), y_pred.backend)
+        return as_tensor("loss", name, values, y_pred.backend)
     if values.backend is not y_pred.backend:
         raise ValueError(
             f"loss: expected targets and weights on {y_pred.device}, as the outputs, got "

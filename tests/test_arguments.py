@@ -47,12 +47,12 @@ def test_positive_integer_rejects_other_values(value):
 @pytest.mark.parametrize(
     ("use", "who"),
     [
-        (Tensor, "Tensor"),
-        (lambda masked: Tensor([1.0, 2.0]) * masked, "multiply"),
-        (lambda masked: masked - Tensor([1.0, 2.0]), "subtract"),
+        (Tensor, "Tensor: values"),
+        (lambda masked: Tensor([1.0, 2.0]) * masked, "multiply: an operand"),
+        (lambda masked: masked - Tensor([1.0, 2.0]), "subtract: an operand"),
         (lambda masked: Tensor([1.0, 2.0]) < masked, "lt"),
         (lambda masked: Tensor([1.0, 2.0])[masked], "getitem"),
-        (models.Sequential([layers.Dense(1)], name="net"), "net"),
+        (models.Sequential([layers.Dense(1)], name="net"), "net: x"),
         (lambda masked: losses.MeanSquaredError()(masked, Tensor([1.0, 2.0])), "loss: y_true"),
         (
             lambda masked: losses.MeanSquaredError()([1, 2], Tensor([1.0, 2.0]), masked),

@@ -9,6 +9,8 @@ import numpy as np
 Array = Any
 """An array of the backend's device: ``numpy.ndarray`` or its counterpart on a GPU."""
 
+_FLOAT16 = np.dtype("float16")
+
 
 class DeviceError(RuntimeError):
     """A requested device cannot be used; the message says why and what to do."""
@@ -48,6 +50,23 @@ class DeviceArrays:
         """Return `values` (array, list or number of the host) as an array of the device."""
         with self.active:
             return self.xp.asarray(values, dtype=dtype)
+
+    def copied(self, values: Any, dtype: Any = None) -> Array:
+        """Return a copy of `values` as an array of the device, which shares no memory with them."""
+        with self.active:
+            return self.xp.array(values, dtype=dtype)
+
+    def widened(self, array: Array) -> Array:
+        """Return a float16 array as float32, which its counts and sums need; others as they are.
+
+        A count above 2,048 is not exact in float16, and one above 65,504 is infinite.
+        """
+        return array.astype("float32") if array.dtype == _FLOAT16 else array
+
+    def sum(self, array: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
+        """Return the sum over `axis`; float16 is summed in float32 and rounded once."""
+        total = self.widened(array).sum(axis=axis, keepdims=keepdims)
+        return total.astype(array.dtype) if array.dtype == _FLOAT16 else total
 
     def ones(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return a small array of ones, made once and shared: do not modify it."""

@@ -77,7 +77,7 @@ class Backend(OptimizerRules):
             if rate == 0 or x.size == 0:
                 return self.xp.array(x, order="C")
             # The contract computes float16 in float32 and rounds once.
-            wide = self._contiguous(x.astype("float32") if x.dtype == "float16" else x)
+            wide = self._contiguous(self.widened(x))
             out = self.xp.empty(x.shape, wide.dtype)
             scale = mask_contract.scale(rate, wide.dtype, rescale)
             self._dropout(wide, out, mask_contract.pack(address, rate), scale)
@@ -363,7 +363,8 @@ class Backend(OptimizerRules):
             total = self.xp.zeros(shape, dtype=values.dtype)
             total[index] = values  # no element is named twice
             return total
-        return self._add_repeated(shape, index, values)
+        total = self._add_repeated(shape, index, self.widened(values))
+        return total.astype(values.dtype, copy=False)
 
     def _add_repeated(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
         xp = self.xp

@@ -130,7 +130,7 @@ def _topological_order(root: Tensor) -> list[tuple[Tensor, Node]]:
                     f"backward: {parent.name} was changed in place after {node.op} used it. "
                     "Call backward() before update() or set_weights(), or compute the result again."
                 )
-            if parent.requires_grad:
+            if parent._requires_grad:
                 stack.append(parent)
     # An operation has a higher number than those that made its inputs.
     return sorted(found.items(), key=lambda item: item[1].number)
@@ -142,7 +142,7 @@ def _pull_back(
     """Replace the pending gradient of a result by those of its operation's inputs."""
     g = pending.pop(tensor)
     tensor._node = RELEASED
-    wanted = [parent is not None and parent.requires_grad for parent in node.inputs]
+    wanted = [parent is not None and parent._requires_grad for parent in node.inputs]
     # A leaf with several gradients gets their sum: none of them is written in place.
     is_repeated = _has_repeats(node.inputs)
     out = [
@@ -181,5 +181,5 @@ def _undo_broadcast(g: Array, parent: Tensor) -> Array:
     if g.shape != parent.shape:
         added = g.ndim - parent.ndim
         ones = (added + place for place, length in enumerate(parent.shape) if length == 1)
-        g = g.sum(axis=(*range(added), *ones)).reshape(parent.shape)
+        g = parent.backend.sum(g, axis=(*range(added), *ones)).reshape(parent.shape)
     return g if g.dtype == parent.dtype else g.astype(parent.dtype)

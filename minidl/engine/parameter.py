@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl.arguments import number_array
 from minidl.backend import Array, Backend
 from minidl.constraints import MaxNorm
 from minidl.engine.backward import next_number
@@ -47,6 +48,13 @@ class Parameter(Tensor):
         self.changed_at = next_number()
 
     def assign(self, values: Array) -> None:
-        """Copy `values`, an array of the device and of this shape, into the weight."""
+        """Copy `values`, an array of the device and of this shape, into the weight.
+
+        Raises
+        ------
+        TypeError
+            If `values` does not hold numbers. The weight is not changed then.
+        """
+        values = number_array("assign", self.name, values, self.backend.xp)
         self.note_change()
         self.data[...] = values

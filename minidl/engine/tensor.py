@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from minidl.arguments import refuse_masked
+from minidl.arguments import number_array, refuse_masked
 from minidl.backend import Array, Backend, get_backend
 from minidl.engine import ops
 from minidl.engine.backward import Node, backpropagate, is_recording, next_number
+from minidl.engine.operands import as_arrays, flat, kept, number
 
 
 class Tensor:
@@ -18,20 +19,29 @@ class Tensor:
     Parameters
     ----------
     values : array_like or array of the device
-        Numbers. Python floats become float32; arrays keep their dtype.
+        Numbers, which are copied. Python floats become float32; arrays keep their dtype.
     device : str
         ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"auto"``.
     dtype : str or numpy.dtype, optional
         The dtype; if None, that of `values`.
     requires_grad : bool
-        Whether `backward` computes ``grad``; for floating dtypes only.
+        Whether `backward` computes ``grad``; for floating dtypes only. It can be set later.
 
     Raises
     ------
     TypeError
-        If `values` is a Tensor or a masked array, or an integer tensor shall have a gradient.
+        If `values` is a Tensor, is masked or does not hold numbers, or if a tensor of integers
+        shall have a gradient.
     DeviceError
         If the device is not available.
+
+    Notes
+    -----
+    As in PyTorch, ``data``, `detach`, `reshape`, ``x[0]``, DLPack and ``np.asarray(x)`` share
+    memory. Do not change it before `backward`, which notices only changes of weights.
+
+    On the CPU, functions such as ``np.mean(x)`` return arrays without gradients. NumPy's ufuncs
+    raise TypeError: instead of ``np.exp(x)``, use ``x.exp()`` or ``np.exp(x.numpy())``.
 
     Examples
     --------
@@ -41,7 +51,7 @@ class Tensor:
     Tensor([2., 4., 6.], dtype=float32)
     """
 
-    __slots__ = ("__weakref__", "_node", "backend", "data", "grad", "logits", "requires_grad")
+    __slots__ = ("__weakref__", "_node", "_requires_grad", "backend", "data", "grad", "logits")
     __array_ufunc__ = None  # so that array + tensor calls Tensor.__radd__
     changed_at = -1  # for a weight: the number of its last change in place
 
@@ -50,24 +60,17 @@ class Tensor:
     ):
         if isinstance(values, Tensor):
             raise TypeError("Tensor: expected numbers, got a Tensor. Use its detach() or to().")
-        refuse_masked("Tensor", values)
         backend = get_backend(device)
-        if not hasattr(values, "dtype"):
-            values = np.asarray(values)
-            if dtype is None and values.dtype == np.float64:
-                dtype = np.float32
-        self._fill(backend.asarray(values, dtype), backend)
-        if requires_grad and self.dtype.kind != "f":
-            raise TypeError(
-                f"Tensor: expected a floating dtype for requires_grad=True, got {self.dtype}. "
-                'Pass dtype="float32".'
-            )
+        array = number_array("Tensor", "values", values, backend.xp)
+        if dtype is None and array.dtype == np.float64 and not hasattr(values, "dtype"):
+            dtype = np.float32
+        self._fill(backend.copied(array, dtype), backend)
         self.requires_grad = requires_grad
 
     def _fill(self, data: Array, backend: Backend) -> None:
         self.data = data
         self.backend = backend
-        self.requires_grad = False
+        self._requires_grad = False  # what the engine reads, without the cost of a property
         self.grad: Tensor | None = None
         self.logits: Tensor | None = None  # input of the softmax that made this; losses use it
         self._node: Node | None = None
@@ -109,6 +112,20 @@ class Tensor:
     def device(self) -> str:
         """The device's name."""
         return self.backend.name
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether `backward` computes the gradient; TypeError if set for other than floats."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        if wanted and self.dtype.kind != "f":
+            raise TypeError(
+                f"Tensor: expected a floating dtype for requires_grad=True, got {self.dtype}. "
+                'Pass dtype="float32".'
+            )
+        self._requires_grad = wanted
 
     @property
     def T(self) -> "Tensor":
@@ -172,6 +189,9 @@ class Tensor:
                 "host with numpy()."
             )
         return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return function(*as_arrays(args, Tensor), **as_arrays(kwargs, Tensor))
 
     def __dlpack__(self, **options: Any) -> Any:
         return self.data.__dlpack__(**options)
@@ -254,11 +274,11 @@ class Tensor:
 
     def reshape(self, *shape: int | Sequence[int]) -> "Tensor":
         """Return the elements in another shape, in C order; one length may be -1."""
-        return apply(ops.reshape, self, shape=_flat(shape))
+        return apply(ops.reshape, self, shape=flat(shape))
 
     def transpose(self, *axes: int | Sequence[int]) -> "Tensor":
         """Return the tensor with its axes in the given order; without one, reversed."""
-        return apply(ops.transpose, self, axes=_flat(axes) if axes else None)
+        return apply(ops.transpose, self, axes=flat(axes) if axes else None)
 
     def sum(self, axis: ops.Axis = None, keepdims: bool = False) -> "Tensor":
         """Return the sum over `axis`; None means all axes."""
@@ -282,7 +302,7 @@ class Tensor:
 
     def clip(self, low: float, high: float) -> "Tensor":
         """Return the elements limited to [low, high]."""
-        return apply(ops.clip, self, low=_number(low), high=_number(high))
+        return apply(ops.clip, self, low=number(low), high=number(high))
 
     def relu(self) -> "Tensor":
         """Return the positive part of each element."""
@@ -301,7 +321,7 @@ class Tensor:
         y = apply(ops.softmax, self, axis=axis)
         if axis in (-1, self.ndim - 1):
             # Without a gradient, a softmax of a softmax keeps only the last logits alive.
-            y.logits = self if self.requires_grad or self.logits is None else self.detach()
+            y.logits = self if self._requires_grad or self.logits is None else self.detach()
         return y
 
     def log_softmax(self, axis: int = -1) -> "Tensor":
@@ -346,22 +366,18 @@ class Tensor:
                 g = self.backend.ones(self.shape, self.dtype)
             else:
                 _, (_, g) = _operands("backward", (self, gradient))
+                g = number_array("backward", "gradient", g, self.backend.xp)
                 g = self.backend.xp.asarray(g, dtype=self.dtype)
         if g.shape != self.shape:
             raise ValueError(f"backward: expected a gradient of shape {self.shape}, got {g.shape}.")
         backpropagate(self, g, into or {})
 
 
-def _flat(numbers: tuple[int | Sequence[int], ...]) -> tuple[int, ...]:
-    """Return the numbers of ``f(2, 3)`` and of ``f((2, 3))`` alike."""
-    if len(numbers) == 1 and isinstance(numbers[0], Sequence):
-        return tuple(numbers[0])
-    return tuple(numbers)  # type: ignore[arg-type]
-
-
-def _number(operand: Any) -> Any:
-    """Return a NumPy scalar as a Python number, which does not widen a tensor's dtype."""
-    return operand.item() if isinstance(operand, np.generic) else operand
+def as_tensor(who: str, name: str, values: Any, backend: Backend) -> Tensor:
+    """Return an argument as a tensor: a copy if a graph is recorded, which reads it later."""
+    array = number_array(who, name, values, backend.xp)
+    convert = backend.copied if is_recording() else backend.asarray
+    return Tensor.of(convert(array), backend)
 
 
 def _operands(name: str, operands: Sequence[Any]) -> tuple[Backend, list[Any]]:
@@ -371,7 +387,7 @@ def _operands(name: str, operands: Sequence[Any]) -> tuple[Backend, list[Any]]:
     for operand in operands:
         if not isinstance(operand, Tensor):
             refuse_masked(name, operand)
-            arrays.append(_number(operand))
+            arrays.append(kept(number(operand)))
             continue
         arrays.append(operand.data)
         if operand.backend is not backend:
@@ -413,12 +429,14 @@ def apply(op: ops.Op, *inputs: Any, **static: Any) -> Tensor:
     wanted = False
     for operand in inputs:
         if isinstance(operand, Tensor):
-            wanted = wanted or operand.requires_grad
-        elif isinstance(operand, (list, tuple)):
+            wanted = wanted or operand._requires_grad
+        elif isinstance(operand, (list, tuple, complex, str, bytes)):
             raise TypeError(
-                f"{op.__name__}: expected tensors or numbers, got a {type(operand).__name__}. Use "
-                "Tensor."
+                f"{op.__name__}: expected tensors or real numbers, got a {type(operand).__name__}. "
+                "Use Tensor."
             )
+        elif isinstance(operand, np.ndarray | np.generic):
+            number_array(op.__name__, "an operand", operand)
     backend, arrays = _operands(op.__name__, inputs)
     with backend.active:
         value, vjps = op(backend, *arrays, **static)
@@ -427,6 +445,6 @@ def apply(op: ops.Op, *inputs: Any, **static: Any) -> Tensor:
         out = Tensor.of(value if target.is_array(value) else target.asarray(value), target)
     if wanted and is_recording() and value.dtype.kind == "f":  # integers have no gradient
         tensors = tuple(operand if isinstance(operand, Tensor) else None for operand in inputs)
-        out.requires_grad = True
+        out._requires_grad = True
         out._node = Node(op.__name__, tensors, vjps, next_number())
     return out

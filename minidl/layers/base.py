@@ -14,6 +14,7 @@ from minidl.arguments import (
     Unavailable,
     keras_defaults,
     missing_attribute,
+    number_array,
     positive_integer,
     refuse_names,
 )
@@ -222,6 +223,7 @@ class Layer:
         else:
             values = placement.initial_values(full_name, shape)
         # A copy: the array may be read-only, or serve other weights.
+        values = number_array(self.label, f"initial values of {name}", values)
         values = np.array(values, placement.dtype, order="C")
         parameter = Parameter(values, placement.backend, full_name, stream)
         parameter.constraint = constraint

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from minidl import console, rng
-from minidl.arguments import keras_defaults, missing_attribute, positive_integer, refuse_masked
+from minidl.arguments import keras_defaults, missing_attribute, number_array, positive_integer
 from minidl.backend import Backend, get_backend
 from minidl.backend.base import FLOAT_TYPES
 from minidl.engine.backward import no_grad
 from minidl.engine.parameter import Parameter
-from minidl.engine.tensor import Tensor
+from minidl.engine.tensor import Tensor, as_tensor
 from minidl.layers.adoption import adopt
 from minidl.layers.base import Layer, refuse_layers
 from minidl.layers.placement import Placement
@@ -142,17 +142,18 @@ class Network(Layer):
 
         Raises
         ------
-        ValueError
-            If the number of arrays or their shapes differ. No weight is changed then.
+        TypeError, ValueError
+            If an array does not hold numbers, or the number of arrays or their shapes differ. No
+            weight is changed then.
         """
         parameters = self.parameters()
         expected = [parameter.shape for parameter in parameters]
-        arrays = [np.array(weight, self.dtype) for weight in weights]  # copies: they may be weights
+        who = f"{self.label}: set_weights"
+        given = [number_array(who, f"array {n}", weight) for n, weight in enumerate(weights)]
+        arrays = [array.astype(self.dtype) for array in given]  # copies: they may be weights
         received = [array.shape for array in arrays]
         if expected != received:
-            raise ValueError(
-                f"{self.label}: set_weights: expected arrays of shapes {expected}, got {received}."
-            )
+            raise ValueError(f"{who}: expected arrays of shapes {expected}, got {received}.")
         with self.backend.active:
             for parameter, array in zip(parameters, arrays, strict=True):
                 parameter.assign(self.backend.asarray(array))
@@ -235,9 +236,8 @@ class Network(Layer):
 
     def _as_input(self, x: Any) -> Tensor:
         if not isinstance(x, Tensor):
-            refuse_masked(self.label, x)
             refuse_layers(self.label, x)
-            x = Tensor.of(self.backend.asarray(x), self.backend)
+            x = as_tensor(self.label, "x", x, self.backend)
         if x.backend is not self.backend:
             raise ValueError(
                 f"{self.label}: expected an input on {self.device}, got one on {x.device}. Move it "

@@ -178,7 +178,11 @@ class Optimizer:
             return schedule
         # A Python float adopts the dtype of the weights; a NumPy float64 would not.
         who = f"{type(self).__name__}: {type(schedule).__name__}"
-        return schedules.returned_rate(who, schedule(self.iterations), f"update {self.iterations}")
+        try:
+            rate: Any = schedule(self.iterations)
+        except ArithmeticError as error:  # an overflow, or a division by zero
+            rate = error
+        return schedules.returned_rate(who, rate, f"update {self.iterations}")
 
     def is_for(self, parameters: Sequence[Parameter]) -> bool:
         """Return whether `update` accepts `parameters`: any at first, then the same ones."""

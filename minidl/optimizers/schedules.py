@@ -35,13 +35,18 @@ def returned_rate(who: str, value: Any, when: str) -> float:
     rate = as_rate(value)
     if rate is None:
         raise ValueError(
-            f"{who}: expected it to return {RATE}, got {value!r} for {when}. Correct its formula."
+            f"{who}: expected it to return {RATE}, got {value!r} for {when}. Correct its "
+            "formula or its arguments."
         )
     return rate
 
 
 class LearningRateSchedule:
-    """Learning rate as a function of the update; a subclass defines ``__call__``."""
+    """Learning rate as a function of the update; a subclass defines ``__call__``.
+
+    The rate may grow, as in Keras. An update whose rate overflows, or is otherwise invalid, raises
+    ValueError and changes nothing.
+    """
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of update `step`: finite, 0 or above. The first step is 0."""
@@ -58,9 +63,9 @@ class _PeriodicDecay(LearningRateSchedule):
         decay_rate: float,
         staircase: bool = False,
     ):
-        self.initial_learning_rate = initial_learning_rate
+        self.initial_learning_rate = _checked(self, "initial_learning_rate", initial_learning_rate)
         self.decay_steps = _positive_steps(self, decay_steps)
-        self.decay_rate = decay_rate
+        self.decay_rate = _checked(self, "decay_rate", decay_rate)
         self.staircase = staircase
 
     def periods(self, step: int) -> float:
@@ -79,7 +84,7 @@ class ExponentialDecay(_PeriodicDecay):
     decay_steps : int
         The length of a period, above 0.
     decay_rate : float
-        The factor of a period.
+        The factor of a period, 0 or above.
     staircase : bool
         Whether the learning rate is constant within a period.
 
@@ -144,7 +149,7 @@ class PiecewiseConstantDecay(LearningRateSchedule):
                 "more than boundaries."
             )
         self.boundaries = list(boundaries)
-        self.values = list(values)
+        self.values = [_checked(self, "values", value) for value in values]
 
     def __call__(self, step: int) -> float:
         """Return the value of the interval that holds `step`."""
@@ -173,9 +178,9 @@ class CosineDecay(LearningRateSchedule):
     """
 
     def __init__(self, initial_learning_rate: float, decay_steps: int, alpha: float = 0.0):
-        self.initial_learning_rate = initial_learning_rate
+        self.initial_learning_rate = _checked(self, "initial_learning_rate", initial_learning_rate)
         self.decay_steps = _positive_steps(self, decay_steps)
-        self.alpha = alpha
+        self.alpha = _checked(self, "alpha", alpha)
 
     def __call__(self, step: int) -> float:
         """Return the learning rate; after `decay_steps` it is constant."""
@@ -183,10 +188,18 @@ class CosineDecay(LearningRateSchedule):
         return self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha)
 
 
+def _checked(schedule: LearningRateSchedule, name: str, value: float) -> float:
+    """Return an argument as it is, or raise ValueError if learning rates would become invalid."""
+    if as_rate(value) is None:
+        who = type(schedule).__name__
+        raise ValueError(f"{who}: expected {name} to be {RATE}, got {value!r}. Correct it.")
+    return value
+
+
 def _positive_steps(schedule: LearningRateSchedule, decay_steps: int) -> int:
-    if not decay_steps > 0:
+    if not isinstance(decay_steps, Real) or not decay_steps > 0:
         who = type(schedule).__name__
         raise ValueError(
-            f"{who}: expected decay_steps above 0, got {decay_steps}. Pass a number of updates."
+            f"{who}: expected decay_steps above 0, got {decay_steps!r}. Pass a number of updates."
         )
     return decay_steps

@@ -254,3 +254,22 @@ def test_dropout_at_rate_one_returns_zeros_in_value_and_gradient(backend):
     for received in (value, vjp(x)):
         received = backend.to_numpy(received)
         np.testing.assert_array_equal(received, np.zeros((1, 3), "float32"), strict=True)
+
+
+# ------------------------------------------------------------------------------ powers
+
+
+@both_widths
+@pytest.mark.parametrize("exponent", [0, 0.0, -0.0])
+def test_power_zero_has_gradient_zero_everywhere(exponent, dtype, device):
+    x = Tensor(np.array([-INF, -2, 0, 3, INF, math.nan], dtype), device, requires_grad=True)
+    exponents = Tensor(np.full(6, exponent, dtype), device)
+    (x**exponent + x**exponents).sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), np.zeros(6, dtype), strict=True)
+
+
+def test_gradient_for_exponent_is_nan_at_negative_base_and_zero_at_zero(device):
+    exponent = Tensor([2.0, 3.0, 2.0, 0.0], device, requires_grad=True)
+    with np.errstate(invalid="ignore"):
+        (Tensor([-2.0, -1.0, 0.0, 0.0], device) ** exponent).sum().backward()
+    np.testing.assert_array_equal(exponent.grad.numpy(), [math.nan, math.nan, 0, 0])

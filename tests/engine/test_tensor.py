@@ -1,5 +1,6 @@
 """Tensors: operators, conversions, dtypes and devices."""
 
+import copy
 import types
 
 import numpy as np
@@ -333,6 +334,34 @@ def test_requires_grad_rejects_integers(values, device):
     dtype = np.asarray(values).dtype
     with pytest.raises(TypeError, match=rf"Tensor: .*floating dtype.*requires_grad.*{dtype}"):
         Tensor(values, device, requires_grad=True)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "bool", "complex64"])
+def test_requires_grad_cannot_be_set_for_other_than_floats(dtype, backend):
+    x = Tensor.of(backend.asarray(np.ones(3, dtype)), backend)
+    with pytest.raises(TypeError, match=rf"Tensor: .*floating dtype.*requires_grad.*{dtype}"):
+        x.requires_grad = True
+    assert x.requires_grad is False
+    x.requires_grad = False  # of which each is capable
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_requires_grad_of_floats_can_be_set_and_copied(dtype, device):
+    x = Tensor(np.ones(3, dtype), device)
+    assert not (x * 2).requires_grad
+    x.requires_grad = True
+    assert copy.copy(x).requires_grad
+    (x * 2).sum().backward()
+    assert_equal(x.grad, [2, 2, 2])
+    x.requires_grad = False
+    assert not (x * 2).requires_grad
+
+
+def test_comparison_and_integer_views_cannot_require_a_gradient(device):
+    x = leaf([1.5, 2.5], device)
+    for whole in (x > 2, x.astype("int32"), Tensor([1, 2], device)[:1], Tensor(3, device)):
+        with pytest.raises(TypeError, match="floating dtype"):
+            whole.requires_grad = True
 
 
 # ------------------------------------------------------------------------------ devices

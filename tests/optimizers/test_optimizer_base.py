@@ -312,6 +312,34 @@ def test_update_with_invalid_rate_from_schedule_raises_and_changes_nothing(wrong
     assert (optimizer.iterations, optimizer.is_changing) == (1, False)
 
 
+class Pole(schedules.LearningRateSchedule):
+    """A schedule that divides by zero at update 3."""
+
+    def __call__(self, step):
+        return 0.1 / (3 - step)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "first"),
+    [
+        (schedules.ExponentialDecay(1e-3, 1, 1.5), 1751),
+        (schedules.ExponentialDecay(1e-3, 1, 10.0, staircase=True), 309),
+        (schedules.ExponentialDecay(1e-3, 10, 1e300), 11),
+        (schedules.CosineDecay(1e200, 10, alpha=1e200), 1),
+        (Pole(), 3),
+    ],
+)
+def test_update_with_overflow_in_schedule_names_it_and_changes_nothing(schedule, first):
+    parameters, optimizer = two_weights(), SGD(schedule)
+    optimizer.iterations = first
+    before = [p.numpy() for p in parameters]
+    who = f"^SGD: {type(schedule).__name__}: .*for update {first}. Correct its"
+    with pytest.raises(ValueError, match=who):
+        update(optimizer, parameters, 0)
+    assert all((p.numpy() == values).all() for p, values in zip(parameters, before, strict=True))
+    assert optimizer.iterations == first
+
+
 # ------------------------------------------------------------------------------ constraints
 
 

@@ -71,3 +71,53 @@ def test_returned_rate_names_who_returned_it():
     assert schedules.returned_rate("Warmup", 1, "update 3") == 1.0
     with pytest.raises(ValueError, match=r"^Warmup: expected it to return .*got -1 for update 3"):
         schedules.returned_rate("Warmup", -1, "update 3")
+
+
+# ------------------------------------------------------------------------------ invalid rates
+
+
+STEPS = [0, 1, 10**6, 2**40, 2**63]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.ExponentialDecay(0.1, 1, 0.5),
+        schedules.ExponentialDecay(0.1, 3, 0.5, staircase=True),
+        schedules.ExponentialDecay(0.1, 1, 0.0),
+        schedules.ExponentialDecay(0.1, 1, 1.0),
+        schedules.InverseTimeDecay(0.1, 7, 0.5),
+        schedules.InverseTimeDecay(0.1, 7, 0.0, staircase=True),
+        schedules.PiecewiseConstantDecay([5], [0.1, 0.0]),
+        schedules.CosineDecay(0.1, 10),
+        schedules.CosineDecay(0.1, 10**6, alpha=2.0),
+    ],
+)
+def test_schedules_return_valid_rates_at_all_steps(schedule, step):
+    assert schedules.as_rate(schedule(step)) is not None
+
+
+@pytest.mark.parametrize("wrong", [-0.5, math.nan, math.inf, "0.5", None, 1j])
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("ExponentialDecay: expected decay_rate", lambda v: schedules.ExponentialDecay(0.1, 1, v)),
+        ("InverseTimeDecay: expected decay_rate", lambda v: schedules.InverseTimeDecay(0.1, 1, v)),
+        ("CosineDecay: expected alpha", lambda v: schedules.CosineDecay(0.1, 10, alpha=v)),
+        ("CosineDecay: expected initial_l", lambda v: schedules.CosineDecay(v, 10)),
+        ("ExponentialDecay: expected initial_l", lambda v: schedules.ExponentialDecay(v, 1, 0.5)),
+        (
+            "PiecewiseConstantDecay: expected values",
+            lambda v: schedules.PiecewiseConstantDecay([5], [0.1, v]),
+        ),
+    ],
+)
+def test_schedules_reject_arguments_of_invalid_rates(name, make, wrong):
+    with pytest.raises(ValueError, match=rf"^{name}.*got {wrong!r}"):
+        make(wrong)
+
+
+def test_decay_steps_of_text_are_rejected():
+    with pytest.raises(ValueError, match=r"^CosineDecay: .*decay_steps above 0, got '9'"):
+        schedules.CosineDecay(0.1, "9")

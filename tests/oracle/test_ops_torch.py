@@ -205,3 +205,88 @@ def assert_close(ours, theirs, what):
     # PyTorch adds in another order: the rounding of a sum is relative to its largest terms.
     largest = np.abs(theirs).max(initial=0)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6 * largest, err_msg=what)
+
+
+# ------------------------------------------------------------------------------ edges
+
+INF, NAN = float("inf"), float("nan")
+BASES = [-INF, -2.0, -0.5, -0.0, 0.0, 0.5, 1.0, 2.0, INF, NAN]
+EXPONENTS = [-INF, -2.0, -1.0, -0.5, -0.0, 0.0, 0.5, 1.0, 2.0, 3.0, INF, NAN]
+# Without -inf and -0 to the power of +-0.5, where each library takes a square root elsewhere.
+PAIRS = [
+    (base, exponent)
+    for base in BASES
+    for exponent in EXPONENTS
+    if abs(exponent) != 0.5 or str(base) not in ("-inf", "-0.0")
+]
+
+POWERS = {
+    "tensor ** tensor": (True, True),
+    "tensor ** number": (True, False),
+    "number ** tensor": (False, True),
+}
+
+
+def with_gradients(make, numbers, are_leaves, function):
+    """Return the value of a function of numbers and its gradients for those that are leaves."""
+    inputs = [
+        make(x, requires_grad=True) if is_leaf else x
+        for x, is_leaf in zip(numbers, are_leaves, strict=True)
+    ]
+    y = function(*inputs)
+    y.backward()
+    leaves = [x for x, is_leaf in zip(inputs, are_leaves, strict=True) if is_leaf]
+    return [y.item(), *(leaf.grad.item() for leaf in leaves)]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("kind", POWERS)
+@pytest.mark.parametrize(("base", "exponent"), PAIRS)
+def test_power_and_its_gradients_agree_with_torch_at_all_edges(base, exponent, kind):
+    numbers, are_leaves = (base, exponent), POWERS[kind]
+    ours = with_gradients(Tensor, numbers, are_leaves, lambda x, y: x**y)
+    theirs = with_gradients(torch.tensor, numbers, are_leaves, lambda x, y: x**y)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+EDGES = np.array([-INF, -2.0, -1.0, -0.0, 0.0, 0.5, 1.0, 2.0, INF, NAN])
+FUNCTIONS = {
+    "exp": lambda x: x.exp(),
+    "log": lambda x: x.log(),
+    "relu": lambda x: x.relu(),
+    "sigmoid": lambda x: x.sigmoid(),
+    "tanh": lambda x: x.tanh(),
+    "clip": lambda x: x.clip(-1, 1),
+    "square root": lambda x: x**0.5,
+    "square": lambda x: x**2,
+    "reciprocal": lambda x: 1 / x,
+    "division by 0": lambda x: x / 0,
+    "product with 0": lambda x: x * 0,
+    "mean": lambda x: x.mean(),
+    "softmax": lambda x: x.softmax(-1),
+    "log_softmax": lambda x: x.log_softmax(-1),
+    "maximum": lambda x: x[1:-2].max() if isinstance(x, Tensor) else x[1:-2].amax(),
+    "tied maximum": lambda x: x[3:5].max() if isinstance(x, Tensor) else x[3:5].amax(),
+    "maximum with NaN": lambda x: x.max() if isinstance(x, Tensor) else x.amax(),
+}
+# Gradients that differ from those of PyTorch on purpose, by the index in EDGES.
+DIFFERENT = {
+    "relu": {9: 0},  # NaN is not above 0; the fused kernels decide the same
+    "square root": {0: 0, 3: INF},  # x ** -0.5 at -inf and -0, where PyTorch takes a root
+    "maximum with NaN": {**dict.fromkeys(range(9), 0), 9: 1},  # NaN is the largest; PyTorch: NaN
+}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_edges_agree_with_torch_or_differ_on_purpose(name):
+    ours, theirs = Tensor(EDGES, requires_grad=True), torch.tensor(EDGES, requires_grad=True)
+    value, expected = FUNCTIONS[name](ours), FUNCTIONS[name](theirs)
+    value.backward(np.ones(value.shape))
+    expected.backward(torch.ones_like(expected))
+    gradient = theirs.grad.numpy()
+    for place, own in DIFFERENT.get(name, {}).items():
+        assert gradient[place] != own, "PyTorch now agrees: remove the entry of DIFFERENT"
+        gradient[place] = own
+    np.testing.assert_allclose(value.numpy(), expected.detach().numpy(), rtol=1e-12)
+    np.testing.assert_allclose(ours.grad.numpy(), gradient, rtol=1e-12)

@@ -35,17 +35,22 @@ def divide(backend: Backend, a: Array, b: Array) -> Result:
 
 @differentiable
 def power(backend: Backend, a: Array, b: Array) -> Result:
-    """Return ``a ** b``."""
+    """Return ``a ** b``.
+
+    The gradients are those of PyTorch. For `a` it is 0 where b is 0, even if a is 0, infinite or
+    NaN. For `b` it is 0 where a is 0 and b at least 0, and NaN where a is negative.
+    """
     xp = backend.xp
     y = a**b
 
     def vjp_base(g: Array) -> Array:
-        # At b = 0 the slope is 0 even if a is 0, not 0 * infinity.
-        return g * b * a ** xp.where(xp.asarray(b) == 0, 1, b - 1).astype(a.dtype)
+        is_constant = xp.asarray(b) == 0
+        powers = xp.where(is_constant, 1, a) ** xp.where(is_constant, 1, b - 1).astype(a.dtype)
+        return g * b * powers
 
     def vjp_exponent(g: Array) -> Array:
-        positive = xp.asarray(a) > 0
-        return g * y * xp.where(positive, xp.log(xp.where(positive, a, 1)), 0)
+        is_constant = (xp.asarray(a) == 0) & (xp.asarray(b) >= 0)
+        return g * y * xp.where(is_constant, 0, xp.log(xp.where(is_constant, 1, a)))
 
     return y, (vjp_base, vjp_exponent)
 

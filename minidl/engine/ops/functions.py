@@ -50,15 +50,27 @@ def tanh(backend: Backend, x: Array) -> Result:
 @differentiable
 def softmax(backend: Backend, x: Array, *, axis: int = -1) -> Result:
     """Return exp(x) divided by its sum over `axis`."""
-    e = backend.xp.exp(x - x.max(axis=axis, keepdims=True))
+    wide = backend.widened(x)
+    e = backend.xp.exp(wide - wide.max(axis=axis, keepdims=True))
     y = e / e.sum(axis=axis, keepdims=True)
-    return y, (lambda g: y * (g - (g * y).sum(axis=axis, keepdims=True)),)
+
+    def vjp(g: Array) -> Array:
+        g = backend.widened(g)
+        return (y * (g - (g * y).sum(axis=axis, keepdims=True))).astype(x.dtype, copy=False)
+
+    return y.astype(x.dtype, copy=False), (vjp,)
 
 
 @differentiable
 def log_softmax(backend: Backend, x: Array, *, axis: int = -1) -> Result:
     """Return the logarithm of `softmax`, in a form that cannot under- or overflow."""
     xp = backend.xp
-    shifted = x - x.max(axis=axis, keepdims=True)
+    wide = backend.widened(x)
+    shifted = wide - wide.max(axis=axis, keepdims=True)
     y = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
-    return y, (lambda g: g - xp.exp(y) * g.sum(axis=axis, keepdims=True),)
+
+    def vjp(g: Array) -> Array:
+        g = backend.widened(g)
+        return (g - xp.exp(y) * g.sum(axis=axis, keepdims=True)).astype(x.dtype, copy=False)
+
+    return y.astype(x.dtype, copy=False), (vjp,)

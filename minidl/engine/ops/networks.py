@@ -108,13 +108,15 @@ def sparse_cross_entropy(backend: Backend, logits: Array, *, labels: Array) -> R
     The last axis of `logits` is the classes; the result has shape ``logits.shape[:-1]``.
     """
     xp = backend.xp
-    shifted = logits - logits.max(axis=-1, keepdims=True)
+    wide = backend.widened(logits)
+    shifted = wide - wide.max(axis=-1, keepdims=True)
     log_sum = xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
     chosen = xp.take_along_axis(shifted, labels[..., None], axis=-1)
 
     def vjp(g: Array) -> Array:
         probabilities = xp.exp(shifted - log_sum)
         one_hot = xp.arange(logits.shape[-1]) == labels[..., None]
-        return xp.where(one_hot, probabilities - 1, probabilities) * g[..., None]
+        g_wide = xp.where(one_hot, probabilities - 1, probabilities) * g[..., None]
+        return g_wide.astype(logits.dtype, copy=False)
 
-    return (log_sum - chosen)[..., 0], (vjp,)
+    return (log_sum - chosen)[..., 0].astype(logits.dtype, copy=False), (vjp,)

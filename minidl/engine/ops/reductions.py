@@ -22,7 +22,7 @@ def sum(backend: Backend, x: Array, *, axis: Axis = None, keepdims: bool = False
     def vjp(g: Array) -> Array:
         return backend.xp.broadcast_to(_restore_axes(backend, g, x, axis, keepdims), x.shape)
 
-    return x.sum(axis=axis, keepdims=keepdims), (vjp,)
+    return backend.sum(x, axis, keepdims=keepdims), (vjp,)
 
 
 @differentiable
@@ -32,9 +32,8 @@ def mean(backend: Backend, x: Array, *, axis: Axis = None, keepdims: bool = Fals
     count = x.size // y.size if y.size else 1
 
     def vjp(g: Array) -> Array:
-        return backend.xp.broadcast_to(
-            _restore_axes(backend, g, x, axis, keepdims) / count, x.shape
-        )
+        share = (backend.widened(g) / count).astype(g.dtype, copy=False)
+        return backend.xp.broadcast_to(_restore_axes(backend, share, x, axis, keepdims), x.shape)
 
     return y, (vjp,)
 
@@ -50,7 +49,8 @@ def max(backend: Backend, x: Array, *, axis: Axis = None, keepdims: bool = False
 
     def vjp(g: Array) -> Array:
         largest = (x == _restore_axes(backend, y, x, axis, keepdims)) | (x != x)  # x != x finds NaN
-        count = largest.sum(axis=axis, keepdims=True).astype(x.dtype)
-        return backend.xp.where(largest, _restore_axes(backend, g, x, axis, keepdims) / count, 0)
+        g = backend.widened(_restore_axes(backend, g, x, axis, keepdims))
+        share = g / largest.sum(axis=axis, keepdims=True).astype(g.dtype)
+        return backend.xp.where(largest, share, 0).astype(x.dtype, copy=False)
 
     return y, (vjp,)
