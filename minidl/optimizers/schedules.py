@@ -1,11 +1,10 @@
 """Learning-rate schedules: functions of the number of updates."""
 
 import math
-from collections.abc import Sequence
-from numbers import Real
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
+from minidl.arguments import Number, as_list, finite, number
 
 __all__ = [
     "CosineDecay",
@@ -23,9 +22,10 @@ def as_rate(value: Any) -> float | None:
 
     A learning rate of 0 is valid: the weights stay as they are.
     """
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value.item()
-    return float(value) if isinstance(value, Real) and 0 <= float(value) < math.inf else None
+    if type(value) is float and 0 <= value < math.inf:  # the usual case, at each step
+        return value
+    rate = finite(value)
+    return rate if rate is not None and rate >= 0 else None
 
 
 def returned_rate(who: str, value: Any, when: str) -> float:
@@ -49,6 +49,10 @@ class LearningRateSchedule:
 class _PeriodicDecay(LearningRateSchedule):
     """Decay by a rate in each period of `decay_steps` updates."""
 
+    initial_learning_rate: Any = Number("[0, inf)")
+    decay_steps: Any = Number("(0, inf)")
+    decay_rate: Any = Number("(-inf, inf)")
+
     def __init__(
         self,
         initial_learning_rate: float,
@@ -57,7 +61,7 @@ class _PeriodicDecay(LearningRateSchedule):
         staircase: bool = False,
     ):
         self.initial_learning_rate = initial_learning_rate
-        self.decay_steps = _positive_steps(self, decay_steps)
+        self.decay_steps = decay_steps
         self.decay_rate = decay_rate
         self.staircase = staircase
 
@@ -122,8 +126,8 @@ class PiecewiseConstantDecay(LearningRateSchedule):
 
     Raises
     ------
-    ValueError
-        If the numbers of boundaries and values do not fit.
+    TypeError, ValueError
+        If an element is not a number, or the numbers of boundaries and values do not fit.
 
     Examples
     --------
@@ -131,15 +135,22 @@ class PiecewiseConstantDecay(LearningRateSchedule):
     [0.1, 0.1, 0.01]
     """
 
-    def __init__(self, boundaries: Sequence[int], values: Sequence[float]):
+    def __init__(self, boundaries: Iterable[int], values: Iterable[float]):
+        who = "PiecewiseConstantDecay"
+        boundaries = as_list(who, "boundaries", boundaries)
+        values = as_list(who, "values", values)
+        for boundary in boundaries:
+            number(who, "boundaries", boundary, "(-inf, inf)")
+        for value in values:
+            number(who, "values", value, "[0, inf)")
         if len(values) != len(boundaries) + 1:
             expected = f"{len(boundaries) + 1} values for {len(boundaries)} boundaries"
             raise ValueError(
                 f"PiecewiseConstantDecay: expected {expected}, got {len(values)}. Pass one value "
                 "more than boundaries."
             )
-        self.boundaries = list(boundaries)
-        self.values = list(values)
+        self.boundaries = boundaries
+        self.values = values
 
     def __call__(self, step: int) -> float:
         """Return the value of the interval that holds `step`."""
@@ -166,21 +177,16 @@ class CosineDecay(LearningRateSchedule):
     0.05
     """
 
+    initial_learning_rate: Any = Number("[0, inf)")
+    decay_steps: Any = Number("(0, inf)")
+    alpha: Any = Number("[0, inf)")
+
     def __init__(self, initial_learning_rate: float, decay_steps: int, alpha: float = 0.0):
         self.initial_learning_rate = initial_learning_rate
-        self.decay_steps = _positive_steps(self, decay_steps)
+        self.decay_steps = decay_steps
         self.alpha = alpha
 
     def __call__(self, step: int) -> float:
         """Return the learning rate; after `decay_steps` it is constant."""
         cosine = (1 + math.cos(math.pi * min(step / self.decay_steps, 1.0))) / 2
         return self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha)
-
-
-def _positive_steps(schedule: LearningRateSchedule, decay_steps: int) -> int:
-    if not decay_steps > 0:
-        who = type(schedule).__name__
-        raise ValueError(
-            f"{who}: expected decay_steps above 0, got {decay_steps}. Pass a number of updates."
-        )
-    return decay_steps
