@@ -119,18 +119,22 @@ class Number:
         As in `number`.
     or_none : bool
         Whether it can be None, too.
+    keeps_int : bool
+        Whether an int stays one, so that files show it as it was given.
     """
 
-    def __init__(self, interval: str, *, or_none: bool = False):
+    def __init__(self, interval: str, *, or_none: bool = False, keeps_int: bool = False):
         self._interval = interval
         self._or_none = or_none
+        self._keeps_int = keeps_int
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
     def __set__(self, owner: object, value: Any) -> None:
         if value is not None or not self._or_none:
-            value = number(type(owner).__name__, self._name, value, self._interval)
+            checked = number(type(owner).__name__, self._name, value, self._interval)
+            value = value if self._keeps_int and type(value) is int else checked
         vars(owner)[self._name] = value
 
 

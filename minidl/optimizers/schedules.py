@@ -49,9 +49,9 @@ class LearningRateSchedule:
 class _PeriodicDecay(LearningRateSchedule):
     """Decay by a rate in each period of `decay_steps` updates."""
 
-    initial_learning_rate: Any = Number("[0, inf)")
-    decay_steps: Any = Number("(0, inf)")
-    decay_rate: Any = Number("(-inf, inf)")
+    initial_learning_rate: Any = Number("[0, inf)", keeps_int=True)
+    decay_steps: Any = Number("(0, inf)", keeps_int=True)
+    decay_rate: Any = Number("(-inf, inf)", keeps_int=True)
 
     def __init__(
         self,
@@ -177,9 +177,9 @@ class CosineDecay(LearningRateSchedule):
     0.05
     """
 
-    initial_learning_rate: Any = Number("[0, inf)")
-    decay_steps: Any = Number("(0, inf)")
-    alpha: Any = Number("[0, inf)")
+    initial_learning_rate: Any = Number("[0, inf)", keeps_int=True)
+    decay_steps: Any = Number("(0, inf)", keeps_int=True)
+    alpha: Any = Number("[0, inf)", keeps_int=True)
 
     def __init__(self, initial_learning_rate: float, decay_steps: int, alpha: float = 0.0):
         self.initial_learning_rate = initial_learning_rate
