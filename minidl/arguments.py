@@ -1,8 +1,10 @@
 """Checks of arguments, choice by name, and alternatives to names of Keras and PyTorch."""
 
 import functools
+import math
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
+from numbers import Real
 from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
@@ -30,9 +32,125 @@ def positive_integer(name: str, value: Any) -> int:
     Traceback (most recent call last):
     ValueError: Dense: units: expected a positive integer, got 0.
     """
-    if isinstance(value, bool | np.bool) or not hasattr(value, "__index__") or not value > 0:
-        raise ValueError(f"{name}: expected a positive integer, got {value!r}.")
-    return operator.index(value)
+    return integer(name, value, 1, "a positive integer")
+
+
+def count(name: str, value: Any) -> int:
+    """Return `value` as a Python int if it is an integer, 0 or above, else raise ValueError.
+
+    Examples
+    --------
+    >>> count("EarlyStopping: patience", -1)
+    Traceback (most recent call last):
+    ValueError: EarlyStopping: patience: expected an integer, 0 or above, got -1.
+    """
+    return integer(name, value, 0, "an integer, 0 or above")
+
+
+def integer(name: str, value: Any, low: float = -math.inf, expected: str = "an integer") -> int:
+    """Return `value` as a Python int if it is an integer from `low` on, else raise ValueError."""
+    try:
+        found = None if isinstance(value, bool | np.bool) else operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or found < low:
+        raise ValueError(f"{name}: expected {expected}, got {value!r}.")
+    return found
+
+
+def finite(value: Any) -> float | None:
+    """Return a finite number or 0-d array as a Python float, or None; a bool is not a number.
+
+    Examples
+    --------
+    >>> finite(np.float32(0.5)), finite("0.5"), finite(True), finite(math.inf)
+    (0.5, None, None, None)
+    """
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bool | np.bool) or not isinstance(value, Real):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer or a fraction beyond the floats
+        return None
+
+
+def number(who: str, name: str, value: Any, interval: str) -> float:
+    """Return `value` as a Python float if it is a finite number in an interval.
+
+    Parameters
+    ----------
+    interval : str
+        As in mathematics: ``"[0, 1)"`` holds 0, but not 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a number, or is outside of the interval.
+
+    Examples
+    --------
+    >>> number("SGD", "momentum", 1, "[0, 1)")
+    Traceback (most recent call last):
+    ValueError: SGD: expected momentum in [0, 1), got 1.
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    found = finite(value)
+    if found is None or not (
+        low < found < high
+        or (found == low and interval[0] == "[")
+        or (found == high and interval[-1] == "]")
+    ):
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        error = ValueError if is_number else TypeError
+        raise error(f"{who}: expected {name} in {interval}, got {value!r}.")
+    return found
+
+
+class Number:
+    """Attribute that holds a number in an interval; setting it checks it as `number` does.
+
+    It has no ``__get__``, so reading it costs no more than without it.
+
+    Parameters
+    ----------
+    interval : str
+        As in `number`.
+    or_none : bool
+        Whether it can be None, too.
+    keeps_int : bool
+        Whether an int stays one, so that files show it as it was given.
+    """
+
+    def __init__(self, interval: str, *, or_none: bool = False, keeps_int: bool = False):
+        self._interval = interval
+        self._or_none = or_none
+        self._keeps_int = keeps_int
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __set__(self, owner: object, value: Any) -> None:
+        if value is not None or not self._or_none:
+            checked = number(type(owner).__name__, self._name, value, self._interval)
+            value = value if self._keeps_int and type(value) is int else checked
+        vars(owner)[self._name] = value
+
+
+def as_list(who: str, name: str, values: Any) -> list[Any]:
+    """Return the elements of an iterable, or raise TypeError.
+
+    A set is rejected, since its order differs between runs; so are texts and mappings.
+
+    Examples
+    --------
+    >>> as_list("compile", "metrics", (name for name in ["accuracy"]))
+    ['accuracy']
+    """
+    if isinstance(values, str | bytes | Set | Mapping) or not isinstance(values, Iterable):
+        raise TypeError(f"{who}: expected {name} to be a list, got {values!r:.80}. Use [...].")
+    return list(values)
 
 
 def refuse_masked(name: str, values: Any) -> None:

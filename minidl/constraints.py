@@ -1,10 +1,10 @@
 """Constraints on weights, applied after each update."""
 
-import math
+from typing import Any
 
 import numpy as np
 
-from minidl.arguments import choose
+from minidl.arguments import Number, choose, integer
 from minidl.backend import Array, Backend
 
 __all__ = ["MaxNorm", "get"]
@@ -25,8 +25,8 @@ class MaxNorm:
 
     Raises
     ------
-    ValueError
-        If `max_value` is not above 0 and finite.
+    TypeError, ValueError
+        If `max_value` is not a number, or not above 0 and finite, or `axis` is not an integer.
 
     Examples
     --------
@@ -39,11 +39,11 @@ class MaxNorm:
            [0.8, 0.1]])
     """
 
+    max_value: Any = Number("(0, inf)")
+
     def __init__(self, max_value: float = 2.0, axis: int = 0):
-        if not 0 < max_value < math.inf:
-            raise ValueError(f"MaxNorm: expected a finite max_value above 0, got {max_value}.")
-        self.max_value = float(max_value)
-        self.axis = axis
+        self.max_value = max_value
+        self.axis = integer("MaxNorm: axis", axis)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError if a weight of `shape` has no such axis."""

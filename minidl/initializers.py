@@ -33,6 +33,8 @@ class Initializer:
     is_random = False  # whether `draw` depends on the seed
 
     def __init__(self, *, seed: int | None = None):
+        if seed is not None:
+            seed = rng.checked_integer(f"{type(self).__name__}: seed", seed, 2**64)
         self.seed = seed
 
     def check(self, shape: tuple[int, ...]) -> None:

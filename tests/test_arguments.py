@@ -5,20 +5,34 @@ import inspect
 import pickle
 import re
 import types
+from functools import partial
 
 import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, callbacks, datasets, layers, losses, metrics, models, optimizers, rng
+from minidl import (
+    Tensor,
+    callbacks,
+    constraints,
+    datasets,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    rng,
+)
 from minidl.arguments import (
     ALTERNATIVES,
     choose,
+    number,
     positive_integer,
     refuse_names,
     suggest_alternatives,
 )
-from minidl.optimizers import Adam
+from minidl.optimizers import Adam, schedules
 
 MODULES = [minidl, callbacks, datasets, layers, losses, metrics, models, optimizers]
 
@@ -42,6 +56,197 @@ def test_positive_integer_rejects_other_values(value):
     message = f"fit: epochs: expected a positive integer, got {re.escape(repr(value))}"
     with pytest.raises(ValueError, match=message):
         positive_integer("fit: epochs", value)
+
+
+# Constructors, the name of a number of theirs, valid values, and values out of range.
+NUMBERS = [
+    (callbacks.EarlyStopping, "patience", [0, 3], [-1]),
+    (callbacks.EarlyStopping, "min_delta", [0, -0.5, 2], [np.nan, np.inf]),
+    (callbacks.EarlyStopping, "baseline", [None, 0.5, -2], [np.nan, -np.inf]),
+    (callbacks.ReduceLROnPlateau, "factor", [0.5], [0, 1, -0.1, np.nan]),
+    (callbacks.ReduceLROnPlateau, "patience", [0, 3], [-1]),
+    (callbacks.ReduceLROnPlateau, "min_delta", [0, 0.5], [np.nan]),
+    (callbacks.ReduceLROnPlateau, "cooldown", [0, 3], [-1]),
+    (callbacks.ReduceLROnPlateau, "min_lr", [0, 0.1], [-0.1, np.inf]),
+    (partial(callbacks.ModelCheckpoint, "files"), "every_steps", [None, 1], [0, -1]),
+    (partial(callbacks.ModelCheckpoint, "files", every_steps=1), "every_epochs", [None, 1], [0]),
+    (partial(callbacks.ModelCheckpoint, "files"), "keep", [1, 5], [0, -1]),
+    (callbacks.TerminateOnNaN, "every", [1, 5], [0, -1]),
+    (optimizers.SGD, "learning_rate", [0, 0.1], [-1, np.nan, 10**400]),
+    (optimizers.SGD, "momentum", [0, 0.9], [1, -0.1, np.nan]),
+    (optimizers.SGD, "weight_decay", [None, 0, 0.1], [-1, np.inf]),
+    (optimizers.RMSprop, "rho", [0, 0.9], [1, 10**400]),
+    (optimizers.RMSprop, "epsilon", [0, 1e-7], [-1, np.nan]),
+    (optimizers.Adam, "beta_1", [0, 0.9], [1]),
+    (optimizers.Adam, "beta_2", [0, 0.9], [-1]),
+    (optimizers.AdamW, "weight_decay", [None, 0.1], [np.nan]),
+    (partial(schedules.ExponentialDecay, 0.1, 10), "decay_rate", [0, 0.5], [np.nan]),
+    (partial(schedules.InverseTimeDecay, decay_steps=1, decay_rate=1), "initial_learning_rate",
+     [0, 0.5], [-1, np.inf]),
+    (partial(schedules.CosineDecay, 0.1), "decay_steps", [1, 2.5], [0, np.nan]),
+    (partial(schedules.CosineDecay, 0.1, 10), "alpha", [0, 0.5], [-1]),
+    (constraints.MaxNorm, "max_value", [1, 2.5], [0, -1, np.inf]),
+    (constraints.MaxNorm, "axis", [0, -1], []),
+    (layers.Dropout, "rate", [0, 0.5, 1], [-0.1, 1.5, np.nan]),
+    (partial(layers.Rescaling, 1), "offset", [0, -2.5], [np.nan]),
+    (layers.Rescaling, "scale", [0, -2.5], [np.inf]),
+    (layers.Softmax, "axis", [0, -1], []),
+    (layers.Dense, "units", [1, 5], [0, -1]),
+    (initializers.HeNormal, "seed", [None, 0, 5], [-1, 2**64]),
+]  # fmt: skip
+INTEGERS = {
+    "patience", "cooldown", "every_steps", "every_epochs", "keep", "every", "axis", "units", "seed",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "valid", "invalid"),
+    NUMBERS,
+    ids=[f"{getattr(make, 'func', make).__name__}-{name}" for make, name, *_ in NUMBERS],
+)
+def test_constructor_accepts_numbers_in_range_only(make, name, valid, invalid):
+    kind = np.int64 if name in INTEGERS else np.float64
+    for value in valid:
+        for given in {value, None if value is None else kind(value)}:
+            kept = getattr(make(**{name: given}), name)
+            assert kept == (abs(value) if name == "min_delta" else value)
+            assert type(kept) in (int, float, type(None))
+    others = ["1", "a", True, np.True_, 1j, [1], object()]
+    others += [] if name == "seed" else [np.array([0.5, 0.5])]
+    others += [] if None in valid else [None]
+    others += [2.5, np.float64(1)] if name in INTEGERS else []
+    who = getattr(make, "func", make).__name__
+    for value in invalid + others:
+        with pytest.raises((TypeError, ValueError), match=rf"^{who}:.* expected .*, got ") as error:
+            make(**{name: value})
+        assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value"),
+    [
+        (layers.Dropout(0.5), "rate", 1.5),
+        (layers.Dropout(0.5), "rate", "a"),
+        (layers.Dropout(0.5), "rate", True),
+        (layers.Dropout(0.5), "rate", None),
+        (layers.Rescaling(1), "scale", "0.5"),
+        (layers.Rescaling(1), "offset", np.nan),
+        (optimizers.Adam(), "beta_1", "0.9"),
+        (optimizers.Adam(), "epsilon", -1),
+        (optimizers.SGD(), "momentum", None),
+        (optimizers.SGD(), "momentum", 1.0),
+        (optimizers.SGD(), "weight_decay", "a"),
+        (optimizers.SGD(), "learning_rate", True),
+        (optimizers.RMSprop(), "rho", np.inf),
+        (schedules.CosineDecay(0.1, 10), "decay_steps", 0),
+        (constraints.MaxNorm(), "max_value", -1),
+    ],
+)
+def test_setting_invalid_number_raises_and_changes_nothing(owner, name, value):
+    before = getattr(owner, name)
+    with pytest.raises((TypeError, ValueError), match=rf"{type(owner).__name__}: expected {name} "):
+        setattr(owner, name, value)
+    assert getattr(owner, name) == before
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (layers.Dropout(0.5), "rate"),
+        (optimizers.SGD(momentum=0.9), "momentum"),
+        (optimizers.SGD(weight_decay=0.5), "weight_decay"),
+        (constraints.MaxNorm(3), "max_value"),
+    ],
+)
+def test_checked_number_can_be_set_copied_and_pickled(owner, name):
+    before = getattr(owner, name)
+    for again in (copy.deepcopy(owner), pickle.loads(pickle.dumps(owner))):
+        assert getattr(again, name) == before
+        setattr(again, name, np.float32(0.25))
+        assert (getattr(again, name), type(getattr(again, name))) == (0.25, float)
+    assert getattr(owner, name) == before
+
+
+@pytest.mark.parametrize(
+    ("interval", "inside", "outside"),
+    [
+        ("[0, 1]", [0, 0.5, 1, -0.0], [-1e-9, 1.1]),
+        ("[0, 1)", [0, 0.5], [1, -1e-9]),
+        ("(0, 1]", [1e-9, 1], [0, 1.1]),
+        ("(-inf, inf)", [-1e308, 0, 1e308], [np.inf, -np.inf]),
+    ],
+)
+def test_number_knows_the_ends_of_an_interval(interval, inside, outside):
+    assert [number("f", "x", value, interval) for value in inside] == inside
+    for value in [*outside, np.nan, np.float32("nan")]:
+        with pytest.raises(ValueError, match=rf"f: expected x in {re.escape(interval)}, got "):
+            number("f", "x", value, interval)
+
+
+# ------------------------------------------------------------------------------ lists
+
+ONE = layers.Dense(2, input_shape=(3,))
+
+
+class Mine(layers.Layer):
+    """A layer of the user."""
+
+    def call(self, x):
+        return x
+
+
+def metrics_of(given):
+    network = models.Sequential([ONE])
+    network.compile("sgd", "mse", metrics=given)
+    return network.metrics
+
+
+def loaded(kinds, folder):
+    network = models.Sequential([Mine(input_shape=(3,))])
+    network.save(folder / "x.safetensors")
+    return models.load(folder / "x.safetensors", custom_objects=kinds).layers
+
+
+def weights_set(arrays):
+    network = models.Sequential([layers.Dense(2, input_shape=(3,))])
+    network.set_weights(arrays)
+    return network.get_weights()
+
+
+def updated(chosen):
+    network = models.Sequential([layers.Dense(2, input_shape=(3,))])
+    network(np.ones((1, 3))).sum().backward()
+    optimizer = optimizers.SGD()
+    optimizer.update(parameter for parameter in network.parameters()[: len(list(chosen))])
+    return [p for p in network.parameters() if p.grad is None]
+
+
+TAKES_LIST = {
+    "compile": (lambda values, _: metrics_of(values), ["accuracy", metrics.Accuracy("other")]),
+    "Sequential": (lambda values, _: models.Sequential(values).layers, [ONE, layers.ReLU()]),
+    "load": (loaded, [Mine]),
+    "set_weights": (lambda values, _: weights_set(values), [np.ones((3, 2)), np.ones(2)]),
+    "update": (lambda values, _: updated(values), [0, 1]),
+    "boundaries": (
+        lambda values, _: schedules.PiecewiseConstantDecay(values, [1, 2, 3]).boundaries, [1, 2]
+    ),
+    "values": (lambda values, _: schedules.PiecewiseConstantDecay([1], values).values, [1, 2]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAKES_LIST)
+@pytest.mark.parametrize("form", [list, tuple, iter, lambda values: (value for value in values)])
+def test_any_iterable_is_taken_for_a_list(name, form, tmp_path):
+    use, values = TAKES_LIST[name]
+    assert len(use(form(values), tmp_path)) == len(values)
+
+
+@pytest.mark.parametrize("name", ["compile", "Sequential", "load", "boundaries", "values"])
+@pytest.mark.parametrize("form", [set, dict.fromkeys, lambda values: values[0], lambda values: 0])
+def test_what_is_no_list_is_rejected(name, form, tmp_path):
+    use, values = TAKES_LIST[name]
+    with pytest.raises(TypeError, match=r"^\w+: expected \w+ to be a list, got .* Use \[\.\.\.\]"):
+        use(form(values), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,16 @@
 """Base class of callbacks, and the list that calls them."""
 
 import math
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from minidl.arguments import refuse_names
+from minidl.arguments import as_list, number, refuse_names
 from minidl.backend import Backend
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import Optimizer
@@ -63,7 +64,7 @@ class Model(Protocol):
 
     def parameters(self) -> list[Parameter]: ...
     def get_weights(self) -> list[np.ndarray]: ...
-    def set_weights(self, weights: Sequence[np.ndarray]) -> None: ...
+    def set_weights(self, weights: Iterable[np.ndarray]) -> None: ...
     def evaluate(self, *arguments: Any, **options: Any) -> Any: ...
     def predict(self, *arguments: Any, **options: Any) -> Any: ...
     def save(self, path: PathLike) -> None: ...
@@ -84,7 +85,8 @@ class Callback:
         The model in training.
     params : dict
         ``epochs``, ``steps`` (in an epoch), ``verbose``, and ``metrics``: the names that epochs
-        log.
+        log, without those that callbacks add. ``may_log_more`` is whether one of your callbacks
+        defines `on_epoch_end`.
     comes_last : bool
         Whether it is called after all callbacks for which this is False, to record what they did.
 
@@ -122,8 +124,13 @@ class Callback:
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
         """Run before an epoch; the first is 0."""
 
-    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        """Run after an epoch and its validation, with loss, metrics and their ``val_`` twins."""
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
+        """Run after an epoch and its validation, with loss, metrics and their ``val_`` twins.
+
+        Values that it adds to `logs` are logged like others: by later callbacks, in the history and
+        in checkpoints. Numbers, 0-d arrays and 0-d tensors become floats. Other values stay in the
+        history and in CSV files only.
+        """
 
     def on_train_batch_begin(self, batch: int, logs: Logs) -> None:
         """Run before a training step; the first of an epoch is 0."""
@@ -153,9 +160,6 @@ class CallbackList:
     """
 
     def __init__(self, callbacks: Sequence[Callback], model: Model):
-        for callback in callbacks:
-            if not isinstance(callback, Callback):
-                raise TypeError(f"fit: expected a list of Callbacks, got {callback!r} in it.")
         self._state = model.train_state
         self._callbacks: dict[str, Callback] = {}
         self._begun = ExitStack()  # closes the callbacks that have begun
@@ -170,6 +174,7 @@ class CallbackList:
     def begin(self, params: dict[str, Any]) -> None:
         """Begin the run with each callback, and load what it remembered."""
         memories = self._state.progress.memories
+        params = params | {"may_log_more": any(map(_may_log, self._callbacks.values()))}
         for key, callback in self._callbacks.items():
             callback.params = params
             callback.on_train_begin({})
@@ -241,6 +246,9 @@ class CallbackList:
             method = getattr(callback, moment.name)
             arguments = (logs,) if moment.name == "on_train_end" else (moment.number, logs)
             method(*arguments)
+            if moment.name == "on_epoch_end":
+                assert isinstance(logs, dict), "a row of the history, which callbacks change"
+                logs |= numbers(logs)
             moment = moment._replace(acted=(*moment.acted, key))
             memories = state.progress.memories
             if key in self._stateful:
@@ -254,6 +262,43 @@ class CallbackList:
         """Close each callback that has begun, also if one of them raises."""
         self._state.undo_broken_callback()
         self._begun.close()
+
+
+def checked_callbacks(callbacks: Callback | Iterable[Callback] | None) -> list[Callback]:
+    """Return the callbacks that `fit` was given as a list, or raise TypeError."""
+    if callbacks is None or isinstance(callbacks, Callback):
+        return [] if callbacks is None else [callbacks]
+    listed = as_list("fit", "callbacks", callbacks)
+    for callback in listed:
+        if not isinstance(callback, Callback):
+            advice = f" Use {callback.__name__}()." if isinstance(callback, type) else ""
+            raise TypeError(
+                f"fit: expected callbacks to be a list of Callbacks, got {callback!r:.80} in it."
+                f"{advice}"
+            )
+    return listed
+
+
+def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers among the logs of an epoch as floats; callbacks may add anything.
+
+    Examples
+    --------
+    >>> numbers({"loss": np.array(0.5), "note": "0.5", "rates": [0.1, 0.2]})
+    {'loss': 0.5}
+    """
+    found = {}
+    for name, value in logs.items():
+        with suppress(TypeError, ValueError, OverflowError):
+            if isinstance(name, str) and not isinstance(value, str) and np.ndim(value) == 0:
+                found[name] = float(value)
+    return found
+
+
+def _may_log(callback: Callback) -> bool:
+    """Return whether a callback may add values to logs; minidl's own add the learning rate only."""
+    owner = getattr(callback.on_epoch_end, "__module__", None) or ""
+    return not owner.startswith("minidl.")
 
 
 def _defines(callback: Callback, name: str) -> bool:
@@ -272,14 +317,19 @@ class Monitor(Callback):
     min_delta : float
         The least change that counts as an improvement.
     mode : {"auto", "min", "max"}
-        Whether less or more is better; auto is "max" for names with ``acc``.
+        Whether less or more is better; auto is as `direction` finds.
 
     Attributes
     ----------
-    best : float
-        The best value so far, negated if less is better.
+    best : float or None
+        The best value so far: the first that is not NaN, or a better one.
     remembered : tuple of str
         The attributes that the callback remembers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or is out of range, or mode is auto and the name unknown.
     """
 
     monitor: str
@@ -288,14 +338,21 @@ class Monitor(Callback):
     remembered: ClassVar[tuple[str, ...]] = ("best",)
 
     def __post_init__(self) -> None:
+        who = type(self).__name__
+        if not isinstance(self.monitor, str):
+            raise TypeError(f"{who}: expected monitor to be a string, got {self.monitor!r}.")
         if self.mode not in ("auto", "min", "max"):
             raise ValueError(
-                f'{type(self).__name__}: expected mode to be "auto", "min" or "max", got '
-                f"{self.mode!r}."
+                f'{who}: expected mode to be "auto", "min" or "max", got {self.mode!r}.'
             )
-        is_auto_max = self.mode == "auto" and "acc" in self.monitor
-        self.sign = 1 if self.mode == "max" or is_auto_max else -1
-        self.min_delta = abs(self.min_delta)
+        mode = direction(self.monitor) if self.mode == "auto" else self.mode
+        if mode is None:
+            raise ValueError(
+                f'{who}: expected mode to be "min" or "max" for monitor={self.monitor!r}, got '
+                '"auto". Pass mode="max" if more is better, or mode="min".'
+            )
+        self.sign = 1 if mode == "max" else -1
+        self.min_delta = abs(number(who, "min_delta", self.min_delta, "(-inf, inf)"))
 
     def on_train_begin(self, logs: Logs) -> None:
         """Check the name, and begin with the best value of the history.
@@ -303,32 +360,73 @@ class Monitor(Callback):
         Raises
         ------
         ValueError
-            If no value of the name is logged.
+            If no value of the name is logged, and no callback can add one.
         """
-        if self.monitor not in self.params["metrics"]:
-            who, known = type(self).__name__, ", ".join(self.params["metrics"])
-            raise ValueError(
-                f"{who}: expected monitor to be one of {known}, got {self.monitor!r}. Choose "
-                "one of them, or pass validation data for val_ names."
-            )
-        past = self.model.history.history.get(self.monitor, [])
-        finite = [self.sign * value for value in past if not math.isnan(value)]
-        self.best = max(finite, default=-math.inf)
+        if self.monitor not in self.params["metrics"] and not self.params["may_log_more"]:
+            raise self._unknown(self.params["metrics"])
+        rows = map(numbers, self.model.history.logs)
+        past = [row[self.monitor] for row in rows if self.monitor in row]
+        known = [value for value in past if not math.isnan(value)]
+        self.best = max(known, key=lambda value: self.sign * value, default=None)
+
+    def _unknown(self, names: Iterable[str]) -> ValueError:
+        return ValueError(
+            f"{type(self).__name__}: expected monitor to be one of {', '.join(map(str, names))}, "
+            f"got {self.monitor!r}. Choose one of them, pass validation data for val_ names, or "
+            "list a callback that adds a number of this name before this one."
+        )
+
+    def value(self, logs: Mapping[str, Any]) -> float:
+        """Return the value of an epoch, or raise ValueError if it is not logged as a number."""
+        known = numbers(logs)
+        if self.monitor not in known:
+            raise self._unknown(known)
+        return known[self.monitor]
 
     def improves(self, value: float) -> bool:
-        """Return whether `value` is the best so far, and store it if so; NaN never is."""
-        better = self.sign * value - self.min_delta > self.best
-        if better:
-            self.best = self.sign * value
-        return better
+        """Return whether `value` is the best so far, and store it if so."""
+        is_best = self.is_better(value, self.best)
+        if is_best:
+            self.best = value
+        return is_best
+
+    def is_better(self, value: float, other: float | None) -> bool:
+        """Return whether a value is better by more than `min_delta`; NaN is not, None is worst."""
+        if other is None:
+            return not math.isnan(value)
+        return self.sign * value - self.min_delta > self.sign * other
 
     def state(self) -> dict[str, Any]:
-        """Return what is remembered; JSON has no infinity, so None stands for no best value yet."""
+        """Return what is remembered; in files, a best value is negated if less is better."""
         values = {name: getattr(self, name) for name in self.remembered}
-        return values | {"best": None if self.best == -math.inf else self.best}
+        return values | {"best": None if self.best is None else self.sign * self.best}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Load what `state` returned."""
         for name in self.remembered:
             setattr(self, name, state[name])
-        self.best = -math.inf if state["best"] is None else state["best"]
+        self.best = None if state["best"] is None else self.sign * state["best"]
+
+
+# The last words of names.
+LESS_IS_BETTER = {"loss", "error", "crossentropy", "divergence", "hinge", "perplexity", "nll"}
+LESS_IS_BETTER |= {"mae", "mape", "mse", "msle", "rmse"}
+MORE_IS_BETTER = {"acc", "accuracy", "auc", "f1", "fbeta", "iou", "precision", "r2", "recall"}
+
+
+def direction(name: str) -> str | None:
+    """Return "min" or "max" for a known name of a loss or metric, or None.
+
+    The last word decides, without a number or ``score`` after it.
+
+    Examples
+    --------
+    >>> direction("accumulated_loss"), direction("val_f1_score"), direction("gap")
+    ('min', 'max', None)
+    """
+    words = re.sub(r"(_score|_\d+)+$", "", name.lower()).split("_")
+    if "neg" in words or "negative" in words:
+        return None
+    if words[-1] in LESS_IS_BETTER:
+        return "min"
+    return "max" if words[-1] in MORE_IS_BETTER else None

@@ -4,8 +4,9 @@ import inspect
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
-from minidl.arguments import keras_defaults
+from minidl.arguments import count, keras_defaults, number
 from minidl.callbacks.base import Callback, Logs, Monitor
 from minidl.optimizers.schedules import LearningRateSchedule, returned_rate
 
@@ -32,7 +33,7 @@ def learning_rate(callback: Callback) -> float:
 
 @keras_defaults(verbose=0)
 class LearningRateScheduler(Callback):
-    """Learning rate that is set at the beginning of each epoch.
+    """Learning rate that is set at the beginning of each epoch, and logged at its end.
 
     Parameters
     ----------
@@ -69,13 +70,17 @@ class LearningRateScheduler(Callback):
         rate = returned_rate(who, returned, f"epoch {epoch}")
         self.model.train_state.learning_rate = rate
 
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
+        """Add the learning rate of the epoch to its logs."""
+        logs.setdefault("learning_rate", learning_rate(self))
+
 
 def _number_of_arguments(schedule: Callable[..., float]) -> int:
     """Return 2 if a schedule takes epoch and learning rate, 1 if it takes the epoch only."""
-    for number in (2, 1):
+    for arguments in (2, 1):
         with suppress(TypeError, ValueError):  # ValueError: a function without a signature
-            inspect.signature(schedule).bind(*range(number))
-            return number
+            inspect.signature(schedule).bind(*range(arguments))
+            return arguments
     raise TypeError(
         "LearningRateScheduler: expected schedule to take (epoch) or (epoch, learning_rate), "
         f"got {schedule!r}. Pass a function of one or two arguments."
@@ -87,8 +92,9 @@ def _number_of_arguments(schedule: Callable[..., float]) -> int:
 class ReduceLROnPlateau(Monitor):
     """Learning rate that is multiplied by `factor` when a value has not improved for a while.
 
-    A wait also ends, and the cooldown begins, if the learning rate is at `min_lr` already; in Keras
-    such a wait goes on. The learning rates are those of Keras, unless something else raises them.
+    The learning rate of each epoch is logged. A wait also ends, and the cooldown begins, if the
+    learning rate is at `min_lr` already; in Keras such a wait goes on. The learning rates are those
+    of Keras, unless something else raises them.
 
     Parameters
     ----------
@@ -105,10 +111,8 @@ class ReduceLROnPlateau(Monitor):
 
     Raises
     ------
-    ValueError
-        When training begins, if no value of the name is logged.
-    TypeError
-        When training begins, if the optimizer follows a schedule.
+    TypeError, ValueError
+        As in `EarlyStopping`; also when training begins, if the optimizer follows a schedule.
 
     Examples
     --------
@@ -127,8 +131,11 @@ class ReduceLROnPlateau(Monitor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.factor < 1:
-            raise ValueError(f"ReduceLROnPlateau: expected factor in (0, 1), got {self.factor}.")
+        who = "ReduceLROnPlateau"
+        self.factor = number(who, "factor", self.factor, "(0, 1)")
+        self.patience = count(f"{who}: patience", self.patience)
+        self.cooldown = count(f"{who}: cooldown", self.cooldown)
+        self.min_lr = number(who, "min_lr", self.min_lr, "[0, inf)")
 
     def on_train_begin(self, logs: Logs) -> None:
         """Check that the learning rate is a number, and begin to wait."""
@@ -137,12 +144,12 @@ class ReduceLROnPlateau(Monitor):
         self.wait = 0
         self.cooling = 0
 
-    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        """Compare with the best epoch so far."""
-        if self._is_due(logs[self.monitor]):
-            rate = learning_rate(self)
-            if rate > self.min_lr:
-                self.model.train_state.learning_rate = max(rate * self.factor, self.min_lr)
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
+        """Log the learning rate of the epoch, and compare with the best epoch so far."""
+        rate = learning_rate(self)
+        logs.setdefault("learning_rate", rate)
+        if self._is_due(self.value(logs)) and rate > self.min_lr:
+            self.model.train_state.learning_rate = max(rate * self.factor, self.min_lr)
 
     def _is_due(self, value: float) -> bool:
         """Count an epoch, and return whether the wait is over."""

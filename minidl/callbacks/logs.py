@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -9,14 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from minidl.arguments import keras_defaults
-from minidl.callbacks.base import Callback, Logs
+from minidl.callbacks.base import Callback, Logs, numbers
 from minidl.storage.atomic import PathLike
 from minidl.storage.extras import from_extra
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class CSVLogger(Callback):
     """Lines of comma-separated values, one for each epoch, flushed at once.
+
+    The columns are the names that the first epoch logs, or those of an existing file. A value that
+    an epoch lacks is written as ``NA``. A warning is logged for a value without a column.
 
     Parameters
     ----------
@@ -34,8 +40,8 @@ class CSVLogger(Callback):
     OSError
         If the file cannot be written.
     ValueError
-        If `separator` is not one character; when training begins, if an existing file has other
-        columns.
+        If `separator` is not one character; when training begins, if an existing file lacks a
+        column for the loss, a metric or the epoch.
 
     Examples
     --------
@@ -45,6 +51,7 @@ class CSVLogger(Callback):
     filename: PathLike
     separator: str = ","
     append: bool = False
+    comes_last = True
 
     def __post_init__(self) -> None:
         separator = self.separator
@@ -57,28 +64,37 @@ class CSVLogger(Callback):
     def on_train_begin(self, logs: Logs) -> None:
         """Open the file, and check the names of the columns."""
         self._next_epoch = self.model.position.epoch
-        self._columns = ["epoch", *self.params["metrics"]]
+        self._left_out: set[str] = set()
         # The next row removes all after these bytes; before it, another callback may raise.
         self._kept = None if self.append else 0
         self._file = open(self.filename, "ab")  # noqa: SIM115
-        found = next(filter(None, self._rows(self._content())), [])
-        if found != self._columns:
+        expected, found = ["epoch", *self.params["metrics"]], self._columns(self._kept_content())
+        if found and not set(expected) <= set(found):
             self._file.close()
             raise ValueError(
-                f"CSVLogger: expected the columns {self._columns} in {self.filename}, got {found}. "
+                f"CSVLogger: expected the columns {expected} in {self.filename}, got {found}. "
                 "Use another file, or append=False."
             )
 
-    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Write the epoch."""
-        values = (str(float(logs[name])) for name in self.params["metrics"])
-        start = self._start(self._kept_content())
+        values = {str(name): _text(value) for name, value in logs.items()} | {"epoch": str(epoch)}
+        kept = self._kept_content()
+        known = self._columns(kept)
+        columns = known or list(dict.fromkeys(["epoch", *values]))
+        row = self._line([values.get(name, "NA") for name in columns])
+        if not known:
+            row = self._line(columns) + row
         if self._kept is not None:
             self._file.truncate(self._kept)
             self._kept = None
-        self._file.write(start + self._line([str(epoch), *values]))
+        self._file.write(self._start(kept) + row)
         self._file.flush()
         self._next_epoch = epoch + 1
+        new = set(values) - set(columns) - self._left_out
+        if new:
+            log.warning("CSVLogger: %s has no column for %s", self.filename, ", ".join(sorted(new)))
+            self._left_out |= new
 
     def state(self) -> dict[str, Any]:
         """Return the next epoch to write, and length and checksum of the file."""
@@ -94,6 +110,8 @@ class CSVLogger(Callback):
         self._next_epoch = state["next_epoch"]
         content, end = self._content(), state["bytes"]
         rows = self._rows(content[end:])
+        if not self._columns(content[:end]):
+            next(rows, None)  # the columns
         epochs = [int(row[0]) if row and row[0].isdigit() else -1 for row in rows]
         is_repeated = bool(epochs) and min(epochs) >= self._next_epoch
         if is_repeated and zlib.crc32(content[:end]) == state["crc32"]:
@@ -109,10 +127,12 @@ class CSVLogger(Callback):
             return file.read()[: self._kept]
 
     def _start(self, kept: bytes) -> bytes:
-        """Return what the file lacks before the next row: the columns, or a line break."""
-        if not kept.strip():
-            return self._line(self._columns)
-        return b"" if kept.endswith((b"\n", b"\r")) else b"\r\n"
+        """Return the line break that the file may lack before the next row."""
+        return b"" if not kept.strip() or kept.endswith((b"\n", b"\r")) else b"\r\n"
+
+    def _columns(self, content: bytes) -> list[str]:
+        """Return the names in the first line, or an empty list."""
+        return next(filter(None, self._rows(content.strip())), [])
 
     def _line(self, values: list[str]) -> bytes:
         text = io.StringIO(newline="")
@@ -128,9 +148,13 @@ class CSVLogger(Callback):
         self._file.close()
 
 
+def _text(value: Any) -> str:
+    return str(value.tolist() if hasattr(value, "tolist") else value)
+
+
 @keras_defaults(histogram_freq=0, write_images=False, update_freq="epoch", profile_batch=0)
 class TensorBoard(Callback):
-    """Loss, metrics and learning rate of each epoch for TensorBoard.
+    """Numbers in the logs, and the learning rate, of each epoch for TensorBoard.
 
     Curves have the names of Keras: ``epoch_loss`` in the sub-folders ``train`` and ``validation``.
     It needs tensorboardX, the extra ``tensorboard``. A resumed run replaces the epochs that it
@@ -149,6 +173,8 @@ class TensorBoard(Callback):
         When training begins, if the folder cannot be created.
     """
 
+    comes_last = True
+
     def __init__(self, log_dir: PathLike = "logs"):
         with from_extra("tensorboard", "tensorboardX", who="TensorBoard"):
             from tensorboardX import SummaryWriter
@@ -162,16 +188,15 @@ class TensorBoard(Callback):
         self._next_epoch = self.model.position.epoch
         self._purge_step: int | None = None
 
-    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Write the epoch."""
-        for name, value in logs.items():
-            part = "validation" if name.startswith("val_") else "train"
-            self._writer(part).add_scalar(f"epoch_{name.removeprefix('val_')}", value, epoch)
         optimizer = self.model.optimizer
         assert optimizer is not None, "checked by fit"
         rate = optimizer.learning_rate
         now = rate(optimizer.iterations) if callable(rate) else rate
-        self._writer("train").add_scalar("epoch_learning_rate", now, epoch)
+        for name, value in ({"learning_rate": now} | numbers(logs)).items():
+            part = "validation" if name.startswith("val_") else "train"
+            self._writer(part).add_scalar(f"epoch_{name.removeprefix('val_')}", value, epoch)
         for writer in self._writers.values():
             writer.flush()
         self._next_epoch = epoch + 1

@@ -15,6 +15,8 @@ from minidl.callbacks.base import Callback, Logs
 class ProgressBar(Callback):
     """A bar for each epoch on a terminal, and one line for each epoch anywhere else."""
 
+    comes_last = True
+
     def on_train_begin(self, logs: Logs) -> None:
         """Reset the clock and the bar."""
         self._bar: tqdm | None = None

@@ -47,8 +47,9 @@ class ModelCheckpoint(Monitor):
 
     Raises
     ------
-    ValueError
-        If `folder` is a file name, or a number is below 1.
+    TypeError, ValueError
+        If `folder` is a file name, a number is not an integer above 0, or `monitor` or `mode` is
+        invalid as in `EarlyStopping`.
     TypeError, ValueError
         When training begins, if ``Model.save`` cannot save the model.
     BlockingIOError
@@ -90,11 +91,11 @@ class ModelCheckpoint(Monitor):
         monitor: str | None = None,
         mode: str = "auto",
     ):
-        super().__init__(monitor or "loss", 0.0, mode)
-        counts = {"every_steps": every_steps, "every_epochs": every_epochs, "keep": keep}
-        for name, count in counts.items():
-            if count is not None:
-                positive_integer(f"ModelCheckpoint: {name}", count)
+        super().__init__("loss" if monitor is None else monitor, 0.0, mode)
+        if every_steps is not None:
+            every_steps = positive_integer("ModelCheckpoint: every_steps", every_steps)
+        if every_epochs is not None:
+            every_epochs = positive_integer("ModelCheckpoint: every_epochs", every_epochs)
         self.folder = Path(folder)
         if self.folder.suffix in FILE_ENDINGS:
             raise ValueError(
@@ -103,7 +104,7 @@ class ModelCheckpoint(Monitor):
             )
         self.every_steps = every_steps
         self.every_epochs = 1 if every_steps is every_epochs is None else every_epochs
-        self.keep = keep
+        self.keep = positive_integer("ModelCheckpoint: keep", keep)
         self.keeps_best = monitor is not None
         self._lock: IO[str] | None = None
         self._saved_step = 0
@@ -139,13 +140,13 @@ class ModelCheckpoint(Monitor):
         if is_due or is_last:
             self.save()
 
-    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Save after every so many epochs, after the last one, and if it is the best."""
         # The best file first: if the run is killed in between, it repeats this epoch.
-        before = self.best
-        is_best = self.keeps_best and self.improves(logs[self.monitor])
-        if is_best and not self._write(self.folder / BEST_FILE):
-            self.best = before
+        if self.keeps_best:
+            value = self.value(logs)
+            if self.is_better(value, self.best) and self._write(self.folder / BEST_FILE):
+                self.best = value
         is_last = epoch + 1 == self.params["epochs"] or self.model.stop_training
         if is_last or (self.every_epochs and (epoch + 1) % self.every_epochs == 0):
             self.save()

@@ -1,11 +1,10 @@
 """Early stopping."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from minidl.arguments import keras_defaults
+from minidl.arguments import count, keras_defaults, number
 from minidl.callbacks.base import Logs, Monitor
 
 
@@ -25,7 +24,9 @@ class EarlyStopping(Monitor):
     patience : int
         The number of epochs without improvement before training ends.
     mode : {"auto", "min", "max"}
-        Whether less or more is better; auto is "max" for names with ``acc``.
+        Whether less or more is better. Auto is "min" for names that end in a word such as loss,
+        error or mse, "max" for accuracy, acc, auc, f1, precision, recall and so on, and an error
+        for other names.
     baseline : float, optional
         A value that must be bettered before the wait is reset.
     restore_best_weights : bool
@@ -34,8 +35,9 @@ class EarlyStopping(Monitor):
 
     Raises
     ------
-    ValueError
-        When training begins, if no value of the name is logged.
+    TypeError, ValueError
+        If an argument has the wrong type or is out of range. When training begins, if no value of
+        the name is logged; at the end of an epoch, if your callbacks have not added one.
 
     Examples
     --------
@@ -51,19 +53,25 @@ class EarlyStopping(Monitor):
     baseline: float | None = field(default=None, kw_only=True)
     restore_best_weights: bool = field(default=False, kw_only=True)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.patience = count("EarlyStopping: patience", self.patience)
+        if self.baseline is not None:
+            self.baseline = number("EarlyStopping", "baseline", self.baseline, "(-inf, inf)")
+
     def on_train_begin(self, logs: Logs) -> None:
         """Check the name, and begin to wait."""
         super().on_train_begin(logs)
         if self.restore_best_weights:  # those of the history's epochs are not known
-            self.best = -math.inf
+            self.best = None
         self.best_epoch = 0
         self.stopped_epoch = 0
         self.wait = 0
         self._best_weights: dict[str, Any] = {}
 
-    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Compare with the best epoch so far."""
-        is_due = self._is_due(epoch, logs[self.monitor])
+        is_due = self._is_due(epoch, self.value(logs))
         if self.restore_best_weights and (self.best_epoch == epoch or not self._best_weights):
             self._best_weights = self.model.train_state.snapshot("weights")
         if is_due:
@@ -75,7 +83,7 @@ class EarlyStopping(Monitor):
         self.wait += 1
         if self.improves(value):
             self.best_epoch = epoch
-            if self.baseline is None or self.best - self.min_delta > self.sign * self.baseline:
+            if self.is_better(value, self.baseline):
                 self.wait = 0
             return False
         return self.wait >= self.patience and epoch > 0
@@ -98,5 +106,5 @@ class EarlyStopping(Monitor):
             weights = {name: state[name] for name in state if name.startswith("weights/")}
             self._best_weights = weights
             if not weights:  # a run without restoration did not keep those of its best epoch
-                self.best = -math.inf
+                self.best = None
         self.model.stop_training = self.model.stop_training or self.stopped_epoch > 0

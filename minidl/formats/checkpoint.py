@@ -21,14 +21,14 @@ time is stored: equal runs write equal files.
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from minidl import losses, metrics
 from minidl.backend import get_backend
+from minidl.callbacks.base import numbers
 from minidl.formats.description import Builder, describe, describe_network, foreign, kinds_of
 from minidl.models import Model, Sequential
 from minidl.optimizers import Optimizer
@@ -102,7 +102,8 @@ def _header(model: Model) -> dict[str, Any]:
         "network": network,
         "training": training,
         "resumable": not model.train_state.why_not_resumable(),
-        "history": [(epoch, _numbers(logs)) for epoch, logs in model.history.rows()],
+        # Other values are left out, so that a long run does not fail because of them.
+        "history": [(epoch, numbers(logs)) for epoch, logs in model.history.rows()],
     }
 
 
@@ -120,23 +121,10 @@ def _build_training(builder: Builder, training: Mapping[str, Any] | None) -> dic
     return {name: builder.build(training[name], kind) for name, kind in COMPILED.items()}
 
 
-def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers among an epoch's logs; callbacks may have added anything else.
-
-    Other values are left out, so that a long run does not fail because of them.
-    """
-    numbers = {}
-    for name, value in logs.items():
-        with suppress(TypeError, ValueError, OverflowError):
-            if isinstance(name, str) and not isinstance(value, str) and np.ndim(value) == 0:
-                numbers[name] = float(value)
-    return numbers
-
-
 # ------------------------------------------------------------------------------ reading
 
 
-def load(path: PathLike, device: str = "cpu", custom_objects: Sequence[type] = ()) -> Sequential:
+def load(path: PathLike, device: str = "cpu", custom_objects: Iterable[type] = ()) -> Sequential:
     """Return the model of a checkpoint; `models.load` is the public name."""
     get_backend(device)  # its errors and the builder's do not name the file
     builder = Builder(custom_objects)

@@ -8,14 +8,14 @@ classes that the reader names, and of nothing else.
 import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from minidl import constraints, initializers, layers, losses, metrics, optimizers, rng
-from minidl.arguments import positive_integer
+from minidl.arguments import as_list, positive_integer
 from minidl.engine.parameter import Parameter
 from minidl.layers import Layer, activations
 from minidl.models import Model, Sequential
@@ -272,9 +272,9 @@ class Builder:
         If two have one name, or one has the name of a class of minidl.
     """
 
-    def __init__(self, custom_objects: Sequence[type] = ()):
+    def __init__(self, custom_objects: Iterable[type] = ()):
         self._known = dict(KNOWN)
-        for kind in custom_objects:
+        for kind in as_list("load", "custom_objects", custom_objects):
             if not isinstance(kind, type):
                 raise TypeError(
                     f"custom_objects: expected a list of classes, got {kind!r} in it. Use "

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.arguments import keras_defaults
+from minidl.arguments import integer, keras_defaults
 from minidl.engine.tensor import Tensor
 from minidl.layers.base import Layer
 
@@ -105,7 +105,7 @@ class Softmax(Layer):
 
     def __init__(self, axis: int = -1, **layer_arguments: Any):
         super().__init__(**layer_arguments)
-        self.axis = axis
+        self.axis = integer("Softmax: axis", axis)
 
     def call(self, x: Tensor) -> Tensor:
         """Return probabilities."""

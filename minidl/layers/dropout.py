@@ -3,7 +3,7 @@
 from typing import Any
 
 from minidl import rng
-from minidl.arguments import keras_defaults
+from minidl.arguments import Number, keras_defaults
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
 from minidl.layers.base import Layer
@@ -60,6 +60,8 @@ class Dropout(Layer):
     Dropout(rate=0.5, seed=0, stream=0, step=1, scaling='train')
     """
 
+    rate: Any = Number("[0, 1]")
+
     def __init__(
         self,
         rate: float,
@@ -72,7 +74,7 @@ class Dropout(Layer):
         super().__init__(**layer_arguments)
         if scaling not in SCALINGS:
             raise ValueError(f"Dropout: expected scaling to be in {SCALINGS}, got {scaling!r}.")
-        self.rate = rng.check_rate(rate)
+        self.rate = rate
         self.scaling = scaling
         self.random_stream = RandomStream(seed, stream)
 

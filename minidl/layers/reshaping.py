@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from minidl.arguments import keras_defaults
+from minidl.arguments import Number, keras_defaults
 from minidl.engine.tensor import Tensor
 from minidl.layers.base import Layer
 
@@ -66,10 +66,13 @@ class Rescaling(Layer):
     Tensor([0., 1.], dtype=float32)
     """
 
+    scale: Any = Number("(-inf, inf)")
+    offset: Any = Number("(-inf, inf)")
+
     def __init__(self, scale: float, offset: float = 0.0, **layer_arguments: Any):
         super().__init__(**layer_arguments)
-        self.scale = float(scale)
-        self.offset = float(offset)
+        self.scale = scale
+        self.offset = offset
 
     def call(self, x: Tensor) -> Tensor:
         """Return ``x * scale + offset``."""

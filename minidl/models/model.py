@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from minidl import console, losses, optimizers, rng
-from minidl.arguments import keras_defaults, positive_integer
+from minidl.arguments import as_list, keras_defaults, positive_integer
 from minidl.batches import Samples
-from minidl.callbacks.base import Callback, CallbackList
+from minidl.callbacks.base import Callback, CallbackList, checked_callbacks
 from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line
 from minidl.engine.backward import no_grad
 from minidl.engine.tensor import Tensor
@@ -88,7 +88,7 @@ class Model(Network):
         optimizer: str | optimizers.Optimizer = "rmsprop",
         loss: str | losses.Loss | None = None,
         *,
-        metrics: Sequence[str | Metric] | None = None,
+        metrics: Iterable[str | Metric] | None = None,
     ) -> None:
         """Choose optimizer, loss and metrics; ``step`` and ``epoch`` go on counting.
 
@@ -110,10 +110,9 @@ class Model(Network):
         TypeError, ValueError
             If a name is unknown, or two metrics have one name. Nothing is changed then.
         """
-        if isinstance(metrics, str | Metric):
-            raise TypeError(f"compile: expected metrics to be a list, got {metrics!r}. Use [...].")
+        listed = [] if metrics is None else as_list("compile", "metrics", metrics)
         new_loss, new_optimizer = losses.get(loss), optimizers.get(optimizer)
-        new_metrics = [get_metric(metric) for metric in metrics or ()]
+        new_metrics = [get_metric(metric) for metric in listed]
         names = ["loss", *(metric.name for metric in new_metrics)]
         if len(set(names)) < len(names) or any(name.startswith("val_") for name in names):
             raise ValueError(
@@ -136,7 +135,7 @@ class Model(Network):
         batch_size: int | None = None,
         epochs: int = 1,
         verbose: str | int = "auto",
-        callbacks: Sequence[Callback] | None = None,
+        callbacks: Callback | Iterable[Callback] | None = None,
         validation_split: float = 0.0,
         validation_data: Sequence[Any] | None = None,
         shuffle: bool = True,
@@ -158,8 +157,8 @@ class Model(Network):
         verbose : {"auto", 0, 1, 2}
             0 prints nothing; 1 (auto) shows a bar on a terminal, and otherwise prints a line for
             each epoch; 2 prints a line for each epoch.
-        callbacks : list of Callback, optional
-            Callbacks to call during training.
+        callbacks : Callback or iterable of Callback, optional
+            Callbacks to call during training, in their order.
         validation_split : float
             The share of the samples, taken from the end, that is used for validation.
         validation_data : tuple, optional
@@ -195,6 +194,7 @@ class Model(Network):
                 f"fit: {self.label} is already being trained. In a callback, call evaluate() or "
                 "predict(), or train copy.deepcopy(model)."
             )
+        listed = checked_callbacks(callbacks)
         batch_size = _batch_size("fit", batch_size)
         verbose = checked_verbose("fit", verbose)
         epochs = rng.checked_integer("fit: epochs", epochs, 2**32)
@@ -226,8 +226,8 @@ class Model(Network):
             )
 
         state = self.train_state
-        listed: list[Callback] = [ProgressBar()] if verbose else []
-        callback_list = CallbackList(listed + list(callbacks or ()), self)
+        bars: list[Callback] = [ProgressBar()] if verbose else []
+        callback_list = CallbackList(bars + listed, self)
         arguments = run_arguments(samples, held_out, batch_size=batch_size, shuffle=bool(shuffle))
         if resume:
             state.check_resume(arguments)

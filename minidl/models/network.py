@@ -2,7 +2,7 @@
 
 import copy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -137,7 +137,7 @@ class Network(Layer):
         """Return copies of all weights on the host, in the order of `parameters`."""
         return [parameter.numpy() for parameter in self.parameters()]
 
-    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+    def set_weights(self, weights: Iterable[np.ndarray]) -> None:
         """Set all weights; outside of `fit`, the last run can then not be resumed.
 
         Raises

@@ -1,11 +1,11 @@
 """Sequential models, and their loading from files."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from minidl import losses
-from minidl.arguments import keras_defaults
+from minidl.arguments import as_list, keras_defaults
 from minidl.batches import Samples
 from minidl.engine.tensor import Tensor
 from minidl.layers import Dense, Input, Layer, Softmax, activations
@@ -52,7 +52,7 @@ class Sequential(Model):
     @keras_defaults(trainable=True)
     def __init__(
         self,
-        layers: Sequence[Layer] | None = None,
+        layers: Iterable[Layer] | None = None,
         *,
         device: str = "cpu",
         dtype: str = "float32",
@@ -61,7 +61,7 @@ class Sequential(Model):
     ):
         super().__init__(device=device, dtype=dtype, seed=seed, name=name)
         self._layers: list[Layer] = []
-        self._extend(list(layers or ()))
+        self._extend([] if layers is None else as_list(self.label, "layers", layers))
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -155,7 +155,7 @@ class Sequential(Model):
 
 
 @keras_defaults(compile=True, safe_mode=True)
-def load(path: PathLike, device: str = "cpu", *, custom_objects: Sequence[type] = ()) -> Sequential:
+def load(path: PathLike, device: str = "cpu", *, custom_objects: Iterable[type] = ()) -> Sequential:
     """Return the model of a file that `Model.save` wrote, on any device.
 
     Parameters

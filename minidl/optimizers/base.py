@@ -5,13 +5,12 @@ of it. Gradients and state are flat buffers of the same layout, so that each rul
 for one array.
 """
 
-import math
 import operator
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from minidl.arguments import Unavailable, missing_attribute
+from minidl.arguments import Number, Unavailable, missing_attribute
 from minidl.backend import Array, Backend
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import schedules
@@ -64,14 +63,13 @@ class Optimizer:
     state_names: tuple[str, ...] = ()
     backend: Backend  # of the weights, known from the first update on
     lr = Unavailable("Optimizer")
+    weight_decay: Any = Number("[0, inf)", or_none=True)
 
     def __init__(
         self, learning_rate: float | LearningRateSchedule, *, weight_decay: float | None = None
     ):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
-        if weight_decay is not None:
-            self.weight_decay = self.checked("weight_decay", weight_decay)
         self.iterations = 0
         self.is_changing = False
         self.state: dict[str, Array] = {}
@@ -102,13 +100,6 @@ class Optimizer:
                 f"LearningRateSchedule, got {rate!r}. Pass a float such as 0.001."
             )
         self._learning_rate: float | LearningRateSchedule = number
-
-    def checked(self, name: str, value: float, below: float = math.inf) -> float:
-        """Return a hyperparameter, or raise ValueError unless it is in [0, below)."""
-        if not 0 <= value < below:
-            who = type(self).__name__
-            raise ValueError(f"{who}: expected {name} in [0, {below}), got {value}.")
-        return float(value)
 
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Multiply the flat `weights` by `decay` and update them, in place.

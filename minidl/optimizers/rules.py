@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from minidl.arguments import choose, keras_defaults
+from minidl.arguments import Number, choose, keras_defaults
 from minidl.backend import Array
 from minidl.optimizers.base import Optimizer
 from minidl.optimizers.schedules import LearningRateSchedule
@@ -33,6 +33,8 @@ class SGD(Optimizer):
     ('velocity',)
     """
 
+    momentum: Any = Number("[0, 1)")
+
     def __init__(
         self,
         learning_rate: float | LearningRateSchedule = 0.01,
@@ -42,7 +44,7 @@ class SGD(Optimizer):
         weight_decay: float | None = None,
     ):
         super().__init__(learning_rate, weight_decay=weight_decay)
-        self.momentum = self.checked("momentum", momentum, below=1)
+        self.momentum = momentum
         self.nesterov = nesterov
 
     @property
@@ -78,6 +80,8 @@ class RMSprop(Optimizer):
     """
 
     state_names = ("square",)
+    rho: Any = Number("[0, 1)")
+    epsilon: Any = Number("[0, inf)")
 
     def __init__(
         self,
@@ -88,8 +92,8 @@ class RMSprop(Optimizer):
         weight_decay: float | None = None,
     ):
         super().__init__(learning_rate, weight_decay=weight_decay)
-        self.rho = self.checked("rho", rho, below=1)
-        self.epsilon = self.checked("epsilon", epsilon)
+        self.rho = rho
+        self.epsilon = epsilon
 
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Update `weights` in place."""
@@ -121,6 +125,9 @@ class Adam(Optimizer):
     """
 
     state_names = ("mean", "square")
+    beta_1: Any = Number("[0, 1)")
+    beta_2: Any = Number("[0, 1)")
+    epsilon: Any = Number("[0, inf)")
 
     def __init__(
         self,
@@ -132,9 +139,9 @@ class Adam(Optimizer):
         weight_decay: float | None = None,
     ):
         super().__init__(learning_rate, weight_decay=weight_decay)
-        self.beta_1 = self.checked("beta_1", beta_1, below=1)
-        self.beta_2 = self.checked("beta_2", beta_2, below=1)
-        self.epsilon = self.checked("epsilon", epsilon)
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
 
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Update `weights` in place."""

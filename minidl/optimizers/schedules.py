@@ -1,13 +1,10 @@
 """Learning-rate schedules: functions of the number of updates."""
 
 import math
-from collections.abc import Sequence
-from numbers import Real
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
-from minidl.arguments import keras_defaults
+from minidl.arguments import Number, as_list, finite, keras_defaults, number
 
 __all__ = [
     "CosineDecay",
@@ -25,9 +22,10 @@ def as_rate(value: Any) -> float | None:
 
     A learning rate of 0 is valid: the weights stay as they are.
     """
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value.item()
-    return float(value) if isinstance(value, Real) and 0 <= float(value) < math.inf else None
+    if type(value) is float and 0 <= value < math.inf:  # the usual case, at each step
+        return value
+    rate = finite(value)
+    return rate if rate is not None and rate >= 0 else None
 
 
 def returned_rate(who: str, value: Any, when: str) -> float:
@@ -56,6 +54,10 @@ class LearningRateSchedule:
 class _PeriodicDecay(LearningRateSchedule):
     """Decay by a rate in each period of `decay_steps` updates."""
 
+    initial_learning_rate: Any = Number("[0, inf)", keeps_int=True)
+    decay_steps: Any = Number("(0, inf)", keeps_int=True)
+    decay_rate: Any = Number("[0, inf)", keeps_int=True)
+
     def __init__(
         self,
         initial_learning_rate: float,
@@ -63,9 +65,9 @@ class _PeriodicDecay(LearningRateSchedule):
         decay_rate: float,
         staircase: bool = False,
     ):
-        self.initial_learning_rate = _checked(self, "initial_learning_rate", initial_learning_rate)
-        self.decay_steps = _positive_steps(self, decay_steps)
-        self.decay_rate = _checked(self, "decay_rate", decay_rate)
+        self.initial_learning_rate = initial_learning_rate
+        self.decay_steps = decay_steps
+        self.decay_rate = decay_rate
         self.staircase = staircase
 
     def periods(self, step: int) -> float:
@@ -132,8 +134,8 @@ class PiecewiseConstantDecay(LearningRateSchedule):
 
     Raises
     ------
-    ValueError
-        If the numbers of boundaries and values do not fit.
+    TypeError, ValueError
+        If an element is not a number, or the numbers of boundaries and values do not fit.
 
     Examples
     --------
@@ -141,15 +143,22 @@ class PiecewiseConstantDecay(LearningRateSchedule):
     [0.1, 0.1, 0.01]
     """
 
-    def __init__(self, boundaries: Sequence[int], values: Sequence[float]):
+    def __init__(self, boundaries: Iterable[int], values: Iterable[float]):
+        who = "PiecewiseConstantDecay"
+        boundaries = as_list(who, "boundaries", boundaries)
+        values = as_list(who, "values", values)
+        for boundary in boundaries:
+            number(who, "boundaries", boundary, "(-inf, inf)")
+        for value in values:
+            number(who, "values", value, "[0, inf)")
         if len(values) != len(boundaries) + 1:
             expected = f"{len(boundaries) + 1} values for {len(boundaries)} boundaries"
             raise ValueError(
                 f"PiecewiseConstantDecay: expected {expected}, got {len(values)}. Pass one value "
                 "more than boundaries."
             )
-        self.boundaries = list(boundaries)
-        self.values = [_checked(self, "values", value) for value in values]
+        self.boundaries = boundaries
+        self.values = values
 
     def __call__(self, step: int) -> float:
         """Return the value of the interval that holds `step`."""
@@ -177,29 +186,16 @@ class CosineDecay(LearningRateSchedule):
     0.05
     """
 
+    initial_learning_rate: Any = Number("[0, inf)", keeps_int=True)
+    decay_steps: Any = Number("(0, inf)", keeps_int=True)
+    alpha: Any = Number("[0, inf)", keeps_int=True)
+
     def __init__(self, initial_learning_rate: float, decay_steps: int, alpha: float = 0.0):
-        self.initial_learning_rate = _checked(self, "initial_learning_rate", initial_learning_rate)
-        self.decay_steps = _positive_steps(self, decay_steps)
-        self.alpha = _checked(self, "alpha", alpha)
+        self.initial_learning_rate = initial_learning_rate
+        self.decay_steps = decay_steps
+        self.alpha = alpha
 
     def __call__(self, step: int) -> float:
         """Return the learning rate; after `decay_steps` it is constant."""
         cosine = (1 + math.cos(math.pi * min(step / self.decay_steps, 1.0))) / 2
         return self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha)
-
-
-def _checked(schedule: LearningRateSchedule, name: str, value: float) -> float:
-    """Return an argument as it is, or raise ValueError if learning rates would become invalid."""
-    if as_rate(value) is None:
-        who = type(schedule).__name__
-        raise ValueError(f"{who}: expected {name} to be {RATE}, got {value!r}. Correct it.")
-    return value
-
-
-def _positive_steps(schedule: LearningRateSchedule, decay_steps: int) -> int:
-    if not isinstance(decay_steps, Real) or not decay_steps > 0:
-        who = type(schedule).__name__
-        raise ValueError(
-            f"{who}: expected decay_steps above 0, got {decay_steps!r}. Pass a number of updates."
-        )
-    return decay_steps

@@ -41,6 +41,34 @@ class Watched(Callback):
         logs["loss"] = WATCHED[epoch]
 
 
+class Losses(Callback):
+    """Callback that replaces the loss of each epoch by a given value."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def on_epoch_end(self, epoch, logs):
+        logs["loss"] = self.values[epoch]
+
+
+def curves(count, length=12):
+    """Return sequences of values with ties, infinities and no NaN, each with a mode."""
+    generator = np.random.default_rng(3)
+    values = [-np.inf, np.inf, *np.arange(6) / 2]
+    for index in range(count):
+        shares = [0.1, 0.1, *[0.8 / 6] * 6]
+        yield ("min", "max")[index % 2], generator.choice(values, length, p=shares).tolist()
+    for mode, first in (("min", np.inf), ("max", -np.inf), ("min", -np.inf), ("max", np.inf)):
+        yield mode, [first, first, first, *range(length - 3)]
+
+
+def exceeds(mode, value, best, delta=0.0):
+    """Return whether Keras 3 counts a value as an improvement; without a best value all do."""
+    if best is None:
+        return True
+    return value + delta < best if mode == "min" else value - delta > best
+
+
 class SaveAll(Callback):
     """Callback that saves the model within each epoch and at its end, after all others acted."""
 

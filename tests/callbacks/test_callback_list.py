@@ -1,11 +1,12 @@
 """Callback and CallbackList: which method is called, when, and what is remembered."""
 
 import copy
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from minidl import layers, models, optimizers
+from minidl import Tensor, layers, models, optimizers
 from minidl.callbacks import Callback, EarlyStopping, History
 from minidl.trainer.totals import Totals
 
@@ -50,6 +51,77 @@ class Recorder(Callback):
         return [call[0] for call in self.calls]
 
 
+# ------------------------------------------------------------------------------ the list
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda recorder: (callback for callback in [recorder]),
+        lambda recorder: map(list.pop, [[recorder]]),
+        lambda recorder: (recorder,),
+        lambda recorder: {"mine": recorder}.values(),
+        lambda recorder: recorder,
+    ],
+    ids=["generator", "map", "tuple", "values", "callback"],
+)
+def test_fit_calls_callbacks_of_any_ordered_iterable(given):
+    recorder = Recorder()
+    network().fit(X, Y, batch_size=4, verbose=0, callbacks=given(recorder))
+    assert recorder.names().count("batch end") == 3
+
+
+def test_fit_rejects_callbacks_before_it_builds_the_model():
+    model = models.Sequential([layers.Dense(2)])
+    model.compile("sgd", "mse")
+    with pytest.raises(TypeError, match=r"fit: .*got <class .*Use EarlyStopping\(\)"):
+        model.fit(X, Y, verbose=0, callbacks=[EarlyStopping])
+    assert not model.built
+
+
+# ------------------------------------------------------------------------------ values in logs
+
+
+class Adds(Callback):
+    """Callback that adds a value to the logs of each epoch, under the name "added"."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def on_epoch_end(self, epoch, logs):
+        logs["added"] = self.value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0.5, 3, True, np.float32(0.5), np.int64(3), np.array(0.5), Tensor(0.5), Fraction(1, 2)],
+    ids=repr,
+)
+def test_number_that_a_callback_adds_is_logged_as_float(value, tmp_path):
+    seen = []
+
+    class Sees(Callback):
+        def on_epoch_end(self, epoch, logs):
+            seen.append(logs["added"])
+
+    model = network()
+    history = model.fit(X, Y, epochs=2, verbose=2, callbacks=[Adds(value), Sees()])
+    assert history.history["added"] == seen == [float(value)] * 2
+    assert {type(number) for number in seen} == {float}
+    model.save(tmp_path / "x.safetensors")
+    again = models.load(tmp_path / "x.safetensors")
+    assert again.history.history == history.history
+
+
+@pytest.mark.parametrize("value", ["text", None, np.ones(2), [0.1, 0.2], 10**400, 1j], ids=repr)
+def test_other_values_stay_in_the_history_in_memory_only(value, tmp_path):
+    model = network()
+    history = model.fit(X, Y, verbose=0, callbacks=[Adds(value)])
+    assert history.logs[0]["added"] is value
+    model.save(tmp_path / "x.safetensors")
+    assert list(models.load(tmp_path / "x.safetensors").history.logs[0]) == ["loss"]
+
+
 # ------------------------------------------------------------------------------ moments
 
 
@@ -84,6 +156,7 @@ def test_callback_knows_model_and_parameters():
         "steps": 2,  # of the 8 samples that are trained on
         "verbose": 2,
         "metrics": ["loss", "accuracy", "val_loss", "val_accuracy"],
+        "may_log_more": True,
     }
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from callback_cases import Rates, SaveAll, Watched, fit, network
+from callback_cases import Rates, SaveAll, Watched, curves, exceeds, fit, network
 from small_models import bits
 
 from minidl import models, optimizers
@@ -78,7 +78,8 @@ def test_optimizer_with_a_schedule_is_rejected_before_a_step(callback):
 def play(callback, values):
     """Tell a callback of epochs with these losses; return the learning rate after each."""
     model = network(optimizers.SGD(1.0))
-    callback.model, callback.params = model, {"metrics": ["val_loss"]}
+    callback.model = model
+    callback.params = {"metrics": ["val_loss"], "may_log_more": False}
     callback.on_train_begin({})
     rates = []
     for epoch, value in enumerate(values):
@@ -101,6 +102,60 @@ def play(callback, values):
 )
 def test_rate_falls_on_a_plateau(arguments, values, rates):
     assert play(ReduceLROnPlateau(factor=0.5, **arguments), values) == rates
+
+
+def keras_reduces(mode, values, patience, delta, cooldown):
+    """Return the learning rate that ReduceLROnPlateau of Keras 3 leaves after each epoch."""
+    rate, best, wait, cooling, rates = 1.0, None, 0, 0, []
+    for value in values:
+        if cooling:
+            cooling, wait = cooling - 1, 0
+        if exceeds(mode, value, best, delta):
+            best, wait = value, 0
+        elif not cooling:
+            wait += 1
+            if wait >= patience:
+                rate, cooling, wait = rate * 0.5, cooldown, 0
+        rates.append(rate)
+    return rates
+
+
+@pytest.mark.parametrize("cooldown", [0, 2])
+@pytest.mark.parametrize("delta", [0.0, 0.5])
+@pytest.mark.parametrize("patience", [0, 1, 3])
+def test_rates_are_those_of_keras(patience, delta, cooldown):
+    for mode, values in curves(40):
+        arguments = {"patience": patience, "min_delta": delta, "cooldown": cooldown}
+        reduce = ReduceLROnPlateau(factor=0.5, mode=mode, **arguments)
+        expected = keras_reduces(mode, values, patience, delta, cooldown)
+        assert play(reduce, values) == expected, (mode, values)
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "rates"),
+    [
+        ([LearningRateScheduler(lambda epoch, rate: rate / 2)], [0.05, 0.025, 0.0125]),
+        ([ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=9)], [0.1, 0.1, 0.05]),
+        (
+            [
+                ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=9),
+                LearningRateScheduler(lambda epoch, rate: rate),
+            ],
+            [0.1, 0.1, 0.05],
+        ),
+        ([LearningRateScheduler(lambda epoch: 0)], [0.0, 0.0, 0.0]),
+    ],
+    ids=["scheduler", "plateau", "both", "zero"],
+)
+def test_history_has_the_rate_that_each_epoch_had(callbacks, rates):
+    history = fit(network(), *callbacks, epochs=3).history
+    assert list(history) == ["loss", "learning_rate"]
+    assert history["learning_rate"] == rates
+
+
+@pytest.mark.parametrize("rate", [0.1, schedules.CosineDecay(0.1, 10)])
+def test_history_has_no_rate_without_a_callback_that_sets_it(rate):
+    assert list(fit(network(optimizers.SGD(rate)), Rates()).history) == ["loss"]
 
 
 @pytest.mark.parametrize("factor", [0, 1, 1.5, float("nan")])
@@ -151,7 +206,8 @@ class RaisedAgain(ReduceLROnPlateau):
 )
 def test_run_resumed_at_any_step_ends_with_the_rate_and_weights_of_the_whole(make, tmp_path):
     def outcome(model):
-        return bits(model), model.history.epoch, model.optimizer.learning_rate, model.step
+        rates = model.history.history["learning_rate"]
+        return bits(model), model.history.epoch, model.optimizer.learning_rate, rates, model.step
 
     arguments = {"epochs": 12, "batch_size": 6}
     whole, saver = network(), SaveAll(tmp_path)

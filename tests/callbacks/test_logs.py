@@ -8,7 +8,14 @@ import pytest
 from callback_cases import SaveAll, fit, network
 
 from minidl import models, optimizers
-from minidl.callbacks import Callback, CSVLogger, ModelCheckpoint, TensorBoard
+from minidl.callbacks import (
+    Callback,
+    CSVLogger,
+    LearningRateScheduler,
+    ModelCheckpoint,
+    ReduceLROnPlateau,
+    TensorBoard,
+)
 
 # ------------------------------------------------------------------------------ CSVLogger
 
@@ -33,6 +40,8 @@ def test_csv_is_flushed_after_each_epoch(tmp_path):
     path, seen = tmp_path / "log.csv", []
 
     class Reader(Callback):
+        comes_last = True
+
         def on_epoch_end(self, epoch, logs):
             seen.append(len(rows(path)))
 
@@ -138,6 +147,71 @@ def test_csv_that_cannot_be_written_is_an_error_before_training(tmp_path):
     assert model.step == 0
 
 
+class Adds(Callback):
+    """Callback that adds values to the logs of each epoch: ``values[name](epoch)``."""
+
+    def __init__(self, **values):
+        self.values = values
+
+    def on_epoch_end(self, epoch, logs):
+        logs |= {name: value(epoch) for name, value in self.values.items()}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (lambda epoch: epoch / 4, "0.25"),
+        (lambda epoch: np.float32(0.5), "0.5"),
+        (lambda epoch: "note, with comma", "note, with comma"),
+        (lambda epoch: np.array([1.5, 2.0]), "[1.5, 2.0]"),
+        (lambda epoch: None, "None"),
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_csv_has_values_that_callbacks_add_wherever_they_are_listed(
+    tmp_path, value, text, is_first
+):
+    used = [CSVLogger(tmp_path / "log.csv"), Adds(mine=value)]
+    fit(network(), *(used if is_first else used[::-1]), epochs=2)
+    head, _, last = rows(tmp_path / "log.csv")
+    assert head == ["epoch", "loss", "mine"]
+    assert last[2] == text
+
+
+def test_csv_has_na_for_a_missing_value_and_warns_of_one_without_column(tmp_path, caplog):
+    class Sometimes(Callback):
+        def on_epoch_end(self, epoch, logs):
+            logs["even" if epoch % 2 == 0 else "odd"] = epoch
+
+    fit(network(), Sometimes(), CSVLogger(tmp_path / "log.csv"))
+    assert [row[2] for row in rows(tmp_path / "log.csv")] == ["even", "0.0", "NA", "2.0", "NA"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"CSVLogger: {tmp_path / 'log.csv'} has no column for odd"
+    ]
+
+
+def test_csv_with_more_columns_is_continued(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("epoch,mine,loss\n0,5,0.5\n")
+    history = fit(network(), CSVLogger(path, append=True), epochs=1)
+    assert rows(path)[2] == ["0", "NA", str(history.history["loss"][0])]
+
+
+def test_csv_of_run_resumed_at_any_step_has_added_values_once(tmp_path):
+    def used():
+        scheduler = LearningRateScheduler(lambda epoch, rate: rate / 2)
+        return [logger(tmp_path), Adds(mine=lambda epoch: epoch), scheduler]
+
+    saver = SaveAll(tmp_path)
+    fit(network(), *used(), saver, epochs=3)
+    whole = rows(tmp_path / "log.csv")
+    assert whole[0] == ["epoch", "loss", "mine", "learning_rate"]
+    for file in saver.files:
+        again = models.load(file)
+        fit(again, *used(), epochs=3, resume=True)
+        assert rows(tmp_path / "log.csv") == whole
+
+
 # ------------------------------------------------------------------------------ TensorBoard
 
 
@@ -179,6 +253,23 @@ def test_tensorboard_gets_the_rate_of_a_schedule(tmp_path):
     schedule = optimizers.schedules.ExponentialDecay(0.5, decay_steps=3, decay_rate=0.5)
     fit(network(optimizers.SGD(schedule)), TensorBoard(tmp_path), epochs=2)
     assert curves(tmp_path / "train")["epoch_learning_rate"] == [(0, 0.25), (1, 0.125)]
+
+
+@pytest.mark.usefixtures("tensorboard")
+def test_tensorboard_gets_numbers_that_callbacks_add_and_no_other_values(tmp_path):
+    added = {"f1": lambda epoch: np.float64(epoch), "val_f1": float, "note": str}
+    fit(network(), TensorBoard(tmp_path), Adds(**added, rates=lambda epoch: [1.0]), epochs=2)
+    train, validation = curves(tmp_path / "train"), curves(tmp_path / "validation")
+    assert set(train) == {"epoch_loss", "epoch_learning_rate", "epoch_f1"}
+    assert train["epoch_f1"] == validation["epoch_f1"] == [(0, 0.0), (1, 1.0)]
+
+
+@pytest.mark.usefixtures("tensorboard")
+def test_tensorboard_gets_the_rate_that_the_epoch_had(tmp_path):
+    reduce = ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=100)
+    fit(network(optimizers.SGD(0.5)), reduce, TensorBoard(tmp_path), epochs=3)
+    rates = curves(tmp_path / "train")["epoch_learning_rate"]
+    assert rates == [(0, 0.5), (1, 0.5), (2, 0.25)]
 
 
 @pytest.mark.usefixtures("tensorboard")

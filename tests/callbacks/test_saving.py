@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from callback_cases import fit, network
+from callback_cases import Losses, curves, exceeds, fit, network
 from small_models import bits
 
 from minidl import callbacks, checkpoint, layers, models, optimizers
@@ -132,7 +132,45 @@ def test_best_value_is_that_of_a_written_file(tmp_path):
     with np.errstate(all="ignore"):
         fit(network(), Values(), Spoil(1), saver, epochs=2)
     assert models.load(tmp_path / "best.safetensors").step == STEPS
-    assert saver.best == -3.0
+    assert saver.best == 3.0
+
+
+@pytest.mark.parametrize(("mode", "values"), list(curves(6, length=6)))
+def test_best_files_are_written_as_often_as_by_keras(tmp_path, monkeypatch, mode, values):
+    written, best, expected = [], None, []
+    for epoch, value in enumerate(values):
+        if exceeds(mode, value, best):
+            best = value
+            expected.append(epoch + 1)
+    record = lambda model, path: written.append((path.name, model.position.epoch))  # noqa: E731
+    monkeypatch.setattr(models.Model, "save", record)
+    saver = ModelCheckpoint(tmp_path, monitor="loss", mode=mode)
+    fit(network(), Losses(values), saver, epochs=len(values), batch_size=12)
+    assert [epoch for name, epoch in written if name == "best.safetensors"] == expected
+    assert saver.best == best
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
+def test_best_value_is_not_recorded_if_its_file_cannot_be_written(
+    tmp_path, monkeypatch, mode, error
+):
+    values = {"min": [3.0, 1.0, 2.0], "max": [1.0, 3.0, 2.0]}[mode]
+    write = models.Model.save
+
+    def save(model, path):
+        if path.name == "best.safetensors" and model.step == 2 * STEPS:
+            raise error("full")
+        write(model, path)
+
+    model, saver = network(), ModelCheckpoint(tmp_path, monitor="loss", mode=mode)
+    with monkeypatch.context() as broken:
+        broken.setattr(models.Model, "save", save)
+        with pytest.raises(error, match="full"):
+            fit(model, Losses(values), saver, epochs=3)
+    assert saver.best == values[0]
+    fit(model, Losses(values), saver, epochs=3, resume=True)
+    assert models.load(tmp_path / "best.safetensors").step == 2 * STEPS
 
 
 @pytest.mark.parametrize("keep", [1, 2])
@@ -350,7 +388,7 @@ def test_folder_with_later_checkpoints_is_rejected_and_unlocked(tmp_path):
 
 
 def test_unknown_monitor_unlocks_the_folder_of_another_callback(tmp_path):
-    used = [ModelCheckpoint(tmp_path), ModelCheckpoint(tmp_path, monitor="x")]
+    used = [ModelCheckpoint(tmp_path), ModelCheckpoint(tmp_path, monitor="x", mode="min")]
     with pytest.raises(ValueError, match=r"ModelCheckpoint: expected monitor .*got 'x'"):
         fit(network(), *used)
     lock_folder(tmp_path).close()

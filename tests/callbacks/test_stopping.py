@@ -4,11 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
-from callback_cases import WATCHED, SaveAll, Watched, fit, network
+from callback_cases import WATCHED, Losses, SaveAll, Watched, curves, exceeds, fit, network
 from small_models import bits
 
 from minidl import models
-from minidl.callbacks import Callback, EarlyStopping
+from minidl.callbacks import Callback, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
+from minidl.callbacks.base import direction
 
 
 def play(stopper, values, monitor="val_loss"):
@@ -17,7 +18,7 @@ def play(stopper, values, monitor="val_loss"):
     Return the number of epochs until it stopped, and the epoch whose weights the model then has.
     """
     model = models.Sequential([models.sequential.Dense(2, input_shape=(3,))], seed=1)
-    stopper.model, stopper.params = model, {"metrics": [monitor]}
+    stopper.model, stopper.params = model, {"metrics": [monitor], "may_log_more": False}
     model.stop_training = False
     stopper.on_train_begin({})
     for epoch, value in enumerate(values):
@@ -86,6 +87,133 @@ def test_unknown_monitor_is_rejected_before_training():
         fit(model, EarlyStopping())
     assert model.step == 0
     assert bits(model) == before
+
+
+def keras_stops(mode, values, patience, delta, baseline):
+    """Return the epoch at which EarlyStopping of Keras 3 stops, its best epoch and value."""
+    best, best_epoch, wait = None, 0, 0
+    for epoch, value in enumerate(values):
+        wait += 1
+        if exceeds(mode, value, best, delta):
+            best, best_epoch = value, epoch
+            if exceeds(mode, value, baseline, delta):
+                wait = 0
+        elif wait >= patience and epoch > 0:
+            break
+    return epoch, best_epoch, best
+
+
+@pytest.mark.parametrize("baseline", [None, 1.0])
+@pytest.mark.parametrize("delta", [0.0, 0.5])
+@pytest.mark.parametrize("patience", [0, 1, 3])
+def test_stops_and_best_values_are_those_of_keras(patience, delta, baseline):
+    for mode, values in curves(40):
+        stopper = EarlyStopping(patience=patience, min_delta=delta, baseline=baseline, mode=mode)
+        epochs, _ = play(stopper, values)
+        found = epochs - 1, stopper.best_epoch, stopper.best
+        assert found == keras_stops(mode, values, patience, delta, baseline), (mode, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "best"),
+    [
+        ([3.0, 2.0, 2.5], "min", 2.0),
+        ([3.0, 2.0, 2.5], "max", 3.0),
+        ([-3.0, -2.0], "max", -2.0),
+        ([np.nan, np.inf, np.nan], "min", np.inf),
+        ([np.nan, np.nan], "min", None),
+        ([-np.inf, 1.0], "max", 1.0),
+    ],
+)
+def test_best_is_the_value_itself_also_in_a_resumed_run(values, mode, best, tmp_path):
+    model, stopper = network(), EarlyStopping("loss", patience=9, mode=mode)
+    fit(model, Losses(values), stopper, epochs=len(values))
+    assert stopper.best == best
+    model.save(tmp_path / "x.safetensors")
+    again = EarlyStopping("loss", patience=9, mode=mode)
+    fit(models.load(tmp_path / "x.safetensors"), again, epochs=len(values), resume=True)
+    assert again.best == best
+
+
+# ------------------------------------------------------------------------------ names and modes
+
+
+@pytest.mark.parametrize(
+    ("mode", "names"),
+    [
+        ("min", "loss val_loss accumulated_loss accuracy_loss val_error mean_squared_error mse"),
+        ("min", "val_mae rmse mean_squared_error_1 kl_divergence Loss_2 perplexity nll"),
+        ("max", "accuracy val_acc sparse_categorical_accuracy auc val_auc roc_auc AUC auc_1 f1"),
+        (
+            "max",
+            "val_f1 f1_score recall val_recall_2 precision loss_accuracy top_k_acc iou r2_score",
+        ),
+        (None, "metric gap accumulator learning_rate score neg_mean_squared_error f1_macro"),
+        (None, "negative_loss error_reduction loss_improvement val_ precision_at_recall_gap"),
+    ],
+)
+def test_direction_follows_the_last_word_of_a_known_name(mode, names):
+    assert {name: direction(name) for name in names.split()} == dict.fromkeys(names.split(), mode)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **arguments: EarlyStopping(**arguments),
+        lambda **arguments: ReduceLROnPlateau(**arguments),
+        lambda **arguments: ModelCheckpoint("files", **arguments),
+    ],
+    ids=["EarlyStopping", "ReduceLROnPlateau", "ModelCheckpoint"],
+)
+def test_unknown_direction_is_rejected_until_mode_is_given(make):
+    with pytest.raises(
+        ValueError, match=r'expected mode .*"max" for monitor=\'val_gap\', got "auto"'
+    ):
+        make(monitor="val_gap")
+    assert make(monitor="val_gap", mode="max").sign == 1
+    assert make(monitor="val_gap", mode="min").sign == -1
+    with pytest.raises(TypeError, match="expected monitor to be a string, got 3"):
+        make(monitor=3)
+
+
+class Adds(Callback):
+    """Callback that adds a value to the logs of each epoch."""
+
+    def __init__(self, value=0.5, name="val_f1"):
+        self.value, self.name = value, name
+
+    def on_epoch_end(self, epoch, logs):
+        logs[self.name] = self.value
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array(0.5), True])
+def test_value_that_an_earlier_callback_adds_can_be_monitored(value, tmp_path):
+    monitors = [
+        EarlyStopping("val_f1", patience=2),
+        ReduceLROnPlateau("val_f1", factor=0.5, patience=1),
+        ModelCheckpoint(tmp_path, monitor="val_f1"),
+    ]
+    model = network()
+    history = fit(model, Adds(value), *monitors, epochs=9)
+    assert history.epoch == [0, 1, 2]
+    assert history.history["learning_rate"] == [0.1, 0.1, 0.05]
+    assert [monitor.best for monitor in monitors] == [float(value)] * 3
+    assert models.load(tmp_path / "best.safetensors").history.epoch == [0]
+
+
+@pytest.mark.parametrize("other", ["text", None, np.ones(2)], ids=repr)
+def test_monitored_value_that_is_not_a_number_is_rejected(other):
+    with pytest.raises(ValueError, match=r"EarlyStopping: expected monitor .*loss, got 'val_f1'"):
+        fit(network(), Adds(other), EarlyStopping("val_f1"))
+
+
+def test_monitor_that_no_earlier_callback_adds_is_rejected_after_the_first_epoch():
+    model = network()
+    with pytest.raises(ValueError, match=r"EarlyStopping: expected monitor .*loss, got 'val_f1'"):
+        fit(model, EarlyStopping("val_f1"), Adds())
+    assert model.history.epoch == [0]
+    history = fit(model, Adds(), EarlyStopping("val_f1", patience=9), epochs=3, resume=True)
+    assert history.history["val_f1"] == [0.5] * 3
 
 
 def test_unknown_mode_is_rejected():
@@ -195,7 +323,7 @@ def test_restoration_added_to_a_resumed_run_restores_the_best_later_epoch(tmp_pa
         again, added = models.load(tmp_path / f"{begun}-0.safetensors"), stopper(True)
         fit(again, Values(), added, epochs=5, resume=True)
         assert bits(again) == bits(models.load(tmp_path / "4-0.safetensors"))
-        assert (added.best, added.best_epoch) == (-0.7, 3)
+        assert (added.best, added.best_epoch) == (0.7, 3)
 
 
 def test_best_weights_stay_on_the_device_and_are_in_the_checkpoint(tmp_path, device):
@@ -212,7 +340,8 @@ def test_best_weights_stay_on_the_device_and_are_in_the_checkpoint(tmp_path, dev
 
 def test_state_is_json_before_the_first_epoch():
     stopper = STOPPERS["patience"]()
-    stopper.model, stopper.params = network(), {"metrics": ["loss"]}
+    stopper.model = network()
+    stopper.params = {"metrics": ["loss"], "may_log_more": False}
     stopper.on_train_begin({})
     assert stopper.state() == dict.fromkeys(("wait", "best_epoch", "stopped_epoch"), 0) | {
         "best": None
@@ -220,7 +349,7 @@ def test_state_is_json_before_the_first_epoch():
     other = STOPPERS["patience"]()
     other.model = stopper.model
     other.load_state(stopper.state())
-    assert other.best == -np.inf
+    assert other.best is None
 
 
 def test_watched_values_contain_every_case():

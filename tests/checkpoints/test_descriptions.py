@@ -366,7 +366,7 @@ def test_subclasses_of_model_are_rejected(path):
 @pytest.mark.parametrize(
     ("custom_objects", "error", "message"),
     [
-        ({"Scale": Scale}, TypeError, "expected a list of classes, got 'Scale'"),
+        ({"Scale": Scale}, TypeError, "to be a list, got {'Scale'"),
         ([Scale(1.0)], TypeError, "expected a list of classes, got <Scale"),
         ([Scale, type("Scale", (Scale,), {})], ValueError, "unique names, got two named Scale"),
         ([type("Dense", (layers.Layer,), {})], ValueError, "unique names, got two named Dense"),
@@ -376,7 +376,7 @@ def test_load_rejects_custom_objects_that_are_not_classes_with_unique_names(
     path, custom_objects, error, message
 ):
     models.Sequential([layers.Dense(2, input_shape=(3,))]).save(path)
-    with pytest.raises(error, match=f"^custom_objects: .*{message}"):
+    with pytest.raises(error, match=f"custom_objects:? .*{message}"):
         models.load(path, custom_objects=custom_objects)
     assert models.load(path, custom_objects=[Scale, Scale]).built
 
@@ -412,7 +412,7 @@ def grown():
 
 def with_a_bad_optimizer():
     model = small()
-    model.optimizer.beta_1 = 1.0
+    vars(model.optimizer)["beta_1"] = 1.0  # setting it would raise
     return model
 
 

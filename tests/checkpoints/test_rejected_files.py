@@ -41,7 +41,7 @@ BAD_HEADERS = [
     (setter(*LAYER, "arguments", "name", value=[]), r"Dense: expected name .*got \[\]"),
     (
         setter("network", "layers", 0, "arguments", "scale", value="two"),
-        "to float: 'two'",
+        r"Rescaling: expected scale in .*, got 'two'",
     ),
     (setter("network", "input_shape", value=[2, 6]), r"input_shape \(2, 6\), got .*\(4, 3\)"),
     (

@@ -203,8 +203,8 @@ def test_rejected_fit_leaves_the_last_run(path):
     model = network()
     model.fit(X, Y, **FIT, callbacks=[SaveAndStop(path, 5)])
     history, position = model.history, model.position
-    with pytest.raises(ValueError, match=r"EarlyStopping: .*got 'accurcy'"):
-        model.fit(X, Y, **FIT, callbacks=[callbacks.EarlyStopping("accurcy")])
+    with pytest.raises(ValueError, match=r"EarlyStopping: .*got 'my_accuracy'"):
+        model.fit(X, Y, **FIT, callbacks=[callbacks.EarlyStopping("my_accuracy")])
     assert model.history is history
     assert model.position is position
     assert (position.epoch, position.batch, history.epoch) == (1, 2, [0])

@@ -62,7 +62,7 @@ def test_sequential_rejects_what_is_not_a_layer():
 
 
 def test_sequential_rejects_a_layer_in_place_of_a_list():
-    with pytest.raises(TypeError, match="'Dense' object is not iterable"):
+    with pytest.raises(TypeError, match="sequential: expected layers to be a list, got <Dense"):
         models.Sequential(layers.Dense(2))
 
 

@@ -44,7 +44,7 @@ def test_piecewise_decay_rejects_values_that_do_not_fit_boundaries():
     ],
 )
 def test_decay_steps_that_are_not_above_zero_are_rejected(kind, more, steps):
-    message = f"^{kind.__name__}: expected decay_steps above 0, got {steps}"
+    message = rf"^{kind.__name__}: expected decay_steps in \(0, inf\), got {steps}"
     with pytest.raises(ValueError, match=message):
         kind(0.1, decay_steps=steps, **more)
 
@@ -58,8 +58,11 @@ def test_base_class_does_not_define_a_rate():
     ("value", "rate"),
     [
         *((value, 0.5) for value in (0.5, np.float32(0.5), np.array(0.5))),
-        *((value, 0.0) for value in (0, -0.0, np.int64(0), False)),
-        *((value, None) for value in (-1, math.inf, math.nan, "0.5", None, 1j, np.array([0.5]))),
+        *((value, 0.0) for value in (0, -0.0, np.int64(0))),
+        *(
+            (value, None)
+            for value in (-1, False, math.inf, math.nan, "0.5", None, 1j, np.array([0.5]))
+        ),
     ],
 )
 def test_as_rate_returns_float_of_valid_number_only(value, rate):
@@ -114,10 +117,10 @@ def test_schedules_return_valid_rates_at_all_steps(schedule, step):
     ],
 )
 def test_schedules_reject_arguments_of_invalid_rates(name, make, wrong):
-    with pytest.raises(ValueError, match=rf"^{name}.*got {wrong!r}"):
+    with pytest.raises((TypeError, ValueError), match=rf"^{name}.*got {wrong!r}"):
         make(wrong)
 
 
 def test_decay_steps_of_text_are_rejected():
-    with pytest.raises(ValueError, match=r"^CosineDecay: .*decay_steps above 0, got '9'"):
+    with pytest.raises(TypeError, match=r"^CosineDecay: expected decay_steps in .*, got '9'"):
         schedules.CosineDecay(0.1, "9")
