@@ -107,4 +107,5 @@ class TerminateOnNaN(Callback):
         """Warn of what was found."""
         if self.found is not None:
             assert self.model.run is not None, "called within fit"
-            self.model.run.warnings.append(f"TerminateOnNaN: stopped, not finite: {self.found}")
+            text = f"TerminateOnNaN: stopped, not finite: {self.found}"
+            self.model.run.warnings.append(RuntimeWarning(text))

@@ -250,8 +250,8 @@ class Model(Network):
                 run.train()
         finally:
             self.run = None
-        for text in run.warnings:
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
+        for warning in run.warnings:
+            warnings.warn(warning, stacklevel=2)
         return self.history
 
     def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
