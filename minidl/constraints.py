@@ -1,10 +1,11 @@
 """Constraints on weights, applied after each update."""
 
 import math
+from typing import Any
 
 import numpy as np
 
-from minidl.arguments import choose
+from minidl.arguments import choose, refuse_names
 from minidl.backend import Array, Backend
 
 __all__ = ["MaxNorm", "get"]
@@ -38,6 +39,10 @@ class MaxNorm:
     array([[0.6, 0.1],
            [0.8, 0.1]])
     """
+
+    def __init_subclass__(cls, **arguments: Any):
+        super().__init_subclass__(**arguments)
+        refuse_names("methods of MaxNorm", dir(cls), who=cls.__name__)
 
     def __init__(self, max_value: float = 2.0, axis: int = 0):
         if not 0 < max_value < math.inf:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.arguments import choose, refuse_masked
+from minidl.arguments import choose, refuse_masked, refuse_names, undefined
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
 
@@ -29,12 +29,16 @@ class Loss:
     2.0
     """
 
+    def __init_subclass__(cls, **arguments: Any):
+        super().__init_subclass__(**arguments)
+        refuse_names("methods of Loss", dir(cls), who=cls.__name__)
+
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each sample, of shape (batch,) or (batch, ...).
 
         Targets have the shape of the outputs if the two differ only by a last axis of length 1.
         """
-        raise NotImplementedError
+        undefined(self, "per_sample(self, y_true, y_pred)")
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError if `y_true` cannot be the targets of outputs of `output_shape`."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minidl.arguments import choose
+from minidl.arguments import choose, undefined
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
 from minidl.losses import aligned, shapes_agree
@@ -46,7 +46,7 @@ class Metric:
 
         Targets have the shape of the outputs if the two differ only by a last axis of length 1.
         """
-        raise NotImplementedError
+        undefined(self, "per_sample(self, y_true, y_pred)")
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError if `y_true` and outputs of `output_shape` cannot be compared."""

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from minidl import initializers
-from minidl.arguments import Unavailable, missing_attribute, positive_integer, refuse_names
+from minidl.arguments import (
+    Unavailable,
+    missing_attribute,
+    positive_integer,
+    refuse_names,
+    undefined,
+)
 from minidl.backend import get_backend
 from minidl.constraints import MaxNorm
 from minidl.engine.parameter import Parameter
@@ -136,9 +142,7 @@ class Layer:
 
         `minidl.rng.is_training` returns the mode.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__}: expected a method call(self, x). Define it."
-        )
+        undefined(self, "call(self, x)")
 
     def add_weight(
         self,

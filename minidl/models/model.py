@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minidl import losses, optimizers, rng
-from minidl.arguments import positive_integer
+from minidl.arguments import positive_integer, refuse_names
 from minidl.batches import Samples
 from minidl.callbacks.base import Callback, CallbackList
 from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line
@@ -38,7 +38,10 @@ class Model(Network):
         The dtype of weights, inputs and outputs. A float16 model cannot be trained.
     seed : int
         In [0, 2**64). It decides everything random: initial weights, the order of the samples and
-        the masks. Layers of another model keep the seed of that model.
+        the masks. Two equal models with one seed, such as the default, get equal weights: give
+        each member of an ensemble its own. Layers of another model keep the seed of that model. A
+        model that is a layer of this one takes over its device, dtype and seed; weights and masks
+        that it has used stay.
     name : str, optional
         The name in summaries and errors.
 
@@ -72,6 +75,10 @@ class Model(Network):
     >>> Net(seed=1)(np.zeros((2, 4))).shape
     (2, 3)
     """
+
+    def __init_subclass__(cls, **arguments: Any):
+        super().__init_subclass__(**arguments)
+        refuse_names("methods of Model", dir(cls), who=cls.__name__)
 
     # -------------------------------------------------------------------- training
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from minidl.arguments import Unavailable, missing_attribute
+from minidl.arguments import Unavailable, missing_attribute, refuse_names, undefined
 from minidl.backend import Array, Backend
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import schedules
@@ -81,6 +81,10 @@ class Optimizer:
         self._parameters: list[Parameter] = []
         self._buffers: _Buffers | None = None
 
+    def __init_subclass__(cls, **arguments: Any):
+        super().__init_subclass__(**arguments)
+        refuse_names("methods of Optimizer", dir(cls), who=cls.__name__)
+
     if not TYPE_CHECKING:  # type checkers would accept every attribute
 
         def __getattr__(self, name: str) -> Any:
@@ -118,7 +122,7 @@ class Optimizer:
 
         `gradients` may be overwritten.
         """
-        raise NotImplementedError
+        undefined(self, "rule(self, weights, gradients, rate, decay)")
 
     def gradients_of(self, parameters: Sequence[Parameter]) -> Mapping[Parameter, Array]:
         """Return the arrays that `update` reads gradients from, for ``backward(into=...)``.

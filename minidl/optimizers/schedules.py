@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from minidl.arguments import undefined
+
 __all__ = [
     "CosineDecay",
     "ExponentialDecay",
@@ -43,7 +45,7 @@ class LearningRateSchedule:
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of update `step`: finite, 0 or above. The first step is 0."""
-        raise NotImplementedError
+        undefined(self, "__call__(self, step)")
 
 
 class _PeriodicDecay(LearningRateSchedule):
