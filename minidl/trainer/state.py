@@ -245,14 +245,22 @@ class TrainState:
 
         The next moment for callbacks is the end of the epoch.
         """
-        position, rows = self.progress.position, self.progress.history.rows()
+        position = self.progress.position
         self.progress = self.progress._replace(
             position=position._replace(epoch=position.epoch + 1, batch=0),
-            history=History([*rows, (position.epoch, logs)]),
+            history=self._history_with(logs),
             moment=Moment("on_epoch_end", position.epoch, self.step),
         )
         if self.obstacle == COMPILED_WITHIN_EPOCH:
             self.obstacle = ""
+
+    def record_divergence(self, logs: dict[str, float]) -> None:
+        """Add the logs of an epoch that diverged; the epoch, if it is repeated, replaces them."""
+        self.progress = self.progress._replace(history=self._history_with(logs))
+
+    def _history_with(self, logs: dict[str, float]) -> History:
+        epoch, rows = self.progress.position.epoch, self.progress.history.rows()
+        return History([*(row for row in rows if row[0] != epoch), (epoch, logs)])
 
     @property
     def learning_rate(self) -> float | None:
