@@ -172,7 +172,9 @@ class Model(Network):
             Whether to resume the last run, or the run of a loaded model: at its epoch and batch,
             with its history. With the same data, `batch_size`, `shuffle` and `compile`, the
             results are those of an uninterrupted run, bit for bit. Data are compared by a
-            checksum, which reads a part of large arrays.
+            checksum, which reads a part of large arrays. A run is not resumed if weights, the
+            optimizer, or arguments of layers, loss or metrics were changed since, except by its
+            callbacks.
 
         Returns
         -------

@@ -65,6 +65,14 @@ class Run:
 
     def train(self) -> None:
         """Train until the last epoch is over, or until ``model.stop_training``."""
+        self.state.left = None
+        try:
+            self._train()
+        finally:
+            self.state.undo_broken_callback()
+            self.state.note_what_is_left()
+
+    def _train(self) -> None:
         state, callbacks = self.state, self.callbacks
         history = state.progress.history
         logs: Mapping[str, float] = history.logs[-1] if history.logs else {}

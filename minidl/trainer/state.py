@@ -14,6 +14,7 @@ from minidl.backend import Backend
 from minidl.batches import Samples
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import Optimizer
+from minidl.trainer.fingerprint import Fingerprint, changed, fingerprint
 from minidl.trainer.totals import Sums, Totals
 
 COMPILED_WITHIN_EPOCH = "compile was called within the epoch in progress"  # an obstacle
@@ -177,6 +178,9 @@ class TrainState:
         Whether an update has begun to change weights, and was interrupted.
     obstacle : str
         Why the run cannot be resumed; empty if it can.
+    left : list or None
+        The `fingerprint` of the model as the last run left it, or the file of a checkpoint. None
+        before that and during a run.
     """
 
     def __init__(self, model: Any):
@@ -189,6 +193,7 @@ class TrainState:
         self.totals = Totals({"loss": 0}, model.backend)
         self.is_torn = False
         self.obstacle = ""
+        self.left: Fingerprint | None = None
 
     # -------------------------------------------------------------------- the run
 
@@ -197,6 +202,7 @@ class TrainState:
         position = Position(first_epoch, 0, **arguments)
         self.progress = Progress(position, History())
         self.obstacle = ""
+        self.left = None
 
     def check_resume(self, arguments: Mapping[str, int]) -> None:
         """Raise ValueError if the run cannot be resumed with the data and arguments of `fit`."""
@@ -223,7 +229,21 @@ class TrainState:
         optimizer = self.optimizer
         if not self.obstacle and optimizer and not optimizer.is_for(self.model.parameters()):
             return "weights were frozen, unfrozen or added since its last update"
+        if not self.obstacle and self.left is not None:
+            name = changed(self.left, self._fingerprint())
+            return f"{name} was changed since it ended" if name else ""
         return self.obstacle
+
+    def _fingerprint(self) -> Fingerprint:
+        assert self.optimizer is not None, "compiled for the run"
+        weights = {name: weight.data for name, weight in self._weights().items()}
+        counters = {"model/step": np.array(self.step), "model/epoch": np.array(self.epoch)}
+        state = weights | self._optimizer_state(self.optimizer) | counters
+        return fingerprint(self.model, state)
+
+    def note_what_is_left(self) -> None:
+        """Note what a resumed run relies on, at the end of a run and of loading."""
+        self.left = self._fingerprint()
 
     def totals_of_epoch(self) -> Sums:
         """Return `Totals.state` of the epoch in progress; empty before its first batch."""
@@ -424,3 +444,5 @@ class TrainState:
             memories=memories,
         )
         self.obstacle = state["run/obstacle"]
+        if self.model.run is None and self.progress.position.batch_size:
+            self.note_what_is_left()
