@@ -75,6 +75,12 @@ class Loss:
         y_true = y_true if isinstance(y_true, Tensor) else np.asarray(y_true)
         self.check(y_true, y_pred.shape)
         losses = self.per_sample(aligned(_beside(y_pred, y_true), y_pred), y_pred)
+        if not isinstance(losses, Tensor):
+            raise TypeError(
+                f"{type(self).__name__}.per_sample: expected it to return a Tensor, got a "
+                f"{type(losses).__name__}. Compute it with operations of tensors, which have a "
+                "gradient."
+            )
         if sample_weight is not None:
             weight = aligned(_beside(y_pred, sample_weight).astype(losses.dtype), losses)
             if weight.shape != losses.shape[: weight.ndim]:

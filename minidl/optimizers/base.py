@@ -156,11 +156,11 @@ class Optimizer:
         if not parameters:
             return
         without = [parameter for parameter in parameters if parameter.grad is None]
-        names = [parameter.name for parameter in without]
         if len(without) == len(parameters):
+            names = ", ".join(parameter.name for parameter in without)
             raise ValueError(
-                f"{type(self).__name__}: expected a gradient, got none for "
-                f"{', '.join(names)}. Call backward() on a loss that depends on them."
+                f"{type(self).__name__}: expected a gradient, got none for {names}. Call "
+                "backward() on a loss that depends on them."
             )
         self.backend = backend = parameters[0].backend
         rate = self._next_rate()
@@ -174,24 +174,22 @@ class Optimizer:
                     view[...] = parameter.grad.data
                 parameter.grad = None
                 parameter.note_change()
-            kept = [view.copy() for view in self._views_of(without)]
+            kept = [view.copy() for view in self._views_of(without)] if without else []
             self.is_changing = True
             decay = 1 - rate * (self.weight_decay or 0)
             self.rule(buffers.weights, buffers.gradients, rate, decay)
             for parameter in parameters:
                 if parameter.constraint is not None:
                     parameter.constraint.apply(parameter.data, backend)
-            # The rule and the constraints are for all weights; those without a gradient stay.
-            for view, values in zip(self._views_of(without), kept, strict=True):
-                view[...] = values
-            self.without_gradient |= dict.fromkeys(names)
+            if without:  # the rule and the constraints are for all weights
+                for view, values in zip(self._views_of(without), kept, strict=True):
+                    view[...] = values
+                self.without_gradient |= {parameter.name: None for parameter in without}
         self.iterations += 1
         self.is_changing = False
 
     def _views_of(self, parameters: Sequence[Parameter]) -> list[Array]:
         """Return the parts of the weights and of the state that belong to `parameters`."""
-        if not parameters:
-            return []
         assert self._buffers is not None, "laid out by update"
         flats = [self._buffers.weights, *(self.state[name] for name in self.state_names)]
         views = [_views(flat, self._parameters) for flat in flats]

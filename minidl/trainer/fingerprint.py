@@ -19,7 +19,7 @@ Fingerprint = list[tuple[str, Any]]  # names, each with a value that changes wit
 DESCRIBED = (Loss, MaxNorm, Metric, Optimizer, LearningRateSchedule)
 
 
-def fingerprint(model: Any, state: Mapping[str, Any]) -> Fingerprint:
+def fingerprint_of(model: Any, state: Mapping[str, Any]) -> Fingerprint:
     """Return all that the results of a resumed run depend on, beside its position and its data.
 
     Arrays are represented by checksums, objects by the arguments of their constructors, which are

@@ -70,7 +70,7 @@ class Run:
             self._train()
         finally:
             self.state.undo_broken_callback()
-            self.state.note_what_is_left()
+            self.state.left = self.state.fingerprint()
 
     def _train(self) -> None:
         state, callbacks = self.state, self.callbacks
@@ -143,9 +143,9 @@ class Run:
 
     def begin_totals(self) -> Totals:
         """Return new totals of the epoch in progress, with the batches that are done."""
-        before = self.state.totals_of_epoch()
-        self.state.totals = Totals(self.plan.columns, self.model.backend, before)
-        return self.state.totals
+        state = self.state
+        state.totals = self.plan.new_totals(state.totals_of_epoch(), state.metrics_of_epoch())
+        return state.totals
 
     def batches_left(self) -> Iterator[Batch]:
         """Yield the batches that the epoch has left."""

@@ -14,8 +14,8 @@ from minidl.backend import Backend
 from minidl.batches import Samples
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import Optimizer
-from minidl.trainer.fingerprint import Fingerprint, changed, fingerprint
-from minidl.trainer.totals import Sums, Totals
+from minidl.trainer.fingerprint import Fingerprint, changed, fingerprint_of
+from minidl.trainer.totals import MetricStates, Sums, Totals
 
 COMPILED_WITHIN_EPOCH = "compile was called within the epoch in progress"  # an obstacle
 
@@ -179,8 +179,7 @@ class TrainState:
     obstacle : str
         Why the run cannot be resumed; empty if it can.
     left : list or None
-        The `fingerprint` of the model as the last run left it, or the file of a checkpoint. None
-        before that and during a run.
+        The `fingerprint` that the last run or loading left; None before and in a run.
     """
 
     def __init__(self, model: Any):
@@ -230,24 +229,25 @@ class TrainState:
         if not self.obstacle and optimizer and not optimizer.is_for(self.model.parameters()):
             return "weights were frozen, unfrozen or added since its last update"
         if not self.obstacle and self.left is not None:
-            name = changed(self.left, self._fingerprint())
+            name = changed(self.left, self.fingerprint())
             return f"{name} was changed since it ended" if name else ""
         return self.obstacle
 
-    def _fingerprint(self) -> Fingerprint:
+    def fingerprint(self) -> Fingerprint:
+        """Return what a resumed run relies on, which is noted at the end of runs and of loading."""
         assert self.optimizer is not None, "compiled for the run"
         weights = {name: weight.data for name, weight in self._weights().items()}
         counters = {"model/step": np.array(self.step), "model/epoch": np.array(self.epoch)}
-        state = weights | self._optimizer_state(self.optimizer) | counters
-        return fingerprint(self.model, state)
-
-    def note_what_is_left(self) -> None:
-        """Note what a resumed run relies on, at the end of a run and of loading."""
-        self.left = self._fingerprint()
+        arrays = weights | self._optimizer_state(self.optimizer) | counters
+        return fingerprint_of(self.model, arrays)
 
     def totals_of_epoch(self) -> Sums:
         """Return `Totals.state` of the epoch in progress; empty before its first batch."""
         return self.totals.state() if self.progress.position.batch else {}
+
+    def metrics_of_epoch(self) -> MetricStates:
+        """Return `Totals.metric_states` of the epoch in progress, as `totals_of_epoch`."""
+        return self.totals.metric_states() if self.progress.position.batch else {}
 
     def count_step(self) -> None:
         """Count an update; the next moment for callbacks is the end of its batch."""
@@ -363,10 +363,11 @@ class TrainState:
     def _position_state(self) -> dict[str, Any]:
         known = self.totals_of_epoch()
         totals = [known.get(name, (0.0, 0)) for name in self.logged]
-        fields = self.progress.position._asdict()
+        fields, metrics = self.progress.position._asdict(), self.metrics_of_epoch()
         return {f"position/{name}": np.array(value, "int64") for name, value in fields.items()} | {
             "position/totals": np.array([total for total, _ in totals], "float64"),
             "position/counts": np.array([count for _, count in totals], "int64"),
+            **({"position/metrics": metrics} if metrics else {}),
         }
 
     def snapshot(self, *sections: str) -> dict[str, Any]:
@@ -412,7 +413,8 @@ class TrainState:
             pairs = zip(sums, counts, strict=True)
             columns = {name: column for column, name in enumerate(self.logged)}
             before = dict(zip(self.logged, pairs, strict=True))
-            self.totals = Totals(columns, self.model.backend, before)
+            metrics = state.get("position/metrics", {})
+            self.totals = Totals(columns, self.model.backend, before, states=metrics)
         if "run/history" in state:
             self._load_run(state)
 
@@ -445,4 +447,4 @@ class TrainState:
         )
         self.obstacle = state["run/obstacle"]
         if self.model.run is None and self.progress.position.batch_size:
-            self.note_what_is_left()
+            self.left = self.fingerprint()
