@@ -428,3 +428,21 @@ def test_expects_probabilities_of_own_cross_entropies_without_logits():
     others = [CategoricalCrossentropy(from_logits=True), MeanSquaredError(), Subclass()]
     assert [losses.expects_probabilities(loss) for loss in expecting] == [True, True]
     assert [losses.expects_probabilities(loss) for loss in others] == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda y: y.numpy().sum(axis=-1), "ndarray"),
+        (lambda y: [0.0] * len(y), "list"),
+        (lambda y: float(y.sum()), "float"),
+        (lambda y: None, "NoneType"),
+    ],
+)
+def test_loss_that_returns_no_tensor_is_rejected(make, kind, device):
+    class Mine(losses.Loss):
+        def per_sample(self, y_true, y_pred):
+            return make(y_pred)
+
+    with pytest.raises(TypeError, match=rf"^Mine\.per_sample: .* a Tensor, got a {kind}\. "):
+        Mine()([0.0, 1.0], Tensor(np.ones((2, 3)), device))

@@ -272,8 +272,8 @@ class _Reader:
         if kind in ("list", "tuple"):
             items = [self._unpacked(item, backend) for item in content]
             return items if kind == "list" else tuple(items)
+        self._unread.remove(content)  # raises KeyError if the file lacks it
         array = self._file.read(content)
-        self._unread.discard(content)
         if kind == "tensor":
             return Tensor.of(backend.asarray(array), backend)
         return {"array": backend.asarray(array), "host": array, "scalar": array[()]}[kind]

@@ -1,6 +1,7 @@
 """Metrics that are no means of the samples: training, validation, rollback and resuming."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from small_models import LABELS, X, bits, classifier
 from minidl import Tensor, models
 from minidl.callbacks import Callback, ModelCheckpoint, TerminateOnNaN
 from minidl.metrics import Accuracy, Metric
+from minidl.storage import tensor_file
+from minidl.storage.tensor_file import TensorFile
 
 Y = (LABELS > 0).astype(int)
 
@@ -277,3 +280,28 @@ def test_metric_that_raises_leaves_a_model_that_can_be_saved(tmp_path):
         fit(model)
     model.save(tmp_path / "model.safetensors")
     assert model.step == 1
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        {"array": "no such array"},
+        {"set": [1]},
+        {"list": 3},
+        {"dict": [[1]]},
+        {"list": [], "tuple": []},
+        {"tensor": None},
+    ],
+)
+def test_damaged_state_in_a_file_is_rejected(packed, tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fit(model := network(AUC), Breaks(3))
+    model.save(path)
+    with TensorFile(path) as file:
+        arrays = {name: file.read(name) for name in file.shapes}
+        header = json.loads(file.metadata["minidl"])
+    header["state"]["position/metrics"] = {"dict": [["auc", packed]]}
+    tensor_file.write(path, arrays, {"minidl": json.dumps(header)})
+    with pytest.raises(ValueError, match=r"model\.safetensors: expected a checkpoint of minidl"):
+        models.load(path, custom_objects=[AUC])
