@@ -305,6 +305,9 @@ DECAY = "give the optimizer its weight_decay="
 GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
 VALIDATION_MOMENT = "define on_epoch_end, whose logs hold the val_ values"
 PREDICTION_MOMENT = "work on the result of predict, which calls no callbacks"
+OWN_LOSS = "subclass losses.Loss and pass it to compile"
+OWN_LOOP = f"write the loop in a method of another name: {GRADIENT_LOOP}"
+OWN_PREDICTION = "define call, or a method of another name that calls the model"
 
 # Only what is not obvious from the list of the names that exist.
 ALTERNATIVES: dict[str, dict[str, str]] = {
@@ -383,6 +386,23 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "training": "use minidl.rng.is_training()",
         "mask": "leave it out",
     },
+    "methods of Model": {
+        "compute_loss": OWN_LOSS,
+        "compute_metrics": "subclass metrics.Metric and pass it to compile",
+        "make_predict_function": OWN_PREDICTION,
+        "make_test_function": OWN_PREDICTION,
+        "make_train_function": OWN_LOOP,
+        "predict_step": OWN_PREDICTION,
+        "test_step": OWN_PREDICTION,
+        "train_step": OWN_LOOP,
+    },
+    "methods of Loss": {"call": "define per_sample(self, y_true, y_pred)"},
+    "methods of Initializer": {"__call__": "define draw(self, shape, *, seed, stream)"},
+    "methods of MaxNorm": {"__call__": "define apply(self, weight, backend)"},
+    "methods of Optimizer": {
+        "apply_gradients": "define rule(self, weights, gradients, rate, decay)",
+        "update_step": "define rule(self, weights, gradients, rate, decay)",
+    },
     "Callback": {
         "on_batch_begin": "define on_train_batch_begin",
         "on_batch_end": "define on_train_batch_end",
@@ -417,6 +437,19 @@ def refuse_names(place: str, names: Iterable[str], who: str) -> None:
     for name in names:
         if name in ALTERNATIVES[place]:
             raise TypeError(_no(who, place, name))
+
+
+def undefined(owner: object, method: str) -> NoReturn:
+    """Raise NotImplementedError for a method that the class of `owner` should define.
+
+    Examples
+    --------
+    >>> undefined(3, "call(self, x)")
+    Traceback (most recent call last):
+        ...
+    NotImplementedError: int: expected a method call(self, x). Define it.
+    """
+    raise NotImplementedError(f"{type(owner).__name__}: expected a method {method}. Define it.")
 
 
 def _no(who: str, place: str, name: str) -> str:

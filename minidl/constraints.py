@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.arguments import Number, choose, integer
+from minidl.arguments import Number, choose, integer, refuse_names
 from minidl.backend import Array, Backend
 
 __all__ = ["MaxNorm", "get"]
@@ -40,6 +40,10 @@ class MaxNorm:
     """
 
     max_value: Any = Number("(0, inf)")
+
+    def __init_subclass__(cls, **arguments: Any):
+        super().__init_subclass__(**arguments)
+        refuse_names("methods of MaxNorm", dir(cls), who=cls.__name__)
 
     def __init__(self, max_value: float = 2.0, axis: int = 0):
         self.max_value = max_value

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from minidl import rng
-from minidl.arguments import choose
+from minidl.arguments import choose, refuse_names, undefined
 
 __all__ = [
     "GlorotNormal",
@@ -32,6 +33,10 @@ class Initializer:
     seed: int | None = None  # also here, for subclasses that do not call __init__
     is_random = False  # whether `draw` depends on the seed
 
+    def __init_subclass__(cls, **arguments: Any):
+        super().__init_subclass__(**arguments)
+        refuse_names("methods of Initializer", dir(cls), who=cls.__name__)
+
     def __init__(self, *, seed: int | None = None):
         if seed is not None:
             seed = rng.checked_integer(f"{type(self).__name__}: seed", seed, 2**64)
@@ -42,7 +47,7 @@ class Initializer:
 
     def draw(self, shape: tuple[int, ...], *, seed: int, stream: int) -> np.ndarray:
         """Return float64 values of `shape` that depend only on the arguments."""
-        raise NotImplementedError
+        undefined(self, "draw(self, shape, *, seed, stream)")
 
 
 class Zeros(Initializer):

@@ -4,7 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from minidl.arguments import TWO_CLASSES, choose, keras_defaults, number_array
+from minidl.arguments import (
+    TWO_CLASSES,
+    choose,
+    keras_defaults,
+    number_array,
+    refuse_names,
+    undefined,
+)
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply, as_tensor
 
@@ -32,12 +39,16 @@ class Loss:
     2.0
     """
 
+    def __init_subclass__(cls, **arguments: Any):
+        super().__init_subclass__(**arguments)
+        refuse_names("methods of Loss", dir(cls), who=cls.__name__)
+
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each sample, of shape (batch,) or (batch, ...).
 
         Targets have the shape of the outputs if the two differ only by a last axis of length 1.
         """
-        raise NotImplementedError
+        undefined(self, "per_sample(self, y_true, y_pred)")
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError if `y_true` cannot be the targets of outputs of `output_shape`."""
@@ -80,6 +91,12 @@ class Loss:
         if not isinstance(y_true, Tensor):
             y_true = self.targets(y_true)
         losses = self.per_sample(aligned(_beside(y_pred, "y_true", y_true), y_pred), y_pred)
+        if not isinstance(losses, Tensor):
+            raise TypeError(
+                f"{type(self).__name__}.per_sample: expected it to return a Tensor, got a "
+                f"{type(losses).__name__}. Compute it with operations of tensors, which have a "
+                "gradient."
+            )
         if sample_weight is not None:
             weight = _beside(y_pred, "sample_weight", sample_weight).astype(losses.dtype)
             weight = aligned(weight, losses)

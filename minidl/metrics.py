@@ -1,10 +1,12 @@
-"""Metrics: means over the samples, which stay on the device until they are read."""
+"""Metrics: means over the samples, which stay on the device until they are read, and others."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import numpy as np
 
-from minidl.arguments import choose, keras_defaults
+from minidl.arguments import choose, keras_defaults, undefined
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
 from minidl.losses import aligned, check_whole, shapes_agree
@@ -14,6 +16,10 @@ __all__ = ["Accuracy", "CategoricalAccuracy", "Metric", "SparseCategoricalAccura
 
 class Metric:
     """Mean of one value for each sample; a subclass defines `per_sample`.
+
+    A metric that is no such mean defines `update_state`, `result` and `reset_state` instead, as in
+    Keras. `fit` and `evaluate` work on copies of it, one for each epoch and each validation, which
+    begin with `reset_state`. In training, they hand it a batch after the weights are updated.
 
     Parameters
     ----------
@@ -26,9 +32,29 @@ class Metric:
     >>> accuracy.update_state(Tensor([0, 1]), Tensor([[0.9, 0.1], [0.8, 0.2]]))
     >>> accuracy.result()
     0.5
+
+    A metric that keeps numbers of its own:
+
+    >>> class Largest(Metric):
+    ...     def reset_state(self):
+    ...         self.largest = 0.0
+    ...
+    ...     def update_state(self, y_true, y_pred, sample_weight=None):
+    ...         self.largest = max(self.largest, float(y_pred.max()))
+    ...
+    ...     def result(self):
+    ...         return self.largest
     """
 
     name = "metric"
+    is_mean = True  # whether `batch_sum` defines the metric, and not methods of its class
+    _total: Array = None
+    _count = 0
+
+    def __init_subclass__(cls, **arguments: Any):
+        super().__init_subclass__(**arguments)
+        has_own = cls.update_state is not Metric.update_state or cls.result is not Metric.result
+        cls.is_mean = not has_own
 
     @keras_defaults(dtype=(None, "float32"))
     def __init__(self, name: str | None = None):
@@ -39,15 +65,15 @@ class Metric:
 
     def reset_state(self) -> None:
         """Forget all samples."""
-        self._total: Array = None
+        self._total = None
         self._count = 0
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return the value of each sample, of shape (batch,) or (batch, ...).
+        """Return the value of each sample: a tensor or an array of shape (batch,) or (batch, ...).
 
         Targets have the shape of the outputs if the two differ only by a last axis of length 1.
         """
-        raise NotImplementedError
+        undefined(self, "per_sample(self, y_true, y_pred)")
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError if `y_true` and outputs of `output_shape` cannot be compared."""
@@ -56,11 +82,19 @@ class Metric:
         """Return the float64 sum of a batch's values, on the device, and their number."""
         self.check(y_true, y_pred.shape)
         with y_pred.backend.active:
-            values = self.per_sample(aligned(y_true, y_pred), y_pred).data
+            returned: Any = self.per_sample(aligned(y_true, y_pred), y_pred)
+            is_tensor = isinstance(returned, Tensor)
+            values = returned.data if is_tensor else y_pred.backend.asarray(returned)
+            if values.shape[:1] != y_pred.shape[:1]:
+                raise ValueError(
+                    f"{type(self).__name__}.per_sample: expected one value for each of the "
+                    f"{len(y_pred)} samples, got shape {values.shape}. Leave out the mean, or "
+                    "define update_state and result."
+                )
             return values.sum(dtype="float64"), values.size
 
-    def update_state(self, y_true: Tensor, y_pred: Tensor) -> None:
-        """Add a batch."""
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> None:
+        """Add a batch; minidl gives metrics no weights, as Keras' ``metrics``."""
         total, count = self.batch_sum(y_true, y_pred)
         self._total = total if self._total is None else self._total + total
         self._count += count
@@ -68,6 +102,24 @@ class Metric:
     def result(self) -> float:
         """Return the mean, or NaN without samples; this waits for the device."""
         return float(self._total) / self._count if self._count else float("nan")
+
+    def fresh(self) -> Self:
+        """Return a copy that has seen no samples."""
+        metric = copy.deepcopy(self)
+        metric.reset_state()
+        return metric
+
+    def state(self) -> dict[str, Any]:
+        """Return what the metric knows of the samples seen, for checkpoints and rollbacks.
+
+        It is all attributes but functions: numbers, strings, arrays and tensors, and lists, tuples
+        and dictionaries of them. A metric with others defines this method and `load_state`.
+        """
+        return {name: value for name, value in vars(self).items() if not callable(value)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Load what `state` returned."""
+        vars(self).update(state)
 
 
 class SparseCategoricalAccuracy(Metric):

@@ -32,6 +32,7 @@ from minidl.arguments import (
     refuse_names,
     suggest_alternatives,
 )
+from minidl.constraints import MaxNorm
 from minidl.optimizers import Adam, schedules
 
 MODULES = [minidl, callbacks, datasets, layers, losses, metrics, models, optimizers]
@@ -444,6 +445,71 @@ def test_callback_with_moment_that_never_comes_is_rejected(name):
             type("Mine", bases, body)
 
 
+METHODS = [
+    (base, name)
+    for base in (models.Model, losses.Loss, initializers.Initializer, MaxNorm, optimizers.Optimizer)
+    for name in ALTERNATIVES[f"methods of {base.__name__}"]
+]
+
+
+@pytest.mark.parametrize(("base", "name"), METHODS)
+def test_class_with_method_of_keras_that_is_never_called_is_rejected(base, name):
+    assert name not in dir(base)
+    body = {name: lambda self, *arguments: None}
+    below = type("Below", (base,), {})
+    for bases, own in (((base,), body), ((below,), body), ((type("Mixin", (), body), base), {})):
+        with pytest.raises(TypeError, match=rf"^Mine: minidl has no {name}\. "):
+            type("Mine", bases, own)
+
+
+def test_class_with_methods_of_its_own_is_accepted():
+    class Net(models.Model):
+        def training_step(self, batch):
+            return batch
+
+        def fit(self, *arguments, **options):
+            return "mine"
+
+    assert (Net().training_step(3), Net().fit()) == (3, "mine")
+
+
+TENSOR = Tensor([[1.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("base", "method", "use"),
+    [
+        (layers.Layer, "call(self, x)", lambda thing: thing(TENSOR)),
+        (losses.Loss, "per_sample(self, y_true, y_pred)", lambda thing: thing(TENSOR, TENSOR)),
+        (
+            metrics.Metric,
+            "per_sample(self, y_true, y_pred)",
+            lambda thing: thing.update_state(TENSOR, TENSOR),
+        ),
+        (
+            initializers.Initializer,
+            "draw(self, shape, *, seed, stream)",
+            lambda thing: thing.draw((1,), seed=0, stream=0),
+        ),
+        (
+            optimizers.Optimizer,
+            "rule(self, weights, gradients, rate, decay)",
+            lambda thing: thing.rule(None, None, 0.1, 1.0),
+        ),
+        (
+            optimizers.schedules.LearningRateSchedule,
+            "__call__(self, step)",
+            lambda thing: thing(0),
+        ),
+    ],
+)
+def test_undefined_method_raises_with_class_and_method(base, method, use):
+    kind = type("Mine", (base,), {})
+    thing = kind(0.1) if base is optimizers.Optimizer else kind()
+    with pytest.raises(NotImplementedError, match=rf"^Mine: .* method {re.escape(method)}\. Def"):
+        use(thing)
+
+
 def test_refuse_names_accepts_names_without_alternative():
     refuse_names("call's parameters", ["self", "x", "scale"], who="Net.call")
 
@@ -598,7 +664,10 @@ OWNERS = {
     "Optimizer": Adam(),
     "Callback": callbacks.Callback(),
 }
-CHECKED_ELSEWHERE = {"argument", "loss", "metric", "call's parameters"}
+CHECKED_ELSEWHERE = {
+    *("argument", "loss", "metric", "call's parameters"),
+    *(place for place in ALTERNATIVES if place.startswith("methods of ")),
+}
 
 
 @pytest.mark.parametrize("module", MODULES)

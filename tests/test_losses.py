@@ -538,3 +538,21 @@ def test_weights_that_fit_no_loss_are_rejected(shape):
     message = r"^loss: expected sample_weight for losses of shape \(2, 3\), got \("
     with pytest.raises(ValueError, match=message):
         MeanSquaredError()(np.zeros((2, 3, 1)), Tensor(STEPS), np.ones(shape))
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda y: y.numpy().sum(axis=-1), "ndarray"),
+        (lambda y: [0.0] * len(y), "list"),
+        (lambda y: float(y.sum()), "float"),
+        (lambda y: None, "NoneType"),
+    ],
+)
+def test_loss_that_returns_no_tensor_is_rejected(make, kind, device):
+    class Mine(losses.Loss):
+        def per_sample(self, y_true, y_pred):
+            return make(y_pred)
+
+    with pytest.raises(TypeError, match=rf"^Mine\.per_sample: .* a Tensor, got a {kind}\. "):
+        Mine()([0.0, 1.0], Tensor(np.ones((2, 3)), device))

@@ -146,3 +146,95 @@ def test_get_returns_metric_of_that_name(name, kind):
 def test_get_rejects_unknown_metric_with_the_names():
     with pytest.raises(ValueError, match=r"^metric: expected a Metric or one of .*'precision'"):
         metrics.get("precision")
+
+
+# ------------------------------------------------------------------------------ values of samples
+
+
+class Returns(Metric):
+    """A metric whose `per_sample` returns what a function makes of an array."""
+
+    def __init__(self, make):
+        super().__init__("returns")
+        self.make = make
+
+    def per_sample(self, y_true, y_pred):
+        return self.make(y_pred)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda y: y.max(axis=-1),
+        lambda y: y.numpy().max(axis=-1),
+        lambda y: y.numpy().max(axis=-1).tolist(),
+        lambda y: y.max(axis=-1).data,
+        lambda y: y.numpy().max(axis=-1, keepdims=True),
+        lambda y: np.float16(y.numpy()).max(axis=-1),
+    ],
+)
+def test_values_of_samples_may_be_any_array(make, device):
+    metric = Returns(make)
+    for values in ([[1.0, 2.0], [4.0, 3.0]], [[5.0, 1.0]]):
+        metric.update_state(Tensor([0.0] * len(values), device), Tensor(values, device))
+    assert metric.result() == (2 + 4 + 5) / 3
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda y: y.mean(), r"\(\)"),
+        (lambda y: float(y.mean()), r"\(\)"),
+        (lambda y: y.numpy().sum(axis=0), r"\(2,\)"),
+        (lambda y: [], r"\(0,\)"),
+    ],
+)
+def test_values_that_are_not_one_for_each_sample_are_rejected(make, shape, device):
+    with pytest.raises(ValueError, match=rf"^Returns\.per_sample: .* 3 samples, got shape {shape}"):
+        Returns(make).update_state(Tensor([0.0] * 3, device), Tensor(np.ones((3, 2)), device))
+
+
+# ------------------------------------------------------------------------------ own states
+
+
+class RootMeanSquare(Metric):
+    """A metric that changes only the result of the mean."""
+
+    def per_sample(self, y_true, y_pred):
+        return y_pred * y_pred
+
+    def result(self):
+        return super().result() ** 0.5
+
+
+def test_result_alone_may_be_defined(device):
+    metric = RootMeanSquare()
+    metric.update_state(Tensor([0.0], device), Tensor([[3.0]], device))
+    metric.update_state(Tensor([0.0], device), Tensor([[4.0]], device), sample_weight=None)
+    assert metric.result() == 12.5**0.5
+    assert (metric.is_mean, SparseCategoricalAccuracy().is_mean) == (False, True)
+
+
+def test_fresh_copy_has_seen_nothing_and_shares_nothing():
+    class Seen(Metric):
+        def __init__(self):
+            super().__init__()
+            self.kept = []
+
+        def reset_state(self):
+            self.kept = []
+
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            self.kept.append(len(y_pred))
+
+        def result(self):
+            return len(self.kept)
+
+    metric = Seen()
+    metric.update_state(Tensor([0.0]), Tensor([[3.0]]))
+    twin = metric.fresh()
+    twin.update_state(Tensor([0.0]), Tensor([[3.0]]))
+    twin.update_state(Tensor([0.0]), Tensor([[3.0]]))
+    assert (metric.result(), twin.result()) == (1, 2)
+    metric.load_state(twin.state())
+    assert metric.result() == 2

@@ -260,7 +260,6 @@ class CallbackList:
 
     def close(self) -> None:
         """Close each callback that has begun, also if one of them raises."""
-        self._state.undo_broken_callback()
         self._begun.close()
 
 

@@ -96,6 +96,12 @@ class CSVLogger(Callback):
             log.warning("CSVLogger: %s has no column for %s", self.filename, ", ".join(sorted(new)))
             self._left_out |= new
 
+    def on_train_end(self, logs: Logs) -> None:
+        """Write an epoch that diverged; a resumed run replaces it."""
+        before = self._kept_content()
+        if write_divergence(self):
+            self._kept = len(before)
+
     def state(self) -> dict[str, Any]:
         """Return the next epoch to write, and length and checksum of the file."""
         content = self._content()
@@ -152,6 +158,16 @@ def _text(value: Any) -> str:
     return str(value.tolist() if hasattr(value, "tolist") else value)
 
 
+def write_divergence(logger: "CSVLogger | TensorBoard") -> bool:
+    """Write the last epoch of the history if it diverged, so that it has not ended; else False."""
+    history, epoch = logger.model.history, logger.model.position.epoch
+    if history.epoch[-1:] != [epoch]:
+        return False
+    logger.on_epoch_end(epoch, history.logs[-1])
+    logger._next_epoch = epoch
+    return True
+
+
 @keras_defaults(histogram_freq=0, write_images=False, update_freq="epoch", profile_batch=0)
 class TensorBoard(Callback):
     """Numbers in the logs, and the learning rate, of each epoch for TensorBoard.
@@ -200,6 +216,10 @@ class TensorBoard(Callback):
         for writer in self._writers.values():
             writer.flush()
         self._next_epoch = epoch + 1
+
+    def on_train_end(self, logs: Logs) -> None:
+        """Write an epoch that diverged; a resumed run replaces it."""
+        write_divergence(self)
 
     def _writer(self, part: str) -> Any:
         """Return the writer of a sub-folder."""

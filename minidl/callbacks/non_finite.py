@@ -14,7 +14,9 @@ class TerminateOnNaN(Callback):
     """End of training when the loss or a weight is NaN or infinite, with a rollback.
 
     The model returns to the last step at which all numbers were finite, and a `RuntimeWarning`
-    names what failed.
+    names what failed. The history keeps the logs of the epoch that failed, with the values that are
+    not finite; it is not validated, so that its ``val_`` values are NaN. If the run is resumed, the
+    epoch goes on, and its logs replace them.
 
     Checking each step would wait for the device, so only every `every`-th step is checked. On a
     failure, the model returns to the last checked state and repeats the steps since then, checking
@@ -80,6 +82,7 @@ class TerminateOnNaN(Callback):
         if math.isfinite(logs["loss"]) and non_finite_weight(model.parameters()) is None:
             self._good = model.train_state.snapshot(*CHANGED_BY_A_STEP)
             return
+        means = dict(logs)  # before the rollback
         if self._good is None:
             model.train_state.obstacle = "TerminateOnNaN knew no finite state to return to"
             self.found = (
@@ -96,6 +99,8 @@ class TerminateOnNaN(Callback):
                 f"unknown cause: repeating the steps after step {model.step} gave finite numbers. "
                 "Check what your callbacks change."
             )
+        names = [*means, *(name for name in self.params["metrics"] if name not in means)]
+        model.train_state.record_divergence({name: means.get(name, math.nan) for name in names})
         model.stop_training = True
 
     def _is_finite(self) -> bool:
@@ -107,4 +112,5 @@ class TerminateOnNaN(Callback):
         """Warn of what was found."""
         if self.found is not None:
             assert self.model.run is not None, "called within fit"
-            self.model.run.warnings.append(f"TerminateOnNaN: stopped, not finite: {self.found}")
+            text = f"TerminateOnNaN: stopped, not finite: {self.found}"
+            self.model.run.warnings.append(RuntimeWarning(text))

@@ -82,6 +82,10 @@ class RunFolder(Callback):
         """Write the epochs so far, counted from 1."""
         self._write_history()
 
+    def on_train_end(self, logs: Logs) -> None:
+        """Write an epoch that diverged."""
+        self._write_history()
+
     def close(self) -> None:
         """Unlock the folder."""
         self._opened.close()

@@ -8,6 +8,7 @@ The arrays of the file are those of `TrainState.state`, by name:
 ``model/...``            ``step`` and ``epoch``
 ``random/...``           ``step`` and ``is_fixed`` of the random streams, depth first
 ``position/...``         `Position`, and ``totals`` and ``counts`` of loss and metrics
+``position/metrics/N``   arrays in the states of metrics that are no means
 ``run/memory/...``       what callbacks remember, if it is an array
 ``names/is_given``       of all layers, depth first, beginning with the model
 =======================  =========================================================================
@@ -27,15 +28,16 @@ from typing import Any
 import numpy as np
 
 from minidl import losses, metrics
-from minidl.backend import get_backend
+from minidl.backend import Backend, get_backend
 from minidl.callbacks.base import numbers
+from minidl.engine.tensor import Tensor
 from minidl.formats.description import Builder, describe, describe_network, foreign, kinds_of
 from minidl.models import Model, Sequential
 from minidl.optimizers import Optimizer
 from minidl.rng import checked_integer
 from minidl.storage import tensor_file
 from minidl.storage.atomic import PathLike
-from minidl.storage.tensor_file import TensorFile
+from minidl.storage.tensor_file import TensorFile, check_dtype
 from minidl.trainer.state import Position
 from minidl.version import __version__
 
@@ -44,6 +46,7 @@ FORMAT = 1
 COMPILED = {"optimizer": Optimizer, "loss": losses.Loss, "metrics": metrics.Metric}
 LIMIT = 2**32  # of all integers: steps, epochs, batches and samples
 MEMORY = "run/memory/"
+METRICS = "position/metrics"  # the states of metrics that are no means
 # Exceptions that reading an invalid description may raise.
 INVALID = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -59,6 +62,8 @@ def save(model: Model, path: PathLike) -> None:
     for name, value in model.train_state.state().items():
         if model.backend.is_array(value) or isinstance(value, np.ndarray):
             arrays[name] = model.backend.to_numpy(value)
+        elif name == METRICS:
+            others[name] = _packed(value, model.backend, arrays)
         elif name != "run/history":  # it is in the header
             others[name] = value
     arrays["names/is_given"] = np.array([layer.name_is_given for layer in model.walk()], "bool")
@@ -88,6 +93,9 @@ def _header(model: Model) -> dict[str, Any]:
             "model.save_weights(path)."
         )
     network, training = describe_network(model), describe_training(model)
+    for metric in model.metrics if training else ():
+        if not metric.is_mean:
+            _packed(metric.fresh().state(), model.backend, {})
     try:
         # A file names the classes of the user; its reader passes them as custom_objects.
         parts = [model.optimizer, model.loss, model.metrics] if training else []
@@ -119,6 +127,34 @@ def _build_training(builder: Builder, training: Mapping[str, Any] | None) -> dic
     if training is None:
         return {}
     return {name: builder.build(training[name], kind) for name, kind in COMPILED.items()}
+
+
+def _packed(value: Any, backend: Backend, arrays: dict[str, np.ndarray]) -> Any:
+    """Return JSON for a part of a metric's state; its arrays are added to `arrays`."""
+    if isinstance(value, Tensor):
+        return {"tensor": _packed(value.data, backend, arrays)["array"]}
+    for kind, is_kind in (
+        ("array", backend.is_array(value)),
+        ("host", isinstance(value, np.ndarray)),
+        ("scalar", isinstance(value, np.generic)),
+    ):
+        if is_kind:
+            check_dtype("save: expected arrays in the states of metrics", value.dtype)
+            name = f"{METRICS}/{sum(name.startswith(METRICS) for name in arrays)}"
+            arrays[name] = np.asarray(backend.to_numpy(value) if kind == "array" else value)
+            return {kind: name}
+    if type(value) in (list, tuple):
+        return {type(value).__name__: [_packed(item, backend, arrays) for item in value]}
+    if type(value) is dict:
+        items = value.items()
+        return {"dict": [[_packed(part, backend, arrays) for part in item] for item in items]}
+    if not isinstance(value, bool | int | float | str | None):
+        raise TypeError(
+            "save: expected the states of metrics to hold numbers, strings, arrays, tensors, and "
+            f"lists, tuples and dictionaries of them, got a {type(value).__name__}. Define state() "
+            "and load_state() in the metric."
+        )
+    return value
 
 
 # ------------------------------------------------------------------------------ reading
@@ -194,6 +230,8 @@ class _Reader:
         for name in [name for name in self._unread if name.startswith(MEMORY)]:
             state[name] = self._file.read(name)
             self._unread.discard(name)
+        if METRICS in others:
+            state[METRICS] = self._unpacked(others[METRICS], model.backend)
         state["run/history"] = _checked_history(header["history"])
         if state["run/moment"] is not None:
             state["run/moment"] = _checked_moment(state["run/moment"])
@@ -211,6 +249,22 @@ class _Reader:
         for name in kinds.keys() & self._file.shapes.keys():
             state[name] = self._array(name, *kinds[name])
         return state
+
+    def _unpacked(self, value: Any, backend: Backend) -> Any:
+        """Return the part of a metric's state that `_packed` described."""
+        if not isinstance(value, dict):
+            return value
+        ((kind, content),) = value.items()
+        if kind == "dict":
+            return dict([self._unpacked(part, backend) for part in item] for item in content)
+        if kind in ("list", "tuple"):
+            items = [self._unpacked(item, backend) for item in content]
+            return items if kind == "list" else tuple(items)
+        self._unread.remove(content)  # raises KeyError if the file lacks it
+        array = self._file.read(content)
+        if kind == "tensor":
+            return Tensor.of(backend.asarray(array), backend)
+        return {"array": backend.asarray(array), "host": array, "scalar": array[()]}[kind]
 
     def _weight(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         return self._array(f"weights/{name}", shape, self._dtype)

@@ -318,6 +318,10 @@ class Builder:
         built: Any = known(**arguments)
         if layer_name is not None:
             built.name, built.name_is_given = layer_name, True
+        if isinstance(built, Layer):
+            # The state of a file restores it; streams that have drawn may share a number.
+            for stream in built.streams():
+                stream.is_fixed = False
         return built
 
     def _argument(self, value: Any) -> Any:

@@ -114,23 +114,27 @@ def _plan_numbers(
 
     Fixed numbers do not change: given ones, used ones, and those of another model's layers. A
     number that a nested model assigned changes if an earlier stream has it.
+
+    Streams that have all drawn may share seed and number: networks that were trained apart, with
+    one seed, go on drawing what they drew.
     """
     own = {stream: layer for layer in layers for stream in layer.held(RandomStream)}
     others = {stream: layer for layer in foreign for stream in layer.held(RandomStream)}
     numbers: dict[RandomStream, int] = {}
-    holders: dict[tuple[int | None, int], Layer] = {}  # of fixed streams, by seed and number
+    # The fixed streams and their layers, by seed and number.
+    holders: dict[tuple[int | None, int], tuple[RandomStream, Layer]] = {}
     for stream, layer in (own | others).items():
         if stream.number is None or not (stream.is_fixed or stream in others):
             continue
         stream_seed = seed if stream in own and stream.own_seed is None else stream.seed
         address = (stream_seed, stream.number)
-        if address in holders:
+        other, holder = holders.setdefault(address, (stream, layer))
+        if other is not stream and not (other.step and stream.step):
             raise ValueError(
                 f"layers: expected unique random streams, got stream {stream.number} in "
-                f"{holders[address].label} and in {layer.label}. Give one another number before "
-                "its first use: Dropout(rate, stream=...)."
+                f"{holder.label} and in {layer.label}. Create one layer with another number, "
+                "Dropout(rate, stream=...), or its model with another seed."
             )
-        holders[address] = layer
         numbers[stream] = stream.number
     taken = set(numbers.values())
     for stream in own:

@@ -17,6 +17,7 @@ from minidl.arguments import (
     number_array,
     positive_integer,
     refuse_names,
+    undefined,
 )
 from minidl.backend import get_backend
 from minidl.constraints import MaxNorm
@@ -169,9 +170,7 @@ class Layer:
 
         `minidl.rng.is_training` returns the mode.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__}: expected a method call(self, x). Define it."
-        )
+        undefined(self, "call(self, x)")
 
     def add_weight(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minidl import console, losses, optimizers, rng
-from minidl.arguments import as_list, keras_defaults, positive_integer
+from minidl.arguments import as_list, keras_defaults, positive_integer, refuse_names
 from minidl.batches import Samples
 from minidl.callbacks.base import Callback, CallbackList, checked_callbacks
 from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line
@@ -45,7 +45,10 @@ class Model(Network):
         The dtype of weights, inputs and outputs. A float16 model cannot be trained.
     seed : int
         In [0, 2**64). It decides everything random: initial weights, the order of the samples and
-        the masks. Layers of another model keep the seed of that model.
+        the masks. Two equal models with one seed, such as the default, get equal weights: give
+        each member of an ensemble its own. Layers of another model keep the seed of that model. A
+        model that is a layer of this one takes over its device, dtype and seed; weights and masks
+        that it has used stay.
     name : str, optional
         The name in summaries and errors.
 
@@ -79,6 +82,10 @@ class Model(Network):
     >>> Net(seed=1)(np.zeros((2, 4))).shape
     (2, 3)
     """
+
+    def __init_subclass__(cls, **arguments: Any):
+        super().__init_subclass__(**arguments)
+        refuse_names("methods of Model", dir(cls), who=cls.__name__)
 
     # -------------------------------------------------------------------- training
 
@@ -174,7 +181,9 @@ class Model(Network):
             Whether to resume the last run, or the run of a loaded model: at its epoch and batch,
             with its history. With the same data, `batch_size`, `shuffle` and `compile`, the
             results are those of an uninterrupted run, bit for bit. Data are compared by a
-            checksum, which reads a part of large arrays.
+            checksum, which reads a part of large arrays. A run is not resumed if weights, the
+            optimizer, or arguments of layers, loss or metrics were changed since, except by its
+            callbacks.
 
         Returns
         -------
@@ -260,10 +269,10 @@ class Model(Network):
                 run.train()
         finally:
             self.run = None
-        for text in run.warnings:
+        for warning in run.warnings:
             with suppress(AttributeError, ValueError):  # of a closed or unusual sys.stderr
                 # The caller's line, past the decorator.
-                warnings.warn(text, RuntimeWarning, stacklevel=3)
+                warnings.warn(warning, stacklevel=3)
         return self.history
 
     def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:

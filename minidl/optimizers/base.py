@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from minidl.arguments import Number, Unavailable, missing_attribute
+from minidl.arguments import Number, Unavailable, missing_attribute, refuse_names, undefined
 from minidl.backend import Array, Backend
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import schedules
@@ -34,6 +34,8 @@ class Optimizer:
         The number of updates made.
     state : dict of str to array
         The flat buffers of the rule, by `state_names`.
+    without_gradient : dict
+        Its keys are the names of weights that an update left as they were, without a gradient.
     is_changing : bool
         Whether the latest update has begun to change weights and state, and has not finished.
 
@@ -72,9 +74,14 @@ class Optimizer:
         self.weight_decay = weight_decay
         self.iterations = 0
         self.is_changing = False
+        self.without_gradient: dict[str, None] = {}
         self.state: dict[str, Array] = {}
         self._parameters: list[Parameter] = []
         self._buffers: _Buffers | None = None
+
+    def __init_subclass__(cls, **arguments: Any):
+        super().__init_subclass__(**arguments)
+        refuse_names("methods of Optimizer", dir(cls), who=cls.__name__)
 
     if not TYPE_CHECKING:  # type checkers would accept every attribute
 
@@ -106,7 +113,7 @@ class Optimizer:
 
         `gradients` may be overwritten.
         """
-        raise NotImplementedError
+        undefined(self, "rule(self, weights, gradients, rate, decay)")
 
     def gradients_of(self, parameters: Sequence[Parameter]) -> Mapping[Parameter, Array]:
         """Return the arrays that `update` reads gradients from, for ``backward(into=...)``.
@@ -123,44 +130,61 @@ class Optimizer:
     def update(self, parameters: Sequence[Parameter]) -> None:
         """Update `parameters` from their ``grad``, and clear ``grad``.
 
-        Parameters that require no gradient are frozen: they stay as they are.
+        Parameters that require no gradient are frozen: they stay as they are. So do those without
+        a gradient, on which no loss depends: neither weights nor state of theirs change, as in
+        Keras.
 
         Raises
         ------
         ValueError
-            If a parameter has no gradient, or the schedule returns an invalid learning rate.
+            If no parameter has a gradient, or the schedule returns an invalid learning rate.
             Nothing is changed then.
         TypeError, ValueError
             As `check`.
         """
         self.is_changing = False
         parameters = _trained(parameters)
-        missing = [parameter.name for parameter in parameters if parameter.grad is None]
-        if missing:
-            raise ValueError(
-                f"{type(self).__name__}: expected a gradient for each weight, got none for "
-                f"{', '.join(missing)}. Call backward() on a loss that depends on it."
-            )
         if not parameters:
             return
+        without = [parameter for parameter in parameters if parameter.grad is None]
+        if len(without) == len(parameters):
+            names = ", ".join(parameter.name for parameter in without)
+            raise ValueError(
+                f"{type(self).__name__}: expected a gradient, got none for {names}. Call "
+                "backward() on a loss that depends on them."
+            )
         self.backend = backend = parameters[0].backend
         rate = self._next_rate()
         with backend.active:
             buffers = self._laid_out(parameters)
             for parameter, view in buffers.gradient_views.items():
-                assert parameter.grad is not None
+                if parameter.grad is None:
+                    view[...] = 0
+                    continue
                 if parameter.grad.data is not view:
                     view[...] = parameter.grad.data
                 parameter.grad = None
                 parameter.note_change()
+            kept = [view.copy() for view in self._views_of(without)] if without else []
             self.is_changing = True
             decay = 1 - rate * (self.weight_decay or 0)
             self.rule(buffers.weights, buffers.gradients, rate, decay)
             for parameter in parameters:
                 if parameter.constraint is not None:
                     parameter.constraint.apply(parameter.data, backend)
+            if without:  # the rule and the constraints are for all weights
+                for view, values in zip(self._views_of(without), kept, strict=True):
+                    view[...] = values
+                self.without_gradient |= {parameter.name: None for parameter in without}
         self.iterations += 1
         self.is_changing = False
+
+    def _views_of(self, parameters: Sequence[Parameter]) -> list[Array]:
+        """Return the parts of the weights and of the state that belong to `parameters`."""
+        assert self._buffers is not None, "laid out by update"
+        flats = [self._buffers.weights, *(self.state[name] for name in self.state_names)]
+        views = [_views(flat, self._parameters) for flat in flats]
+        return [view[parameter] for view in views for parameter in parameters]
 
     def _next_rate(self) -> float:
         """Return the learning rate of the next update."""

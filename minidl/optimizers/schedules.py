@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from minidl.arguments import Number, as_list, finite, keras_defaults, number
+from minidl.arguments import Number, as_list, finite, keras_defaults, number, undefined
 
 __all__ = [
     "CosineDecay",
@@ -48,7 +48,7 @@ class LearningRateSchedule:
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of update `step`: finite, 0 or above. The first step is 0."""
-        raise NotImplementedError
+        undefined(self, "__call__(self, step)")
 
 
 class _PeriodicDecay(LearningRateSchedule):

@@ -22,10 +22,10 @@ from minidl.layers.dropout import Dropout
 from minidl.layers.reshaping import Flatten, Rescaling
 from minidl.losses import Loss, SparseCategoricalCrossentropy
 from minidl.metrics import Accuracy, Metric, SparseCategoricalAccuracy
-from minidl.trainer.totals import Totals
+from minidl.trainer.totals import MetricStates, Sums, Totals
 
 Stage = Callable[[Tensor], Tensor]
-Comparison = tuple[Tensor, Array, Sequence[int]]
+Comparison = tuple[Tensor, Array, Sequence[int], tuple[Tensor, Tensor] | None]
 
 
 @dataclass
@@ -163,6 +163,8 @@ class Plan:
             The mean loss and the sum of each metric.
         counts : tuple of int
             The number of values in each of the sums.
+        compared : tuple of Tensor or None
+            What `Totals.update_metrics` takes, if a metric is no mean of sums.
         """
         with rng.batch_of(len(batch.x)):
             x = self._through_stages(batch.x)
@@ -180,16 +182,23 @@ class Plan:
         arrays = {"labels": batch.y.data, "sums": sums}
         loss = apply(ops.dense_cross_entropy, x, last.weight, last.bias, **arrays)
         width = 2 if self._metrics else 1
-        return loss, sums[:width], (len(x),) * width
+        return loss, sums[:width], (len(x),) * width, None
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Return the means of loss and metrics over batches of the feed, in inference mode."""
-        totals = Totals(self.columns, self._backend)
+        totals = self.new_totals()
         with self._backend.active, rng.inference(), no_grad():
             for batch in batches:
-                _, sums, counts = self.compare(batch)
+                _, sums, counts, compared = self.compare(batch)
                 totals.add(sums, counts)
+                if compared is not None:
+                    totals.update_metrics(*compared)
         return dict(totals)
+
+    def new_totals(self, before: Sums | None = None, states: MetricStates | None = None) -> Totals:
+        """Return totals for batches of the feed, with copies of the metrics that are no means."""
+        metrics = [metric.fresh() for metric in self._metrics if not metric.is_mean]
+        return Totals(self.columns, self._backend, before, metrics, states)
 
     def loss_of(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return the mean loss of the model's outputs."""
@@ -202,12 +211,15 @@ class Plan:
         loss = self.loss_of(outputs, batch)
         # All metrics of a fused classifier are the same number.
         metrics = self._metrics[:1] if self._classifier else self._metrics
-        results = [metric.batch_sum(batch.y, outputs) for metric in metrics]
+        results = [
+            metric.batch_sum(batch.y, outputs) if metric.is_mean else (0.0, 0) for metric in metrics
+        ]
         xp = self._backend.xp
         with self._backend.active:
             parts = [loss.data.astype("float64"), *(total for total, _ in results)]
             sums = xp.stack([xp.asarray(part) for part in parts])
-        return loss, sums, (len(batch.x), *(count for _, count in results))
+        compared = None if all(m.is_mean for m in metrics) else (batch.y, outputs)
+        return loss, sums, (len(batch.x), *(count for _, count in results)), compared
 
 
 def _after_feed(layers: Sequence[Layer]) -> tuple[list[Layer], dict[str, Any]]:

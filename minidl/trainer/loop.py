@@ -39,8 +39,8 @@ class Run:
     ----------
     is_training : bool
         Whether weights that a callback sets are a part of the run: until its end.
-    warnings : list of str
-        Warnings of the callbacks; `fit` issues them at its caller's line.
+    warnings : list of Warning
+        Warnings of the callbacks and of the run; `fit` issues them at its caller's line.
     """
 
     model: Any
@@ -51,7 +51,7 @@ class Run:
     callbacks: Any
     interrupts: Interrupts = field(default_factory=Interrupts)
     is_training: bool = True
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Warning] = field(default_factory=list)
 
     @property
     def position(self) -> Position:
@@ -65,6 +65,14 @@ class Run:
 
     def train(self) -> None:
         """Train until the last epoch is over, or until ``model.stop_training``."""
+        self.state.left = None
+        try:
+            self._train()
+        finally:
+            self.state.undo_broken_callback()
+            self.state.left = self.state.fingerprint()
+
+    def _train(self) -> None:
         state, callbacks = self.state, self.callbacks
         history = state.progress.history
         logs: Mapping[str, float] = history.logs[-1] if history.logs else {}
@@ -80,9 +88,23 @@ class Run:
                 means |= self._validate()
                 state.end_epoch(means)
                 callbacks.notify("on_epoch_end", epoch, means)
+            self._warn_of_weights_without_gradient()
             self.is_training = False
             callbacks.notify("on_train_end", self.position.epoch, logs)
             state.progress = state.progress._replace(moment=None)  # the run is complete
+
+    def _warn_of_weights_without_gradient(self) -> None:
+        optimizer = self.state.optimizer
+        assert optimizer is not None, "checked by fit"
+        if optimizer.without_gradient:
+            self.warnings.append(
+                UserWarning(
+                    "fit: expected a gradient for each weight, got none in some steps for "
+                    f"{', '.join(optimizer.without_gradient)}. They stayed as they were in these "
+                    "steps. Use them in call, or set requires_grad=False."
+                )
+            )
+            optimizer.without_gradient = {}
 
     def _has_epochs(self) -> bool:
         if self.position.batch == self.steps:
@@ -121,9 +143,9 @@ class Run:
 
     def begin_totals(self) -> Totals:
         """Return new totals of the epoch in progress, with the batches that are done."""
-        before = self.state.totals_of_epoch()
-        self.state.totals = Totals(self.plan.columns, self.model.backend, before)
-        return self.state.totals
+        state = self.state
+        state.totals = self.plan.new_totals(state.totals_of_epoch(), state.metrics_of_epoch())
+        return state.totals
 
     def batches_left(self) -> Iterator[Batch]:
         """Yield the batches that the epoch has left."""

@@ -14,7 +14,8 @@ from minidl.backend import Backend
 from minidl.batches import Samples
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import Optimizer
-from minidl.trainer.totals import Sums, Totals
+from minidl.trainer.fingerprint import Fingerprint, changed, fingerprint_of
+from minidl.trainer.totals import MetricStates, Sums, Totals
 
 COMPILED_WITHIN_EPOCH = "compile was called within the epoch in progress"  # an obstacle
 
@@ -177,6 +178,8 @@ class TrainState:
         Whether an update has begun to change weights, and was interrupted.
     obstacle : str
         Why the run cannot be resumed; empty if it can.
+    left : list or None
+        The `fingerprint` that the last run or loading left; None before and in a run.
     """
 
     def __init__(self, model: Any):
@@ -189,6 +192,7 @@ class TrainState:
         self.totals = Totals({"loss": 0}, model.backend)
         self.is_torn = False
         self.obstacle = ""
+        self.left: Fingerprint | None = None
 
     # -------------------------------------------------------------------- the run
 
@@ -197,6 +201,7 @@ class TrainState:
         position = Position(first_epoch, 0, **arguments)
         self.progress = Progress(position, History())
         self.obstacle = ""
+        self.left = None
 
     def check_resume(self, arguments: Mapping[str, int]) -> None:
         """Raise ValueError if the run cannot be resumed with the data and arguments of `fit`."""
@@ -223,11 +228,26 @@ class TrainState:
         optimizer = self.optimizer
         if not self.obstacle and optimizer and not optimizer.is_for(self.model.parameters()):
             return "weights were frozen, unfrozen or added since its last update"
+        if not self.obstacle and self.left is not None:
+            name = changed(self.left, self.fingerprint())
+            return f"{name} was changed since it ended" if name else ""
         return self.obstacle
+
+    def fingerprint(self) -> Fingerprint:
+        """Return what a resumed run relies on, which is noted at the end of runs and of loading."""
+        assert self.optimizer is not None, "compiled for the run"
+        weights = {name: weight.data for name, weight in self._weights().items()}
+        counters = {"model/step": np.array(self.step), "model/epoch": np.array(self.epoch)}
+        arrays = weights | self._optimizer_state(self.optimizer) | counters
+        return fingerprint_of(self.model, arrays)
 
     def totals_of_epoch(self) -> Sums:
         """Return `Totals.state` of the epoch in progress; empty before its first batch."""
         return self.totals.state() if self.progress.position.batch else {}
+
+    def metrics_of_epoch(self) -> MetricStates:
+        """Return `Totals.metric_states` of the epoch in progress, as `totals_of_epoch`."""
+        return self.totals.metric_states() if self.progress.position.batch else {}
 
     def count_step(self) -> None:
         """Count an update; the next moment for callbacks is the end of its batch."""
@@ -245,14 +265,22 @@ class TrainState:
 
         The next moment for callbacks is the end of the epoch.
         """
-        position, rows = self.progress.position, self.progress.history.rows()
+        position = self.progress.position
         self.progress = self.progress._replace(
             position=position._replace(epoch=position.epoch + 1, batch=0),
-            history=History([*rows, (position.epoch, logs)]),
+            history=self._history_with(logs),
             moment=Moment("on_epoch_end", position.epoch, self.step),
         )
         if self.obstacle == COMPILED_WITHIN_EPOCH:
             self.obstacle = ""
+
+    def record_divergence(self, logs: dict[str, float]) -> None:
+        """Add the logs of an epoch that diverged; the epoch, if it is repeated, replaces them."""
+        self.progress = self.progress._replace(history=self._history_with(logs))
+
+    def _history_with(self, logs: dict[str, float]) -> History:
+        epoch, rows = self.progress.position.epoch, self.progress.history.rows()
+        return History([*(row for row in rows if row[0] != epoch), (epoch, logs)])
 
     @property
     def learning_rate(self) -> float | None:
@@ -335,10 +363,11 @@ class TrainState:
     def _position_state(self) -> dict[str, Any]:
         known = self.totals_of_epoch()
         totals = [known.get(name, (0.0, 0)) for name in self.logged]
-        fields = self.progress.position._asdict()
+        fields, metrics = self.progress.position._asdict(), self.metrics_of_epoch()
         return {f"position/{name}": np.array(value, "int64") for name, value in fields.items()} | {
             "position/totals": np.array([total for total, _ in totals], "float64"),
             "position/counts": np.array([count for _, count in totals], "int64"),
+            **({"position/metrics": metrics} if metrics else {}),
         }
 
     def snapshot(self, *sections: str) -> dict[str, Any]:
@@ -384,7 +413,8 @@ class TrainState:
             pairs = zip(sums, counts, strict=True)
             columns = {name: column for column, name in enumerate(self.logged)}
             before = dict(zip(self.logged, pairs, strict=True))
-            self.totals = Totals(columns, self.model.backend, before)
+            metrics = state.get("position/metrics", {})
+            self.totals = Totals(columns, self.model.backend, before, states=metrics)
         if "run/history" in state:
             self._load_run(state)
 
@@ -416,3 +446,5 @@ class TrainState:
             memories=memories,
         )
         self.obstacle = state["run/obstacle"]
+        if self.model.run is None and self.progress.position.batch_size:
+            self.left = self.fingerprint()

@@ -40,7 +40,7 @@ class Step:
         state, optimizer, totals = self.state, self.state.optimizer, self.state.totals
         assert optimizer is not None, "checked by fit"
         with rng.training(step=state.step):
-            loss, sums, counts = self.plan.compare(batch)
+            loss, sums, counts, compared = self.plan.compare(batch)
         for parameter in self.trained:
             parameter.grad = None  # a callback, or a step that was interrupted, may have left one
         loss.backward(into=optimizer.gradients_of(self.trained))
@@ -52,6 +52,8 @@ class Step:
             totals.add(sums, counts)
             state.count_step()
             state.is_torn = False
+            if compared is not None:
+                totals.update_metrics(*compared)
         finally:
             self.interrupts.release()
 

@@ -1,12 +1,19 @@
 """Running means of loss and metrics."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from minidl.backend import Array, Backend
+from minidl.engine.backward import no_grad
+from minidl.engine.tensor import Tensor
+from minidl.losses import aligned
+from minidl.metrics import Metric
 
 Sums = Mapping[str, tuple[float, int]]  # the sum over the samples seen, and their number, by name
+MetricStates = Mapping[str, Mapping[str, Any]]  # `Metric.state` by name
 PENDING = 1024  # batches whose sums are kept on the device before they are added up
 
 
@@ -25,6 +32,10 @@ class Totals(Mapping[str, float]):
         The device of the batches.
     before : mapping, optional
         `state` of the batches that were seen before; names that it lacks begin at zero.
+    metrics : sequence of Metric
+        Those of the names that are no means of sums.
+    states : mapping, optional
+        `metric_states` of the batches that were seen before.
 
     Examples
     --------
@@ -36,8 +47,19 @@ class Totals(Mapping[str, float]):
     {'loss': 1.0, 'accuracy': 0.5}
     """
 
-    def __init__(self, columns: Mapping[str, int], backend: Backend, before: Sums | None = None):
+    def __init__(
+        self,
+        columns: Mapping[str, int],
+        backend: Backend,
+        before: Sums | None = None,
+        metrics: Sequence[Metric] = (),
+        states: MetricStates | None = None,
+    ):
         before = before or {}
+        self._metrics = {metric.name: metric for metric in metrics}
+        self._states = states or {}
+        for name in self._metrics.keys() & self._states.keys():
+            self._metrics[name].load_state(copy.deepcopy(self._states[name]))
         self._columns = dict(columns)
         self._backend = backend
         self._counts = [0] * (max(columns.values()) + 1)
@@ -48,6 +70,8 @@ class Totals(Mapping[str, float]):
         self._rows: list[int] = []  # of each pending batch
 
     def __getitem__(self, name: str) -> float:
+        if name in self._metrics:
+            return self._result(self._metrics[name])
         column = self._columns[name]
         self._fold()
         count = self._counts[column]
@@ -77,6 +101,23 @@ class Totals(Mapping[str, float]):
         for column, count in enumerate(counts):
             self._counts[column] += count
 
+    def update_metrics(self, y_true: Tensor, y_pred: Tensor) -> None:
+        """Add a batch to the metrics that are no means of sums."""
+        with self._backend.active, no_grad():
+            for metric in self._metrics.values():
+                metric.update_state(aligned(y_true, y_pred), y_pred)
+
+    @staticmethod
+    def _result(metric: Metric) -> float:
+        result = metric.result()
+        try:
+            return float(result)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"{type(metric).__name__}: expected result() to return a number, got "
+                f"{result!r:.80}. Use a metric for each number."
+            ) from error
+
     def _fold(self) -> None:
         """Add up the pending batches, one after the other."""
         if not self._pending:
@@ -94,3 +135,7 @@ class Totals(Mapping[str, float]):
             name: (float(self._sums[column]) if self._counts[column] else 0.0, self._counts[column])
             for name, column in self._columns.items()
         }
+
+    def metric_states(self) -> MetricStates:
+        """Return the state of each metric that is no mean; those given, if there are no metrics."""
+        return {name: metric.state() for name, metric in self._metrics.items()} or self._states

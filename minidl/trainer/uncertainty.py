@@ -25,7 +25,8 @@ class Uncertainty(NamedTuple):
         uncertainty. None if the outputs are not those of a softmax.
     mutual_information : numpy.ndarray or None
         The predictive entropy minus the mean entropy of the single outputs: the uncertainty of the
-        model, on which the outputs disagree.
+        model, on which the outputs disagree. The members of an ensemble disagree only if each
+        was trained with another seed.
     """
 
     mean: np.ndarray

@@ -15,6 +15,7 @@ from minidl.callbacks import (
     ModelCheckpoint,
     ReduceLROnPlateau,
     TensorBoard,
+    TerminateOnNaN,
 )
 
 # ------------------------------------------------------------------------------ CSVLogger
@@ -287,6 +288,17 @@ def test_resumed_run_hides_the_epochs_that_tensorboard_gets_again(tmp_path, monk
     assert made == [{"purge_step": 1}]
     first, second = (curves(tmp_path / name / "train") for name in ("first", "second"))
     assert second["epoch_loss"] == first["epoch_loss"][1:]
+
+
+@pytest.mark.usefixtures("tensorboard")
+def test_tensorboard_gets_the_epoch_that_diverged(tmp_path):
+    model = network(optimizers.SGD(1e25))
+    used = [TerminateOnNaN(), TensorBoard(tmp_path)]
+    with np.errstate(all="ignore"), pytest.warns(RuntimeWarning, match="TerminateOnNaN: stopped"):
+        fit(model, *used)
+    assert model.history.epoch == [0]
+    steps = [step for step, value in curves(tmp_path / "train")["epoch_loss"]]
+    assert steps == [0]
 
 
 def test_tensorboard_without_its_library_is_rejected(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """TerminateOnNaN: what it finds, and the step to which the model returns."""
 
+import shutil
 import warnings
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from callback_cases import X, Y, fit, network
 from small_models import bits
 
-from minidl import layers, models, optimizers
-from minidl.callbacks import Callback, TerminateOnNaN
+from minidl import layers, metrics, models, optimizers
+from minidl.callbacks import Callback, CSVLogger, TerminateOnNaN
+from minidl.commands.run_folder import RunFolder
 
 
 def guarded(model, *, every=100, x=X, epochs=4):
@@ -47,7 +49,8 @@ def test_layer_that_overflows_is_named_and_its_step_undone(every, device):
     # Step 0 is finite, and its update makes weights of about 1e25. Two such layers overflow.
     assert guard.found == "the outputs of last in step 1"
     assert (model.step, model.optimizer.iterations) == (1, 1)
-    assert history.epoch == []
+    assert history.epoch == [0]
+    assert not np.isfinite(history.history["loss"][0])
     assert is_finite(model)
     assert [layer.step for layer in model.layers if isinstance(layer, layers.Dropout)] == [1]
 
@@ -178,6 +181,94 @@ def test_subclass_of_model_is_named_as_a_whole():
     model.compile(optimizers.SGD(1e30), "mse")
     guard, _ = guarded(model, x=X * 1e10)
     assert guard.found in ("the outputs of net in step 1", "the update of dense/weight in step 0")
+
+
+# ------------------------------------------------------------------------------ the record
+
+
+class SpoilAt(Callback):
+    """Make a weight infinite at one step, once."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_begin(self, batch, logs):
+        if self.model.step == self.step:
+            self.step = None
+            self.model.layers[-1].bias.data[...] = np.inf
+
+
+def diverged(model, *used, step=4, **arguments):
+    """Train until a step spoils the weights; three steps are an epoch."""
+    with np.errstate(all="ignore"), pytest.warns(RuntimeWarning, match="TerminateOnNaN: stopped"):
+        fit(model, TerminateOnNaN(1), SpoilAt(step), *used, **arguments)
+    return model
+
+
+def compiled(device="cpu"):
+    model = network(device=device)
+    model.compile("adam", "mse", metrics=[Largest()])
+    return model
+
+
+class Largest(metrics.Metric):
+    """Mean of each sample's largest output."""
+
+    def per_sample(self, y_true, y_pred):
+        return y_pred.max(axis=-1)
+
+
+@pytest.mark.parametrize("step", [3, 4, 5])
+@pytest.mark.parametrize("validation", [{}, {"validation_split": 0.1}])
+def test_history_records_the_epoch_that_diverged(step, validation, device):
+    model = diverged(compiled(device), step=step, **validation)
+    names = ["loss", "metric", *(["val_loss", "val_metric"] if validation else [])]
+    history = model.history
+    assert history.epoch == [0, 1]
+    assert {name: len(values) for name, values in history.history.items()} == dict.fromkeys(
+        names, 2
+    )
+    assert all(np.isfinite(list(history.logs[0].values())))
+    assert not np.isfinite(list(history.logs[1].values())).any()
+    assert (model.position.epoch, model.position.batch, model.step) == (1, step - 3, step)
+    assert is_finite(model)
+
+
+def test_record_is_replaced_if_the_epoch_is_repeated(tmp_path):
+    def loggers(folder):
+        folder.mkdir(exist_ok=True)
+        logger = CSVLogger(folder / "log.csv", append=True)
+        return [logger, RunFolder(folder / "run", {}, is_resumed=(folder / "run").exists())]
+
+    def files(folder):
+        return [(folder / name).read_text() for name in ("log.csv", "run/history.jsonl")]
+
+    fit(reference := compiled(), *loggers(tmp_path / "whole"))
+    model = diverged(compiled(), *loggers(tmp_path / "broken"))
+    log, history = files(tmp_path / "broken")
+    assert [line.split(",")[0] for line in log.splitlines()] == ["epoch", "0", "1"]
+    assert log.splitlines()[-1] in ("1,inf,inf", "1,nan,nan")
+    assert history.splitlines()[1] == '{"epoch": 2, "loss": null, "metric": null}'
+    model.save(tmp_path / "diverged.safetensors")
+    loaded = models.load(tmp_path / "diverged.safetensors", custom_objects=[Largest])
+    assert loaded.history.epoch == [0, 1]
+    shutil.copytree(tmp_path / "broken", tmp_path / "other")
+    for trained, folder in ((model, "broken"), (loaded, "other")):
+        fit(trained, *loggers(tmp_path / folder), resume=True)
+        assert bits(trained) == bits(reference)
+        assert trained.history.history == reference.history.history
+        assert files(tmp_path / folder) == files(tmp_path / "whole")
+
+
+def test_record_in_the_first_epoch_and_a_new_run_after_it(tmp_path):
+    path = tmp_path / "log.csv"
+    model = diverged(compiled(), CSVLogger(path), step=1)
+    assert (model.history.epoch, model.step) == ([0], 1)
+    assert [line[:2] for line in path.read_text().splitlines()] == ["ep", "0,"]
+    fit(model, CSVLogger(path), epochs=2)
+    assert model.history.epoch == [0, 1]
+    assert all(np.isfinite(model.history.history["loss"]))
+    assert len(path.read_text().splitlines()) == 3
 
 
 def test_second_fit_forgets_what_the_first_found():

@@ -361,8 +361,12 @@ def test_loaded_optimizer_rejects_other_weights_as_the_saved_one_does(path):
 
 
 def test_momentum_that_was_set_to_0_is_resumed(path):
+    class Stops(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs):
+            self.model.optimizer.momentum = 0.0
+
     model = small(optimizer=optimizers.SGD(0.1, momentum=0.9))
-    model.optimizer.momentum = 0.0
+    model.fit(*SMALL, epochs=2, verbose=0, callbacks=[Stops()], resume=True)
     model.save(path)
     again = models.load(path)
     for resumed in (model, again):

@@ -190,10 +190,21 @@ def test_numbers_of_nested_model_stay_after_its_first_draw():
     assert numbers_of(models.Sequential([dropout(), inside, dropout()])) == [1, 0, 2]
 
 
-def test_two_nested_models_that_drew_from_one_stream_are_rejected():
-    used = [drawn_from(models.Sequential([dropout()])) for _ in range(2)]
-    with pytest.raises(ValueError, match=r"expected unique random streams, got stream 0 "):
-        models.Sequential(used)
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_models_that_drew_from_one_stream_keep_their_draws(is_nested):
+    used = [drawn_from(models.Sequential([dropout()])) for _ in range(3)]
+    parts = used if is_nested else [layer for model in used for layer in model.layers]
+    model = models.Sequential([dropout(), *parts])
+    assert numbers_of(model) == [1, 0, 0, 0]
+    assert {stream.seed for stream in model.streams()} == {0}
+
+
+@pytest.mark.parametrize("make", [lambda: dropout(stream=0), lambda: TwoDraws(first=0)])
+def test_stream_given_a_number_that_has_drawn_elsewhere_is_rejected(make):
+    used = drawn_from(models.Sequential([dropout()]))
+    for parts in ([used, make()], [make(), used]):
+        with pytest.raises(ValueError, match=r"got stream 0 in .* and in .*another seed"):
+            models.Sequential(parts)
 
 
 @pytest.mark.parametrize(("has_drawn", "seed"), [(True, 5), (False, 0)])

@@ -1175,3 +1175,65 @@ def test_weights_that_fit_no_step_are_rejected_before_training(shape):
     with pytest.raises(ValueError, match=f"^evaluate: {message}"):
         model.evaluate(STEPS, STEP_TARGETS, verbose=0, sample_weight=weights)
     assert model.step == 0
+
+
+# ------------------------------------------------------------------------------ ensembles
+
+
+class Ensemble(models.Model):
+    """The mean of the outputs of several networks."""
+
+    def __init__(self, members):
+        super().__init__()
+        self.members = list(members)
+
+    def call(self, x):
+        return sum(member(x) for member in self.members) * (1 / len(self.members))
+
+
+def trained_members(seeds):
+    members = [classifier(seed) for seed in seeds]
+    for member in members:
+        member.fit(X, LABELS, batch_size=16, verbose=0)
+    return members
+
+
+@pytest.mark.parametrize("seeds", [(0, 0, 0), (1, 2, 3), (4, 4, 5)])
+def test_trained_networks_form_an_ensemble_that_predicts_and_is_trained(seeds):
+    members = trained_members(seeds)
+    outputs = [member.predict(X, verbose=0) for member in members]
+    one_draw = [member.predict(X, verbose=0, samples=1).mean for member in members]
+    addresses = [(s.seed, s.number) for member in members for s in member.streams()]
+    ensemble = Ensemble(members)
+    np.testing.assert_allclose(ensemble.predict(X, verbose=0), np.mean(outputs, axis=0), rtol=1e-5)
+    drawn = ensemble.predict(X, verbose=0, samples=1).mean
+    np.testing.assert_allclose(drawn, np.mean(one_draw, axis=0), rtol=1e-5)
+    assert [(s.seed, s.number) for s in ensemble.streams()] == addresses
+    ensemble.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    before = ensemble.evaluate(X, LABELS, verbose=0)[0]
+    ensemble.fit(X, LABELS, epochs=20, verbose=0)
+    assert ensemble.evaluate(X, LABELS, verbose=0)[0] < before
+    assert [(s.seed, s.number) for s in ensemble.streams()] == addresses
+
+
+def test_trained_networks_form_a_sequential_that_can_be_saved_and_loaded(tmp_path):
+    def trained():
+        model = models.Sequential([layers.Dropout(0.5), layers.Dense(6, input_shape=(6,))])
+        model.compile("sgd", "mse")
+        model.fit(X, X, verbose=0)
+        return model
+
+    chain = models.Sequential([trained(), trained()])
+    expected = chain.predict(X, verbose=0, samples=3).mean
+    chain.save(tmp_path / "chain.safetensors")
+    loaded = models.load(tmp_path / "chain.safetensors")
+    assert [(s.seed, s.number) for s in loaded.streams()] == [(0, 0), (0, 0)]
+    assert (loaded.predict(X, verbose=0, samples=3).mean == expected).all()
+
+
+def test_members_with_one_seed_are_equal_and_with_others_have_a_spread():
+    def spread(seeds):
+        return np.std([member.predict(X, verbose=0) for member in trained_members(seeds)], axis=0)
+
+    assert not spread((1, 1)).any()
+    assert (spread((1, 2)) > 0).any()

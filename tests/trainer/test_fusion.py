@@ -271,7 +271,7 @@ FORBIDDEN = {
 def test_classifier_with_its_loss_and_accuracies_is_one_operation(device, applied):
     plan = plan_of(classifier(), loss=CROSS_ENTROPY, metrics=ACCURACIES, device=device)
     assert plan.columns == {"loss": 0, "a": 1, "b": 1}
-    loss, sums, counts = plan.compare(next(plan.feed.batches(16)))
+    loss, sums, counts, _ = plan.compare(next(plan.feed.batches(16)))
     assert applied == ["dense_cross_entropy"]
     assert (loss.shape, sums.shape, counts) == ((), (2,), (16, 16))
 
@@ -279,7 +279,7 @@ def test_classifier_with_its_loss_and_accuracies_is_one_operation(device, applie
 def test_classifier_without_metrics_is_one_operation(applied):
     plan = plan_of(classifier(), loss=CROSS_ENTROPY)
     assert plan.columns == {"loss": 0}
-    loss, sums, counts = plan.compare(next(plan.feed.batches(16)))
+    loss, sums, counts, _ = plan.compare(next(plan.feed.batches(16)))
     assert applied == ["dense_cross_entropy"]
     assert (sums.shape, counts, loss.item()) == ((1,), (16,), sums[0])
 
@@ -342,7 +342,7 @@ def test_classifier_that_one_operation_cannot_compute_is_computed_apart(
 ):
     plan = plan_of(make(), loss=CROSS_ENTROPY, metrics=ACCURACIES, device=device, dtype=dtype)
     assert plan.columns == {"loss": 0, "a": 1, "b": 1}
-    loss, sums, counts = plan.compare(next(plan.feed.batches(16)))
+    loss, sums, counts, _ = plan.compare(next(plan.feed.batches(16)))
     assert applied == []
     assert (loss.dtype, sums.shape, counts) == (expected, (2,), (16, 16))
 
@@ -363,7 +363,7 @@ def test_comparison_of_fused_classifier_equals_that_of_separate_operations(
     for loss_function in (CROSS_ENTROPY, MyLoss()):
         plan = plan_of(stack(), loss=loss_function, **options)
         with minidl.training(step=2):
-            loss, sums, counts = plan.compare(next(plan.feed.batches(16)))
+            loss, sums, counts, _ = plan.compare(next(plan.feed.batches(16)))
         loss.backward()
         weights = [p for layer in plan.layers for p in layer.parameters()]
         columns = [plan.columns[name] for name in ("loss", "a", "b")]

@@ -7,7 +7,7 @@ from small_models import TARGETS, X, bits
 from minidl import Tensor, layers, models, rng
 from minidl.batches import Samples
 from minidl.constraints import MaxNorm
-from minidl.optimizers import SGD, Optimizer
+from minidl.optimizers import SGD, AdamW, Optimizer
 from minidl.trainer.fusion import Plan
 from minidl.trainer.interrupts import Interrupts
 from minidl.trainer.state import TrainState, run_arguments
@@ -245,3 +245,69 @@ def test_batches_of_a_feed_are_not_changed_by_a_step():
     step(batch)
     assert np.array_equal(batch.x.numpy(), before[0])
     assert np.array_equal(batch.y.numpy(), before[1])
+
+
+# ------------------------------------------------------------------------------ no gradient
+
+
+class WithSpare(models.Model):
+    """A model with a layer that no loss depends on, or only every second call in training."""
+
+    def __init__(self, every=None, **arguments):
+        super().__init__(**arguments)
+        self.used, self.spare = layers.Dense(2, name="used"), layers.Dense(2, name="spare")
+        self.every, self.calls = every, 0
+
+    def call(self, x):
+        used, spare = self.used(x), self.spare(x)
+        if self.every is None or not rng.is_training():
+            return used
+        self.calls += 1
+        return used + spare if self.calls % self.every == 0 else used
+
+
+def spare_model(every=None, optimizer=None, device="cpu"):
+    model = WithSpare(every, seed=1, device=device)
+    model.build((None, 6))
+    model.compile(optimizer or AdamW(0.1, weight_decay=0.3), "mse")
+    return model
+
+
+def fit_spare(model, **arguments):
+    with pytest.warns(UserWarning, match=r"^fit: .*spare/weight, spare/bias\. They stayed") as said:
+        model.fit(X[:8], TARGETS[:8], 4, verbose=0, **arguments)
+    assert (len(said), said[0].filename) == (1, __file__)
+    return model
+
+
+def test_fit_leaves_weights_that_no_loss_depends_on_and_warns_once(device):
+    model = spare_model(device=device)
+    before = bits(model)
+    fit_spare(model, epochs=3)
+    after = bits(model)
+    assert [a == b for a, b in zip(after, before, strict=True)] == [False, False, True, True]
+    only = models.Sequential([layers.Dense(2, name="used")], seed=1, device=device)
+    only.compile(AdamW(0.1, weight_decay=0.3), "mse")
+    only.fit(X[:8], TARGETS[:8], 4, epochs=3, verbose=0)
+    assert bits(only) == after[:2]
+
+
+def test_fit_updates_weights_in_the_steps_that_use_them():
+    model = spare_model(every=2)
+    before = bits(model)
+    fit_spare(model, epochs=2)
+    assert all(a != b for a, b in zip(bits(model), before, strict=True))
+    assert list(model.optimizer.without_gradient) == []  # the next run warns anew
+
+
+def test_fit_without_a_gradient_for_frozen_weights_does_not_warn():
+    model = spare_model()
+    for parameter in model.spare.parameters():
+        parameter.requires_grad = False
+    model.fit(X[:8], TARGETS[:8], 4, verbose=0)
+
+
+def test_run_with_weights_without_gradient_resumes_to_equal_bits():
+    whole, parts = fit_spare(spare_model(), epochs=4), fit_spare(spare_model(), epochs=2)
+    fit_spare(parts, epochs=4, resume=True)
+    assert bits(parts) == bits(whole)
