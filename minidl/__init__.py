@@ -40,7 +40,7 @@ from minidl import (
     rng,
     testing,
 )
-from minidl.arguments import suggest_alternatives
+from minidl.alternatives import suggest_alternatives
 from minidl.backend import DeviceError, get_backend
 from minidl.engine.backward import no_grad
 from minidl.engine.dlpack import from_dlpack

@@ -1,19 +1,16 @@
-"""Checks of arguments, choice by name, and alternatives to names of Keras and PyTorch."""
+"""Checks of arguments, and choice by name."""
 
-import functools
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Set
 from numbers import Real
-from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
+from minidl.alternatives import ALTERNATIVES, sentence
+
 Kind = TypeVar("Kind")
-
-
-# ------------------------------------------------------------------------------ checks
 
 
 def positive_integer(name: str, value: Any) -> int:
@@ -240,203 +237,8 @@ def choose(
     article = "an" if kind.__name__[0] in "AEIO" else "a"
     raise ValueError(
         f"{what}: expected {article} {kind.__name__} or one of {', '.join(table)}, "
-        f"got {given!r}. {_sentence(advice)}"
+        f"got {given!r}. {sentence(advice)}"
     )
-
-
-# ------------------------------------------------------------------------------ Keras' defaults
-
-
-def keras_defaults(**defaults: Any) -> Callable[[Kind], Kind]:
-    """Return a decorator: a function or class also accepts Keras' arguments at their defaults.
-
-    They are dropped, since minidl does what they mean. Any other value is a TypeError. A tuple
-    lists several values that mean the same. Signatures and files do not contain these arguments.
-
-    Examples
-    --------
-    >>> @keras_defaults(amsgrad=False)
-    ... def adam(rate):
-    ...     return rate
-    >>> adam(0.1, amsgrad=False)
-    0.1
-    >>> adam(0.1, amsgrad=True)
-    Traceback (most recent call last):
-        ...
-    TypeError: adam: expected amsgrad to be False, got True. Leave it out.
-    """
-
-    def decorate(target: Any) -> Any:
-        is_class = isinstance(target, type)
-        function = target.__init__ if is_class else target
-
-        @functools.wraps(function)
-        def accepting(*arguments: Any, **options: Any) -> Any:
-            for name in [name for name in options if name in defaults]:
-                value, default = options.pop(name), defaults[name]
-                only = default if isinstance(default, tuple) else (default,)
-                # Arrays and other objects are never equal: their == may not be a bool.
-                if not (value is None or np.isscalar(value)) or value not in only:
-                    is_constructor = function.__name__ == "__init__"
-                    who = type(arguments[0]).__name__ if is_constructor else function.__name__
-                    advice = ALTERNATIVES["argument"].get(name, "leave it out")
-                    raise TypeError(
-                        f"{who}: expected {name} to be {' or '.join(map(repr, only))}, got "
-                        f"{value!r}. {_sentence(advice)}"
-                    )
-            return function(*arguments, **options)
-
-        if not is_class:
-            return accepting
-        target.__init__ = accepting
-        return target
-
-    return decorate
-
-
-# ------------------------------------------------------------------------------ alternatives
-
-TWO_CLASSES = "end with Dense(2, activation='softmax') and use sparse_categorical_crossentropy"
-SEED = "give the model its seed="
-PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
-LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
-FREEZE = "set requires_grad of each of its parameters(), then compile"
-DECAY = "give the optimizer its weight_decay="
-GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
-VALIDATION_MOMENT = "define on_epoch_end, whose logs hold the val_ values"
-PREDICTION_MOMENT = "work on the result of predict, which calls no callbacks"
-OWN_LOSS = "subclass losses.Loss and pass it to compile"
-OWN_LOOP = f"write the loop in a method of another name: {GRADIENT_LOOP}"
-OWN_PREDICTION = "define call, or a method of another name that calls the model"
-
-# Only what is not obvious from the list of the names that exist.
-ALTERNATIVES: dict[str, dict[str, str]] = {
-    # names in modules
-    "minidl": {
-        "Model": "use models.Model",
-        "Sequential": "use models.Sequential",
-        "load": "use models.load",
-        "manual_seed": SEED,
-        "nn": "use layers, losses and models",
-        "optim": "use optimizers",
-        "utils": f"{SEED}; one-hot targets are np.eye(classes)[y]",
-    },
-    "callbacks": {"BackupAndRestore": "use ModelCheckpoint and fit(resume=True)"},
-    "losses": {
-        "BinaryCrossentropy": TWO_CLASSES,
-        "CrossEntropyLoss": "use SparseCategoricalCrossentropy(from_logits=True)",
-    },
-    "metrics": {"BinaryAccuracy": "use Accuracy, with one output for each of the two classes"},
-    "models": {"load_model": "use models.load", "save_model": "use model.save"},
-    "layers": {
-        "Conv2D": "use Flatten and Dense; minidl trains multilayer networks",
-        "LeakyReLU": "use Activation with a function of a tensor",
-        "Lambda": "use Activation with a function of a tensor",
-    },
-    # attributes
-    "Layer": {
-        "get_weights": LAYER_PARAMETERS,
-        "kernel": "use layer.weight",
-        "set_weights": "use model.set_weights",
-        "trainable": FREEZE,
-        "trainable_variables": LAYER_PARAMETERS,
-        "trainable_weights": LAYER_PARAMETERS,
-        "weights": LAYER_PARAMETERS,
-    },
-    "Model": {
-        "cuda": "give device= to the model",
-        "eval": "call the model outside of `with minidl.training():`",
-        "get_layer": "use model.layers",
-        "load_state_dict": "use model.load_weights or model.set_weights",
-        "state_dict": "use model.save_weights or model.get_weights",
-        "to": "give device= to the model, or to models.load",
-        "train": "use `with minidl.training(step=step):`",
-        "train_on_batch": "use loss(y, model(x)).backward() and optimizer.update",
-        "trainable_variables": PARAMETERS,
-        "trainable_weights": PARAMETERS,
-        "weights": PARAMETERS,
-    },
-    "Optimizer": {
-        "apply_gradients": GRADIENT_LOOP,
-        "lr": "use optimizer.learning_rate",
-        "minimize": GRADIENT_LOOP,
-        "step": "use optimizer.update(model.parameters())",
-        "zero_grad": "leave it out; update() clears the gradients",
-    },
-    # names that compile takes
-    "loss": {"bce": TWO_CLASSES, "binary_crossentropy": TWO_CLASSES},
-    "metric": {"binary_accuracy": "use accuracy, with one output for each of the two classes"},
-    # arguments of Keras, at another value than `keras_defaults` accepts
-    "argument": {
-        "bias_regularizer": DECAY,
-        "class_weight": "use sample_weight=weights[y], with an array of the classes' weights",
-        "dtype": "give the model its dtype=",
-        "kernel_regularizer": DECAY,
-        "label_smoothing": "smooth one-hot targets, and use categorical_crossentropy",
-        "reduction": "use loss.per_sample in a loop written by hand",
-        "save_best_only": "use monitor=, with which the best is also kept",
-        "save_freq": "use every_steps= or every_epochs=",
-        "save_weights_only": "use model.save_weights",
-        "steps_per_epoch": "pass as many samples as an epoch shall have",
-        "trainable": FREEZE,
-        "validation_steps": "pass as many validation samples as you need",
-    },
-    # definitions in a subclass that minidl would never use
-    "call's parameters": {
-        "training": "use minidl.rng.is_training()",
-        "mask": "leave it out",
-    },
-    "methods of Model": {
-        "compute_loss": OWN_LOSS,
-        "compute_metrics": "subclass metrics.Metric and pass it to compile",
-        "make_predict_function": OWN_PREDICTION,
-        "make_test_function": OWN_PREDICTION,
-        "make_train_function": OWN_LOOP,
-        "predict_step": OWN_PREDICTION,
-        "test_step": OWN_PREDICTION,
-        "train_step": OWN_LOOP,
-    },
-    "methods of Loss": {"call": "define per_sample(self, y_true, y_pred)"},
-    "methods of Initializer": {"__call__": "define draw(self, shape, *, seed, stream)"},
-    "methods of MaxNorm": {"__call__": "define apply(self, weight, backend)"},
-    "methods of Optimizer": {
-        "apply_gradients": "define rule(self, weights, gradients, rate, decay)",
-        "update_step": "define rule(self, weights, gradients, rate, decay)",
-    },
-    "Callback": {
-        "on_batch_begin": "define on_train_batch_begin",
-        "on_batch_end": "define on_train_batch_end",
-        "on_test_begin": VALIDATION_MOMENT,
-        "on_test_end": VALIDATION_MOMENT,
-        "on_test_batch_begin": VALIDATION_MOMENT,
-        "on_test_batch_end": VALIDATION_MOMENT,
-        "on_predict_begin": PREDICTION_MOMENT,
-        "on_predict_end": PREDICTION_MOMENT,
-        "on_predict_batch_begin": PREDICTION_MOMENT,
-        "on_predict_batch_end": PREDICTION_MOMENT,
-        "set_model": "use self.model, which is set before on_train_begin",
-        "set_params": "use self.params, which is set before on_train_begin",
-    },
-}
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
-
-
-def refuse_names(place: str, names: Iterable[str], who: str) -> None:
-    """Raise TypeError for the first name that `ALTERNATIVES` lists for `place`.
-
-    Examples
-    --------
-    >>> refuse_names("call's parameters", ["x", "mask"], who="Net.call")
-    Traceback (most recent call last):
-        ...
-    TypeError: Net.call: minidl has no mask. Leave it out.
-    """
-    for name in names:
-        if name in ALTERNATIVES[place]:
-            raise TypeError(_no(who, place, name))
 
 
 def undefined(owner: object, method: str) -> NoReturn:
@@ -450,58 +252,3 @@ def undefined(owner: object, method: str) -> NoReturn:
     NotImplementedError: int: expected a method call(self, x). Define it.
     """
     raise NotImplementedError(f"{type(owner).__name__}: expected a method {method}. Define it.")
-
-
-def _no(who: str, place: str, name: str) -> str:
-    return f"{who}: minidl has no {name}. {_sentence(ALTERNATIVES[place][name])}"
-
-
-class Unavailable:
-    """An attribute of Keras that minidl lacks: reading and setting it raise AttributeError.
-
-    Without this, setting it would silently do nothing.
-
-    Parameters
-    ----------
-    place : str
-        The entry of `ALTERNATIVES` that names the alternative.
-    """
-
-    def __init__(self, place: str):
-        self._place = place
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, owner: object, kind: type | None = None) -> Any:
-        raise AttributeError(_no(self._place, self._place, self._name))
-
-    def __set__(self, owner: object, value: object) -> None:
-        raise AttributeError(_no(self._place, self._place, self._name))
-
-
-def missing_attribute(owner: object, place: str, name: str) -> Any:
-    """Raise AttributeError for a missing attribute, with the alternative if there is one.
-
-    It is for ``__getattr__`` of a class.
-    """
-    # If the class has the name, a property has failed: Python's own error says why.
-    if not hasattr(type(owner), name) and name in ALTERNATIVES[place]:
-        raise AttributeError(_no(place, place, name))
-    return object.__getattribute__(owner, name)
-
-
-def suggest_alternatives(*modules: ModuleType) -> None:
-    """Make modules raise AttributeError with the alternative, or with the list of their names.
-
-    ``layers.Conv2D`` raises this error; ``from minidl.layers import Conv2D`` raises Python's own.
-    """
-    for module in modules:
-        vars(module)["__getattr__"] = functools.partial(_missing_name, module)
-
-
-def _missing_name(module: ModuleType, name: str) -> NoReturn:
-    place = module.__name__.removeprefix("minidl.")
-    if name in ALTERNATIVES.get(place, {}):
-        raise AttributeError(_no(place, place, name))
-    raise AttributeError(f"{place}: expected one of {', '.join(module.__all__)}, got {name}.")

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.arguments import Number, choose, integer, refuse_names
+from minidl.alternatives import refuse_names
+from minidl.arguments import Number, choose, integer
 from minidl.backend import Array, Backend
 
 __all__ = ["MaxNorm", "get"]

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from minidl import rng
-from minidl.arguments import choose, refuse_names, undefined
+from minidl.alternatives import refuse_names
+from minidl.arguments import choose, undefined
 
 __all__ = [
     "GlorotNormal",

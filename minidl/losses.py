@@ -4,14 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.arguments import (
-    TWO_CLASSES,
-    choose,
-    keras_defaults,
-    number_array,
-    refuse_names,
-    undefined,
-)
+from minidl.alternatives import TWO_CLASSES, keras_defaults, refuse_names
+from minidl.arguments import choose, number_array, undefined
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply, as_tensor
 

@@ -6,7 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from minidl.arguments import choose, keras_defaults, undefined
+from minidl.alternatives import keras_defaults
+from minidl.arguments import choose, undefined
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
 from minidl.losses import aligned, check_whole, shapes_agree

@@ -24,14 +24,8 @@ from minidl import (
     optimizers,
     rng,
 )
-from minidl.arguments import (
-    ALTERNATIVES,
-    choose,
-    number,
-    positive_integer,
-    refuse_names,
-    suggest_alternatives,
-)
+from minidl.alternatives import ALTERNATIVES, refuse_names, suggest_alternatives
+from minidl.arguments import choose, number, positive_integer
 from minidl.constraints import MaxNorm
 from minidl.optimizers import Adam, schedules
 

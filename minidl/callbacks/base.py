@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from minidl.arguments import as_list, number, refuse_names
+from minidl.alternatives import refuse_names
+from minidl.arguments import as_list, number
 from minidl.backend import Backend
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import Optimizer

@@ -6,7 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from minidl.arguments import count, keras_defaults, number
+from minidl.alternatives import keras_defaults
+from minidl.arguments import count, number
 from minidl.callbacks.base import Callback, Logs, Monitor
 from minidl.optimizers.schedules import LearningRateSchedule, returned_rate
 

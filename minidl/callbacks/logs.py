@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from minidl.arguments import keras_defaults
+from minidl.alternatives import keras_defaults
 from minidl.callbacks.base import Callback, Logs, numbers
 from minidl.storage.atomic import PathLike
 from minidl.storage.extras import from_extra

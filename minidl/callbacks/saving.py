@@ -5,7 +5,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from minidl.arguments import keras_defaults, positive_integer
+from minidl.alternatives import keras_defaults
+from minidl.arguments import positive_integer
 from minidl.callbacks.base import Logs, Monitor
 from minidl.storage.atomic import PathLike, check_writable
 from minidl.storage.folders import (

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from minidl.arguments import count, keras_defaults, number
+from minidl.alternatives import keras_defaults
+from minidl.arguments import count, number
 from minidl.callbacks.base import Logs, Monitor
 
 

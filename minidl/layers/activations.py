@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.arguments import integer, keras_defaults
+from minidl.alternatives import keras_defaults
+from minidl.arguments import integer
 from minidl.engine.tensor import Tensor
 from minidl.layers.base import Layer
 

@@ -10,15 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from minidl import initializers
-from minidl.arguments import (
-    Unavailable,
-    keras_defaults,
-    missing_attribute,
-    number_array,
-    positive_integer,
-    refuse_names,
-    undefined,
-)
+from minidl.alternatives import Unavailable, keras_defaults, missing_attribute, refuse_names
+from minidl.arguments import number_array, positive_integer, undefined
 from minidl.backend import get_backend
 from minidl.constraints import MaxNorm
 from minidl.engine.parameter import Parameter

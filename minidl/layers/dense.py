@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from minidl import constraints
-from minidl.arguments import keras_defaults, positive_integer
+from minidl.alternatives import keras_defaults
+from minidl.arguments import positive_integer
 from minidl.backend import Backend
 from minidl.constraints import MaxNorm
 from minidl.engine import ops

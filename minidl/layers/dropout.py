@@ -3,7 +3,8 @@
 from typing import Any
 
 from minidl import rng
-from minidl.arguments import Number, keras_defaults
+from minidl.alternatives import keras_defaults
+from minidl.arguments import Number
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
 from minidl.layers.base import Layer

@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-from minidl.arguments import Number, keras_defaults
+from minidl.alternatives import keras_defaults
+from minidl.arguments import Number
 from minidl.engine.tensor import Tensor
 from minidl.layers.base import Layer
 

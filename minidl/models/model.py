@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from minidl import console, losses, optimizers, rng
-from minidl.arguments import as_list, keras_defaults, positive_integer, refuse_names
+from minidl.alternatives import keras_defaults, refuse_names
+from minidl.arguments import as_list, positive_integer
 from minidl.batches import Samples
 from minidl.callbacks.base import Callback, CallbackList, checked_callbacks
 from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from minidl import console, rng
-from minidl.arguments import keras_defaults, missing_attribute, number_array, positive_integer
+from minidl.alternatives import keras_defaults, missing_attribute
+from minidl.arguments import number_array, positive_integer
 from minidl.backend import Backend, get_backend
 from minidl.backend.base import FLOAT_TYPES
 from minidl.engine.backward import no_grad

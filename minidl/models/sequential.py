@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from minidl import losses
-from minidl.arguments import as_list, keras_defaults
+from minidl.alternatives import keras_defaults
+from minidl.arguments import as_list
 from minidl.batches import Samples
 from minidl.engine.tensor import Tensor
 from minidl.layers import Dense, Input, Layer, Softmax, activations

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from minidl.arguments import Number, Unavailable, missing_attribute, refuse_names, undefined
+from minidl.alternatives import Unavailable, missing_attribute, refuse_names
+from minidl.arguments import Number, undefined
 from minidl.backend import Array, Backend
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import schedules

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from minidl.arguments import Number, choose, keras_defaults
+from minidl.alternatives import keras_defaults
+from minidl.arguments import Number, choose
 from minidl.backend import Array
 from minidl.optimizers.base import Optimizer
 from minidl.optimizers.schedules import LearningRateSchedule

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from minidl.arguments import Number, as_list, finite, keras_defaults, number, undefined
+from minidl.alternatives import keras_defaults
+from minidl.arguments import Number, as_list, finite, number, undefined
 
 __all__ = [
     "CosineDecay",
