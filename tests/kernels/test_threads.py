@@ -163,7 +163,7 @@ def test_bad_environment_is_an_error_of_few_frames(name, text):
     status, _, errors = _run("", program + "\n", **{name: text})
     assert status == 1
     assert f"ValueError: {name}: " in errors
-    assert errors.count("  File ") < 10
+    assert errors.count("  File ") < 14
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process")
