@@ -95,10 +95,14 @@ def test_csv_is_unchanged_if_another_callback_rejects_the_resumed_run(tmp_path):
     assert (tmp_path / "log.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("separator", ["ab", "", "\n", '"', 3])
+@pytest.mark.parametrize("separator", ["ab", "::", "", "\n", '"', 3, None])
 def test_csv_rejects_separator_that_is_not_one_character(tmp_path, separator):
-    with pytest.raises(ValueError, match=r"CSVLogger: expected separator .*got "):
-        CSVLogger(tmp_path / "log.csv", separator=separator)
+    older = tmp_path / "log.csv"
+    older.write_text("epoch,loss\n")
+    for append in (True, False):
+        with pytest.raises(ValueError, match=r"CSVLogger: expected separator .*got "):
+            CSVLogger(older, separator=separator, append=append)
+    assert older.read_text() == "epoch,loss\n"
 
 
 @pytest.mark.parametrize("older", ["epoch,loss", "epoch,loss\r\n0,0.5", "epoch,loss\n0,0.5"])

@@ -3,6 +3,7 @@
 import re
 import sys
 
+import numpy as np
 import pytest
 from callback_cases import X, Y, network
 
@@ -33,6 +34,26 @@ def test_terminal_gets_a_bar_and_then_the_line(capsys, monkeypatch):
     assert "Epoch 1/2:" in printed
     assert "/6 [" in printed  # the bar, of 6 steps
     assert len(re.findall(LINE, printed)) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a note", "a note"),
+        (None, "None"),
+        (np.float32(0.5), "0.5000"),
+        (3.1e-06, "3.1000e-06"),
+        (np.array([1, 2]), "[1 2]"),
+    ],
+)
+@pytest.mark.parametrize("verbose", [1, 2])
+def test_line_shows_values_that_callbacks_add(value, text, verbose, capsys):
+    class Adds(Callback):
+        def on_epoch_end(self, epoch, logs):
+            logs["mine"] = value
+
+    network().fit(X, Y, verbose=verbose, callbacks=[Adds()])
+    assert capsys.readouterr().out.endswith(f" - mine: {text}\n")
 
 
 def test_terminal_gets_no_bar_with_verbose_2(capsys, monkeypatch):
