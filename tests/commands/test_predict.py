@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -219,6 +220,15 @@ def test_predict_returns_130_after_ctrl_c(saved, capsys, monkeypatch):
     monkeypatch.setattr(models, "load", interrupt)
     assert predict.main([str(saved[0]), "x.png"]) == 130
     assert capsys.readouterr() == ("", "interrupted\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM between processes")
+def test_predict_returns_143_after_sigterm(saved, capsys, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(predict, "predict", lambda _: signal.raise_signal(signal.SIGTERM))
+    assert predict.main([str(saved[0]), "x.png"]) == 143
+    assert capsys.readouterr().err == "interrupted\n"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.slow
