@@ -152,6 +152,17 @@ def refuse_names(place: str, names: Iterable[str], who: str) -> None:
             raise TypeError(_no(who, place, name))
 
 
+class RefusesMethods:
+    """Base of classes whose subclasses must not define methods of Keras that minidl never calls."""
+
+    def __init_subclass__(cls, **arguments: Any):
+        super().__init_subclass__(**arguments)
+        for kind in cls.__mro__:
+            place = f"methods of {kind.__name__}"
+            if place in ALTERNATIVES:
+                refuse_names(place, dir(cls), who=cls.__name__)
+
+
 def _no(who: str, place: str, name: str) -> str:
     return f"{who}: minidl has no {name}. {sentence(ALTERNATIVES[place][name])}"
 

@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from minidl.alternatives import refuse_names
+from minidl.alternatives import RefusesMethods
 from minidl.arguments import Number, choose, integer
 from minidl.backend import Array, Backend
 
 __all__ = ["MaxNorm", "get"]
 
 
-class MaxNorm:
+class MaxNorm(RefusesMethods):
     """Upper bound on the norm of the weights into each unit.
 
     Srivastava et al. (JMLR 15, 2014) report that dropout gains most from it (section 5.1), with
@@ -41,10 +41,6 @@ class MaxNorm:
     """
 
     max_value: Any = Number("(0, inf)")
-
-    def __init_subclass__(cls, **arguments: Any):
-        super().__init_subclass__(**arguments)
-        refuse_names("methods of MaxNorm", dir(cls), who=cls.__name__)
 
     def __init__(self, max_value: float = 2.0, axis: int = 0):
         self.max_value = max_value

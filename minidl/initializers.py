@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from minidl import rng
-from minidl.alternatives import refuse_names
+from minidl.alternatives import RefusesMethods
 from minidl.arguments import choose, undefined
 
 __all__ = [
@@ -22,7 +21,7 @@ __all__ = [
 ]
 
 
-class Initializer:
+class Initializer(RefusesMethods):
     """Initial values of a weight; a subclass defines `draw`.
 
     Parameters
@@ -33,10 +32,6 @@ class Initializer:
 
     seed: int | None = None  # also here, for subclasses that do not call __init__
     is_random = False  # whether `draw` depends on the seed
-
-    def __init_subclass__(cls, **arguments: Any):
-        super().__init_subclass__(**arguments)
-        refuse_names("methods of Initializer", dir(cls), who=cls.__name__)
 
     def __init__(self, *, seed: int | None = None):
         if seed is not None:

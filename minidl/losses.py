@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.alternatives import TWO_CLASSES, keras_defaults, refuse_names
+from minidl.alternatives import TWO_CLASSES, RefusesMethods, keras_defaults
 from minidl.arguments import choose, number_array, undefined
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply, as_tensor
@@ -23,7 +23,7 @@ EPSILON = 1e-7  # Keras' bound: the least distance of probabilities from 0 and 1
 KERAS_LOSS = {"reduction": "sum_over_batch_size", "dtype": (None, "float32")}
 
 
-class Loss:
+class Loss(RefusesMethods):
     """Difference between targets and a model's outputs; a subclass defines `per_sample`.
 
     Examples
@@ -32,10 +32,6 @@ class Loss:
     >>> loss([[1.0, 2.0]], Tensor([[1.0, 4.0]])).item()
     2.0
     """
-
-    def __init_subclass__(cls, **arguments: Any):
-        super().__init_subclass__(**arguments)
-        refuse_names("methods of Loss", dir(cls), who=cls.__name__)
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each sample, of shape (batch,) or (batch, ...).

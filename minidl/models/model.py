@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minidl import console, losses, optimizers, rng
-from minidl.alternatives import keras_defaults, refuse_names
+from minidl.alternatives import RefusesMethods, keras_defaults
 from minidl.arguments import as_list, positive_integer
 from minidl.batches import Samples
 from minidl.callbacks.base import Callback, CallbackList, checked_callbacks
@@ -33,7 +33,7 @@ KERAS_FIT = {"class_weight": None, "steps_per_epoch": None, "workers": 1}
 KERAS_VALIDATION = {"validation_steps": None, "validation_batch_size": None, "validation_freq": 1}
 
 
-class Model(Network):
+class Model(Network, RefusesMethods):
     """A layer with a device, a dtype and a seed that can be trained.
 
     A subclass sets layers as attributes in ``__init__`` and defines `call`.
@@ -83,10 +83,6 @@ class Model(Network):
     >>> Net(seed=1)(np.zeros((2, 4))).shape
     (2, 3)
     """
-
-    def __init_subclass__(cls, **arguments: Any):
-        super().__init_subclass__(**arguments)
-        refuse_names("methods of Model", dir(cls), who=cls.__name__)
 
     # -------------------------------------------------------------------- training
 

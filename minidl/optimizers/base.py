@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from minidl.alternatives import Unavailable, missing_attribute, refuse_names
+from minidl.alternatives import RefusesMethods, Unavailable, missing_attribute
 from minidl.arguments import Number, undefined
 from minidl.backend import Array, Backend
 from minidl.engine.parameter import Parameter
@@ -18,7 +18,7 @@ from minidl.optimizers import schedules
 from minidl.optimizers.schedules import LearningRateSchedule
 
 
-class Optimizer:
+class Optimizer(RefusesMethods):
     """Update of weights from their gradients; a subclass defines `rule` and `state_names`.
 
     Parameters
@@ -79,10 +79,6 @@ class Optimizer:
         self.state: dict[str, Array] = {}
         self._parameters: list[Parameter] = []
         self._buffers: _Buffers | None = None
-
-    def __init_subclass__(cls, **arguments: Any):
-        super().__init_subclass__(**arguments)
-        refuse_names("methods of Optimizer", dir(cls), who=cls.__name__)
 
     if not TYPE_CHECKING:  # type checkers would accept every attribute
 
