@@ -1,4 +1,4 @@
-"""Metrics: means over the samples, which stay on the device until they are read, and others."""
+"""Metrics: means over the samples, kept on the device until read, and metrics with own state."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -18,9 +18,9 @@ __all__ = ["Accuracy", "CategoricalAccuracy", "Metric", "SparseCategoricalAccura
 class Metric:
     """Mean of one value for each sample; a subclass defines `per_sample`.
 
-    A metric that is no such mean defines `update_state`, `result` and `reset_state` instead, as in
-    Keras. `fit` and `evaluate` work on copies of it, one for each epoch and each validation, which
-    begin with `reset_state`. In training, they hand it a batch after the weights are updated.
+    A metric that is not such a mean defines `update_state`, `result` and `reset_state` instead, as
+    in Keras. `fit` and `evaluate` work on copies of it, one for each epoch and each validation.
+    Each copy begins with `reset_state`. In training, it sees a batch after the weights are updated.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class Metric:
             return values.sum(dtype="float64"), values.size
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> None:
-        """Add a batch; minidl gives metrics no weights, as Keras' ``metrics``."""
+        """Add a batch; `fit` passes no weights, as with Keras' ``metrics=``."""
         total, count = self.batch_sum(y_true, y_pred)
         self._total = total if self._total is None else self._total + total
         self._count += count

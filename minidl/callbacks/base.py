@@ -317,7 +317,7 @@ class Monitor(Callback):
     min_delta : float
         The least change that counts as an improvement.
     mode : {"auto", "min", "max"}
-        Whether less or more is better; auto is as `direction` finds.
+        Whether less or more is better; `direction` decides for auto.
 
     Attributes
     ----------

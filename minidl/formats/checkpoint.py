@@ -8,7 +8,7 @@ The arrays of the file are those of `TrainState.state`, by name:
 ``model/...``            ``step`` and ``epoch``
 ``random/...``           ``step`` and ``is_fixed`` of the random streams, depth first
 ``position/...``         `Position`, and ``totals`` and ``counts`` of loss and metrics
-``position/metrics/N``   arrays in the states of metrics that are no means
+``position/metrics/N``   arrays in the states of metrics that are not means
 ``run/memory/...``       what callbacks remember, if it is an array
 ``names/is_given``       of all layers, depth first, beginning with the model
 =======================  =========================================================================
@@ -46,7 +46,7 @@ FORMAT = 1
 COMPILED = {"optimizer": Optimizer, "loss": losses.Loss, "metrics": metrics.Metric}
 LIMIT = 2**32  # of all integers: steps, epochs, batches and samples
 MEMORY = "run/memory/"
-METRICS = "position/metrics"  # the states of metrics that are no means
+METRICS = "position/metrics"  # the states of metrics that are not means
 # Exceptions that reading an invalid description may raise.
 INVALID = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 

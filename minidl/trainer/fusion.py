@@ -164,7 +164,7 @@ class Plan:
         counts : tuple of int
             The number of values in each of the sums.
         compared : tuple of Tensor or None
-            What `Totals.update_metrics` takes, if a metric is no mean of sums.
+            What `Totals.update_metrics` takes, if a metric is not a mean.
         """
         with rng.batch_of(len(batch.x)):
             x = self._through_stages(batch.x)
@@ -196,7 +196,7 @@ class Plan:
         return dict(totals)
 
     def new_totals(self, before: Sums | None = None, states: MetricStates | None = None) -> Totals:
-        """Return totals for batches of the feed, with copies of the metrics that are no means."""
+        """Return totals for batches of the feed, with copies of the metrics that are not means."""
         metrics = [metric.fresh() for metric in self._metrics if not metric.is_mean]
         return Totals(self.columns, self._backend, before, metrics, states)
 

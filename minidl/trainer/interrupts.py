@@ -10,7 +10,7 @@ from typing import Any
 class Interrupts:
     """Deferral of signals, as a context manager around a run and a flag within it.
 
-    While `is_held` is True, SIGINT and SIGTERM are remembered; `release` then handles the last.
+    While `is_held` is True, SIGINT and SIGTERM are remembered; `release` then handles the last one.
     Otherwise they are handled at once, by the handlers that the program has installed. Without
     one, SIGTERM ends the process. In threads other than the main one Python delivers no signals,
     and nothing is installed.

@@ -377,8 +377,8 @@ class TrainState:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Load what `state` returned, or some of its sections; what is not named stays.
 
-        Arrays may be those of the host or of the device. In `fit`, Ctrl-C waits until the
-        end.
+        Arrays may be those of the host or of the device. In `fit`, Ctrl-C waits until
+        loading is complete.
         """
         run = self.model.run
         if run is None:

@@ -33,7 +33,7 @@ class Totals(Mapping[str, float]):
     before : mapping, optional
         `state` of the batches that were seen before; names that it lacks begin at zero.
     metrics : sequence of Metric
-        Those of the names that are no means of sums.
+        The metrics that are not means, fresh ones.
     states : mapping, optional
         `metric_states` of the batches that were seen before.
 
@@ -102,7 +102,7 @@ class Totals(Mapping[str, float]):
             self._counts[column] += count
 
     def update_metrics(self, y_true: Tensor, y_pred: Tensor) -> None:
-        """Add a batch to the metrics that are no means of sums."""
+        """Add a batch to the metrics that are not means."""
         with self._backend.active, no_grad():
             for metric in self._metrics.values():
                 metric.update_state(aligned(y_true, y_pred), y_pred)
@@ -137,5 +137,5 @@ class Totals(Mapping[str, float]):
         }
 
     def metric_states(self) -> MetricStates:
-        """Return the state of each metric that is no mean; those given, if there are no metrics."""
+        """Return the states of the metrics that are not means; without metrics, the given ones."""
         return {name: metric.state() for name, metric in self._metrics.items()} or self._states

@@ -35,7 +35,7 @@ class OwnLoss(losses.SparseCategoricalCrossentropy):
 
 
 class TwoStreams(layers.Layer):
-    """A random layer of the user, whose streams are no arguments."""
+    """A random layer of the user, whose streams are not arguments."""
 
     def __init__(self):
         super().__init__()

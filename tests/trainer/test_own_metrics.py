@@ -1,4 +1,4 @@
-"""Metrics that are no means of the samples: training, validation, rollback and resuming."""
+"""Metrics that are not means: training, validation, rollback and resuming."""
 
 import copy
 import json
