@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from minidl_kernels.placed import PlacedInt
+
 # The dtypes of the kernels.
 KERNEL_TYPES = frozenset({np.dtype("float32"), np.dtype("float64")})
 
 
 def checked_integer(name: str, value: Any, stop: int) -> int:
-    """Return `value` as a Python int.
+    """Return `value` as a Python int; a `PlacedInt` stays one.
 
     Parameters
     ----------
@@ -44,7 +46,7 @@ def checked_integer(name: str, value: Any, stop: int) -> int:
     expected = f"{name}: expected an integer in [0, 2**{stop.bit_length() - 1})"
     if isinstance(value, (bool, np.bool)) or not hasattr(value, "__index__"):
         raise TypeError(f"{expected}, got {value!r} of type {type(value).__name__}. Pass an int.")
-    integer = operator.index(value)
+    integer = value if isinstance(value, PlacedInt) else operator.index(value)
     if not 0 <= integer < stop:
         raise ValueError(f"{expected}, got {integer}. Choose one in this range.")
     return integer

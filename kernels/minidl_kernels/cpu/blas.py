@@ -4,10 +4,8 @@ NumPy's wheels for Linux contain an OpenBLAS, to which the extension module is l
 of NumPy (Debian, conda, macOS) use another BLAS; `available` is then False.
 """
 
-import contextlib
 import ctypes
 import importlib
-from collections.abc import Iterator
 from typing import Any
 
 import llvmlite.binding
@@ -15,7 +13,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from minidl_kernels.cpu import jit, launch
+from minidl_kernels.cpu import jit
 
 _ROW_MAJOR, _NO_TRANSPOSE, _TRANSPOSE = 101, 111, 112  # of CBLAS
 
@@ -79,24 +77,6 @@ def release(holders: Any) -> None:
     holders[0] -= 1
     if holders[0] == 0:
         _set_threads(holders[1])
-
-
-@jit.kernel
-def _hold_or_release(holders: Any, is_begin: Any) -> None:
-    if is_begin:
-        hold(holders)
-    else:
-        release(holders)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Limit OpenBLAS to one thread during a product of NumPy."""
-    launch.launch(_hold_or_release, holders, True)
-    try:
-        yield
-    finally:
-        launch.launch(_hold_or_release, holders, False)
 
 
 _sgemm: Any = types.ExternalFunction(_NAMES[0], _signature(types.float32))

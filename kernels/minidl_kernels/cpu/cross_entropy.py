@@ -39,7 +39,7 @@ def cross_entropy(z: Any, bias: Any, labels: Any, sums: Any) -> None:
     >>> np.exp(sums[0]).round(6), sums[1]
     (np.float64(4.0), np.float64(1.0))
     """
-    launch.launch(_cross_entropy, z, bias, labels.astype(np.int64), sums)
+    launch.launch(_cross_entropy, z, bias, _as_int64(labels), sums)
 
 
 def cross_entropy_vjp(g: Any, z: Any, bias: Any, labels: Any, g_z: Any, g_bias: Any) -> None:
@@ -63,7 +63,14 @@ def cross_entropy_vjp(g: Any, z: Any, bias: Any, labels: Any, g_z: Any, g_bias: 
     >>> g_z, g_bias
     (array([[ 0.5, -0.5]]), array([ 0.5, -0.5]))
     """
-    launch.launch(_cross_entropy_vjp, g, z, bias, labels.astype(np.int64), g_z, g_bias)
+    launch.launch(_cross_entropy_vjp, g, z, bias, _as_int64(labels), g_z, g_bias)
+
+
+def _as_int64(labels: Any) -> Any:
+    if labels.dtype == np.int64:
+        return labels
+    launch.not_recorded("labels are cast by NumPy")
+    return labels.astype(np.int64)
 
 
 @jit.kernel

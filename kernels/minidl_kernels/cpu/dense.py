@@ -6,7 +6,6 @@
 from typing import Any
 
 import numpy as np
-from numpy import uint32
 
 from minidl_kernels import formulas, mask_contract
 from minidl_kernels.cpu import dropout, jit, launch
@@ -40,8 +39,7 @@ def bias_act_dropout(
     >>> z
     array([[2., 0.]])
     """
-    words = np.array(address, uint32)
-    launch.launch(bias_act_dropout_block, z, bias, 0, len(z), 0, floor, words, scale)
+    launch.launch(_bias_act_dropout, z, bias, floor, *dropout.in_memory(address), scale)
 
 
 def bias_act_dropout_vjp(g: Any, y: Any, factor: Any, g_z: Any, g_bias: Any) -> None:
@@ -75,13 +73,20 @@ def bias_act_dropout_vjp(g: Any, y: Any, factor: Any, g_z: Any, g_bias: Any) -> 
 
 
 @jit.kernel
-def bias_act_dropout_block(
+def _bias_act_dropout(
+    z: Any, bias: Any, floor: Any, words: Any, step: Any, row_offset: Any, scale: Any
+) -> None:
+    address = dropout.unpack(words, step, row_offset)
+    finish_block(z, bias, 0, len(z), 0, floor, address, scale)
+
+
+@jit.kernel
+def finish_block(
     z: Any, bias: Any, row: Any, rows: Any, column: Any, floor: Any, address: Any, scale: Any
 ) -> None:
     """Finish a block of `z` whose first column starts a tile; `bias` belongs to its columns."""
     drops = address[5] > 0 or scale != 1
     words = np.empty(mask_contract.TILE, np.uint32)
-    address = dropout.unpack(address)
     for i in range(row, row + rows):
         part = z[i, column : column + bias.size]
         for j in range(bias.size):

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy import uint32
 
@@ -40,23 +39,31 @@ def dropout(x: Any, out: Any, address: mask_contract.PackedAddress, scale: Any) 
            [0., 2., 2., 2.]], dtype=float32)
     """
     rows, columns = mask_contract.rows_and_columns(x.shape)
-    launch.launch_range(
+    launch.launch_pieces(
         pool.pieces(x.size),
         _dropout,
-        _dropout_parallel,
-        rows * -(-columns // PART),
         x.reshape(-1),
         out.reshape(-1),
+        rows,
         columns,
-        np.array(address, uint32),
+        *in_memory(address),
         scale,
     )
 
 
+def in_memory(address: mask_contract.PackedAddress) -> tuple[Any, Any, Any]:
+    """Return the words of an address, and the places of its step and its row offset."""
+    step, row_offset = (
+        launch.placed(address.step, uint32),
+        launch.placed(address.row_offset, uint32),
+    )
+    return np.array(address, uint32), step, row_offset
+
+
 @jit.inline
-def unpack(address: Any) -> tuple[Any, ...]:
+def unpack(words: Any, step: Any, row_offset: Any) -> tuple[Any, ...]:
     """Return the words of an address, to be held in registers."""
-    return address[0], address[1], address[2], address[3], address[4], address[5]
+    return words[0], words[1], words[2], step[0], row_offset[0], words[5]
 
 
 @jit.inline
@@ -85,25 +92,28 @@ def drop_row(x: Any, out: Any, row: Any, column: Any, address: Any, scale: Any, 
 
 @jit.kernel
 def _dropout(
-    start: Any, stop: Any, x: Any, out: Any, columns: Any, address: Any, scale: Any
+    piece: Any,
+    pieces: Any,
+    x: Any,
+    out: Any,
+    rows: Any,
+    columns: Any,
+    words: Any,
+    step: Any,
+    row_offset: Any,
+    scale: Any,
 ) -> None:
     """Drop from parts of rows, which are numbered through the array."""
-    words = np.empty(TILE, np.uint32)
-    address = unpack(address)
+    address = unpack(words, step, row_offset)
+    drawn = np.empty(TILE, np.uint32)
     parts = (columns + PART - 1) // PART
+    start, stop = pool.share(piece, pieces, rows * parts, 1)
     row = start // parts
     column = (start - row * parts) * PART
     for _ in range(start, stop):
         first = row * columns + column
         end = first + min(PART, columns - column)
-        drop_row(x[first:end], out[first:end], row, column, address, scale, words)
+        drop_row(x[first:end], out[first:end], row, column, address, scale, drawn)
         column += PART
         if column >= columns:
             row, column = row + 1, 0
-
-
-@jit.parallel_kernel
-def _dropout_parallel(pieces: Any, size: Any, *arguments: Any) -> None:
-    for piece in numba.prange(pieces):
-        start, stop = pool.share(piece, pieces, size, 1)
-        _dropout(start, stop, *arguments)

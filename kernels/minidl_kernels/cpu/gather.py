@@ -27,7 +27,7 @@ def gather(
     rows : numpy.ndarray
         int64, shape (count,), contiguous and not empty, each in [0, n).
     labels : numpy.ndarray or None
-        Shape (n,), of any dtype.
+        Shape (n,), of any dtype that Numba knows.
     out : numpy.ndarray
         Output: shape (count, ...), float32 or float64, C-contiguous.
     labels_out : numpy.ndarray or None
@@ -46,13 +46,25 @@ def gather(
     """
     number, width = out.dtype.type, math.prod(source.shape[1:])
     flat, flat_out = source.reshape(-1), out.reshape(-1)
-    launch.launch(_gather, flat, rows, flat_out, width, number(scale), number(offset))
-    if labels is not None:
-        labels.take(rows, out=labels_out, mode="clip")  # the mode that needs no buffer
+    if labels is None:
+        labels = labels_out = rows[:0]
+    numbers = number(scale), number(offset)
+    launch.launch(_gather, flat, rows, flat_out, width, *numbers, labels, labels_out)
 
 
 @jit.kernel
-def _gather(source: Any, rows: Any, out: Any, width: Any, scale: Any, offset: Any) -> None:
+def _gather(
+    source: Any,
+    rows: Any,
+    out: Any,
+    width: Any,
+    scale: Any,
+    offset: Any,
+    labels: Any,
+    labels_out: Any,
+) -> None:
+    for i in range(labels_out.size):
+        labels_out[i] = labels[rows[i]]
     is_cast = scale == 1 and offset == 0
     for i in range(rows.size):
         sample = source[rows[i] * width : (rows[i] + 1) * width]

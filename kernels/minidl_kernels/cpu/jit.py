@@ -34,17 +34,8 @@ def kernel(function: Callable[..., Any]) -> Any:
     Numba's cache keeps the machine code. If no folder for it is writable (a read-only installation
     and home), the kernel is compiled in each process.
     """
-    return _compiled(function, parallel=False)
-
-
-def parallel_kernel(function: Callable[..., Any]) -> Any:
-    """Compile a kernel whose `numba.prange` runs on the threads of `pool`."""
-    return _compiled(function, parallel=True)
-
-
-def _compiled(function: Callable[..., Any], *, parallel: bool) -> Any:
     # error_model="numpy" omits the checks for division by zero, which would prevent vectorisation.
-    dispatcher: Any = numba.njit(parallel=parallel, error_model="numpy")(function)
+    dispatcher: Any = numba.njit(error_model="numpy")(function)
     try:
         dispatcher._cache = _Cache(function)
         _announcements[function] = _CACHED

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numba
-
 from minidl_kernels import formulas
 from minidl_kernels.cpu import jit, launch, pool
 
@@ -47,7 +45,7 @@ def sgd(
     """
     velocity = weights[:0] if velocity is None else velocity
     arrays = (weights, gradients, velocity)
-    _update(_sgd, _sgd_parallel, arrays, (rate, momentum, decay), nesterov)
+    _update(_sgd, arrays, rate, decay, (momentum,), int(nesterov))
 
 
 def rmsprop(
@@ -79,7 +77,7 @@ def rmsprop(
     array([0.5, 1.5])
     """
     arrays = (weights, gradients, square)
-    _update(_rmsprop, _rmsprop_parallel, arrays, (rate, rho, 1 - rho, epsilon, decay))
+    _update(_rmsprop, arrays, rate, decay, (rho, 1 - rho, epsilon))
 
 
 def adam(
@@ -114,35 +112,39 @@ def adam(
     array([0.9, 1.1], dtype=float32)
     """
     arrays = (weights, gradients, mean, square)
-    _update(_adam, _adam_parallel, arrays, (rate, 1 - beta_1, 1 - beta_2, epsilon, decay))
+    _update(_adam, arrays, rate, decay, (1 - beta_1, 1 - beta_2, epsilon))
 
 
 def _update(
-    serial: Any,
-    parallel: Any,
+    rule: Any,
     arrays: tuple[Any, ...],
+    rate: float,
+    decay: float,
     numbers: tuple[float, ...],
-    *options: bool,
+    *options: int,
 ) -> None:
-    """Run a rule, with the numbers in the dtype of the arrays."""
-    size, number = arrays[0].size, arrays[0].dtype.type
-    pieces = pool.pieces(size)
-    launch.launch_range(pieces, serial, parallel, size, *arrays, *map(number, numbers), *options)
+    """Run a rule, with the numbers in the dtype of the arrays; rate and decay may be placed."""
+    size, dtype = arrays[0].size, arrays[0].dtype
+    places = launch.placed(rate, dtype), launch.placed(decay, dtype)
+    numbers = tuple(map(dtype.type, numbers))
+    launch.launch_pieces(pool.pieces(size), rule, *arrays, *places, *numbers, *options)
 
 
 @jit.kernel
 def _sgd(
-    start: Any,
-    stop: Any,
+    piece: Any,
+    pieces: Any,
     weights: Any,
     gradients: Any,
     velocity: Any,
     rate: Any,
-    momentum: Any,
     decay: Any,
+    momentum: Any,
     nesterov: Any,
 ) -> None:
-    """Update a range of elements; an empty velocity means no momentum."""
+    """Update a piece of the elements; an empty velocity means no momentum."""
+    start, stop = pool.share(piece, pieces, weights.size, pool.UNIT)
+    rate, decay = rate[0], decay[0]
     w, g, v = weights[start:stop], gradients[start:stop], velocity[start:stop]
     if v.size == 0:
         for i in range(w.size):
@@ -155,61 +157,44 @@ def _sgd(
             w[i], v[i] = _momentum_rule(w[i], g[i], v[i], rate, momentum, decay)
 
 
-@jit.parallel_kernel
-def _sgd_parallel(pieces: Any, size: Any, *arguments: Any) -> None:
-    for piece in numba.prange(pieces):
-        start, stop = pool.share(piece, pieces, size, pool.UNIT)
-        _sgd(start, stop, *arguments)
-
-
 @jit.kernel
 def _rmsprop(
-    start: Any,
-    stop: Any,
+    piece: Any,
+    pieces: Any,
     weights: Any,
     gradients: Any,
     square: Any,
     rate: Any,
+    decay: Any,
     rho: Any,
     new_square: Any,
     epsilon: Any,
-    decay: Any,
 ) -> None:
+    start, stop = pool.share(piece, pieces, weights.size, pool.UNIT)
+    rate, decay = rate[0], decay[0]
     w, g, s = weights[start:stop], gradients[start:stop], square[start:stop]
     for i in range(w.size):
         w[i], s[i] = _rmsprop_rule(w[i], g[i], s[i], rate, rho, new_square, epsilon, decay)
 
 
-@jit.parallel_kernel
-def _rmsprop_parallel(pieces: Any, size: Any, *arguments: Any) -> None:
-    for piece in numba.prange(pieces):
-        start, stop = pool.share(piece, pieces, size, pool.UNIT)
-        _rmsprop(start, stop, *arguments)
-
-
 @jit.kernel
 def _adam(
-    start: Any,
-    stop: Any,
+    piece: Any,
+    pieces: Any,
     weights: Any,
     gradients: Any,
     mean: Any,
     square: Any,
     rate: Any,
+    decay: Any,
     new_mean: Any,
     new_square: Any,
     epsilon: Any,
-    decay: Any,
 ) -> None:
+    start, stop = pool.share(piece, pieces, weights.size, pool.UNIT)
+    rate, decay = rate[0], decay[0]
     w, g, m, s = weights[start:stop], gradients[start:stop], mean[start:stop], square[start:stop]
     for i in range(w.size):
         w[i], m[i], s[i] = _adam_rule(
             w[i], g[i], m[i], s[i], rate, new_mean, new_square, epsilon, decay
         )
-
-
-@jit.parallel_kernel
-def _adam_parallel(pieces: Any, size: Any, *arguments: Any) -> None:
-    for piece in numba.prange(pieces):
-        start, stop = pool.share(piece, pieces, size, pool.UNIT)
-        _adam(start, stop, *arguments)

@@ -1,14 +1,14 @@
 """Matrix products, cut into blocks for the threads of the CPU kernels."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
-import numba
 import numpy as np
 
 from minidl_kernels import mask_contract
 from minidl_kernels.checks import KERNEL_TYPES
-from minidl_kernels.cpu import blas, dense, jit, launch, pool
+from minidl_kernels.cpu import blas, dense, dropout, jit, launch, pool
 
 # Smaller products are finished before a second thread has started.
 SERIAL_BELOW = 500_000  # multiplications
@@ -39,16 +39,32 @@ def matmul(a: Any, b: Any, transpose_a: bool, transpose_b: bool, out: Any) -> An
         if _fits(rows, columns, inner, a, b, a if out is None else out):
             out = np.empty((rows, columns), a.dtype) if out is None else out
             pieces = pieces_of_product(rows, columns, inner)
-            arguments = (blas.holders, a, b, out, transpose_a, transpose_b)
-            if pieces == 1:
-                launch.launch(_multiply, *arguments)
-            else:
-                launch.launch(_multiply_parallel, pieces, *arguments)
+            options = int(transpose_a), int(transpose_b)
+            launch.launch_pieces(pieces, _multiply, blas.holders, a, b, out, *options)
             return out
     a = a.swapaxes(-1, -2) if transpose_a else a
     b = b.swapaxes(-1, -2) if transpose_b else b
-    with blas.one_thread() if _is_compiled() else contextlib.nullcontext():
+    launch.not_recorded("a product is computed by NumPy")
+    with _one_thread() if _is_compiled() else contextlib.nullcontext():
         return np.matmul(a, b, out=out)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Limit OpenBLAS to one thread during a product of NumPy."""
+    launch.launch(_hold_or_release, blas.holders, 1)
+    try:
+        yield
+    finally:
+        launch.launch(_hold_or_release, blas.holders, 0)
+
+
+@jit.kernel
+def _hold_or_release(holders: Any, is_begin: Any) -> None:
+    if is_begin:
+        blas.hold(holders)
+    else:
+        blas.release(holders)
 
 
 def dense_layer(
@@ -79,9 +95,8 @@ def dense_layer(
         matmul(x, weight, False, False, y)
         dense.bias_act_dropout(y, bias, floor, address, scale)
     else:
-        words = np.array(address, np.uint32)
-        finish = (bias, floor, words, scale)
-        launch.launch(_dense_parallel, pieces, blas.holders, x, weight, y, *finish)
+        finish = (bias, floor, *dropout.in_memory(address), scale)
+        launch.launch_pieces(pieces, _dense, x, weight, y, *finish)
 
 
 def pieces_of_product(rows: int, columns: int, inner: int) -> int:
@@ -98,15 +113,13 @@ def _is_compiled() -> bool:
 
 
 def _fits(rows: int, columns: int, inner: int, a: Any, b: Any, out: Any) -> bool:
-    """Return whether the compiled product supports these arrays and gives the same bits as NumPy.
+    """Return whether the compiled product supports these arrays.
 
-    NumPy uses other routines for products with a vector, and of a matrix with its transpose.
     Read-only arrays are excluded: Numba would compile the kernel again for them.
     """
     return (
         _is_compiled()
-        and min(rows, columns, inner) > 1
-        and a is not b
+        and min(rows, columns, inner) > 0
         and a.dtype in KERNEL_TYPES
         and a.dtype == b.dtype == out.dtype
         and a.flags.carray
@@ -160,42 +173,40 @@ def _multiply_block(
 
 
 @jit.kernel
-def _multiply(holders: Any, a: Any, b: Any, out: Any, transpose_a: Any, transpose_b: Any) -> None:
-    blas.hold(holders)
-    row, rows, column, columns = _block(0, 1, out.shape[0], out.shape[1])
-    _multiply_block(a, b, out, transpose_a, transpose_b, row, rows, column, columns)
-    blas.release(holders)
-
-
-@jit.parallel_kernel
-def _multiply_parallel(
-    pieces: Any, holders: Any, a: Any, b: Any, out: Any, transpose_a: Any, transpose_b: Any
-) -> None:
-    blas.hold(holders)
-    for piece in numba.prange(pieces):
-        row, rows, column, columns = _block(piece, pieces, out.shape[0], out.shape[1])
-        _multiply_block(a, b, out, transpose_a, transpose_b, row, rows, column, columns)
-    blas.release(holders)
-
-
-@jit.parallel_kernel
-def _dense_parallel(
+def _multiply(
+    piece: Any,
     pieces: Any,
     holders: Any,
+    a: Any,
+    b: Any,
+    out: Any,
+    transpose_a: Any,
+    transpose_b: Any,
+) -> None:
+    row, rows, column, columns = _block(piece, pieces, out.shape[0], out.shape[1])
+    if pieces == 1:  # else `calls.run` holds
+        blas.hold(holders)
+    _multiply_block(a, b, out, transpose_a, transpose_b, row, rows, column, columns)
+    if pieces == 1:
+        blas.release(holders)
+
+
+@jit.kernel
+def _dense(
+    piece: Any,
+    pieces: Any,
     x: Any,
     weight: Any,
     y: Any,
     bias: Any,
     floor: Any,
-    address: Any,
+    words: Any,
+    step: Any,
+    row_offset: Any,
     scale: Any,
 ) -> None:
-    blas.hold(holders)
-    no = np.bool_(False)  # for a plain False, a literal type, the block would be compiled anew
-    for piece in numba.prange(pieces):
-        row, rows, column, columns = _block(piece, pieces, y.shape[0], y.shape[1])
-        _multiply_block(x, weight, y, no, no, row, rows, column, columns)
-        dense.bias_act_dropout_block(
-            y, bias[column : column + columns], row, rows, column, floor, address, scale
-        )
-    blas.release(holders)
+    row, rows, column, columns = _block(piece, pieces, y.shape[0], y.shape[1])
+    _multiply_block(x, weight, y, 0, 0, row, rows, column, columns)
+    part = bias[column : column + columns]
+    address = dropout.unpack(words, step, row_offset)
+    dense.finish_block(y, part, row, rows, column, floor, address, scale)
