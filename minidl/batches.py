@@ -1,10 +1,11 @@
 """Data sets: checked samples on the host, and batches on the device."""
 
+import functools
 import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -105,12 +106,44 @@ class Samples:
         return self[:first], self[first:]
 
 
-class Batch(NamedTuple):
-    """Samples of one batch, on the device."""
+class Batch:
+    """Samples of one batch, which the device gathers when they are first read.
 
-    x: Tensor
-    y: Tensor | None
-    weight: Tensor | None
+    Parameters
+    ----------
+    feed : Feed
+        The data set.
+    rows : array
+        Their rows in it, on the device: int64, shape (count,).
+    host_rows : numpy.ndarray, optional
+        The same on the host.
+    """
+
+    def __init__(self, feed: "Feed", rows: Array, host_rows: np.ndarray | None = None):
+        self.rows, self.host_rows = rows, host_rows
+        self._feed = feed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @functools.cached_property
+    def _gathered(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return self._feed.gather(self.rows, self.host_rows)
+
+    @functools.cached_property
+    def x(self) -> Tensor:
+        """The inputs."""
+        return self._gathered[0]
+
+    @functools.cached_property
+    def y(self) -> Tensor | None:
+        """The targets."""
+        return self._gathered[1]
+
+    @functools.cached_property
+    def weight(self) -> Tensor | None:
+        """The weights."""
+        return self._gathered[2]
 
 
 class Feed:
@@ -168,23 +201,32 @@ class Feed:
         order_on_device = self._backend.asarray(order)
         for start in range(0, len(order), size):
             rows = slice(start, start + size)
-            with self._backend.active:
-                batch = self._batch(order[rows], order_on_device[rows])
-            yield batch
+            yield Batch(self, order_on_device[rows], order[rows])
 
-    def _batch(self, rows: np.ndarray, rows_on_device: Array) -> Batch:
-        backend, x, chosen = self._backend, self._x, rows_on_device
+    def gather(
+        self, rows: Array, host_rows: np.ndarray | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return inputs, targets and weights of a batch."""
+        with self._backend.active:
+            return self._gather(rows, host_rows)
+
+    def _gather(
+        self, rows: Array, host_rows: np.ndarray | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        backend, x, chosen = self._backend, self._x, rows
         if not backend.is_array(x):  # too large for the device: copy the rows of this batch
-            x = backend.asarray(np.ascontiguousarray(x[rows]))
+            x = backend.asarray(np.ascontiguousarray(x[host_rows]))
             chosen = backend.xp.arange(len(rows))
         x, labels = backend.gather(
             x, chosen, self._dtype, scale=self._scale, offset=self._offset, labels=self._labels
         )
         if self._flat:
             x = x.reshape(len(x), math.prod(x.shape[1:]))
-        y = labels if self._y is None else self._y[rows_on_device]
-        weight = None if self._weight is None else self._weight[rows_on_device]
-        return Batch(
+        if self._y is not None or self._weight is not None or chosen is not rows:
+            backend.not_recorded("samples are gathered without a kernel")
+        y = labels if self._y is None else self._y[rows]
+        weight = None if self._weight is None else self._weight[rows]
+        return (
             Tensor.of(x, backend),
             None if y is None else Tensor.of(y, backend),
             None if weight is None else Tensor.of(weight, backend),

@@ -61,7 +61,13 @@ class DeviceArrays:
 
         A count above 2,048 is not exact in float16, and one above 65,504 is infinite.
         """
-        return array.astype("float32") if array.dtype == _FLOAT16 else array
+        if array.dtype != _FLOAT16:
+            return array
+        self.not_recorded("float16 is cast")
+        return array.astype("float32")
+
+    def not_recorded(self, reason: str) -> None:
+        """Note that something is computed in a way that cannot be recorded on this device."""
 
     def sum(self, array: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
         """Return the sum over `axis`; float16 is summed in float32 and rounded once."""

@@ -8,6 +8,8 @@ is their reference in tests.
 """
 
 import functools
+import importlib
+from collections.abc import Callable
 from types import EllipsisType
 from typing import Any
 
@@ -37,6 +39,16 @@ class Backend(OptimizerRules):
     # The dtypes of the kernels; dropout takes float16 besides.
     KERNEL_TYPES = checks.KERNEL_TYPES
     _SOURCE_TYPES = KERNEL_TYPES | {np.dtype(kind + size) for kind in "iu" for size in "1248"}
+
+    # ------------------------------------------------------------------------------ recordings
+
+    def record(self, work: Callable[[], None]) -> Any:
+        """Do some work once, and return a recording of its kernels, which can be replayed.
+
+        The recording has the methods and attributes of `minidl_kernels.cpu.recording.Recording`.
+        """
+        with self.active:
+            return importlib.import_module(f"{self.kernels}.recording").record(work)
 
     # ------------------------------------------------------------------------------ networks
 
@@ -75,6 +87,7 @@ class Backend(OptimizerRules):
             if rate == 1:  # by selection: 0 * infinity would be NaN
                 return self.xp.zeros(x.shape, x.dtype)
             if rate == 0 or x.size == 0:
+                self.not_recorded("dropout at rate 0 copies")
                 return self.xp.array(x, order="C")
             # The contract computes float16 in float32 and rounds once.
             wide = self._contiguous(self.widened(x))
@@ -234,6 +247,30 @@ class Backend(OptimizerRules):
         checks.check_output("cross_entropy", "sums", sums, z.dtype, (2,))
         self._cross_entropy(z, bias, labels, sums)
 
+    def add_sums(self, totals: Array, sums: Array, *, rows: int) -> None:
+        """Add a batch to `totals`: the first of `sums` times `rows`, and the others as they are.
+
+        Parameters
+        ----------
+        totals : array
+            float64, shape (n,), C-contiguous and not empty.
+        sums : array
+            Likewise, float32 or float64: the mean over the rows of the batch, and sums over them.
+        rows : int
+            The number of rows.
+        """
+        checks.check_like("add_sums", "totals", totals, np.dtype("float64"), totals.shape[:1])
+        checks.check_dtype("add_sums", "sums", sums, self.KERNEL_TYPES)
+        for name, array in (("totals", totals), ("sums", sums)):
+            checks.check_output("add_sums", name, array, array.dtype, totals.shape)
+        checks.check_not_empty("add_sums", "totals", totals)
+        self._add_sums(totals, sums, rows=rows)
+
+    @kernel("totals")
+    def _add_sums(self, totals: Array, sums: Array, *, rows: int) -> None:
+        totals[0] += sums[0].astype("float64") * rows
+        totals[1:] += sums[1:]
+
     def cross_entropy_vjp(
         self, g: Array, z: Array, bias: Array, labels: Array, g_bias: Array | None = None
     ) -> tuple[Array, Array]:
@@ -329,6 +366,8 @@ class Backend(OptimizerRules):
             fits = source.dtype in self._SOURCE_TYPES and dtype in self.KERNEL_TYPES
             fits = fits and source.flags.c_contiguous
             gather = self._gather if fits else functools.partial(Backend._gather, self)
+            if not fits:
+                self.not_recorded("the samples have no kernel that gathers them")
             rows = self._contiguous(rows)
             gather(source, rows, labels, out, labels_out, scale=scale, offset=offset)
         return out, labels_out

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from minidl_kernels import checks, cpu
+from minidl_kernels.cpu import current
 
 from minidl.backend.arrays import Array
 from minidl.backend.base import Backend
@@ -38,4 +39,11 @@ class NumpyBackend(Backend):
 
     def _contiguous(self, array: Array) -> Array:
         # Numba compiles anew for a read-only or unaligned array: a copy costs less.
-        return array if array.flags.carray else np.array(array, order="C")
+        if array.flags.carray:
+            return array
+        self.not_recorded("an array is copied")
+        return np.array(array, order="C")
+
+    def not_recorded(self, reason: str) -> None:
+        """Note that NumPy computes something, which only kernels can be recorded for."""
+        current.not_recorded(reason)

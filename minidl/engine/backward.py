@@ -154,7 +154,10 @@ def _pull_back(
         for parent, want, gradient in zip(node.inputs, wanted, gradients, strict=True):
             if want:
                 part = _undo_broadcast(gradient, parent)
-                pending[parent] = pending[parent] + part if parent in pending else part
+                if parent in pending:
+                    tensor.backend.not_recorded("several gradients of a tensor are added")
+                    part = pending[parent] + part
+                pending[parent] = part
 
 
 def _has_repeats(inputs: tuple[Tensor | None, ...]) -> bool:
@@ -170,6 +173,7 @@ def _accumulate(leaf: Tensor, g: Array, targets: Mapping[Tensor, Array]) -> None
     elif leaf in targets:
         total = targets[leaf]
         if total is not g:
+            leaf.backend.not_recorded("a gradient is copied")
             total[...] = g
     else:
         total = xp.array(g, order="C")  # a VJP may return one array for several inputs, or a view

@@ -438,6 +438,8 @@ def apply(op: ops.Op, *inputs: Any, **static: Any) -> Tensor:
         elif isinstance(operand, np.ndarray | np.generic):
             number_array(op.__name__, "an operand", operand)
     backend, arrays = _operands(op.__name__, inputs)
+    if op not in ops.MADE_OF_KERNELS:
+        backend.not_recorded(f"the operation {op.__name__} has no kernel")
     with backend.active:
         value, vjps = op(backend, *arrays, **static)
         # NumPy returns scalars where other libraries return 0-d arrays.

@@ -23,6 +23,7 @@ from minidl.metrics import get as get_metric
 from minidl.models.network import Network
 from minidl.trainer import uncertainty
 from minidl.trainer.fusion import Plan
+from minidl.trainer.inference import Evaluation, Prediction
 from minidl.trainer.loop import Run
 from minidl.trainer.state import COMPILED_WITHIN_EPOCH, History, run_arguments
 
@@ -147,6 +148,7 @@ class Model(Network, RefusesMethods):
         sample_weight: Any = None,
         initial_epoch: int = 0,
         resume: bool = False,
+        record: bool = True,
     ) -> History:
         """Train the model on samples of the host, each once in an epoch.
 
@@ -181,6 +183,9 @@ class Model(Network, RefusesMethods):
             checksum, which reads a part of large arrays. A run is not resumed if weights, the
             optimizer, or arguments of layers, loss or metrics were changed since, except by its
             callbacks.
+        record : bool
+            Whether a step is recorded once and then replayed, which gives the same bits in less
+            time. ``model.recording`` says what was recorded, and why if it was not.
 
         Returns
         -------
@@ -242,7 +247,8 @@ class Model(Network, RefusesMethods):
             assert self.optimizer is not None, "checked with the samples"
             self.optimizer.check(self.parameters())
         validation = None if held_out is None else self._plan(held_out)
-        run = Run(self, state, self._plan(samples), epochs, validation, callback_list)
+        plan = self._plan(samples)
+        run = Run(self, state, plan, epochs, validation, callback_list, record=record)
         names = [*state.logged, *(f"val_{name}" for name in state.logged if held_out is not None)]
         last_run, last_rate = vars(state).copy(), state.learning_rate
         was_stopped = self.stop_training
@@ -322,6 +328,7 @@ class Model(Network, RefusesMethods):
         *,
         sample_weight: Any = None,
         return_dict: bool = False,
+        record: bool = True,
     ) -> Any:
         """Return the loss and the metrics, in inference mode.
 
@@ -333,6 +340,8 @@ class Model(Network, RefusesMethods):
             0 prints nothing; 2 prints a line; 1 (auto) also shows a bar on a terminal.
         return_dict : bool
             Whether the result is a dictionary.
+        record : bool
+            As in `fit`.
 
         Returns
         -------
@@ -344,7 +353,10 @@ class Model(Network, RefusesMethods):
         samples = self._checked_samples("evaluate", x, y, sample_weight)
         self._build_for(samples.x.shape[1:])
         plan = self._plan(samples)
-        values = plan.evaluate(bar("Evaluation", plan.feed, batch_size, verbose))
+        evaluation = Evaluation(self, plan, record)
+        values = evaluation.means(bar("Evaluation", plan.feed, batch_size, verbose))
+        if self.run is None:
+            self.recording = evaluation.report
         if verbose:
             console.write(line("Evaluation", values), sys.stdout)
         if return_dict:
@@ -359,6 +371,7 @@ class Model(Network, RefusesMethods):
         verbose: str | int = "auto",
         *,
         samples: int | None = None,
+        record: bool = True,
     ) -> Any:
         """Return the outputs for all samples on the host, in inference mode.
 
@@ -371,6 +384,8 @@ class Model(Network, RefusesMethods):
         samples : int, optional
             The number of outputs with dropout to draw for each x. Each draw has an address: seed,
             stream, number of the draw, and row in x. Memory does not grow with `samples`.
+        record : bool
+            As in `fit`.
 
         Returns
         -------
@@ -393,11 +408,14 @@ class Model(Network, RefusesMethods):
             self._build_for(inputs.x.shape[1:])  # raises if the samples do not fit
         plan = Plan(self._planned_layers(), self.backend, self.dtype, inputs)
         batches = bar("Prediction", plan.feed, batch_size, verbose)
-        with self.backend.active, no_grad():
-            if draws is not None:
+        if draws is not None:
+            with self.backend.active, no_grad():
                 return uncertainty.of_outputs(plan.outputs, batches, draws, self.dtype)
-            with rng.inference():
-                return np.concatenate([plan.outputs(batch).numpy() for batch in batches])
+        prediction = Prediction(self, plan, record)
+        outputs = prediction.outputs(batches)
+        if self.run is None:
+            self.recording = prediction.report
+        return outputs
 
 
 def _batch_size(who: str, given: int | None) -> int:

@@ -23,6 +23,7 @@ from minidl.optimizers import Optimizer
 from minidl.storage import registry
 from minidl.storage.atomic import PathLike
 from minidl.trainer.loop import Run
+from minidl.trainer.recorder import Recording
 from minidl.trainer.state import History, Position, TrainState
 from minidl.trainer.summary import summary_table
 
@@ -39,6 +40,7 @@ class Network(Layer):
     placement: Placement  # as soon as __init__ has run
     run: Run | None = None
     stop_training = False
+    recording = Recording()
 
     @keras_defaults(trainable=True)
     def __init__(

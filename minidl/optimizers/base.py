@@ -18,6 +18,10 @@ from minidl.optimizers import schedules
 from minidl.optimizers.schedules import LearningRateSchedule
 
 
+# Attributes that change from update to update; `rule` does not read them.
+_COUNTERS = {"iterations", "is_changing", "without_gradient", "_learning_rate"}
+
+
 class Optimizer(RefusesMethods):
     """Update of weights from their gradients; a subclass defines `rule` and `state_names`.
 
@@ -108,9 +112,24 @@ class Optimizer(RefusesMethods):
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Multiply the flat `weights` by `decay` and update them, in place.
 
-        `gradients` may be overwritten.
+        `rate` is what `step_size` returned; `gradients` may be overwritten.
         """
         undefined(self, "rule(self, weights, gradients, rate, decay)")
+
+    def step_size(self, rate: float) -> float:
+        """Return the step size of the next update for its learning rate: usually the same."""
+        return rate
+
+    def numbers(self) -> tuple[float, float]:
+        """Return step size and decay of the next update, which `rule` takes.
+
+        Raises
+        ------
+        ValueError
+            If the schedule returns an invalid learning rate.
+        """
+        rate = self._next_rate()
+        return self.step_size(rate), 1 - rate * (self.weight_decay or 0)
 
     def gradients_of(self, parameters: Sequence[Parameter]) -> Mapping[Parameter, Array]:
         """Return the arrays that `update` reads gradients from, for ``backward(into=...)``.
@@ -124,8 +143,12 @@ class Optimizer(RefusesMethods):
         with trained[0].backend.active:
             return self._laid_out(trained).gradient_views
 
-    def update(self, parameters: Sequence[Parameter]) -> None:
+    def update(
+        self, parameters: Sequence[Parameter], numbers: tuple[float, float] | None = None
+    ) -> None:
         """Update `parameters` from their ``grad``, and clear ``grad``.
+
+        `numbers` are what `numbers` returns, if they are known.
 
         Parameters that require no gradient are frozen: they stay as they are. So do those without
         a gradient, on which no loss depends: neither weights nor state of theirs change, as in
@@ -151,23 +174,25 @@ class Optimizer(RefusesMethods):
                 "backward() on a loss that depends on them."
             )
         self.backend = backend = parameters[0].backend
-        rate = self._next_rate()
+        rate, decay = self.numbers() if numbers is None else numbers
         with backend.active:
             buffers = self._laid_out(parameters)
             for parameter, view in buffers.gradient_views.items():
                 if parameter.grad is None:
+                    backend.not_recorded(f"{parameter.name} has no gradient")
                     view[...] = 0
                     continue
                 if parameter.grad.data is not view:
+                    backend.not_recorded(f"the gradient of {parameter.name} is copied")
                     view[...] = parameter.grad.data
                 parameter.grad = None
                 parameter.note_change()
             kept = [view.copy() for view in self._views_of(without)] if without else []
             self.is_changing = True
-            decay = 1 - rate * (self.weight_decay or 0)
             self.rule(buffers.weights, buffers.gradients, rate, decay)
             for parameter in parameters:
                 if parameter.constraint is not None:
+                    backend.not_recorded(f"{parameter.name} has a constraint")
                     parameter.constraint.apply(parameter.data, backend)
             if without:  # the rule and the constraints are for all weights
                 for view, values in zip(self._views_of(without), kept, strict=True):
@@ -175,6 +200,21 @@ class Optimizer(RefusesMethods):
                 self.without_gradient |= {parameter.name: None for parameter in without}
         self.iterations += 1
         self.is_changing = False
+
+    def count_update(self, parameters: Sequence[Parameter]) -> None:
+        """Count an update of `parameters` that was replayed."""
+        for parameter in parameters:
+            parameter.note_change()
+        self.iterations += 1
+
+    @property
+    def buffers(self) -> list[Array]:
+        """The flat buffers that an update changes: weights and state; none before the first one."""
+        return [] if self._buffers is None else [self._buffers.weights, *self.state.values()]
+
+    def settings(self) -> list[Any]:
+        """Return what `rule` depends on beside its arguments and `state`."""
+        return [value for name, value in vars(self).items() if name not in _COUNTERS]
 
     def _views_of(self, parameters: Sequence[Parameter]) -> list[Array]:
         """Return the parts of the weights and of the state that belong to `parameters`."""

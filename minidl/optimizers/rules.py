@@ -144,15 +144,19 @@ class Adam(Optimizer):
         self.beta_2 = beta_2
         self.epsilon = epsilon
 
+    def step_size(self, rate: float) -> float:
+        """Return the learning rate with both bias corrections."""
+        updates = self.iterations + 1
+        return rate * (1 - self.beta_2**updates) ** 0.5 / (1 - self.beta_1**updates)
+
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Update `weights` in place."""
-        updates = self.iterations + 1
         self.backend.adam(
             weights,
             gradients,
             self.state["mean"],
             self.state["square"],
-            rate=rate * (1 - self.beta_2**updates) ** 0.5 / (1 - self.beta_1**updates),
+            rate=rate,
             beta_1=self.beta_1,
             beta_2=self.beta_2,
             epsilon=self.epsilon,

@@ -6,7 +6,7 @@ accuracy. The results equal those of the separate operations up to rounding, and
 same bits.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from minidl import rng
 from minidl.backend import Array, Backend
 from minidl.batches import Batch, Feed, Samples
 from minidl.engine import ops
-from minidl.engine.backward import no_grad
 from minidl.engine.tensor import Tensor, apply
 from minidl.layers.base import Layer
 from minidl.layers.dense import Dense
@@ -96,6 +95,8 @@ class Plan:
         The layers after the feed, not fused.
     feed : Feed
         The source of batches, which does the work of the first layers if it can.
+    loss, metrics
+        What the outputs are compared by.
     columns : dict of str to int
         For each logged name its column in the sums that `compare` returns.
     """
@@ -112,11 +113,12 @@ class Plan:
         self.layers, options = _after_feed(layers)
         self.feed = Feed(samples, backend, dtype, **options)
         self._backend, self._dtype, self._samples = backend, dtype, samples
+        self._sums: Array | None = None  # of all totals: one place for recorded steps
         self.set_comparison(loss, metrics)
 
     def set_comparison(self, loss: Loss | None, metrics: Sequence[Metric]) -> None:
         """Plan again for this loss and these metrics."""
-        self._loss, self._metrics = loss, metrics
+        self.loss, self.metrics = loss, metrics
         self._classifier = self._fused_classifier()
         self._stages = stages(self.layers[:-1] if self._classifier else self.layers)
         self.columns = {"loss": 0}
@@ -134,9 +136,9 @@ class Plan:
             and samples.weight is None
             and samples.y is not None
             and samples.y.ndim == 1
-            and type(self._loss) is SparseCategoricalCrossentropy
-            and not self._loss.from_logits
-            and all(type(m) in (Accuracy, SparseCategoricalAccuracy) for m in self._metrics)
+            and type(self.loss) is SparseCategoricalCrossentropy
+            and not self.loss.from_logits
+            and all(type(m) in (Accuracy, SparseCategoricalAccuracy) for m in self.metrics)
         ):
             return last
         return None
@@ -181,36 +183,29 @@ class Plan:
             sums = self._backend.xp.empty(2, self._dtype)
         arrays = {"labels": batch.y.data, "sums": sums}
         loss = apply(ops.dense_cross_entropy, x, last.weight, last.bias, **arrays)
-        width = 2 if self._metrics else 1
+        width = 2 if self.metrics else 1
         return loss, sums[:width], (len(x),) * width, None
-
-    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return the means of loss and metrics over batches of the feed, in inference mode."""
-        totals = self.new_totals()
-        with self._backend.active, rng.inference(), no_grad():
-            for batch in batches:
-                _, sums, counts, compared = self.compare(batch)
-                totals.add(sums, counts)
-                if compared is not None:
-                    totals.update_metrics(*compared)
-        return dict(totals)
 
     def new_totals(self, before: Sums | None = None, states: MetricStates | None = None) -> Totals:
         """Return totals for batches of the feed, with copies of the metrics that are not means."""
-        metrics = [metric.fresh() for metric in self._metrics if not metric.is_mean]
-        return Totals(self.columns, self._backend, before, metrics, states)
+        metrics = [metric.fresh() for metric in self.metrics if not metric.is_mean]
+        size = len(set(self.columns.values()))
+        if self._sums is None or len(self._sums) != size:
+            with self._backend.active:
+                self._sums = self._backend.xp.empty(size)
+        return Totals(self.columns, self._backend, before, metrics, states, self._sums)
 
     def loss_of(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return the mean loss of the model's outputs."""
-        assert self._loss is not None, "given for fit and evaluate"
-        return self._loss(batch.y, outputs, batch.weight)
+        assert self.loss is not None, "given for fit and evaluate"
+        return self.loss(batch.y, outputs, batch.weight)
 
     def _compare_outputs(self, outputs: Tensor, batch: Batch) -> Comparison:
         """Return `compare` for the model's outputs."""
         assert batch.y is not None, "checked by fit"
         loss = self.loss_of(outputs, batch)
         # All metrics of a fused classifier are the same number.
-        metrics = self._metrics[:1] if self._classifier else self._metrics
+        metrics = self.metrics[:1] if self._classifier else self.metrics
         results = [
             metric.batch_sum(batch.y, outputs) if metric.is_mean else (0.0, 0) for metric in metrics
         ]

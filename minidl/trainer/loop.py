@@ -10,7 +10,9 @@ import numpy as np
 from minidl import rng
 from minidl.batches import Batch
 from minidl.trainer.fusion import Plan
+from minidl.trainer.inference import Evaluation
 from minidl.trainer.interrupts import Interrupts
+from minidl.trainer.recorder import NOT_WANTED, Recorder, obstacle_of
 from minidl.trainer.state import Position, TrainState
 from minidl.trainer.step import Step
 from minidl.trainer.totals import Totals
@@ -34,6 +36,8 @@ class Run:
         The execution plan for the validation samples.
     callbacks : CallbackList
         The callbacks.
+    record : bool
+        Whether steps are recorded.
 
     Attributes
     ----------
@@ -52,6 +56,14 @@ class Run:
     interrupts: Interrupts = field(default_factory=Interrupts)
     is_training: bool = True
     warnings: list[Warning] = field(default_factory=list)
+    record: bool = True
+
+    def __post_init__(self) -> None:
+        self.step = self.make_step()
+        reason = self._obstacle() if self.record else NOT_WANTED
+        self.recorder = Recorder(self.model.backend, self.model.dtype, self.step, reason)
+        if self.validation is not None:
+            self.evaluation = Evaluation(self.model, self.validation, self.record)
 
     @property
     def position(self) -> Position:
@@ -69,6 +81,7 @@ class Run:
         try:
             self._train()
         finally:
+            self.model.recording = self.recorder.report
             self.state.undo_broken_callback()
             self.state.left = self.state.fingerprint()
 
@@ -117,16 +130,22 @@ class Run:
         callbacks = self.callbacks
         self.plan.set_comparison(self.model.loss, self.model.metrics)  # compile may have changed it
         totals = self.begin_totals()
-        step = self.make_step()
+        self.step.begin_epoch()
+        if reason := self._obstacle():
+            self.recorder.give_up(reason)
         with self.model.backend.active:
             for batch in self.batches_left():
                 number = self.position.batch
                 callbacks.notify("on_train_batch_begin", number, {})
-                step(batch)
+                self.recorder(batch)
                 callbacks.notify("on_train_batch_end", number, totals)
                 if self.model.stop_training:
                     break
+        self.model.recording = self.recorder.report
         return dict(totals)
+
+    def _obstacle(self) -> str:
+        return obstacle_of(self.model, self.plan, self.model.optimizer)
 
     def _validate(self) -> dict[str, float]:
         """Return the epoch's logs of the validation."""
@@ -134,7 +153,7 @@ class Run:
         if plan is None:
             return {}
         plan.set_comparison(self.model.loss, self.model.metrics)
-        values = plan.evaluate(plan.feed.batches(self.position.batch_size))
+        values = self.evaluation.means(plan.feed.batches(self.position.batch_size))
         return {f"val_{name}": value for name, value in values.items()}
 
     def make_step(self) -> Step:

@@ -1,18 +1,31 @@
 """The training step: one update of the weights from one batch."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
 from minidl import rng
 from minidl.batches import Batch
 from minidl.optimizers import Optimizer
+from minidl.rng import RandomStream
 from minidl.trainer.fusion import Plan
 from minidl.trainer.interrupts import Interrupts
+from minidl.trainer.recorder import Done, Places, Work, attributes
 from minidl.trainer.state import TrainState
 
 
-class Step:
+class _Counted(NamedTuple):
+    """What a step counts on the host."""
+
+    values: Sequence[int]  # in each column of the totals
+    streams: Sequence[RandomStream]  # that drew
+
+
+class Step(Work):
     """One update from one batch: forward, backward, exchange, update, count.
 
-    `fit` calls ``step(batch)`` and knows nothing else of it. A subclass may do the same in another
-    way, with the same bits.
+    `fit` calls ``step(batch)``, through a `Recorder`, and knows nothing else of it. A subclass may
+    do the same in another way, with the same bits.
 
     Parameters
     ----------
@@ -24,45 +37,97 @@ class Step:
         Ctrl-C waits while the weights change.
     """
 
+    who = "fit"
+
     def __init__(self, state: TrainState, plan: Plan, interrupts: Interrupts):
         self.state = state
         self.plan = plan
         self.interrupts = interrupts
-        # A step is made for each epoch: callbacks may freeze weights in between.
-        self.trained = [p for p in state.model.parameters() if p.requires_grad]
+        self.feed = plan.feed
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Choose the weights to train: callbacks may freeze some between the epochs."""
+        model = self.state.model
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self._streams = model.streams()
+        self._attributes = attributes(model)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer, which a callback may replace."""
+        assert self.state.optimizer is not None, "checked by fit"
+        return self.state.optimizer
 
     def __call__(self, batch: Batch) -> None:
+        """Update the weights once."""
+        self.run(batch)
+
+    def place(self, places: Places) -> Any:
+        """Put step, step size and decay in their places, and return them."""
+        rate, decay = self.optimizer.numbers()
+        numbers = places.float("rate", rate), places.float("decay", decay)
+        return places.integer("step", self.state.step), numbers
+
+    def run(self, batch: Batch, numbers: Any = None) -> Done:
         """Update the weights once.
 
         On an exception before the update, weights and counters are unchanged. An exception within
         the update sets ``state.is_torn``.
         """
-        state, optimizer, totals = self.state, self.state.optimizer, self.state.totals
-        assert optimizer is not None, "checked by fit"
-        with rng.training(step=state.step):
+        state, optimizer, totals = self.state, self.optimizer, self.state.totals
+        step, of_update = numbers or (state.step, optimizer.numbers())
+        before = [stream.step for stream in self._streams]
+        with rng.training(step=step):
             loss, sums, counts, compared = self.plan.compare(batch)
         for parameter in self.trained:
             parameter.grad = None  # a callback, or a step that was interrupted, may have left one
         loss.backward(into=optimizer.gradients_of(self.trained))
         self.exchange()
-        self.interrupts.is_held = True
-        state.is_torn = True  # until the update is counted
-        try:
-            self._update(optimizer)
+        with self.held():
+            try:
+                optimizer.update(self.trained, of_update)
+            except Exception:
+                state.is_torn = optimizer.is_changing  # it may have raised before any change
+                raise
             totals.add(sums, counts)
             state.count_step()
             state.is_torn = False
             if compared is not None:
                 totals.update_metrics(*compared)
+        steps = zip(self._streams, before, strict=True)
+        drew = [stream for stream, number in steps if stream.step != number]
+        return Done([*optimizer.buffers, totals.sums], _Counted(counts, drew))
+
+    def replay(self, recording: Any, counted: _Counted) -> None:
+        """Update the weights by a recording of `run`, and count it."""
+        state = self.state
+        with self.held():
+            recording.replay()
+            self.optimizer.count_update(self.trained)
+            for stream in counted.streams:
+                stream.step = state.step + 1
+            state.totals.count(counted.values)
+            state.count_step()
+
+    def watched(self) -> list[Any]:
+        """Return what a recording of the step relies on."""
+        state, optimizer = self.state, self.optimizer
+        plan = self.plan
+        watched = [getattr(thing, name, None) for thing, name in self._attributes]
+        watched += [optimizer, *optimizer.settings(), *optimizer.buffers]
+        return [*watched, state.totals.sums, plan.loss, plan.metrics]
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Let Ctrl-C wait; the state is torn until the end."""
+        self.interrupts.is_held = True
+        self.state.is_torn = True
+        try:
+            yield
+            self.state.is_torn = False
         finally:
             self.interrupts.release()
-
-    def _update(self, optimizer: Optimizer) -> None:
-        try:
-            optimizer.update(self.trained)
-        except Exception:
-            self.state.is_torn = optimizer.is_changing  # it may have raised before any change
-            raise
 
     def exchange(self) -> None:
         """Combine the gradients with those of other workers; alone, do nothing."""

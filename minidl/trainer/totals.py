@@ -14,15 +14,13 @@ from minidl.metrics import Metric
 
 Sums = Mapping[str, tuple[float, int]]  # the sum over the samples seen, and their number, by name
 MetricStates = Mapping[str, Mapping[str, Any]]  # `Metric.state` by name
-PENDING = 1024  # batches whose sums are kept on the device before they are added up
 
 
 class Totals(Mapping[str, float]):
     """Means of the loss and the metrics over the samples seen, by name.
 
-    The sums of the batches stay on the device until a mean is looked up, which waits for it. They
-    are added up on the host, in their order. A device may use another order, which depends on their
-    number, and so on where a run was interrupted.
+    The sums stay on the device until a mean is looked up, which waits for it. Each batch is added
+    in its turn, so that the totals do not depend on where a run was interrupted.
 
     Parameters
     ----------
@@ -36,6 +34,13 @@ class Totals(Mapping[str, float]):
         The metrics that are not means, fresh ones.
     states : mapping, optional
         `metric_states` of the batches that were seen before.
+    sums : array, optional
+        Where the totals are kept: float64, of as many elements as there are columns.
+
+    Attributes
+    ----------
+    sums : array
+        The totals of the columns, on the device.
 
     Examples
     --------
@@ -54,6 +59,7 @@ class Totals(Mapping[str, float]):
         before: Sums | None = None,
         metrics: Sequence[Metric] = (),
         states: MetricStates | None = None,
+        sums: Array | None = None,
     ):
         before = before or {}
         self._metrics = {metric.name: metric for metric in metrics}
@@ -63,19 +69,19 @@ class Totals(Mapping[str, float]):
         self._columns = dict(columns)
         self._backend = backend
         self._counts = [0] * (max(columns.values()) + 1)
-        self._sums = np.zeros(len(self._counts))
+        begun = np.zeros(len(self._counts))
         for name, column in columns.items():
-            self._sums[column], self._counts[column] = before.get(name, (0.0, 0))
-        self._pending: list[Array] = []
-        self._rows: list[int] = []  # of each pending batch
+            begun[column], self._counts[column] = before.get(name, (0.0, 0))
+        with backend.active:
+            self.sums = backend.xp.empty(len(begun)) if sums is None else sums
+            self.sums[...] = backend.asarray(begun)
 
     def __getitem__(self, name: str) -> float:
         if name in self._metrics:
             return self._result(self._metrics[name])
         column = self._columns[name]
-        self._fold()
         count = self._counts[column]
-        return float(self._sums[column]) / count if count else float("nan")
+        return self._host_sums()[column] / count if count else float("nan")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._columns)
@@ -89,15 +95,16 @@ class Totals(Mapping[str, float]):
         Parameters
         ----------
         sums : array
-            On the device: the mean loss, then the sum of each metric. It is read later and must
-            not change.
+            On the device: the mean loss, then the sum of each metric.
         counts : sequence of int
             The number of values in each column.
         """
-        if len(self._pending) == PENDING:
-            self._fold()
-        self._pending.append(sums)
-        self._rows.append(counts[0])
+        with self._backend.active:
+            self._backend.add_sums(self.sums, sums, rows=counts[0])
+        self.count(counts)
+
+    def count(self, counts: Sequence[int]) -> None:
+        """Count the values of a batch that is added already."""
         for column, count in enumerate(counts):
             self._counts[column] += count
 
@@ -118,21 +125,14 @@ class Totals(Mapping[str, float]):
                 f"{result!r:.80}. Use a metric for each number."
             ) from error
 
-    def _fold(self) -> None:
-        """Add up the pending batches, one after the other."""
-        if not self._pending:
-            return
-        with self._backend.active:
-            batches = self._backend.to_numpy(self._backend.xp.stack(self._pending, dtype="float64"))
-        batches[:, 0] *= self._rows  # the mean loss becomes a sum
-        self._sums = np.cumsum([self._sums, *batches], axis=0)[-1]
-        self._pending, self._rows = [], []
+    def _host_sums(self) -> list[float]:
+        return self._backend.to_numpy(self.sums).tolist()
 
     def state(self) -> Sums:
         """Return for each name the sum over the samples seen, and their number."""
-        self._fold()
+        sums = self._host_sums()
         return {
-            name: (float(self._sums[column]) if self._counts[column] else 0.0, self._counts[column])
+            name: (sums[column] if self._counts[column] else 0.0, self._counts[column])
             for name, column in self._columns.items()
         }
 

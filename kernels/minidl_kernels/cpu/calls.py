@@ -1,7 +1,7 @@
 """Calls of compiled kernels by address: from the threads of the pool, and in a replay.
 
-A kernel that the threads share has the parameters ``(piece, pieces, *arguments)``. Numba compiles it
-once, for one thread. A few lines of LLVM code let the pool call it: they unpack the arguments from
+A kernel that the threads share has the parameters ``(piece, pieces, *arguments)``. Numba compiles
+it once, for one thread. A few lines of LLVM code let the pool call it: they unpack the arguments from
 memory and call it for each piece. They compile in milliseconds, and `numba.prange` in seconds.
 """
 
@@ -27,6 +27,9 @@ _WORDS = _WORD.as_pointer()
 _REGION = ir.FunctionType(ir.VoidType(), [_WORDS] * 4)
 
 _FLOATS = {np.dtype("float32"): ("f", "I"), np.dtype("float64"): ("d", "q")}
+
+
+_intrinsic: Any = intrinsic  # whose types do not know that compiled code passes no context
 
 
 class Call(NamedTuple):
@@ -156,13 +159,13 @@ def run(calls: np.ndarray, times: int = 1) -> None:
 def _parallel_for() -> int:
     """Return the address of the function of Numba's TBB layer that runs a region."""
     try:
-        from numba.np.ufunc import tbbpool
+        from numba.np.ufunc import tbbpool  # type: ignore[attr-defined]
     except ImportError:  # then nothing has several pieces
         return 0
     return tbbpool.parallel_for
 
 
-@intrinsic
+@_intrinsic
 def _call(_: Any, address: Any, arguments: Any) -> Any:
     """Call a C function that returns nothing."""
 

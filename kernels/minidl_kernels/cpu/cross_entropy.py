@@ -39,7 +39,7 @@ def cross_entropy(z: Any, bias: Any, labels: Any, sums: Any) -> None:
     >>> np.exp(sums[0]).round(6), sums[1]
     (np.float64(4.0), np.float64(1.0))
     """
-    launch.launch(_cross_entropy, z, bias, _as_int64(labels), sums)
+    launch.launch(_cross_entropy, z, bias, labels, sums)
 
 
 def cross_entropy_vjp(g: Any, z: Any, bias: Any, labels: Any, g_z: Any, g_bias: Any) -> None:
@@ -63,14 +63,7 @@ def cross_entropy_vjp(g: Any, z: Any, bias: Any, labels: Any, g_z: Any, g_bias: 
     >>> g_z, g_bias
     (array([[ 0.5, -0.5]]), array([ 0.5, -0.5]))
     """
-    launch.launch(_cross_entropy_vjp, g, z, bias, _as_int64(labels), g_z, g_bias)
-
-
-def _as_int64(labels: Any) -> Any:
-    if labels.dtype == np.int64:
-        return labels
-    launch.not_recorded("labels are cast by NumPy")
-    return labels.astype(np.int64)
+    launch.launch(_cross_entropy_vjp, g, z, bias, labels, g_z, g_bias)
 
 
 @jit.kernel
@@ -78,7 +71,7 @@ def _cross_entropy(z: Any, bias: Any, labels: Any, sums: Any) -> None:
     rows, classes = z.shape
     loss, hits = 0.0, 0  # in float64, so that a large batch loses no precision
     for row in range(rows):
-        label = labels[row]
+        label = np.int64(labels[row])
         logit = z.dtype.type(np.nan)
         if 0 <= label < classes:
             logit = z[row, label] + bias[label]
@@ -104,6 +97,7 @@ def _cross_entropy_vjp(g: Any, z: Any, bias: Any, labels: Any, g_z: Any, g_bias:
     for i in range(classes):
         g_bias[i] = zero
     for row in range(rows):
+        label = np.int64(labels[row])
         largest = z.dtype.type(-np.inf)
         for i in range(classes):
             largest = _larger(z[row, i] + bias[i], largest)
@@ -113,6 +107,6 @@ def _cross_entropy_vjp(g: Any, z: Any, bias: Any, labels: Any, g_z: Any, g_bias:
             g_z[row, i] = power
             total += power
         for i in range(classes):
-            one_hot = one if i == labels[row] else zero
+            one_hot = one if i == label else zero
             g_z[row, i] = _gradient(g_z[row, i] / total, one_hot, share)
             g_bias[i] += g_z[row, i]

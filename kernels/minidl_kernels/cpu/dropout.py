@@ -51,7 +51,7 @@ def dropout(x: Any, out: Any, address: mask_contract.PackedAddress, scale: Any) 
     )
 
 
-def in_memory(address: mask_contract.PackedAddress) -> tuple[Any, Any, Any]:
+def in_memory(address: mask_contract.PackedAddress) -> tuple[Any, ...]:
     """Return the words of an address, and the places of its step and its row offset."""
     step, row_offset = (
         launch.placed(address.step, uint32),

@@ -1,21 +1,11 @@
 """Launches of CPU kernels: `launch` and `launch_pieces` are the only functions that launch them."""
 
-import contextlib
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from minidl_kernels.cpu import calls
+from minidl_kernels.cpu import calls, current
 from minidl_kernels.placed import place_of
-
-
-class _Thread(threading.local):
-    recording: Any = None  # a `recording.Recording` that is being made
-
-
-_thread = _Thread()
 
 
 def launch(kernel: Any, *arguments: Any) -> None:
@@ -24,8 +14,8 @@ def launch(kernel: Any, *arguments: Any) -> None:
     Host code calls it as ``launch.launch``, so that tests can replace it.
     """
     kernel(*arguments)
-    if _thread.recording is not None:
-        _thread.recording.add(kernel, arguments)
+    if current.thread.recording is not None:
+        current.thread.recording.add(kernel, arguments)
 
 
 def launch_pieces(pieces: int, kernel: Any, *arguments: Any) -> None:
@@ -44,24 +34,8 @@ def launch_pieces(pieces: int, kernel: Any, *arguments: Any) -> None:
     arguments = (pieces, *arguments)
     call, words = calls.of(kernel, arguments, is_shared=True), calls.words(arguments)
     calls.run(np.array([[call.address, words.ctypes.data, pieces]]))
-    if _thread.recording is not None:
-        _thread.recording.add(kernel, arguments, pieces)
-
-
-@contextlib.contextmanager
-def recorded_by(recording: Any) -> Iterator[None]:
-    """Add the launches of this thread to a recording."""
-    _thread.recording = recording
-    try:
-        yield
-    finally:
-        _thread.recording = None
-
-
-def not_recorded(reason: str) -> None:
-    """Note that something is computed without a kernel: what is being recorded cannot be replayed."""
-    if _thread.recording is not None:
-        _thread.recording.obstacle = _thread.recording.obstacle or reason
+    if current.thread.recording is not None:
+        current.thread.recording.add(kernel, arguments, pieces)
 
 
 def placed(number: Any, dtype: Any) -> np.ndarray:

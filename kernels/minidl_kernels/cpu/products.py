@@ -8,7 +8,7 @@ import numpy as np
 
 from minidl_kernels import mask_contract
 from minidl_kernels.checks import KERNEL_TYPES
-from minidl_kernels.cpu import blas, dense, dropout, jit, launch, pool
+from minidl_kernels.cpu import blas, current, dense, dropout, jit, launch, pool
 
 # Smaller products are finished before a second thread has started.
 SERIAL_BELOW = 500_000  # multiplications
@@ -44,7 +44,7 @@ def matmul(a: Any, b: Any, transpose_a: bool, transpose_b: bool, out: Any) -> An
             return out
     a = a.swapaxes(-1, -2) if transpose_a else a
     b = b.swapaxes(-1, -2) if transpose_b else b
-    launch.not_recorded("a product is computed by NumPy")
+    current.not_recorded("a product is computed by NumPy")
     with _one_thread() if _is_compiled() else contextlib.nullcontext():
         return np.matmul(a, b, out=out)
 

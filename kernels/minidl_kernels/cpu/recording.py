@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl_kernels.cpu import calls, launch
+from minidl_kernels.cpu import calls, current
 
 
 class Recording:
@@ -67,7 +67,7 @@ def record(work: Callable[[], None]) -> Recording:
     array([0.25])
     """
     recording = Recording()
-    with launch.recorded_by(recording):
+    with current.recorded_by(recording):
         work()
     recording.finish()
     return recording

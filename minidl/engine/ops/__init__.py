@@ -13,6 +13,15 @@ that file. A test fails until ``tests/engine/op_table.py`` has a row for it.
 from minidl.engine.ops.arithmetic import *
 from minidl.engine.ops.functions import *
 from minidl.engine.ops.networks import *
-from minidl.engine.ops.op import OPS, JointVjp, Op, Vjp, Vjps, differentiable, pull_back
+from minidl.engine.ops.op import (
+    MADE_OF_KERNELS,
+    OPS,
+    JointVjp,
+    Op,
+    Vjp,
+    Vjps,
+    differentiable,
+    pull_back,
+)
 from minidl.engine.ops.reductions import *
 from minidl.engine.ops.shapes import *

@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from minidl_kernels.mask_contract import scale
 
 from minidl.backend import Array, Backend
-from minidl.engine.ops.op import JointVjp, Result, differentiable
+from minidl.engine.ops.op import JointVjp, Result, differentiable, made_of_kernels
 from minidl.rng import Address
 
 __all__ = ["dense", "dense_cross_entropy", "dropout", "sparse_cross_entropy"]
 
 
 @differentiable
+@made_of_kernels
 def dropout(
     backend: Backend, x: Array, *, rate: float, address: Address, rescale: bool = True
 ) -> Result:
@@ -28,6 +29,7 @@ def dropout(
 
 
 @differentiable
+@made_of_kernels
 def dense(
     backend: Backend,
     x: Array,
@@ -52,6 +54,7 @@ def dense(
         if activation == "relu":
             factor = 1.0 if rate == 1 else scale(rate, y.dtype, rescale)
             return backend.bias_act_dropout_vjp(g, y, factor, g_bias)
+        backend.not_recorded("a dense layer without relu adds up the gradient of its bias")
         g_z = g if address is None else backend.dropout(g, rate, address, rescale=rescale)
         return g_z, g_z.sum(axis=0, out=g_bias)
 
@@ -59,6 +62,7 @@ def dense(
 
 
 @differentiable
+@made_of_kernels
 def dense_cross_entropy(
     backend: Backend, x: Array, weight: Array, bias: Array, *, labels: Array, sums: Array
 ) -> Result:

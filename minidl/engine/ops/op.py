@@ -30,6 +30,16 @@ def differentiable(op: Op) -> Op:
     return op
 
 
+MADE_OF_KERNELS: set[Op] = set()
+"""The operations that only launch kernels, on each device; their VJPs, too."""
+
+
+def made_of_kernels(op: Op) -> Op:
+    """Note that the CPU can record an operation."""
+    MADE_OF_KERNELS.add(op)
+    return op
+
+
 def pull_back(
     vjps: Vjps, g: Array, wanted: Sequence[bool], out: Sequence[Array | None]
 ) -> Sequence[Array | None]:

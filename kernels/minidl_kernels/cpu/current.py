@@ -1,0 +1,30 @@
+"""The recording that is being made on this thread, if any; an import costs nothing."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+
+class _Thread(threading.local):
+    recording: Any = None  # a `recording.Recording`
+
+
+thread = _Thread()
+
+
+@contextlib.contextmanager
+def recorded_by(recording: Any) -> Iterator[None]:
+    """Add the launches of this thread to a recording."""
+    thread.recording = recording
+    try:
+        yield
+    finally:
+        thread.recording = None
+
+
+def not_recorded(reason: str) -> None:
+    """Note that something is computed without a kernel, so that a replay would leave it out."""
+    recording = thread.recording
+    if recording is not None and not recording.obstacle:
+        recording.obstacle = reason
