@@ -7,6 +7,7 @@ Nothing here knows tensors, layers or training, and nothing here imports `minidl
 `mask_contract`         addresses and masks of dropout, specified in NumPy
 `formulas`              elementwise formulas, shared by both devices
 `checks`                checks of arguments, made by the backend
+`placed`                numbers that kernels read from a device's memory
 `threads`               number of threads of the CPU kernels
 ======================  ================================================================
 
@@ -29,6 +30,8 @@ Besides, each device has machinery of its own.
 `cpu.blas`              OpenBLAS of NumPy's wheels, called from compiled code
 `cpu.products`          matrix products
 `cuda.reduction`        sums in a fixed order
+`cuda.scalars`          numbers by value or from the device
+`cuda.recording`        work recorded in a CUDA graph
 ======================  ================================================================
 
 An import of this package or of the files of the first table does not import Numba.

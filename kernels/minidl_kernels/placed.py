@@ -1,28 +1,28 @@
-"""Numbers that lie on the device, too, so that they can change between the runs of a recorded step.
+"""Numbers that also lie on a device.
 
-A kernel that gets a plain number keeps its value when it is recorded. From a placed number it gets
-the place instead, and reads the number there, each time it runs.
+A recorded step runs again without Python, so that a number which Python passed would stay the same.
+A placed number has a value for Python and a place, from which the kernels read it.
 """
 
 from typing import Any
 
 
 class PlacedInt(int):
-    """An integer, and the array of one element in which kernels read it.
+    """An integer that also lies in memory of a device.
 
     Parameters
     ----------
     value : int
-        The number in this run.
+        The number.
     place : array
-        uint32, one element, on the device.
+        Where kernels read it: shape (1,), uint32.
 
     Examples
     --------
     >>> import numpy as np
-    >>> step = PlacedInt(7, np.array([7], "uint32"))
-    >>> step + 1, place_of(step), place_of(7)
-    (8, array([7], dtype=uint32), None)
+    >>> step = PlacedInt(3, place=np.array([3], "uint32"))
+    >>> step + 1, step.place
+    (4, array([3], dtype=uint32))
     """
 
     place: Any
@@ -34,7 +34,15 @@ class PlacedInt(int):
 
 
 class PlacedFloat(float):
-    """A float, and the array of one element in which kernels read it, of the kernels' dtype."""
+    """A real number that also lies in memory of a device.
+
+    Parameters
+    ----------
+    value : float
+        The number.
+    place : array
+        Where kernels read it: shape (1,), of the dtype of the arrays that they compute with.
+    """
 
     place: Any
 
@@ -45,5 +53,11 @@ class PlacedFloat(float):
 
 
 def place_of(number: Any) -> Any:
-    """Return the array in which kernels read this number, or None if it is a plain number."""
+    """Return the place of a placed number, or None.
+
+    Examples
+    --------
+    >>> place_of(3) is None
+    True
+    """
     return getattr(number, "place", None)

@@ -1,13 +1,16 @@
 """Arrays of the double: NumPy memory that is reached only as CuPy lets a device be reached."""
 
 import ctypes
+import operator
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from cuda_double.capture import arrays_in, memory_of, perform
 from cuda_double.devices import Device, state
+from cuda_double.pools import Block, OnDevice
 
 SCALARS = (bool, int, float, complex, np.number, np.bool)
 DLPACK_CPU, DLPACK_CUDA = 1, 2  # DLDeviceType of dlpack.h
@@ -48,22 +51,25 @@ def cupy_double() -> Any:
     return sys.modules["cupy"]
 
 
-class ndarray:
+class ndarray(OnDevice):
     """An array on a device.
 
     It is no `numpy.ndarray`, and NumPy cannot read it; `_memory` is for the double alone.
     """
 
-    __slots__ = ("__weakref__", "_memory", "base", "device")
+    __slots__ = ("__weakref__", "base", "device")
     __array_priority__ = 100
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, memory: np.ndarray, base: "ndarray | None" = None):
+    def __init__(
+        self, memory: np.ndarray, base: "ndarray | None" = None, is_borrowed: bool = False
+    ):
         if memory.dtype.char not in supported_dtypes:
             raise ValueError(f"Unsupported dtype {memory.dtype}")
         self._memory = memory
         self.base = base
         self.device = Device() if base is None else base.device
+        self._block = Block(self, is_borrowed) if base is None else base._block
 
     def __getattr__(self, name: str) -> Any:
         if name in self._real_names:
@@ -106,8 +112,10 @@ class ndarray:
         self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True
     ) -> np.ndarray:
         """Return a copy on the host."""
-        state.counts.device_to_host += 1
-        state.counts.synchronizations += blocking
+        if state.capture is None:
+            self._block.check_readable()
+            self._block.use()
+        state.download(blocking)
         copy = np.array(self._memory, order=order)
         if out is None:
             return copy
@@ -174,25 +182,24 @@ class ndarray:
     # -------------------------------------------------------------------------- indexing
 
     def __getitem__(self, index: Any) -> "ndarray":
-        return launched(self._memory[_index(index)], self)
+        return launched(perform(operator.getitem, self, _index(index)), self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         check_device(self)
         place = _index(index, masks_are_read=isinstance(value, ndarray))
+        moved = False
         if isinstance(value, ndarray):
             check_device(value)
-            source = value._memory
-            target = self._memory[place]
-            moved = np.may_share_memory(target, self._memory) and _same_layout(target, source)
-        elif isinstance(value, SCALARS) or (isinstance(value, np.ndarray) and value.ndim == 0):
-            source, moved = value, False
-        elif isinstance(value, list | np.ndarray):
+            if not list(arrays_in(place)):
+                target = self._memory[memory_of(place)]
+                moved = np.may_share_memory(target, self._memory)
+                moved = moved and _same_layout(target, value._memory)
+        elif isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim > 0):
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
-        else:
+        elif not isinstance(value, (*SCALARS, np.ndarray)):
             raise TypeError(f"Unsupported type {type(value)}")
-        with np.errstate(all="ignore"):
-            self._memory[place] = source
-        state.counts.launches += not moved and self.size > 0
+        perform(operator.setitem, self, place, value, writes=True)
+        state.launch(not moved and self.size > 0)
 
     def fill(self, value: Any) -> None:
         """Set all elements."""
@@ -212,18 +219,17 @@ class ndarray:
         for name, value in (("casting", casting), ("subok", subok)):
             if value is not None:
                 raise TypeError(f"{name} is not supported yet")
-        with np.errstate(all="ignore"):
-            return self._copied(self._memory.astype(dtype, order=order, copy=copy))
+        return self._copied(perform(np.ndarray.astype, self, dtype, order, copy=copy))
 
     def copy(self, order: str = "C") -> "ndarray":
         """Return a copy on the device."""
-        return self._copied(self._memory.copy(order))
+        return self._copied(perform(np.ndarray.copy, self, order))
 
     def _copied(self, memory: np.ndarray) -> "ndarray":
         copy = wrap(memory, self)
         if copy is not self:
             check_device(self)
-            state.counts.launches += not _same_layout(memory, self._memory) and self.size > 0
+            state.launch(not _same_layout(memory, self._memory) and self.size > 0)
         return copy
 
     def __copy__(self) -> "ndarray":
@@ -262,10 +268,10 @@ def launched(value: Any, *sources: ndarray) -> Any:
     result = wrap(value, *sources)
     if not isinstance(result, ndarray):
         check_device(*sources)
-        state.counts.launches += 1
+        state.launch()
     elif result.base is None and not any(result is source for source in sources):
         check_device(*sources)
-        state.counts.launches += result.size > 0
+        state.launch(result.size > 0)
     return result
 
 
@@ -290,7 +296,7 @@ def check_device(*arrays: ndarray) -> None:
 
 
 def _index(index: Any, masks_are_read: bool = True) -> tuple:
-    """Return an index for NumPy memory that returns an array also for one element.
+    """Return an index with which NumPy returns an array also for one element.
 
     A mask is counted on the device and the host waits for the number; not so where a scalar is
     assigned.
@@ -302,9 +308,8 @@ def _index(index: Any, masks_are_read: bool = True) -> tuple:
             check_device(part)
             if part.dtype == bool and masks_are_read:
                 state.download()
-            part = part._memory
         elif isinstance(part, list | np.ndarray):
-            state.counts.host_to_device += 1
+            state.upload()
             part = np.asarray(part, int) if np.size(part) == 0 else np.asarray(part)
         plain.append(part)
     return tuple(plain) if any(part is Ellipsis for part in plain) else (*plain, ...)

@@ -1,6 +1,7 @@
-"""The devices, streams and counts of the double: what stands in for `cupy.cuda`."""
+"""The devices and counts of the double, and its one state."""
 
-import itertools
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,8 @@ class Counts:
     synchronizations: int = 0
     launches: int = 0
     device_switches: int = 0
+    graph_launches: int = 0
+    nodes: int = 0  # appended to graphs
 
     def reset(self) -> None:
         """Count from 0 again."""
@@ -22,21 +25,39 @@ class Counts:
             setattr(self, field.name, 0)
 
 
+class Misuse(AssertionError):
+    """What CUDA and CuPy let pass, and what goes wrong later."""
+
+
 class State:
     """The one machine that the double pretends to be."""
 
+    null_stream: Any
+
     def __init__(self) -> None:
         self.counts = Counts()
-        self.device_count = 1
-        self.current_device = 0
-        self.current_stream: Stream | None = None
+        self.streams: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.reset(1)
 
     def reset(self, device_count: int) -> None:
         """Start anew with so many devices."""
         self.counts.reset()
         self.device_count = device_count
         self.current_device = 0
-        self.current_stream = None
+        self.current_stream: Any = None  # the null stream
+        self.capturing: list[Any] = []  # streams
+        self.allocator: Callable | None = None
+        self.loaded: set[Any] = set()  # kernels, which a first launch loads on a device
+
+    @property
+    def capture(self) -> Any:
+        """What the current stream captures, or None."""
+        return self.stream._capture
+
+    @property
+    def stream(self) -> Any:
+        """The stream that takes what is launched now."""
+        return self.current_stream or self.null_stream
 
     def switch_to(self, index: int, error: type[Exception]) -> None:
         """Make another device the current one, as ``cudaSetDevice`` does."""
@@ -46,17 +67,33 @@ class State:
             self.current_device = index
             self.counts.device_switches += 1
 
-    def download(self) -> None:
-        """Count a copy to the host that is waited for."""
+    def launch(self, is_launched: bool = True) -> None:
+        """Count a kernel that runs now, and not as the node of a graph."""
+        self.counts.launches += is_launched and self.capture is None
+
+    def upload(self) -> None:
+        """Count a copy from the host."""
+        if self.capture is not None:
+            raise RuntimeError("the current stream is capturing, so H2D transfers are disallowed")
+        self.counts.host_to_device += 1
+
+    def download(self, blocking: bool = True) -> None:
+        """Count a copy to the host, by default one that is waited for."""
+        if self.capture is not None:
+            raise RuntimeError("the current stream is capturing, so D2H transfers are disallowed")
         self.counts.device_to_host += 1
+        if blocking:
+            self.wait(self.stream)
+
+    def wait(self, stream: Any) -> None:
+        """Count a wait for the work of a stream."""
         self.counts.synchronizations += 1
+        stream._order.is_waited_for()
 
 
 state = State()
 
-MEMORY = 2**33
-
-CUDA_ERROR_NO_DEVICE, CUDA_ERROR_INVALID_DEVICE = 100, 101  # cudaError of driver_types.h
+CUDA_ERROR_INVALID_DEVICE = 101  # cudaError of driver_types.h
 
 
 class Namespace(ModuleType):
@@ -110,68 +147,8 @@ class Device:
 
     def synchronize(self) -> None:
         """Wait for the device."""
+        for stream in state.capturing:
+            stream.synchronize()
+        for stream in list(state.streams):
+            stream._order.is_waited_for()
         state.counts.synchronizations += 1
-
-
-class Stream:
-    """A queue of work; the current one takes what is launched."""
-
-    _pointers = itertools.count(0x1000, 0x10)
-    null: "Stream"
-
-    def __init__(
-        self,
-        null: bool = False,
-        non_blocking: bool = False,
-        ptds: bool = False,
-        priority: int | None = None,
-    ):
-        self.ptr = 0 if null else next(self._pointers)
-        self._before: list[Stream | None] = []
-
-    def __enter__(self) -> "Stream":
-        self._before.append(state.current_stream)
-        state.current_stream = self
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        state.current_stream = self._before.pop()
-
-    def synchronize(self) -> None:
-        """Wait for the stream."""
-        state.counts.synchronizations += 1
-
-
-Stream.null = Stream(null=True)
-
-
-def get_current_stream(device_id: int | None = None) -> Stream:
-    """Return the stream that takes what is launched now."""
-    return state.current_stream or Stream.null
-
-
-def cuda_namespace(real: ModuleType) -> Namespace:
-    """Return the double of `cupy.cuda`."""
-    error = real.runtime.CUDARuntimeError
-    Device.error = error
-
-    def device_count() -> int:
-        if state.device_count == 0:
-            raise error(CUDA_ERROR_NO_DEVICE)
-        return state.device_count
-
-    runtime = Namespace(
-        real.runtime,
-        getDeviceCount=device_count,
-        memGetInfo=lambda: (MEMORY, MEMORY),  # free and in all, bytes
-        getDevice=lambda: state.current_device,
-        CUDARuntimeError=error,
-    )
-    return Namespace(
-        real,
-        Device=Device,
-        Stream=Stream,
-        get_current_stream=get_current_stream,
-        runtime=runtime,
-        is_available=lambda: state.device_count > 0,
-    )

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from compiled import compiled
 
-from cuda_double.arrays import ndarray
-from cuda_double.devices import Counts, state
+from cuda_double.capture import arrays_in, memory_of, perform
+from cuda_double.devices import Counts, Misuse, state
 from cuda_double.library import double_of
 
 # Threads that the interpreter runs side by side; 16,384 is fastest for the grid that a small array
@@ -30,7 +30,7 @@ def _double() -> Any:
 @contextlib.contextmanager
 def cuda_double(device_count: int = 1) -> Iterator[Counts]:
     """Make ``get_backend("cuda")`` the real backend over the double; give the double's counts."""
-    from minidl_kernels.cuda import launch, reduction
+    from minidl_kernels.cuda import launch, recording, reduction
 
     import minidl.backend as devices
 
@@ -40,7 +40,8 @@ def cuda_double(device_count: int = 1) -> Iterator[Counts]:
         patch.setitem(sys.modules, "cupy", double)
         patch.setitem(sys.modules, "cupy.cuda", double.cuda)
         patch.setattr(launch, "launch", run_compiled)
-        patch.setattr(reduction, "cupy", double)
+        for module in (reduction, recording):
+            patch.setattr(module, "cupy", double)
         try:
             _forget_cuda(devices)
             yield state.counts
@@ -50,7 +51,11 @@ def cuda_double(device_count: int = 1) -> Iterator[Counts]:
 
 def _forget_cuda(devices: Any) -> None:
     """Drop the CUDA backends and the module that knows their library; the CPU's stays."""
+    from minidl_kernels.cuda import recording
+
     sys.modules.pop("minidl.backend.cupy_backend", None)
+    recording._stream.cache_clear()
+    recording._pools_in_use.clear()
     devices._cuda_backend.cache_clear()
     devices.get_backend.cache_clear()
 
@@ -59,8 +64,19 @@ def run_compiled(
     kernel: Any, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any
 ) -> None:
     """Stand in for `launch`: compile the kernel for a GPU and execute its PTX on the CPU."""
-    state.counts.launches += 1
-    plain = [a._memory if isinstance(a, ndarray) else a for a in arguments]
     assert not any(isinstance(a, np.ndarray) for a in arguments), "a host array in a launch"
-    types = tuple(map(numba.typeof, plain))
-    compiled(kernel, types).launch(grid, block, *plain, batch=THREADS_AT_ONCE)
+    types = tuple(numba.typeof(memory_of(argument)) for argument in arguments)
+    loaded = (kernel, types, state.current_device)
+    state.launch()
+
+    def execute(*plain: Any) -> None:
+        compiled(kernel, types).launch(grid, block, *plain, batch=THREADS_AT_ONCE)
+
+    if state.capture is None:
+        state.loaded.add(loaded)
+        perform(execute, *arguments, writes=True)
+    elif loaded in state.loaded:
+        node = functools.partial(execute, *memory_of(arguments))
+        state.capture.append(arrays_in(arguments), node)
+    else:
+        raise Misuse(f"the first launch of {kernel.__name__} is in a capture: it loads a module")

@@ -2,7 +2,7 @@
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +20,9 @@ from cuda_double.arrays import (
     set_dlpack_device,
     wrap,
 )
-from cuda_double.devices import Namespace, cuda_namespace, state
+from cuda_double.capture import arrays_in, memory_of, perform, poisoned
+from cuda_double.devices import Namespace, state
+from cuda_double.runtime import cuda_namespace
 from cuda_double.signatures import bind, signature_of
 
 # Parameters that take an array and nothing else, and those that take a sequence of arrays.
@@ -36,6 +38,9 @@ ON_THE_HOST = {*TAKE_SCALARS, "can_cast", "may_share_memory", "shares_memory", "
 SYNCHRONISING = {"nonzero", "flatnonzero", "argwhere", "unique", "bincount", "extract", "compress"}
 # They leave their result uninitialised, so that nothing runs.
 WITHOUT_KERNEL = {"empty", "empty_like"}
+# With more arrays than so many they read the addresses from an array of the device.
+JOINING = {"stack", "concatenate", "vstack", "hstack", "dstack", "column_stack"}
+MOST_JOINED = 8
 LONG_INTEGERS = range(-(2**63), 2**64)
 
 
@@ -72,23 +77,13 @@ def _is_dtype(value: Any) -> bool:
 # ------------------------------------------------------------------------------ arguments
 
 
-def _arrays_in(values: Any) -> Iterator[ndarray]:
-    for value in values:
-        if isinstance(value, ndarray):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _arrays_in(value)
-
-
-def _memory(value: Any) -> Any:
-    """Return NumPy's form of an argument; an array of the host raises."""
-    if isinstance(value, ndarray):
-        return value._memory
-    if isinstance(value, np.ndarray):
-        raise TypeError(f"Unsupported type {type(value)}")
-    if isinstance(value, list | tuple):
-        return type(value)(map(_memory, value))
-    return value
+def _check_no_host_arrays(values: Any) -> None:
+    """Raise TypeError if there is an array of the host in arguments."""
+    for value in values.values() if isinstance(values, dict) else values:
+        if isinstance(value, np.ndarray):
+            raise TypeError(f"Unsupported type {type(value)}")
+        if isinstance(value, list | tuple | dict):
+            _check_no_host_arrays(value)
 
 
 def _check_arrays(name: str, arguments: dict[str, Any]) -> None:
@@ -130,18 +125,35 @@ def _function(name: str, real: Any, compute: Callable) -> Callable:
 def _computed(name: str, compute: Callable, arguments: dict, args: tuple, kwargs: dict) -> Any:
     """Call NumPy, and count what CuPy would have the device do."""
     _check_options(name, arguments)
-    sources = [*_arrays_in(args), *_arrays_in(kwargs.values())]
+    _check_no_host_arrays((args, kwargs))
+    if name in ON_THE_HOST:
+        return compute(*memory_of(args), **memory_of(kwargs))
+    if name in WITHOUT_KERNEL:
+        memory = compute(*memory_of(args), **memory_of(kwargs))
+        return wrap(memory if state.capture is None else poisoned(memory))
+    sources = [*arrays_in(args), *arrays_in(kwargs.values())]
+    _check_capture(name, sources)
     if name in SYNCHRONISING:
         state.download()
-    with np.errstate(all="ignore"):  # a GPU does not warn
-        value = compute(*map(_memory, args), **{key: _memory(v) for key, v in kwargs.items()})
-    if name in ON_THE_HOST:
-        return value
-    if value is None or arguments.get("out") is not None:
+    writes = arguments.get("out") is not None
+    value = perform(compute, *args, writes=writes, **kwargs)
+    if value is None or writes:
         check_device(*sources)
-        state.counts.launches += 1
+        state.launch()
         return value if value is None else wrap(value, *sources)
-    return wrap(value) if name in WITHOUT_KERNEL else launched(value, *sources)
+    return launched(value, *sources)
+
+
+def _check_capture(name: str, sources: list[ndarray]) -> None:
+    """Raise if the current stream captures and CuPy cannot do this then."""
+    if state.capture is None:
+        return
+    if name in PRODUCTS | {"matmul", "einsum", "vecdot"}:
+        raise NotImplementedError(
+            "calling cuBLAS API during stream capture is currently unsupported"
+        )
+    if name in JOINING and len(sources) > MOST_JOINED:
+        state.upload()  # their addresses
 
 
 def _check_options(name: str, arguments: dict) -> None:
@@ -178,15 +190,15 @@ class Ufunc:
                 raise TypeError(f"Unsupported type {type(value)}")
             if isinstance(value, int) and value not in LONG_INTEGERS:
                 raise OverflowError("Python int too large to convert to C long")
-        sources = [*_arrays_in(args), *_arrays_in(kwargs.values())]
+        sources = [*arrays_in(args), *arrays_in(kwargs.values())]
         check_device(*sources)
-        with np.errstate(all="ignore"):
-            value = self._compute(
-                *map(_memory, args), **{key: _memory(option) for key, option in kwargs.items()}
-            )
+        _check_no_host_arrays(kwargs)
+        _check_capture(self.__name__, sources)
+        writes = len(args) > self.nin or kwargs.get("out") is not None
+        value = perform(self._compute, *args, writes=writes, **kwargs)
         result = wrap(value, *sources)
         outputs = result if isinstance(result, tuple) else (result,)
-        state.counts.launches += any(output.size > 0 for output in outputs)
+        state.launch(any(output.size > 0 for output in outputs))
         return result
 
 
@@ -206,24 +218,26 @@ def array(
     if subok:
         raise NotImplementedError
     if isinstance(obj, ndarray):
-        with np.errstate(all="ignore"):
-            memory = np.array(obj._memory, dtype, copy=copy or None, order=order, ndmin=ndmin)
+        memory = perform(np.array, obj, dtype, copy=copy or None, order=order, ndmin=ndmin)
         return launched(memory, obj) if memory.dtype != obj.dtype else wrap(memory, obj)
-    if isinstance(obj, list | tuple) and any(True for _ in _arrays_in(obj)):
-        parts = list(_arrays_in(obj))
+    if isinstance(obj, list | tuple) and any(True for _ in arrays_in(obj)):
+        parts = list(arrays_in(obj))
         check_device(*parts)
-        return launched(np.array(_only_arrays(obj), dtype, ndmin=ndmin), *parts)
-    state.counts.host_to_device += 1
+        _check_only_arrays(obj)
+        return launched(perform(np.array, obj, dtype, ndmin=ndmin), *parts)
+    state.upload()
     memory = np.array(obj, dtype, order=order, ndmin=ndmin)
     native = memory.dtype.newbyteorder("=")  # CuPy swaps the bytes of what comes from the host
     return ndarray(memory.astype(native, order="K", copy=False))
 
 
-def _only_arrays(values: Any) -> Any:
-    """Return the memory of nested arrays; a number among them is one for NumPy to convert."""
-    if isinstance(values, list | tuple):
-        return [_only_arrays(value) for value in values]
-    return values._memory if isinstance(values, ndarray) else ndarray.__array__(values)
+def _check_only_arrays(values: Any) -> None:
+    """Raise TypeError if there is a number among nested arrays, as NumPy converts no array."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            _check_only_arrays(value)
+        elif not isinstance(value, ndarray):
+            ndarray.__array__(value)
 
 
 def asarray(
@@ -248,14 +262,14 @@ def where(condition: Any, x: Any = None, y: Any = None) -> Any:
         raise TypeError(f"Unsupported type {type(condition)}")
     if (x is None) != (y is None):
         raise ValueError("Must provide both 'x' and 'y' or neither.")
-    check_device(*_arrays_in((condition, x, y)))
+    check_device(*arrays_in((condition, x, y)))
     if x is None:
         state.download()
-        return launched(np.nonzero(condition._memory))
+        return launched(perform(np.nonzero, condition))
     for value in (x, y):
         if not isinstance(value, (ndarray, *SCALARS)):
             raise TypeError(f"Unsupported type {type(value)}")
-    return launched(np.where(condition._memory, _memory(x), _memory(y)))
+    return launched(perform(np.where, condition, x, y))
 
 
 def searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None) -> ndarray:
@@ -264,8 +278,8 @@ def searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None) -> ndar
         raise NotImplementedError("Only int or ndarray are supported for a")
     if not isinstance(v, (ndarray, int, float, complex)):
         raise NotImplementedError("Only python scalars or ndarrays are supported for v")
-    check_device(*_arrays_in((a, v, sorter)))
-    return launched(np.searchsorted(a._memory, _memory(v), side, _memory(sorter)))
+    check_device(*arrays_in((a, v, sorter)))
+    return launched(perform(np.searchsorted, a, v, side, sorter))
 
 
 def from_dlpack(array: Any, *, device: Any = None, copy: bool | None = None) -> ndarray:
@@ -279,7 +293,7 @@ def from_dlpack(array: Any, *, device: Any = None, copy: bool | None = None) -> 
     capsule = array.__dlpack__()
     set_dlpack_device(capsule, DLPACK_CPU, 0)
     with arrays.Device(number):
-        return ndarray(np.from_dlpack(_HostCapsule(capsule)))
+        return ndarray(np.from_dlpack(_HostCapsule(capsule)), is_borrowed=True)
 
 
 class _HostCapsule:

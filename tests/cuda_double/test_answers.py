@@ -97,6 +97,8 @@ def test_double_has_no_name_that_cupy_lacks(cuda_double):
         (double.cuda.runtime, real.cuda.runtime),
         (double.cuda.Device, real.cuda.Device),
         (double.cuda.Stream, real.cuda.Stream),
+        (double.cuda.Graph, real.cuda.Graph),
+        (double.cuda.MemoryPool, real.cuda.MemoryPool),
     ):
         public = {name for name in vars(mine) if not name.startswith("_")}
         assert public <= {*dir(theirs), "error", "device"}, mine
@@ -117,7 +119,7 @@ def test_double_raises_for_what_it_cannot_compute(cuda_double):
     for use in (
         lambda: double.random,
         lambda: double.ElementwiseKernel,
-        lambda: double.cuda.Graph,
+        lambda: double.cuda.ExternalStream,
         lambda: double.add.reduce,
         lambda: array.scatter_add,
     ):

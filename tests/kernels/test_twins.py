@@ -12,7 +12,10 @@ from minidl.backend.kernel import kernel
 
 FOLDER = Path(minidl_kernels.__file__).parent
 # Files that exist for one device only.
-MACHINERY = {"cpu": {"jit", "pool", "products", "blas"}, "cuda": {"jit", "reduction"}}
+MACHINERY = {
+    "cpu": {"jit", "pool", "products", "blas"},
+    "cuda": {"jit", "reduction", "recording", "scalars"},
+}
 LAUNCH = "launch"  # launches kernels: the arguments before theirs differ between the devices
 
 

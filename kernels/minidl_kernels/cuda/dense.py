@@ -7,7 +7,7 @@ from numba import cuda
 from numpy import uint32, uint64
 
 from minidl_kernels import mask_contract
-from minidl_kernels.cuda import dropout, launch, reduction
+from minidl_kernels.cuda import dropout, launch, reduction, scalars
 from minidl_kernels.cuda.reduction import BLOCK, LANES, chunks
 
 
@@ -39,7 +39,7 @@ def bias_act_dropout(
         floor,
         uint64(rows),
         uint64(units),
-        tuple(map(uint32, address)),
+        scalars.words(address),
         scale,
     )
 

@@ -7,7 +7,8 @@ from numba import cuda
 from numpy import uint32, uint64
 
 from minidl_kernels import formulas, mask_contract, philox
-from minidl_kernels.cuda import jit, launch
+from minidl_kernels.cuda import jit, launch, scalars
+from minidl_kernels.cuda.scalars import number
 
 _at_least = jit.inline(formulas.at_least)
 _drop_element = jit.inline(formulas.drop)
@@ -25,7 +26,7 @@ def dropout(x: Any, out: Any, address: mask_contract.PackedAddress, scale: Any) 
         Of one shape and dtype, float32 or float64, C-contiguous and not empty; they may be the same
         array.
     address : PackedAddress
-        Which elements are dropped; the grid has no influence.
+        Which elements are dropped; the grid has no influence. Step and row offset may be placed.
     scale : numpy scalar
         Factor of the kept elements, of the dtype of `x`.
     """
@@ -38,7 +39,7 @@ def dropout(x: Any, out: Any, address: mask_contract.PackedAddress, scale: Any) 
         out.reshape(-1),
         uint64(rows),
         uint64(columns),
-        tuple(map(uint32, address)),
+        scalars.words(address),
         scale,
     )
 
@@ -63,12 +64,13 @@ def drop_tiles(
     """Drop from flat `x`, or, if there is a bias, from the larger of `x + bias` and `floor`.
 
     `bias` is None or has an element for each column; `address` is a tuple or an array of six words.
+    Of a tuple, step and row offset may be arrays of one word.
     A thread is one lane of a tile: it computes one Philox block and uses its words for four
     columns, 16 apart, so that neighbouring threads load and store neighbours. Indices into the
     arrays have 64 bits; numbers that are known to be small have 32, which a GPU computes faster.
     """
-    key0, key1, stream, step = address[0], address[1], address[2], address[3]
-    row_offset, threshold = address[4], address[5]
+    key0, key1, stream, step = address[0], address[1], address[2], number(address[3])
+    row_offset, threshold = number(address[4]), address[5]
     thread_x, thread_y = cuda.grid(2)  # type: ignore[call-arg, var-annotated]
     threads_x, threads_y = cuda.gridsize(2)
     # All constants are typed: a bare 16 would make the arithmetic int64.

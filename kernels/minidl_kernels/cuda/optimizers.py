@@ -1,4 +1,7 @@
-"""Updates of all weights, each rule in one launch over flat arrays, in place."""
+"""Updates of all weights, each rule in one launch over flat arrays, in place.
+
+`rate` and `decay` may be placed numbers.
+"""
 
 from typing import Any
 
@@ -6,7 +9,8 @@ from numba import cuda
 from numpy import uint64
 
 from minidl_kernels import formulas
-from minidl_kernels.cuda import jit, launch
+from minidl_kernels.cuda import jit, launch, scalars
+from minidl_kernels.cuda.scalars import number
 
 _adam_rule = jit.inline(formulas.adam)
 _momentum_rule = jit.inline(formulas.momentum)
@@ -95,8 +99,9 @@ def adam(
 
 def _update(kernel: Any, arrays: tuple[Any, ...], numbers: tuple[float, ...]) -> None:
     """Launch a kernel, with the numbers in the dtype of the arrays."""
-    size, number = arrays[0].size, arrays[0].dtype.type
-    launch.launch_flat(kernel, size, *arrays, *map(number, numbers))
+    size, dtype = arrays[0].size, arrays[0].dtype.type
+    arguments = (scalars.argument(value, dtype) for value in numbers)
+    launch.launch_flat(kernel, size, *arrays, *arguments)
 
 
 @cuda.jit(device=True)
@@ -107,6 +112,7 @@ def _place() -> tuple[Any, Any]:
 
 @cuda.jit
 def _sgd(weights: Any, gradients: Any, rate: Any, decay: Any) -> None:
+    rate, decay = number(rate), number(decay)
     i, stride = _place()
     while i < uint64(weights.size):
         weights[i] = _sgd_rule(weights[i], gradients[i], rate, decay)
@@ -117,6 +123,7 @@ def _sgd(weights: Any, gradients: Any, rate: Any, decay: Any) -> None:
 def _momentum(
     weights: Any, gradients: Any, velocity: Any, rate: Any, momentum: Any, decay: Any
 ) -> None:
+    rate, decay = number(rate), number(decay)
     i, stride = _place()
     while i < uint64(weights.size):
         weights[i], velocity[i] = _momentum_rule(
@@ -129,6 +136,7 @@ def _momentum(
 def _nesterov(
     weights: Any, gradients: Any, velocity: Any, rate: Any, momentum: Any, decay: Any
 ) -> None:
+    rate, decay = number(rate), number(decay)
     i, stride = _place()
     while i < uint64(weights.size):
         weights[i], velocity[i] = _nesterov_rule(
@@ -148,6 +156,7 @@ def _rmsprop(
     epsilon: Any,
     decay: Any,
 ) -> None:
+    rate, decay = number(rate), number(decay)
     i, stride = _place()
     while i < uint64(weights.size):
         weights[i], square[i] = _rmsprop_rule(
@@ -168,6 +177,7 @@ def _adam(
     epsilon: Any,
     decay: Any,
 ) -> None:
+    rate, decay = number(rate), number(decay)
     i, stride = _place()
     while i < uint64(weights.size):
         weights[i], mean[i], square[i] = _adam_rule(

@@ -1,0 +1,161 @@
+"""Recorded work: a CUDA graph of what ran once, which runs again without Python.
+
+All work of a recording is on one stream of the device, which is never the null stream: CUDA refuses
+to capture that one. `stream` orders this stream and the caller's by events, in both directions. So
+`record` and `Recording.replay` are right on any stream. A caller who enters `stream` once for many
+calls spares their events.
+
+What changes between replays must be read from memory: see `scalars`. Whatever else Python passes to
+a kernel is kept: numbers, shapes, grids and addresses. So each array that exists before `record`
+must live as long as the recording.
+"""
+
+import contextlib
+import functools
+import gc
+import re
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cupy
+
+
+class Recording:
+    """Work that was recorded by `record`.
+
+    Attributes
+    ----------
+    nodes : int or None
+        Number of kernels, copies and fills in the graph; None if this CuPy cannot describe graphs.
+    """
+
+    def __init__(self, graph: Any, pool: Any):
+        self._device = cupy.cuda.Device()
+        self._graphs = [graph]  # the only reference, so that `close` destroys it
+        self._close = weakref.finalize(self, _release, self._device, self._graphs, pool)
+        self._close.atexit = False  # the driver is gone before
+
+    @functools.cached_property
+    def nodes(self) -> int | None:
+        """Number of nodes of the graph, as CUDA describes it in the DOT language."""
+        if not hasattr(self._graph, "debug_dot_str"):
+            return None
+        return len(re.findall(r'^\s*"\w+"\s*\[', self._graph.debug_dot_str(), re.MULTILINE))
+
+    @property
+    def _graph(self) -> Any:
+        if not self._graphs:
+            raise RuntimeError("Recording: expected an open recording, got a closed one. Record.")
+        return self._graphs[0]
+
+    def replay(self, times: int = 1) -> None:
+        """Queue the work so many times; nothing waits for it."""
+        graph = self._graph
+        with self._device, stream() as current:
+            for _ in range(times):
+                graph.launch(current)
+
+    def close(self) -> None:
+        """Destroy the graph and free its memory. Arrays that the work made stay valid."""
+        self._close()
+
+
+def record(work: Callable[[], None]) -> Recording:
+    """Record work in a CUDA graph, and do it once.
+
+    Parameters
+    ----------
+    work : callable
+        It ran before, so that its kernels are loaded and its products chosen. Here it is called
+        once more, and executes nothing: so its effects on Python's objects happen, and those on
+        arrays happen by the launch that follows. It may not wait for the device, copy from or to
+        the host, or compute products with CuPy.
+
+    Returns
+    -------
+    Recording
+        Arrays that the work makes have their memory from the recording's own pool, and each replay
+        writes them anew.
+
+    Raises
+    ------
+    Exception
+        What `work` raises, as it is. No work was done then.
+    """
+    device, pool = cupy.cuda.Device(), cupy.cuda.MemoryPool()
+    gc.collect()
+    try:
+        with stream() as current, _no_collection(), cupy.cuda.using_allocator(pool.malloc):
+            graph = _captured(work, current)
+    except BaseException:
+        _release(device, [], pool)
+        raise
+    recording = Recording(graph, pool)
+    recording.replay()
+    return recording
+
+
+def _captured(work: Callable[[], None], current: Any) -> Any:
+    """Return the graph of the work; no capture is left open."""
+    current.begin_capture()
+    try:
+        work()
+    except BaseException:
+        with contextlib.suppress(Exception):  # CUDA says again that the capture is invalid
+            current.end_capture()
+        raise
+    return current.end_capture()
+
+
+@contextlib.contextmanager
+def stream() -> Iterator[Any]:
+    """Make the stream of recordings the current one; its work is ordered with the caller's."""
+    before = cupy.cuda.get_current_stream()
+    ours = _stream(cupy.cuda.Device().id)
+    if before == ours:
+        yield ours
+        return
+    ours.wait_event(before.record())
+    try:
+        with ours:
+            yield ours
+    finally:
+        before.wait_event(ours.record())
+
+
+@functools.cache
+def _stream(device: int) -> Any:
+    """Return the one stream for recordings of a device, which is the current one."""
+    return cupy.cuda.Stream(non_blocking=True)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python from finalizing objects whose destruction CUDA may refuse during capture."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+_pools_in_use: list[tuple[Any, Any]] = []
+
+
+def _release(device: Any, graphs: list[Any], pool: Any) -> None:
+    """Destroy the graph, then free the memory, then drop the pool.
+
+    With another order, CuPy 13 frees memory of a graph that is alive, and CuPy 14 leaks it. CuPy 13
+    frees memory of living arrays with their pool, so a pool is kept until its arrays are gone.
+    """
+    graphs.clear()
+    _pools_in_use.append((device, pool))
+    for entry in list(_pools_in_use):
+        device, pool = entry
+        with device:
+            pool.free_all_blocks()
+            if pool.used_bytes() == 0:
+                _pools_in_use.remove(entry)

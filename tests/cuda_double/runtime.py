@@ -1,0 +1,41 @@
+"""The double of `cupy.cuda`."""
+
+from types import ModuleType
+
+from cuda_double.capture import Event, Graph, Stream, get_current_stream
+from cuda_double.devices import Device, Namespace, state
+from cuda_double.pools import MemoryPool, using_allocator
+
+MEMORY = 2**33  # bytes of a device
+CUDA_ERROR_NO_DEVICE = 100  # cudaError of driver_types.h
+
+
+def cuda_namespace(real: ModuleType) -> Namespace:
+    """Return the double of `cupy.cuda`."""
+    error = real.runtime.CUDARuntimeError
+    Device.error = Stream.error = error
+
+    def device_count() -> int:
+        if state.device_count == 0:
+            raise error(CUDA_ERROR_NO_DEVICE)
+        return state.device_count
+
+    runtime = Namespace(
+        real.runtime,
+        getDeviceCount=device_count,
+        memGetInfo=lambda: (MEMORY, MEMORY),  # free and in all, bytes
+        getDevice=lambda: state.current_device,
+        CUDARuntimeError=error,
+    )
+    return Namespace(
+        real,
+        Device=Device,
+        Stream=Stream,
+        Event=Event,
+        Graph=Graph,
+        MemoryPool=MemoryPool,
+        using_allocator=using_allocator,
+        get_current_stream=get_current_stream,
+        runtime=runtime,
+        is_available=lambda: state.device_count > 0,
+    )
