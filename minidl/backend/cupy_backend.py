@@ -3,6 +3,7 @@
 import cupy
 import minidl_kernels.cuda.launch  # noqa: F401, for the reason if the kernels cannot be used
 import numpy as np
+from minidl_kernels.cuda import blas
 
 from minidl.backend.arrays import Array, DeviceError
 from minidl.backend.base import Backend
@@ -59,6 +60,8 @@ class CupyBackend(Backend):
     def _matmul(
         self, a: Array, b: Array, transpose_a: bool, transpose_b: bool, out: Array | None
     ) -> Array:
+        if blas.fits(a, b, out):
+            return blas.multiply(a, b, transpose_a, transpose_b, out)
         if a.ndim == b.ndim == 2:  # `dot` writes to `out` without a copy
             return cupy.dot(a.T if transpose_a else a, b.T if transpose_b else b, out=out)
         return super()._matmul(a, b, transpose_a, transpose_b, out)

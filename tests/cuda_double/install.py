@@ -12,6 +12,7 @@ import pytest
 from compiled import compiled
 
 from cuda_double.capture import arrays_in, memory_of, perform
+from cuda_double.cublaslt import CublasLt
 from cuda_double.devices import Counts, Misuse, state
 from cuda_double.library import double_of
 
@@ -30,18 +31,20 @@ def _double() -> Any:
 @contextlib.contextmanager
 def cuda_double(device_count: int = 1) -> Iterator[Counts]:
     """Make ``get_backend("cuda")`` the real backend over the double; give the double's counts."""
-    from minidl_kernels.cuda import launch, recording, reduction
+    from minidl_kernels.cuda import blas, launch, recording, reduction
 
     import minidl.backend as devices
 
     double = _double()
+    library = blas.declared(CublasLt())
     state.reset(device_count)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", double)
         patch.setitem(sys.modules, "cupy.cuda", double.cuda)
         patch.setattr(launch, "launch", run_compiled)
-        for module in (reduction, recording):
+        for module in (blas, recording, reduction):
             patch.setattr(module, "cupy", double)
+        patch.setattr(blas, "load", lambda: library)
         try:
             _forget_cuda(devices)
             yield state.counts
@@ -51,11 +54,12 @@ def cuda_double(device_count: int = 1) -> Iterator[Counts]:
 
 def _forget_cuda(devices: Any) -> None:
     """Drop the CUDA backends and the module that knows their library; the CPU's stays."""
-    from minidl_kernels.cuda import recording
+    from minidl_kernels.cuda import blas, recording
 
     sys.modules.pop("minidl.backend.cupy_backend", None)
     recording._stream.cache_clear()
     recording._pools_in_use.clear()
+    blas.on_device.cache_clear()
     devices._cuda_backend.cache_clear()
     devices.get_backend.cache_clear()
 

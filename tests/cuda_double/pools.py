@@ -5,11 +5,15 @@ that still uses it computes with another array's numbers. So using freed memory 
 """
 
 import contextlib
+import ctypes
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from cuda_double.devices import Misuse, state
+
+ALIGNMENT = 256  # bytes
 
 
 class MemoryPool:
@@ -151,9 +155,28 @@ class Block:
             raise Misuse("a graph uses memory that its pool has released")
 
 
+class Memory:
+    """Memory from no pool, aligned as that of ``cudaMalloc``."""
+
+    def __init__(self, size: int):
+        self._bytes = ctypes.create_string_buffer(size + ALIGNMENT)
+        address = ctypes.addressof(self._bytes)
+        self.size, self.ptr = size, address + -address % ALIGNMENT
+
+
 class OnDevice:
     """What has memory on the device: the base of the double's arrays."""
 
     __slots__ = ("_block", "_memory")
     _memory: Any
     _block: Block
+
+    @property
+    def data(self) -> Any:
+        """The address, as the attribute `ptr`; C code that gets it finds the array by it."""
+        address = self._memory.ctypes.data
+        by_address[address] = self
+        return SimpleNamespace(ptr=address)
+
+
+by_address: weakref.WeakValueDictionary[int, OnDevice] = weakref.WeakValueDictionary()

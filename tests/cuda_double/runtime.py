@@ -4,7 +4,7 @@ from types import ModuleType
 
 from cuda_double.capture import Event, Graph, Stream, get_current_stream
 from cuda_double.devices import Device, Namespace, state
-from cuda_double.pools import MemoryPool, using_allocator
+from cuda_double.pools import Memory, MemoryPool, using_allocator
 
 MEMORY = 2**33  # bytes of a device
 CUDA_ERROR_NO_DEVICE = 100  # cudaError of driver_types.h
@@ -33,6 +33,7 @@ def cuda_namespace(real: ModuleType) -> Namespace:
         Stream=Stream,
         Event=Event,
         Graph=Graph,
+        Memory=Memory,
         MemoryPool=MemoryPool,
         using_allocator=using_allocator,
         get_current_stream=get_current_stream,

@@ -13,8 +13,8 @@ from minidl.backend.kernel import kernel
 FOLDER = Path(minidl_kernels.__file__).parent
 # Files that exist for one device only.
 MACHINERY = {
-    "cpu": {"jit", "pool", "products", "blas"},
-    "cuda": {"jit", "reduction", "recording", "scalars"},
+    "cpu": {"jit", "pool", "products", "blas", "calls", "current"},
+    "cuda": {"jit", "reduction", "blas", "scalars"},
 }
 LAUNCH = "launch"  # launches kernels: the arguments before theirs differ between the devices
 
