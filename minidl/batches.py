@@ -117,10 +117,21 @@ class Batch:
         Their rows in it, on the device: int64, shape (count,).
     host_rows : numpy.ndarray, optional
         The same on the host.
+    order : array, optional
+        The order of which they are a part.
+    start : int
+        Where they begin in it.
     """
 
-    def __init__(self, feed: "Feed", rows: Array, host_rows: np.ndarray | None = None):
-        self.rows, self.host_rows = rows, host_rows
+    def __init__(
+        self,
+        feed: "Feed",
+        rows: Array,
+        host_rows: np.ndarray | None = None,
+        order: Array | None = None,
+        start: int = 0,
+    ):
+        self.rows, self.host_rows, self.order, self.start = rows, host_rows, order, start
         self._feed = feed
 
     def __len__(self) -> int:
@@ -195,13 +206,18 @@ class Feed:
     def __len__(self) -> int:
         return len(self._x)
 
+    @property
+    def is_on_device(self) -> bool:
+        """Whether the device holds the samples."""
+        return self._backend.is_array(self._x)
+
     def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[Batch]:
         """Yield the samples in batches of `size`, in `order`; the last batch may be smaller."""
         order = np.arange(len(self)) if order is None else order
         order_on_device = self._backend.asarray(order)
         for start in range(0, len(order), size):
             rows = slice(start, start + size)
-            yield Batch(self, order_on_device[rows], order[rows])
+            yield Batch(self, order_on_device[rows], order[rows], order_on_device, start)
 
     def gather(
         self, rows: Array, host_rows: np.ndarray | None

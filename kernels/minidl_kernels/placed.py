@@ -7,6 +7,10 @@ A placed number has a value for Python and a place, from which the kernels read 
 from typing import Any
 
 
+class NotRecorded(Exception):
+    """Some work cannot be recorded; the message says why. None of it was done."""
+
+
 class PlacedInt(int):
     """An integer that also lies in memory of a device.
 

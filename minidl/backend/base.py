@@ -7,6 +7,7 @@ decorated with `@kernel` runs the kernel instead. So kernels need no checks of t
 is their reference in tests.
 """
 
+import contextlib
 import functools
 import importlib
 from collections.abc import Callable
@@ -42,6 +43,10 @@ class Backend(OptimizerRules):
 
     # ------------------------------------------------------------------------------ recordings
 
+    def stream(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which work is recorded and replayed; enter ``active`` before."""
+        return contextlib.nullcontext()
+
     def record(self, work: Callable[[], None]) -> Any:
         """Do some work once, and return a recording of its kernels, which can be replayed.
 
@@ -49,6 +54,40 @@ class Backend(OptimizerRules):
         """
         with self.active:
             return importlib.import_module(f"{self.kernels}.recording").record(work)
+
+    @kernel("steps")
+    def begin(
+        self,
+        cursor: Array,
+        order: Array,
+        starts: Array,
+        integers: Array,
+        floats: Array,
+        rows: Array,
+        integers_now: Array,
+        floats_now: Array,
+    ) -> None:
+        """Copy the next row of a table to fixed places, where recorded kernels read it.
+
+        The shapes are not checked.
+
+        Parameters
+        ----------
+        cursor : array
+            The number of the row: int64, shape (1,). It is advanced by 1.
+        order, starts : array
+            int64. The batch is the part of `order` that begins at ``starts[cursor]``.
+        integers, floats : array
+            The other columns of the table: uint32 and floating numbers, shape (n, columns).
+        rows, integers_now, floats_now : array
+            The places: of the batch, int64, shape (count,), and of the columns, shape (columns,).
+        """
+        row = int(cursor[0])
+        start = int(starts[row])
+        rows[...] = order[start : start + len(rows)]
+        integers_now[...] = integers[row]
+        floats_now[...] = floats[row]
+        cursor += 1
 
     # ------------------------------------------------------------------------------ networks
 
@@ -266,7 +305,7 @@ class Backend(OptimizerRules):
         checks.check_not_empty("add_sums", "totals", totals)
         self._add_sums(totals, sums, rows=rows)
 
-    @kernel("totals")
+    @kernel("steps")
     def _add_sums(self, totals: Array, sums: Array, *, rows: int) -> None:
         totals[0] += sums[0].astype("float64") * rows
         totals[1:] += sums[1:]

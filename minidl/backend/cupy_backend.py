@@ -1,9 +1,12 @@
 """A CUDA device: CuPy arrays and Numba-CUDA kernels, all on CuPy's current stream."""
 
+from contextlib import AbstractContextManager
+from typing import Any
+
 import cupy
 import minidl_kernels.cuda.launch  # noqa: F401, for the reason if the kernels cannot be used
 import numpy as np
-from minidl_kernels.cuda import blas
+from minidl_kernels.cuda import blas, recording
 
 from minidl.backend.arrays import Array, DeviceError
 from minidl.backend.base import Backend
@@ -49,6 +52,10 @@ class CupyBackend(Backend):
         """Wait until the current stream has finished."""
         with self.active:
             cupy.cuda.get_current_stream().synchronize()
+
+    def stream(self) -> AbstractContextManager[Any]:
+        """Return the context of the stream on which work can be recorded."""
+        return recording.stream()
 
     def dataset_array(self, values: np.ndarray) -> Array:
         """Return a copy on the device, or `values` if they would take much of its free memory."""

@@ -17,7 +17,6 @@ from minidl.engine.parameter import Parameter
 from minidl.optimizers import schedules
 from minidl.optimizers.schedules import LearningRateSchedule
 
-
 # Attributes that change from update to update; `rule` does not read them.
 _COUNTERS = {"iterations", "is_changing", "without_gradient", "_learning_rate"}
 
@@ -116,20 +115,21 @@ class Optimizer(RefusesMethods):
         """
         undefined(self, "rule(self, weights, gradients, rate, decay)")
 
-    def step_size(self, rate: float) -> float:
-        """Return the step size of the next update for its learning rate: usually the same."""
+    def step_size(self, rate: float, iterations: int) -> float:
+        """Return the step size of an update for its learning rate: usually the same."""
         return rate
 
-    def numbers(self) -> tuple[float, float]:
-        """Return step size and decay of the next update, which `rule` takes.
+    def numbers(self, ahead: int = 0) -> tuple[float, float]:
+        """Return step size and decay of the next update, or a later one, which `rule` takes.
 
         Raises
         ------
         ValueError
             If the schedule returns an invalid learning rate.
         """
-        rate = self._next_rate()
-        return self.step_size(rate), 1 - rate * (self.weight_decay or 0)
+        iterations = self.iterations + ahead
+        rate = self._rate(iterations)
+        return self.step_size(rate, iterations), 1 - rate * (self.weight_decay or 0)
 
     def gradients_of(self, parameters: Sequence[Parameter]) -> Mapping[Parameter, Array]:
         """Return the arrays that `update` reads gradients from, for ``backward(into=...)``.
@@ -223,18 +223,18 @@ class Optimizer(RefusesMethods):
         views = [_views(flat, self._parameters) for flat in flats]
         return [view[parameter] for view in views for parameter in parameters]
 
-    def _next_rate(self) -> float:
-        """Return the learning rate of the next update."""
+    def _rate(self, iterations: int) -> float:
+        """Return the learning rate of an update."""
         schedule = self.learning_rate
         if not isinstance(schedule, LearningRateSchedule):
             return schedule
         # A Python float adopts the dtype of the weights; a NumPy float64 would not.
         who = f"{type(self).__name__}: {type(schedule).__name__}"
         try:
-            rate: Any = schedule(self.iterations)
+            rate: Any = schedule(iterations)
         except ArithmeticError as error:  # an overflow, or a division by zero
             rate = error
-        return schedules.returned_rate(who, rate, f"update {self.iterations}")
+        return schedules.returned_rate(who, rate, f"update {iterations}")
 
     def is_for(self, parameters: Sequence[Parameter]) -> bool:
         """Return whether `update` accepts `parameters`: any at first, then the same ones."""

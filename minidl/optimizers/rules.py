@@ -144,9 +144,9 @@ class Adam(Optimizer):
         self.beta_2 = beta_2
         self.epsilon = epsilon
 
-    def step_size(self, rate: float) -> float:
+    def step_size(self, rate: float, iterations: int) -> float:
         """Return the learning rate with both bias corrections."""
-        updates = self.iterations + 1
+        updates = iterations + 1
         return rate * (1 - self.beta_2**updates) ** 0.5 / (1 - self.beta_1**updates)
 
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:

@@ -12,6 +12,7 @@ from minidl.trainer.fusion import Plan
 from minidl.trainer.recorder import (
     NOT_WANTED,
     Done,
+    Numbers,
     Recorder,
     Recording,
     Work,
@@ -49,12 +50,13 @@ class Evaluation(Work):
         """Return the means of loss and metrics over batches of the feed, in inference mode."""
         self._totals = self._plan.new_totals()
         self._attributes = attributes(self._model)
-        with self._model.backend.active, rng.inference(), no_grad():
+        backend = self._model.backend
+        with backend.active, backend.stream(), rng.inference(), no_grad():
             for batch in batches:
                 self._recorder(batch)
         return dict(self._totals)
 
-    def run(self, batch: Batch, numbers: Any = None) -> Done:
+    def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Add a batch to the totals."""
         _, sums, counts, compared = self._plan.compare(batch)
         self._totals.add(sums, counts)
@@ -93,11 +95,11 @@ class Prediction(Work):
     def outputs(self, batches: Iterable[Batch]) -> np.ndarray:
         """Return the outputs for all samples, in inference mode."""
         backend = self._model.backend
-        with backend.active, rng.inference(), no_grad():
+        with backend.active, backend.stream(), rng.inference(), no_grad():
             parts = [backend.to_numpy(self._recorder(batch).results[0]) for batch in batches]
         return np.concatenate(parts)
 
-    def run(self, batch: Batch, numbers: Any = None) -> Done:
+    def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Return the outputs for a batch."""
         return Done([self._plan.outputs(batch).data])
 

@@ -133,7 +133,8 @@ class Run:
         self.step.begin_epoch()
         if reason := self._obstacle():
             self.recorder.give_up(reason)
-        with self.model.backend.active:
+        backend = self.model.backend
+        with backend.active, backend.stream():
             for batch in self.batches_left():
                 number = self.position.batch
                 callbacks.notify("on_train_batch_begin", number, {})

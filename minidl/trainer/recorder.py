@@ -9,13 +9,13 @@ to batch lies at fixed places, which the recorded kernels read.
 import logging
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 from minidl_kernels import threads
-from minidl_kernels.placed import PlacedFloat, PlacedInt
+from minidl_kernels.placed import NotRecorded, PlacedFloat, PlacedInt
 
 from minidl.backend import Array, Backend
 from minidl.batches import Batch, Feed
@@ -49,24 +49,102 @@ class Recording(NamedTuple):
     reason: str = ""
 
 
-class Places:
-    """Fixed places on the device for what changes from batch to batch."""
+class Numbers(NamedTuple):
+    """What changes from batch to batch, beside the samples."""
 
-    def __init__(self, backend: Backend, dtype: np.dtype, size: int):
-        with backend.active:
-            self.rows = backend.xp.zeros(size, "int64")
-            self._integers = {n: backend.xp.zeros(1, "uint32") for n in ("step", "row_offset")}
-            self._floats = {n: backend.xp.zeros(1, dtype) for n in ("rate", "decay")}
+    step: int = 0
+    row_offset: int = 0
+    rate: float = 0.0  # step size and decay of the optimizer
+    decay: float = 1.0
 
-    def integer(self, name: str, value: int) -> PlacedInt:
-        """Put an integer, ``"step"`` or ``"row_offset"``, in its place, and return it."""
-        self._integers[name][0] = value
-        return PlacedInt(value, self._integers[name])
 
-    def float(self, name: str, value: float) -> PlacedFloat:
-        """Put a float, ``"rate"`` or ``"decay"``, in its place, and return it."""
-        self._floats[name][0] = value
-        return PlacedFloat(value, self._floats[name])
+class Table:
+    """The numbers of the next batches of one size, on the device.
+
+    The first kernel of a recording, `Backend.begin`, copies the next row of the table to fixed
+    places, where the other kernels read it. So nothing is copied from the host in a replay.
+
+    Parameters
+    ----------
+    backend : Backend
+        The device.
+    dtype : numpy.dtype
+        The dtype of the weights.
+    samples, size : int
+        The number of samples, and of those in a batch.
+
+    Attributes
+    ----------
+    rows : array
+        The place of the rows of the batch.
+    """
+
+    def __init__(self, backend: Backend, dtype: np.dtype, samples: int, size: int):
+        xp = backend.xp
+        self._backend, self._size = backend, size
+        capacity = -(-samples // size)
+        self._order = xp.zeros(samples, "int64")
+        self._source: Array = ()
+        self._cursor = xp.zeros(1, "int64")
+        self._columns = (
+            xp.zeros(capacity, "int64"),
+            xp.zeros((capacity, 2), "uint32"),
+            xp.zeros((capacity, 2), dtype),
+        )
+        self.rows = xp.zeros(size, "int64")
+        self._integers, self._floats = xp.zeros(2, "uint32"), xp.zeros(2, dtype)
+        self._known: list[tuple[int, Numbers]] = []  # the table on the host
+        self._next = 0  # the cursor on the host
+        self._ahead = capacity  # the number of rows to fill
+
+    def aim(self, batch: Batch, numbers: Callable[[int], Numbers]) -> Numbers:
+        """Let `begin` copy the numbers of this batch; return them, placed.
+
+        ``numbers(n)`` returns those of the n-th batch from this one.
+        """
+        if batch.order is not self._source:
+            self._source = batch.order
+            self._order[: len(self._source)] = self._source
+        wanted = batch.start, numbers(0)
+        is_exhausted = self._next == len(self._known)
+        if is_exhausted or self._known[self._next] != wanted:
+            # After an unforeseen change, the numbers may change at each batch.
+            self._ahead = 2 * self._ahead if is_exhausted else 1
+            self._fill(batch.start, numbers)
+        step, row_offset, rate, decay = wanted[1]
+        return Numbers(
+            PlacedInt(step, self._integers[0:1]),
+            PlacedInt(row_offset, self._integers[1:2]),
+            PlacedFloat(rate, self._floats[0:1]),
+            PlacedFloat(decay, self._floats[1:2]),
+        )
+
+    def _fill(self, start: int, numbers: Callable[[int], Numbers]) -> None:
+        """Fill the table with the numbers of the batch at `start` and of those after it."""
+        self._known = [(start, numbers(0))]
+        batches = (len(self._source) - start) // self._size
+        for n in range(1, min(self._ahead, batches)):
+            try:
+                self._known.append((start + n * self._size, numbers(n)))
+            except ValueError:  # it is raised again when its turn comes
+                break
+        starts, rows = zip(*self._known, strict=True)
+        parts = starts, [row[:2] for row in rows], [row[2:] for row in rows]
+        for column, values in zip(self._columns, parts, strict=True):
+            column[: len(starts)] = self._backend.asarray(np.array(values, column.dtype))
+        self._cursor[...] = 0
+        self._next = 0
+
+    def begin(self) -> None:
+        """Copy the next row to the places."""
+        self._backend.begin(
+            self._cursor, self._order, *self._columns, self.rows, self._integers, self._floats
+        )
+        self._next += 1
+
+    def advance(self) -> None:
+        """Note that a replay has copied the next row."""
+        self._next += 1
 
 
 class Done(NamedTuple):
@@ -98,11 +176,12 @@ class Work:
     who: str
     feed: Feed
 
-    def place(self, places: Places) -> Any:
-        """Put the numbers of the next batch in their places, and return them for `run`."""
+    def numbers(self, ahead: int = 0) -> Numbers:
+        """Return the numbers of the next batch, or of a later one."""
+        return Numbers()
 
-    def run(self, batch: Batch, numbers: Any = None) -> Done:
-        """Work on a batch; `numbers` are what `place` returned, or None for plain ones."""
+    def run(self, batch: Batch, numbers: Numbers) -> Done:
+        """Work on a batch."""
         raise NotImplementedError
 
     def replay(self, recording: Any, counted: Any) -> None:
@@ -113,16 +192,21 @@ class Work:
         """Return objects by identity: a recording is valid as long as they are the same."""
         raise NotImplementedError
 
+    def counters(self) -> list[tuple[Any, str]]:
+        """Return objects and names of the attributes that `run` changes."""
+        return []
+
     def held(self) -> AbstractContextManager[Any]:
-        """Return a context in which results are changed and restored, without interruption."""
+        """Return a context in which Ctrl-C waits."""
         return nullcontext()
 
 
 class _Kept:
-    """A recording, or the intention to make one."""
+    """What is kept for batches of one size: a table, and a recording as soon as there is one."""
 
-    def __init__(self, places: Places, watched: list[Any]):
-        self.places, self.watched = places, watched
+    def __init__(self, table: Table):
+        self.table = table
+        self.watched: list[Any] = []
         self.recording: Any = None
         self.done = Done(())
         self.is_proven = False
@@ -154,56 +238,77 @@ class Recorder:
         """Work on a batch."""
         work = self._work
         if self.report.reason:
-            return work.run(batch)
+            return work.run(batch, work.numbers())
         size = len(batch)
         kept = self._kept.get(size)
         if kept is None or not _are_same(kept.watched, work.watched()):
             self._kept.pop(size, None)
-            done = work.run(batch)
-            self._kept[size] = _Kept(Places(self._backend, self._dtype, size), work.watched())
-            return done
-        kept.places.rows[...] = batch.rows
-        numbers = work.place(kept.places)
-        if kept.is_proven:
-            work.replay(kept.recording, kept.done.counted)
-            self.report = self.report._replace(replays=self.report.replays + 1)
-            return kept.done
-        return self._record(kept, numbers) if kept.recording is None else self._try(kept, batch)
-
-    def _record(self, kept: _Kept, numbers: Any) -> Done:
-        batch = Batch(self._work.feed, kept.places.rows)
-
-        def run() -> None:
-            kept.done = self._work.run(batch, numbers)
-
-        kept.recording = recording = self._backend.record(run)
-        if recording.obstacle:
-            self.give_up(recording.obstacle)
+            kept = _Kept(Table(self._backend, self._dtype, len(work.feed), size))
+            # The kernels that read placed numbers are compiled now.
+            self._run_placed(kept, kept.table.aim(batch, work.numbers))
+            kept.watched = work.watched()
+            self._kept[size] = kept
+        elif kept.recording is None:
+            self._record(kept, batch)
+        elif not kept.is_proven:
+            self._try(kept, batch)
         else:
-            made, launches = self.report.recordings + 1, recording.launches
-            self.report = self.report._replace(recordings=made, launches=launches)
+            kept.table.aim(batch, work.numbers)
+            work.replay(kept.recording, kept.done.counted)
+            kept.table.advance()
+            self.report = self.report._replace(replays=self.report.replays + 1)
         return kept.done
 
-    def _try(self, kept: _Kept, batch: Batch) -> Done:
+    def _run_placed(self, kept: _Kept, numbers: Numbers) -> None:
+        kept.table.begin()
+        kept.done = self._work.run(Batch(self._work.feed, kept.table.rows), numbers)
+
+    def _record(self, kept: _Kept, batch: Batch) -> None:
+        work = self._work
+        numbers = kept.table.aim(batch, work.numbers)
+        before = [(thing, name, getattr(thing, name)) for thing, name in work.counters()]
+        try:
+            with work.held():
+                recording = self._backend.record(lambda: self._run_placed(kept, numbers))
+        except NotRecorded as error:
+            for thing, name, value in before:
+                setattr(thing, name, value)
+            self.give_up(str(error))
+            kept.done = work.run(batch, work.numbers())
+            return
+        kept.recording = recording
+        if recording.obstacle:
+            self.give_up(recording.obstacle)
+            return
+        made, launches = self.report.recordings + 1, recording.launches
+        self.report = self.report._replace(recordings=made, launches=launches)
+
+    def _try(self, kept: _Kept, batch: Batch) -> None:
         """Work on a batch eagerly, and compare all bits of the results with those of a replay."""
-        results = kept.done.results
-        with self._work.held(), self._backend.active:
+        work, results = self._work, kept.done.results
+        kept.table.aim(batch, work.numbers)
+        with work.held():
             before = [array.copy() for array in results]
             kept.recording.replay()
+            kept.table.advance()
             replayed = [self._backend.to_numpy(array) for array in results]
             for array, values in zip(results, before, strict=True):
                 array[...] = values
-        done = self._work.run(batch)
+        done = work.run(batch, work.numbers())
         eager = [self._backend.to_numpy(array) for array in done.results]
         kept.is_proven = [a.tobytes() for a in replayed] == [a.tobytes() for a in eager]
-        if not kept.is_proven:
-            warnings.warn(
-                f"{self._work.who}: expected the bits of an eager batch from its recording, got "
-                "others. All batches are worked on eagerly. Please report it with your network.",
-                stacklevel=2,
-            )
-            self.give_up("a replayed batch had other bits than an eager one")
-        return done
+        if kept.is_proven:
+            for array, values in zip(results, done.results, strict=True):
+                if array is not values:
+                    array[...] = values
+            return
+        kept.done = done
+        warnings.warn(
+            f"{work.who}: expected the bits of an eager batch from its recording, got others. "
+            "All batches are worked on eagerly. Please report it with your network.",
+            stacklevel=2,
+        )
+        self.give_up("a replayed batch had other bits than an eager one")
 
     def give_up(self, reason: str) -> None:
         """Work on all further batches eagerly."""
@@ -237,6 +342,8 @@ def obstacle_of(model: Any, plan: Any, *others: Any) -> str:
     A user's class promises by ``recordable = True`` that its results depend only on inputs, weights
     and constants, and that it computes them with operations of tensors, without reading values.
     """
+    if not plan.feed.is_on_device:
+        return "the samples are too large for the device"
     metrics = [metric for metric in plan.metrics if not metric.is_mean]
     if metrics:
         return f"the metric {metrics[0].name} keeps a state of its own"

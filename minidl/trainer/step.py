@@ -10,7 +10,7 @@ from minidl.optimizers import Optimizer
 from minidl.rng import RandomStream
 from minidl.trainer.fusion import Plan
 from minidl.trainer.interrupts import Interrupts
-from minidl.trainer.recorder import Done, Places, Work, attributes
+from minidl.trainer.recorder import Done, Numbers, Work, attributes
 from minidl.trainer.state import TrainState
 
 
@@ -61,32 +61,31 @@ class Step(Work):
 
     def __call__(self, batch: Batch) -> None:
         """Update the weights once."""
-        self.run(batch)
+        self.run(batch, self.numbers())
 
-    def place(self, places: Places) -> Any:
-        """Put step, step size and decay in their places, and return them."""
-        rate, decay = self.optimizer.numbers()
-        numbers = places.float("rate", rate), places.float("decay", decay)
-        return places.integer("step", self.state.step), numbers
+    def numbers(self, ahead: int = 0) -> Numbers:
+        """Return step, step size and decay of the next update, or of a later one."""
+        rate, decay = self.optimizer.numbers(ahead)
+        return Numbers(self.state.step + ahead, 0, rate, decay)
 
-    def run(self, batch: Batch, numbers: Any = None) -> Done:
+    def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Update the weights once.
 
         On an exception before the update, weights and counters are unchanged. An exception within
         the update sets ``state.is_torn``.
         """
         state, optimizer, totals = self.state, self.optimizer, self.state.totals
-        step, of_update = numbers or (state.step, optimizer.numbers())
         before = [stream.step for stream in self._streams]
-        with rng.training(step=step):
+        with rng.training(step=numbers.step):
             loss, sums, counts, compared = self.plan.compare(batch)
         for parameter in self.trained:
             parameter.grad = None  # a callback, or a step that was interrupted, may have left one
         loss.backward(into=optimizer.gradients_of(self.trained))
         self.exchange()
         with self.held():
+            state.is_torn = True  # until the update is counted
             try:
-                optimizer.update(self.trained, of_update)
+                optimizer.update(self.trained, (numbers.rate, numbers.decay))
             except Exception:
                 state.is_torn = optimizer.is_changing  # it may have raised before any change
                 raise
@@ -103,12 +102,14 @@ class Step(Work):
         """Update the weights by a recording of `run`, and count it."""
         state = self.state
         with self.held():
+            state.is_torn = True
             recording.replay()
             self.optimizer.count_update(self.trained)
             for stream in counted.streams:
                 stream.step = state.step + 1
             state.totals.count(counted.values)
             state.count_step()
+            state.is_torn = False
 
     def watched(self) -> list[Any]:
         """Return what a recording of the step relies on."""
@@ -118,14 +119,21 @@ class Step(Work):
         watched += [optimizer, *optimizer.settings(), *optimizer.buffers]
         return [*watched, state.totals.sums, plan.loss, plan.metrics]
 
+    def counters(self) -> list[tuple[Any, str]]:
+        """Return what `run` counts on the host."""
+        of_state = [(self.state, name) for name in ("step", "epoch", "progress", "is_torn")]
+        of_optimizer = [(self.optimizer, name) for name in ("iterations", "is_changing")]
+        return of_state + of_optimizer + [(stream, "step") for stream in self._streams]
+
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Let Ctrl-C wait; the state is torn until the end."""
+        """Let Ctrl-C wait until the end of the outermost of these contexts."""
+        if self.interrupts.is_held:
+            yield
+            return
         self.interrupts.is_held = True
-        self.state.is_torn = True
         try:
             yield
-            self.state.is_torn = False
         finally:
             self.interrupts.release()
 

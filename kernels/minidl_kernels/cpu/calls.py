@@ -1,8 +1,8 @@
 """Calls of compiled kernels by address: from the threads of the pool, and in a replay.
 
 A kernel that the threads share has the parameters ``(piece, pieces, *arguments)``. Numba compiles
-it once, for one thread. A few lines of LLVM code let the pool call it: they unpack the arguments from
-memory and call it for each piece. They compile in milliseconds, and `numba.prange` in seconds.
+it once, for one thread. A few lines of LLVM code let the pool call it: they unpack the arguments
+from memory and call it for each piece. They compile in milliseconds, and `numba.prange` in seconds.
 """
 
 import functools

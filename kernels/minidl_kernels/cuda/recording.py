@@ -20,15 +20,19 @@ from typing import Any
 
 import cupy
 
+from minidl_kernels.placed import NotRecorded
+
 
 class Recording:
     """Work that was recorded by `record`.
 
     Attributes
     ----------
-    nodes : int or None
+    launches : int or None
         Number of kernels, copies and fills in the graph; None if this CuPy cannot describe graphs.
     """
+
+    obstacle = ""  # CUDA itself rejects what a graph cannot hold
 
     def __init__(self, graph: Any, pool: Any):
         self._device = cupy.cuda.Device()
@@ -37,7 +41,7 @@ class Recording:
         self._close.atexit = False  # the driver is gone before
 
     @functools.cached_property
-    def nodes(self) -> int | None:
+    def launches(self) -> int | None:
         """Number of nodes of the graph, as CUDA describes it in the DOT language."""
         if not hasattr(self._graph, "debug_dot_str"):
             return None
@@ -80,16 +84,20 @@ def record(work: Callable[[], None]) -> Recording:
 
     Raises
     ------
+    NotRecorded
+        If CUDA or CuPy rejects something in a capture. No work was done then.
     Exception
-        What `work` raises, as it is. No work was done then.
+        What else `work` raises. No work was done then, either.
     """
     device, pool = cupy.cuda.Device(), cupy.cuda.MemoryPool()
     gc.collect()
     try:
         with stream() as current, _no_collection(), cupy.cuda.using_allocator(pool.malloc):
             graph = _captured(work, current)
-    except BaseException:
+    except BaseException as error:
         _release(device, [], pool)
+        if isinstance(error, RuntimeError):  # of CUDA or CuPy
+            raise NotRecorded(str(error)) from error
         raise
     recording = Recording(graph, pool)
     recording.replay()
