@@ -255,7 +255,9 @@ class RandomStream:
         if not block.first_stream:  # in training, not in a prediction
             self.step = step + 1
             self.own_seed, self.number, self.is_fixed = seed, number, True
-        return Address(seed, stream, step, block.row_offset or 0)
+        # Not `or`: a placed 0 must stay placed.
+        row_offset = 0 if block.row_offset is None else block.row_offset
+        return Address(seed, stream, step, row_offset)
 
     def _count_call(self, block: _Block) -> int:
         """Return the number of earlier calls in this block; each call draws anew."""

@@ -266,6 +266,61 @@ class Backend(OptimizerRules):
         g_z[...] = self.xp.where(y > 0, g * factor, 0)
         g_z.sum(axis=0, out=g_bias)
 
+    def softmax(self, x: Array) -> Array:
+        """Return exp(x) divided by its sum over the last axis, without overflow.
+
+        Parameters
+        ----------
+        x : array
+            Floating numbers, at least one axis; float16 is computed in float32.
+        """
+        wide = self._contiguous(self.widened(x))
+        out = self.xp.empty(x.shape, wide.dtype)
+        if x.size:
+            rows = -1, x.shape[-1]
+            self._softmax(wide.reshape(rows), out.reshape(rows))
+        return out.astype(x.dtype, copy=False)
+
+    @kernel("softmax")
+    def _softmax(self, z: Array, out: Array) -> None:
+        powers = self.xp.exp(z - z.max(axis=1, keepdims=True))
+        out[...] = powers / powers.sum(axis=1, keepdims=True)
+
+    def add_moments(self, y: Array, draw: int, mean: Array, squares: Array, entropy: Array) -> None:
+        """Add the outputs of a draw to their running moments (Welford, Technometrics 4, 1962).
+
+        Parameters
+        ----------
+        y : array
+            Outputs, shape (rows, outputs), float32 or float64, not empty.
+        draw : int
+            The number of the draw. At 0, what the other arrays held is overwritten.
+        mean, squares : array
+            The mean of the draws, and the sum of their squared differences from it: float64, of the
+            shape of `y`, C-contiguous.
+        entropy : array
+            The sum over the draws of -sum(y log y) of each row: float64, shape (rows,).
+        """
+        checks.check_matrix("add_moments", "y", y, "rows, outputs", self.KERNEL_TYPES)
+        checks.check_not_empty("add_moments", "y", y)
+        float64 = np.dtype("float64")
+        checks.check_output("add_moments", "mean", mean, float64, y.shape)
+        checks.check_output("add_moments", "squares", squares, float64, y.shape)
+        checks.check_output("add_moments", "entropy", entropy, float64, y.shape[:1])
+        self._add_moments(self._contiguous(y), draw, mean, squares, entropy)
+
+    @kernel("moments")
+    def _add_moments(
+        self, y: Array, draw: int, mean: Array, squares: Array, entropy: Array
+    ) -> None:
+        if draw == 0:
+            for array in (mean, squares, entropy):
+                array[...] = 0
+        difference = y - mean
+        mean += difference / (draw + 1)
+        squares += difference * (y - mean)
+        entropy -= (y * self.xp.log(self.xp.where(y > 0, y, 1))).sum(axis=1)
+
     def cross_entropy(self, z: Array, bias: Array, labels: Array, sums: Array) -> None:
         """Write the mean loss of a batch and its number of correct predictions to `sums`.
 

@@ -21,9 +21,8 @@ from minidl.layers.base import Layer
 from minidl.metrics import Metric
 from minidl.metrics import get as get_metric
 from minidl.models.network import Network
-from minidl.trainer import uncertainty
 from minidl.trainer.fusion import Plan
-from minidl.trainer.inference import Evaluation, Prediction
+from minidl.trainer.inference import Evaluation, MonteCarlo, Prediction
 from minidl.trainer.loop import Run
 from minidl.trainer.state import COMPILED_WITHIN_EPOCH, History, run_arguments
 
@@ -408,11 +407,9 @@ class Model(Network, RefusesMethods):
             self._build_for(inputs.x.shape[1:])  # raises if the samples do not fit
         plan = Plan(self._planned_layers(), self.backend, self.dtype, inputs)
         batches = bar("Prediction", plan.feed, batch_size, verbose)
-        if draws is not None:
-            with self.backend.active, no_grad():
-                return uncertainty.of_outputs(plan.outputs, batches, draws, self.dtype)
-        prediction = Prediction(self, plan, record)
-        outputs = prediction.outputs(batches)
+        parts = self, plan, record
+        prediction = MonteCarlo(*parts, draws) if draws else Prediction(*parts)
+        outputs = prediction.of(batches)
         if self.run is None:
             self.recording = prediction.report
         return outputs

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from minidl import rng
+from minidl.backend import Array
 from minidl.batches import Batch
 from minidl.engine.backward import no_grad
 from minidl.trainer.fusion import Plan
@@ -19,6 +20,7 @@ from minidl.trainer.recorder import (
     attributes,
     obstacle_of,
 )
+from minidl.trainer.uncertainty import Uncertainty, joined, of_moments
 
 
 class Evaluation(Work):
@@ -64,9 +66,9 @@ class Evaluation(Work):
             self._totals.update_metrics(*compared)
         return Done([self._totals.sums], counts)
 
-    def replay(self, recording: Any, counted: Sequence[int]) -> None:
+    def replay(self, recording: Any, counted: Sequence[int], times: int) -> None:
         """Add a batch by a recording of `run`."""
-        recording.replay()
+        recording.replay(times)
         self._totals.count(counted)
 
     def watched(self) -> list[Any]:
@@ -92,7 +94,7 @@ class Prediction(Work):
         """What became of the recordings."""
         return self._recorder.report
 
-    def outputs(self, batches: Iterable[Batch]) -> np.ndarray:
+    def of(self, batches: Iterable[Batch]) -> Any:
         """Return the outputs for all samples, in inference mode."""
         backend = self._model.backend
         with backend.active, backend.stream(), rng.inference(), no_grad():
@@ -106,3 +108,65 @@ class Prediction(Work):
     def watched(self) -> list[Any]:
         """Return what a recording relies on."""
         return [getattr(thing, name, None) for thing, name in self._attributes]
+
+
+class MonteCarlo(Prediction):
+    """Moments of many outputs with dropout for the batches of a plan.
+
+    Parameters
+    ----------
+    draws : int
+        The number of outputs to draw for each sample.
+    """
+
+    def __init__(self, model: Any, plan: Plan, record: bool, draws: int):
+        self.repeats = draws
+        self._first_row = self._draw = 0
+        self._is_distribution = True
+        self._moments: dict[int, tuple[Array, Array, Array]] = {}  # by the size of a batch
+        super().__init__(model, plan, record)
+
+    def of(self, batches: Iterable[Batch]) -> Uncertainty:
+        """Return the uncertainty of the outputs for all samples.
+
+        A sample's row among all of them is its address in each draw.
+        """
+        backend, parts = self._model.backend, []
+        with backend.active, backend.stream(), no_grad():
+            for batch in batches:
+                self._first_row, self._draw = batch.start, 0
+                while self._draw < self.repeats:
+                    done = self._recorder(batch, self.repeats - self._draw)
+                shape = done.counted
+                mean, squares, entropy = (backend.to_numpy(array) for array in done.results)
+                sums = entropy.reshape(shape[:-1]) if self._is_distribution else None
+                moments = mean.reshape(shape), squares.reshape(shape), sums
+                parts.append(of_moments(*moments, self.repeats, self._model.dtype))
+        return joined(parts)
+
+    def numbers(self, ahead: int = 0) -> Numbers:
+        """Return the number of the draw, and the first row of the batch."""
+        return Numbers(self._draw + ahead, self._first_row)
+
+    def run(self, batch: Batch, numbers: Numbers) -> Done:
+        """Add the outputs of a draw to the moments of the batch."""
+        backend = self._model.backend
+        with rng.monte_carlo(sample=numbers.step, row_offset=numbers.row_offset):
+            outputs = self._plan.outputs(batch)
+        self._is_distribution = outputs.logits is not None
+        y = backend.widened(outputs.data)
+        y = y.reshape(-1, y.shape[-1])
+        if len(batch) not in self._moments:
+            self._moments[len(batch)] = (
+                *(backend.xp.empty(y.shape, "float64") for _ in range(2)),
+                backend.xp.empty(len(y), "float64"),
+            )
+        moments = self._moments[len(batch)]
+        backend.add_moments(y, numbers.step, *moments)
+        self._draw += 1
+        return Done(moments, outputs.shape)
+
+    def replay(self, recording: Any, counted: Any, times: int) -> None:
+        """Add the outputs of the next draws by a recording of `run`."""
+        recording.replay(times)
+        self._draw += times

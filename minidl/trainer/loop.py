@@ -1,5 +1,6 @@
 """The loop of `fit`: epochs of steps, and calls of the callbacks."""
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -62,8 +63,11 @@ class Run:
         self.step = self.make_step()
         reason = self._obstacle() if self.record else NOT_WANTED
         self.recorder = Recorder(self.model.backend, self.model.dtype, self.step, reason)
-        if self.validation is not None:
-            self.evaluation = Evaluation(self.model, self.validation, self.record)
+
+    @functools.cached_property
+    def _evaluation(self) -> Evaluation:
+        assert self.validation is not None, "asked for validation only"
+        return Evaluation(self.model, self.validation, self.record)
 
     @property
     def position(self) -> Position:
@@ -154,7 +158,7 @@ class Run:
         if plan is None:
             return {}
         plan.set_comparison(self.model.loss, self.model.metrics)
-        values = self.evaluation.means(plan.feed.batches(self.position.batch_size))
+        values = self._evaluation.means(plan.feed.batches(self.position.batch_size))
         return {f"val_{name}": value for name, value in values.items()}
 
     def make_step(self) -> Step:

@@ -70,8 +70,8 @@ class Table:
         The device.
     dtype : numpy.dtype
         The dtype of the weights.
-    samples, size : int
-        The number of samples, and of those in a batch.
+    samples, size, repeats : int
+        The number of samples, of those in a batch, and of the runs for a batch.
 
     Attributes
     ----------
@@ -79,20 +79,21 @@ class Table:
         The place of the rows of the batch.
     """
 
-    def __init__(self, backend: Backend, dtype: np.dtype, samples: int, size: int):
+    def __init__(self, backend: Backend, dtype: np.dtype, samples: int, size: int, repeats: int):
         xp = backend.xp
-        self._backend, self._size = backend, size
-        capacity = -(-samples // size)
+        self._backend, self._size, self._repeats = backend, size, repeats
+        floating = np.result_type(dtype, "float32")  # no kernel knows float16
+        capacity = -(-samples // size) if repeats == 1 else repeats
         self._order = xp.zeros(samples, "int64")
         self._source: Array = ()
         self._cursor = xp.zeros(1, "int64")
         self._columns = (
             xp.zeros(capacity, "int64"),
             xp.zeros((capacity, 2), "uint32"),
-            xp.zeros((capacity, 2), dtype),
+            xp.zeros((capacity, 2), floating),
         )
         self.rows = xp.zeros(size, "int64")
-        self._integers, self._floats = xp.zeros(2, "uint32"), xp.zeros(2, dtype)
+        self._integers, self._floats = xp.zeros(2, "uint32"), xp.zeros(2, floating)
         self._known: list[tuple[int, Numbers]] = []  # the table on the host
         self._next = 0  # the cursor on the host
         self._ahead = capacity  # the number of rows to fill
@@ -121,12 +122,15 @@ class Table:
 
     def _fill(self, start: int, numbers: Callable[[int], Numbers]) -> None:
         """Fill the table with the numbers of the batch at `start` and of those after it."""
-        self._known = [(start, numbers(0))]
-        batches = (len(self._source) - start) // self._size
-        for n in range(1, min(self._ahead, batches)):
+        first = numbers(0)
+        self._known = [(start, first)]
+        stride, runs = self._size, (len(self._source) - start) // self._size
+        if self._repeats > 1:
+            stride, runs = 0, self._repeats - first.step
+        for n in range(1, min(self._ahead, runs)):
             try:
-                self._known.append((start + n * self._size, numbers(n)))
-            except ValueError:  # it is raised again when its turn comes
+                self._known.append((start + n * stride, numbers(n)))
+            except Exception:  # a schedule may have an end; it raises again when its turn comes
                 break
         starts, rows = zip(*self._known, strict=True)
         parts = starts, [row[:2] for row in rows], [row[2:] for row in rows]
@@ -142,9 +146,9 @@ class Table:
         )
         self._next += 1
 
-    def advance(self) -> None:
-        """Note that a replay has copied the next row."""
-        self._next += 1
+    def advance(self, times: int) -> None:
+        """Note that replays have copied the next rows."""
+        self._next += times
 
 
 class Done(NamedTuple):
@@ -171,10 +175,13 @@ class Work:
         The public method that does it, for messages.
     feed : Feed
         The source of the batches.
+    repeats : int
+        How often a batch is worked on; ``numbers().step`` counts from 0 then.
     """
 
     who: str
     feed: Feed
+    repeats = 1
 
     def numbers(self, ahead: int = 0) -> Numbers:
         """Return the numbers of the next batch, or of a later one."""
@@ -184,9 +191,9 @@ class Work:
         """Work on a batch."""
         raise NotImplementedError
 
-    def replay(self, recording: Any, counted: Any) -> None:
+    def replay(self, recording: Any, counted: Any, times: int) -> None:
         """Replay a recording of `run`, and count what it counted."""
-        recording.replay()
+        recording.replay(times)
 
     def watched(self) -> list[Any]:
         """Return objects by identity: a recording is valid as long as they are the same."""
@@ -234,8 +241,8 @@ class Recorder:
         if reason:
             self.give_up(reason)
 
-    def __call__(self, batch: Batch) -> Done:
-        """Work on a batch."""
+    def __call__(self, batch: Batch, times: int = 1) -> Done:
+        """Work on a batch once, or, if it is recorded, so many times."""
         work = self._work
         if self.report.reason:
             return work.run(batch, work.numbers())
@@ -243,7 +250,7 @@ class Recorder:
         kept = self._kept.get(size)
         if kept is None or not _are_same(kept.watched, work.watched()):
             self._kept.pop(size, None)
-            kept = _Kept(Table(self._backend, self._dtype, len(work.feed), size))
+            kept = _Kept(Table(self._backend, self._dtype, len(work.feed), size, work.repeats))
             # The kernels that read placed numbers are compiled now.
             self._run_placed(kept, kept.table.aim(batch, work.numbers))
             kept.watched = work.watched()
@@ -254,9 +261,9 @@ class Recorder:
             self._try(kept, batch)
         else:
             kept.table.aim(batch, work.numbers)
-            work.replay(kept.recording, kept.done.counted)
-            kept.table.advance()
-            self.report = self.report._replace(replays=self.report.replays + 1)
+            work.replay(kept.recording, kept.done.counted, times)
+            kept.table.advance(times)
+            self.report = self.report._replace(replays=self.report.replays + times)
         return kept.done
 
     def _run_placed(self, kept: _Kept, numbers: Numbers) -> None:
@@ -290,7 +297,7 @@ class Recorder:
         with work.held():
             before = [array.copy() for array in results]
             kept.recording.replay()
-            kept.table.advance()
+            kept.table.advance(1)
             replayed = [self._backend.to_numpy(array) for array in results]
             for array, values in zip(results, before, strict=True):
                 array[...] = values
@@ -347,7 +354,8 @@ def obstacle_of(model: Any, plan: Any, *others: Any) -> str:
     metrics = [metric for metric in plan.metrics if not metric.is_mean]
     if metrics:
         return f"the metric {metrics[0].name} keeps a state of its own"
-    for part in (*plan.layers, *model.walk(), plan.loss, *plan.metrics, *others):
+    parts = [*plan.layers, *model.walk(), *plan.metrics, *others]
+    for part in parts if plan.loss is None else [*parts, plan.loss]:
         kind = type(part)
         if not (kind.__module__.startswith("minidl.") or vars(kind).get("recordable", False)):
             return f"{kind.__name__} does not declare recordable = True"

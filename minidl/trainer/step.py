@@ -98,12 +98,12 @@ class Step(Work):
         drew = [stream for stream, number in steps if stream.step != number]
         return Done([*optimizer.buffers, totals.sums], _Counted(counts, drew))
 
-    def replay(self, recording: Any, counted: _Counted) -> None:
+    def replay(self, recording: Any, counted: _Counted, times: int) -> None:
         """Update the weights by a recording of `run`, and count it."""
         state = self.state
         with self.held():
             state.is_torn = True
-            recording.replay()
+            recording.replay(times)
             self.optimizer.count_update(self.trained)
             for stream in counted.streams:
                 stream.step = state.step + 1
@@ -122,6 +122,7 @@ class Step(Work):
     def counters(self) -> list[tuple[Any, str]]:
         """Return what `run` counts on the host."""
         of_state = [(self.state, name) for name in ("step", "epoch", "progress", "is_torn")]
+        of_state.append((self.state.totals, "_counts"))
         of_optimizer = [(self.optimizer, name) for name in ("iterations", "is_changing")]
         return of_state + of_optimizer + [(stream, "step") for stream in self._streams]
 

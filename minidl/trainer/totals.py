@@ -68,10 +68,12 @@ class Totals(Mapping[str, float]):
             self._metrics[name].load_state(copy.deepcopy(self._states[name]))
         self._columns = dict(columns)
         self._backend = backend
-        self._counts = [0] * (max(columns.values()) + 1)
-        begun = np.zeros(len(self._counts))
+        self._host: list[float] | None = None  # the sums that were looked up last
+        self._counts = (0,) * (max(columns.values()) + 1)
+        begun, counts = np.zeros(len(self._counts)), list(self._counts)
         for name, column in columns.items():
-            begun[column], self._counts[column] = before.get(name, (0.0, 0))
+            begun[column], counts[column] = before.get(name, (0.0, 0))
+        self._counts = tuple(counts)
         with backend.active:
             self.sums = backend.xp.empty(len(begun)) if sums is None else sums
             self.sums[...] = backend.asarray(begun)
@@ -105,8 +107,8 @@ class Totals(Mapping[str, float]):
 
     def count(self, counts: Sequence[int]) -> None:
         """Count the values of a batch that is added already."""
-        for column, count in enumerate(counts):
-            self._counts[column] += count
+        self._counts = tuple(a + b for a, b in zip(self._counts, counts, strict=True))
+        self._host = None
 
     def update_metrics(self, y_true: Tensor, y_pred: Tensor) -> None:
         """Add a batch to the metrics that are not means."""
@@ -126,7 +128,9 @@ class Totals(Mapping[str, float]):
             ) from error
 
     def _host_sums(self) -> list[float]:
-        return self._backend.to_numpy(self.sums).tolist()
+        if self._host is None:
+            self._host = self._backend.to_numpy(self.sums).tolist()
+        return self._host
 
     def state(self) -> Sums:
         """Return for each name the sum over the samples seen, and their number."""

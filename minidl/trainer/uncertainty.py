@@ -1,13 +1,9 @@
 """Uncertainty: the spread of a network's outputs with dropout."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-
-from minidl import rng
-from minidl.batches import Batch
-from minidl.engine.tensor import Tensor
 
 
 class Uncertainty(NamedTuple):
@@ -35,78 +31,43 @@ class Uncertainty(NamedTuple):
     mutual_information: np.ndarray | None
 
 
-def of_outputs(
-    outputs: Callable[[Batch], Tensor], batches: Iterable[Batch], draws: int, dtype: np.dtype
+def of_moments(
+    mean: np.ndarray, squares: np.ndarray, entropy: np.ndarray | None, draws: int, dtype: np.dtype
 ) -> Uncertainty:
-    """Return the uncertainty of `draws` outputs with dropout for each sample of the batches.
+    """Return the uncertainty of a batch from what `Backend.add_moments` added up.
 
     Parameters
     ----------
-    outputs : callable
-        Returns the model's outputs for a batch.
-    batches : iterable of Batch
-        Consecutive batches; a sample's row among all of them is its address in each draw.
+    mean, squares : numpy.ndarray
+        The mean of the draws and the sum of their squared differences from it, float64.
+    entropy : numpy.ndarray or None
+        The sum of the draws' entropies; None if the outputs are no distributions.
     draws : int
-        The number of outputs to draw.
+        The number of draws.
     dtype : numpy.dtype
         The dtype of the results.
-    """
-    parts: list[Uncertainty] = []
-    first = 0
-    for batch in batches:
-        moments = Moments()
-        for draw in range(draws):
-            with rng.monte_carlo(sample=draw, row_offset=first):
-                y = outputs(batch)
-            moments.add(y.numpy(), is_distribution=y.logits is not None)
-        parts.append(moments.result(dtype))
-        first += len(batch.x)
-    columns = zip(*parts, strict=True)
-    joined = (None if column[0] is None else np.concatenate(column) for column in columns)
-    return Uncertainty(*joined)  # type: ignore[arg-type]
-
-
-class Moments:
-    """Running mean and variance of a batch's outputs (Welford, Technometrics 4, 1962).
 
     Examples
     --------
-    >>> moments = Moments()
-    >>> for output in ([[1.0, 0.0]], [[0.0, 1.0]]):
-    ...     moments.add(np.array(output), is_distribution=True)
-    >>> result = moments.result(np.dtype("float32"))
-    >>> result.mean, result.std
-    (array([[0.5, 0.5]], dtype=float32), array([[0.5, 0.5]], dtype=float32))
+    >>> mean, squares = np.array([[0.5, 0.5]]), np.array([[0.5, 0.5]])
+    >>> result = of_moments(mean, squares, np.zeros(1), 2, np.dtype("float32"))
+    >>> result.std
+    array([[0.5, 0.5]], dtype=float32)
     >>> float(result.mutual_information[0]) == float(np.float32(np.log(2)))
     True
     """
+    std = np.sqrt(squares / draws).astype(dtype)
+    if entropy is None:
+        return Uncertainty(mean.astype(dtype), std, None, None)
+    total = _entropy(mean)
+    spread = np.maximum(total - entropy / draws, 0)  # at least 0 (Jensen), up to rounding
+    return Uncertainty(mean.astype(dtype), std, total.astype(dtype), spread.astype(dtype))
 
-    def __init__(self) -> None:
-        self._count = 0
-        self._mean = self._squares = self._entropy = np.zeros(())
-        self._are_distributions = True
 
-    def add(self, outputs: np.ndarray, *, is_distribution: bool) -> None:
-        """Add the outputs of one draw."""
-        outputs = outputs.astype("float64")
-        self._count += 1
-        difference = outputs - self._mean
-        self._mean = self._mean + difference / self._count
-        self._squares = self._squares + difference * (outputs - self._mean)
-        self._are_distributions &= is_distribution
-        if self._are_distributions:
-            self._entropy = self._entropy + _entropy(outputs)
-
-    def result(self, dtype: np.dtype) -> Uncertainty:
-        """Return the uncertainty of the draws, in `dtype`."""
-        total = spread = None
-        if self._are_distributions:
-            total = _entropy(self._mean)
-            # At least 0 (Jensen), up to rounding.
-            spread = np.maximum(total - self._entropy / self._count, 0).astype(dtype)
-            total = total.astype(dtype)
-        std = np.sqrt(self._squares / self._count)
-        return Uncertainty(self._mean.astype(dtype), std.astype(dtype), total, spread)
+def joined(parts: Sequence[Uncertainty]) -> Uncertainty:
+    """Return the uncertainty of several batches, one after the other."""
+    columns = zip(*parts, strict=True)
+    return Uncertainty(*(None if c[0] is None else np.concatenate(c) for c in columns))  # type: ignore[arg-type]
 
 
 def _entropy(distribution: np.ndarray) -> np.ndarray:

@@ -149,7 +149,7 @@ class Block:
     def check_replayable(self) -> None:
         """Raise unless the memory still belongs to the graph that uses it."""
         if self._pool is None:
-            if not self.is_owned:
+            if self.nbytes and not self.is_owned:  # nothing reads an empty array
                 raise Misuse("a graph uses memory whose array was freed since the capture")
         elif self._pool() is None or self.is_released:
             raise Misuse("a graph uses memory that its pool has released")

@@ -38,7 +38,8 @@ def check_types(build):
     """No variable is wider than the arrays' elements, and no index has a sign."""
     variables, indices = build.kernel.variables, build.kernel.indices
     float64 = {name for name, type_ in variables.items() if type_ == "float64"}
-    assert build.dtype == "float64" or not float64, f"variables of float64: {float64}"
+    wide = build.dtype == "float64" or kernel_table.CUDA_KERNELS[build.name].wide
+    assert wide or not float64, f"variables of float64: {float64}"
     assert indices, "no array is indexed"
     integers = set(re.findall(r"u?int\d+", " ".join(indices)))
     assert integers <= {"uint32", "uint64"}, f"Numba wraps negative indices: {indices}"
@@ -48,8 +49,9 @@ def check_arithmetic(build):
     """No float64 beside arrays of others; where bits are promised, no rounding more or less."""
     ptx, opcodes = build.kernel.ptx, set(build.code.instructions)
     float64 = {"DMUL", "DADD", "DSETP", "DFMA", "F2F.64", "F2I.64", "I2F.64"}
-    assert (".f64" in ptx) == (build.dtype == "float64"), "float64 in the PTX"
-    assert build.dtype == "float64" or not opcodes & float64, "float64 in the machine code"
+    wide = build.dtype == "float64" or bool(kernel_table.CUDA_KERNELS[build.name].wide)
+    assert (".f64" in ptx) == wide, "float64 in the PTX"
+    assert wide or not opcodes & float64, "float64 in the machine code"
     # Nobody asked for fast mathematics; libdevice's exp and log have such instructions inside.
     approximate = set(re.findall(r"\b\w+\.\S*(?:ftz|approx|full)\S*", ptx))
     if kernel_table.CUDA_KERNELS[build.name].inexact:

@@ -27,6 +27,7 @@ class Row(NamedTuple):
     capabilities: tuple[tuple[int, int], ...] = ((8, 9), (9, 0))
     # Why its bits are not promised: it may then fuse and divide, and use exp of libdevice.
     inexact: str = ""
+    wide: str = ""  # Why it computes in float64 whatever the arrays' dtype
     # What the assembler may call: paths for rare numbers, and a warp's exchange of numbers.
     helpers: tuple[str, ...] = ()
 
@@ -96,6 +97,20 @@ def gather(backend: Backend, x: np.ndarray) -> tuple[Array, ...]:
     return backend.gather(source, backend.asarray(rows), x.dtype, **options)
 
 
+def softmax(backend: Backend, x: np.ndarray) -> tuple[Array, ...]:
+    """Launch the kernel of the softmax."""
+    return (backend.softmax(backend.asarray(x)),)
+
+
+def add_moments(backend: Backend, x: np.ndarray) -> tuple[Array, ...]:
+    """Launch the kernel that adds outputs to their running moments."""
+    y = abs(x) / (1 + abs(x))
+    moments = [backend.asarray(y.astype("float64")) for _ in range(2)]
+    moments.append(backend.asarray(y.astype("float64")[:, 0].copy()))
+    backend.add_moments(backend.asarray(y), 3, *moments)
+    return tuple(moments)
+
+
 def _update(backend: Backend, rule: str, x: np.ndarray, states: int, **numbers: Any) -> Any:
     weights, gradients = backend.asarray(x), backend.asarray(x[::-1].copy())
     state = [backend.asarray(abs(x)) for _ in range(states)]
@@ -129,8 +144,28 @@ def adam(backend: Backend, x: np.ndarray) -> tuple[Array, ...]:
     return _update(backend, "adam", x, 2, beta_1=0.9, beta_2=0.99, epsilon=1e-7)
 
 
+def begin(backend: Backend, x: np.ndarray) -> tuple[Array, ...]:
+    """Launch the kernel that begins a step."""
+    order = np.arange(len(x))[::-1].copy()
+    integers = np.arange(x.size, dtype="uint32").reshape(x.shape)
+    table = map(backend.asarray, (order, order // 8 * 4, integers, x))
+    rows, cursor = np.zeros(len(x) // 2, order.dtype), np.array([len(x) // 3])
+    places = [backend.asarray(place) for place in (rows, integers[0], x[0])]
+    cursor = backend.asarray(cursor)
+    backend.begin(cursor, *table, *places)
+    return (cursor, *places)
+
+
+def add_sums(backend: Backend, x: np.ndarray) -> tuple[Array, ...]:
+    """Launch the kernel that adds the sums of a batch to totals."""
+    totals = backend.asarray(np.ones(x.shape))
+    backend.add_sums(totals, backend.asarray(x), rows=7)
+    return (totals,)
+
+
 SUMMED = "exp and log differ between devices, and so does the order of the sums"
 UPDATED = "an update is compared with its rule to rounding; fused, it is rounded less often"
+LONG_SUMS = "float32 loses digits in sums over many batches and draws"
 DIVISION = ("__cuda_sm3x_div_rn_noftz_f32_slowpath", "__cuda_sm20_div_rn_f64_full")
 ROOT = ("__cuda_sm20_sqrt_rn_f32_slowpath", "__cuda_sm20_dsqrt_rn_f64_mediumpath_v1")
 RECIPROCAL = ("__cuda_sm20_rcp_rn_f32_slowpath", "__cuda_sm20_dblrcp_rn_slowpath_v3")
@@ -151,6 +186,12 @@ CUDA_KERNELS = {
     "optimizers._nesterov": Row(nesterov, (2**14,), inexact=UPDATED),
     "optimizers._rmsprop": Row(rmsprop, (2**14,), inexact=UPDATED, helpers=DIVISION + ROOT),
     "optimizers._adam": Row(adam, (2**14,), inexact=UPDATED, helpers=DIVISION + ROOT),
+    "softmax._softmax": Row(softmax, (256, 64), inexact=SUMMED, helpers=EXCHANGE + DIVISION),
+    "moments._add_moments": Row(
+        add_moments, (256, 64), inexact=SUMMED, wide=LONG_SUMS, helpers=EXCHANGE + DIVISION
+    ),
+    "steps._begin": Row(begin),
+    "steps._add_sums": Row(add_sums, (256,), wide=LONG_SUMS),
     "gather._gather_float32": Row(gather, dtypes=("float32",)),
     "gather._gather_float64": Row(gather, dtypes=("float64",)),
 }
@@ -191,6 +232,7 @@ FORMULAS = {
     "optimizers._nesterov_rule": DeviceFunction(("float32",) * 6, "UniTuple(float32 x 2)"),
     "optimizers._rmsprop_rule": DeviceFunction(("float32",) * 8, "UniTuple(float32 x 2)"),
     "optimizers._sgd_rule": DeviceFunction(("float32",) * 4, "float32"),
+    "softmax._larger": DeviceFunction(("float32",) * 2, "float32"),
     "reduction._larger": DeviceFunction(("float32",) * 2, "float32"),
 }
 

@@ -17,7 +17,9 @@ from minidl.backend import get_backend
 
 ROWS = [*kernel_table.CUDA_KERNELS.values(), kernel_table.Row(kernel_table.matmul)]
 REFERENCE = Reference()
-INNER = {"products._multiply_block"}  # started by other kernels only, compiled once for them
+# Started by other compiled functions only: parts of kernels, compiled once for them, and the loops
+# of `calls.run`, which runs kernels.
+INNER = {"products._multiply_block", "dense.finish_block", "calls._run", "calls._run_with_blas"}
 
 
 def skip_without(folder):
@@ -80,6 +82,7 @@ def guards(request, monkeypatch):
 def test_each_cpu_kernel_is_launched_by_launch_and_has_a_row(guards, monkeypatch):
     launched = set()
     monkeypatch.setattr(launch, "launch", lambda kernel, *_: launched.add(kernel.name))
+    monkeypatch.setattr(launch, "launch_pieces", lambda _, kernel, *__: launched.add(kernel.name))
     monkeypatch.setattr(products, "_is_compiled", lambda: True)  # also without OpenBLAS or TBB
     for pieces in (1, 3):
         monkeypatch.setattr(pool, "pieces", lambda size, pieces=pieces: pieces)

@@ -7,7 +7,7 @@ import pytest
 import reference
 from backends import Reference, assert_same_bits, host, special_numbers
 from minidl_kernels import mask_contract
-from minidl_kernels.cpu import dropout, pool
+from minidl_kernels.cpu import dropout, launch, pool
 from minidl_kernels.mask_contract import Address
 
 from minidl import get_backend
@@ -130,11 +130,13 @@ def test_dropout_on_several_threads_has_the_bits_of_one(pieces, dtype, monkeypat
 
 def test_last_columns_have_the_words_of_the_contract():
     @numba.njit(error_model="numpy")
-    def drop(x, out, address, words):
-        dropout.drop_row(x, out, 0, 2**34 - 64, dropout.unpack(address), np.float32(1), words)
+    def drop(x, out, address, step, row_offset, words):
+        address = dropout.unpack(address, step, row_offset)
+        dropout.drop_row(x, out, 0, 2**34 - 64, address, np.float32(1), words)
 
     x, out = np.ones(64, "float32"), np.empty(64, "float32")
-    drop(x, out, np.array((0, 0, 0, 0, 0, 2**31), "uint32"), np.empty(64, "uint32"))
+    address = launch.placed_address(mask_contract.PackedAddress(0, 0, 0, 0, 0, 2**31))
+    drop(x, out, *address, np.empty(64, "uint32"))
     words = [reference.word(0, 0, 0, 0, 2**34 - 64 + i) for i in range(64)]
     np.testing.assert_array_equal(out, [float(word >= 2**31) for word in words])
 
@@ -146,7 +148,8 @@ def test_lanes_run_in_vector_registers_without_fused_arithmetic(dtype):
     fresh = numba.njit(error_model="numpy")(dropout._dropout.py_func)
     number, integer = getattr(numba, dtype), numba.int64
     array, words = number[::1], numba.uint32[::1]
-    fresh.compile((integer, integer, array, array, integer, words, number))
+    places = words, words, words
+    fresh.compile((integer, integer, array, array, integer, integer, *places, number))
     (assembly,) = fresh.inspect_asm().values()
     products = [line for line in assembly.splitlines() if "vpmuludq" in line]
     # Two products a round, less those that the compiler moves out of the loop.

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from minidl_kernels.cpu import jit, pool
 from minidl_kernels.cpu import launch as cpu_launch
 
 needs_cuda = pytest.mark.skipif(
@@ -28,12 +29,25 @@ def test_cpu_launch_runs_a_kernel_with_its_arguments():
     assert seen == [(1, "x")]
 
 
-def test_cpu_range_is_run_by_the_serial_or_the_parallel_kernel(monkeypatch):
+def test_cpu_launch_in_one_piece_is_a_launch_on_this_thread(monkeypatch):
     seen = []
     monkeypatch.setattr(cpu_launch, "launch", lambda *arguments: seen.append(arguments))
-    cpu_launch.launch_range(1, "serial", "parallel", 100, "x")
-    cpu_launch.launch_range(3, "serial", "parallel", 100, "x")
-    assert seen == [("serial", 0, 100, "x"), ("parallel", 3, 100, "x")]
+    cpu_launch.launch_pieces(1, "kernel", 100, "x")
+    assert seen == [("kernel", 0, 1, 100, "x")]
+
+
+def test_cpu_launch_in_several_pieces_runs_each_piece_once():
+    if not pool.has_tbb():
+        pytest.skip("Numba's threads are not those of TBB")
+    for pieces in (2, 3, 8):
+        runs = np.zeros(8, np.int64)
+        cpu_launch.launch_pieces(pieces, _count_piece, runs)
+        assert runs.tolist() == [pieces] * pieces + [0] * (8 - pieces)
+
+
+@jit.kernel
+def _count_piece(piece, pieces, runs):
+    runs[piece] += pieces
 
 
 @needs_cuda

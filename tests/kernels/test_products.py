@@ -5,9 +5,9 @@ import threading
 
 import numpy as np
 import pytest
-from backends import Reference, host
+from backends import Reference, assert_same_bits, host
 from minidl_kernels import threads
-from minidl_kernels.cpu import blas, products
+from minidl_kernels.cpu import blas, launch, products
 
 from minidl import get_backend
 
@@ -104,6 +104,17 @@ def test_small_product_has_the_bits_of_numpy(transposed, shape):
     assert get_backend("cpu").matmul(a, b, **flags).tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("transposed", [(0, 1), (1, 0)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_product_of_a_matrix_with_itself_has_the_bits_of_that_with_a_copy(dtype, transposed):
+    a, _ = operands((33, 65, 1), False, False, dtype)
+    flags = {"transpose_a": bool(transposed[0]), "transpose_b": bool(transposed[1])}
+    product = get_backend("cpu").matmul(a, a, **flags)
+    assert_product(product, a.T if transposed[0] else a, a.T if transposed[1] else a)
+    if blas.available:  # NumPy would compute one triangle of the first
+        assert_same_bits(product, get_backend("cpu").matmul(a, a.copy(), **flags))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -117,7 +128,7 @@ def test_small_product_has_the_bits_of_numpy(transposed, shape):
 )
 def test_other_matrices_are_left_to_numpy(change, monkeypatch):
     monkeypatch.setattr(products, "pieces_of_product", lambda *_: 2)
-    monkeypatch.setattr(products, "_multiply_parallel", None)  # its launch would fail
+    monkeypatch.setattr(launch, "launch_pieces", None)  # a launch would fail
     a, b = operands((65, 64, 63), False, False, "float32")
     for left, right in ((change(a), b), (a, change(b)), (change(a), change(b))):
         result, expected = get_backend("cpu").matmul(left, right), np.matmul(left, right)
@@ -177,16 +188,16 @@ def test_product_holds_openblas_to_one_thread(openblas, monkeypatch):
     seen = []
     monkeypatch.setattr(products, "_is_compiled", lambda: True)  # also without TBB
     monkeypatch.setattr(np, "matmul", lambda *_, **__: seen.append(openblas()))
-    get_backend("cpu").matmul(np.ones((1, 3)), np.ones((3, 4)))
+    get_backend("cpu").matmul(np.ones(3), np.ones((3, 4)))
     assert seen == [1]
 
 
 def test_one_thread_is_reentrant_and_ends_with_an_error(openblas):
-    with blas.one_thread():
-        with blas.one_thread():
+    with products._one_thread():
+        with products._one_thread():
             assert openblas() == 1
         assert openblas() == 1
-    with pytest.raises(KeyError), blas.one_thread():
+    with pytest.raises(KeyError), products._one_thread():
         raise KeyError
     assert openblas() == 2
 
@@ -195,14 +206,14 @@ def test_one_thread_is_shared_by_python_threads(openblas):
     inside, leave, seen = threading.Event(), threading.Event(), []
 
     def product():
-        with blas.one_thread():
+        with products._one_thread():
             inside.set()
-            leave.wait()
+            leave.wait(60)
 
     other = threading.Thread(target=product)
     other.start()
-    inside.wait()
-    with blas.one_thread():
+    assert inside.wait(60)
+    with products._one_thread():
         seen.append(openblas())
     seen.append(openblas())
     leave.set()

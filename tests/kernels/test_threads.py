@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from backends import assert_same_bits
 from minidl_kernels import threads
-from minidl_kernels.cpu import blas, dropout, launch, optimizers, pool, products
+from minidl_kernels.cpu import blas, calls, dropout, launch, optimizers, pool, products
 from minidl_kernels.mask_contract import Address
 
 from minidl import get_backend
@@ -198,21 +198,17 @@ def test_small_work_is_one_piece(tbb, number):
 
 
 def _forbid(monkeypatch, *kernels):
-    """Let the launch of some kernels fail."""
+    """Let the launch of some kernels in several pieces fail."""
+    allowed = launch.launch_pieces
 
-    def forbidden(kernel, *arguments):
-        assert kernel not in kernels, "a parallel region was entered"
-        kernel(*arguments)
+    def forbidden(pieces, kernel, *arguments):
+        assert pieces == 1 or kernel not in kernels, "a parallel region was entered"
+        allowed(pieces, kernel, *arguments)
 
-    monkeypatch.setattr(launch, "launch", forbidden)
+    monkeypatch.setattr(launch, "launch_pieces", forbidden)
 
 
-REGIONS = (
-    products._dense_parallel,
-    products._multiply_parallel,
-    dropout._dropout_parallel,
-    optimizers._adam_parallel,
-)
+SHARED = (products._dense, products._multiply, dropout._dropout, optimizers._adam)
 
 
 def _work():
@@ -239,16 +235,17 @@ def _assert_same(results, others):
 def test_one_thread_enters_no_parallel_region(number, monkeypatch):
     expected = _work()
     threads.set_num_threads(1)
-    _forbid(monkeypatch, *REGIONS)
+    _forbid(monkeypatch, *SHARED)
+    monkeypatch.setattr(calls, "run", None)  # what enters the regions
     _assert_same(_work(), expected)
 
 
 def test_several_threads_enter_each_parallel_region(tbb, openblas, number, monkeypatch):
     """The negative control of the test above."""
     threads.set_num_threads(2)
-    for region in REGIONS:
+    for kernel in SHARED:
         with monkeypatch.context() as patch:
-            _forbid(patch, region)
+            _forbid(patch, kernel)
             with pytest.raises(AssertionError, match="a parallel region was entered"):
                 _work()
 
@@ -266,7 +263,8 @@ def test_results_are_equal_from_run_to_run(count, number):
 def test_another_blas_leaves_products_to_numpy(monkeypatch):
     expected = _work()
     monkeypatch.setattr(blas, "available", False)
-    _forbid(monkeypatch, products._dense_parallel, products._multiply_parallel, products._multiply)
+    monkeypatch.setattr(products, "_multiply", None)  # a launch would fail
+    monkeypatch.setattr(products, "_dense", None)
     _assert_same(_work(), expected)
 
 

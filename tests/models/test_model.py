@@ -702,7 +702,7 @@ def test_model_does_not_keep_its_data_if_a_callback_fails_at_the_end():
             raise RuntimeError("at the end")
 
     model = classifier()
-    before = vars(model).keys() | {"run", "stop_training"}
+    before = vars(model).keys() | {"recording", "run", "stop_training"}
     with pytest.raises(RuntimeError, match="at the end"):
         model.fit(X, LABELS, callbacks=[Fails()], verbose=0)
     assert model.run is None

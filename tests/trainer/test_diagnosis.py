@@ -38,7 +38,7 @@ def run_of(model, x=X[:12], y=TARGETS[:12]):
     state = model.train_state
     state.begin_run(run_arguments(samples, None, batch_size=4, shuffle=False), 0)
     plan = Plan(model.layers, model.backend, model.dtype, samples, model.loss, model.metrics)
-    return Run(model, state, plan, 1, dict, Silent())
+    return Run(model, state, plan, 1, None, Silent())
 
 
 def network(*stack, optimizer=None, device="cpu"):

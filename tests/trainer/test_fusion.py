@@ -350,8 +350,9 @@ def test_classifier_that_one_operation_cannot_compute_is_computed_apart(
 def test_classifier_checks_its_input():
     plan = plan_of(classifier(), loss=CROSS_ENTROPY)
     batch = next(plan.feed.batches(16))
+    batch.x = batch.x[:, :5]
     with pytest.raises(ValueError, match=r"^dense: expected 70 features.*\(16, 5\)"):
-        plan.compare(batch._replace(x=batch.x[:, :5]))
+        plan.compare(batch)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])

@@ -151,7 +151,7 @@ def broken_off(*_, **__):
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(Plan, "compare"), (Tensor, "backward"), (Step, "exchange"), (Optimizer, "_next_rate")],
+    [(Plan, "compare"), (Tensor, "backward"), (Step, "exchange"), (Optimizer, "numbers")],
     ids=["forward", "backward", "exchange", "learning rate"],
 )
 def test_exception_before_the_update_changes_nothing(kind, name, monkeypatch):

@@ -39,7 +39,7 @@ def bias_act_dropout(
     >>> z
     array([[2., 0.]])
     """
-    launch.launch(_bias_act_dropout, z, bias, floor, *dropout.in_memory(address), scale)
+    launch.launch(_bias_act_dropout, z, bias, floor, *launch.placed_address(address), scale)
 
 
 def bias_act_dropout_vjp(g: Any, y: Any, factor: Any, g_z: Any, g_bias: Any) -> None:

@@ -46,18 +46,9 @@ def dropout(x: Any, out: Any, address: mask_contract.PackedAddress, scale: Any) 
         out.reshape(-1),
         rows,
         columns,
-        *in_memory(address),
+        *launch.placed_address(address),
         scale,
     )
-
-
-def in_memory(address: mask_contract.PackedAddress) -> tuple[Any, ...]:
-    """Return the words of an address, and the places of its step and its row offset."""
-    step, row_offset = (
-        launch.placed(address.step, uint32),
-        launch.placed(address.row_offset, uint32),
-    )
-    return np.array(address, uint32), step, row_offset
 
 
 @jit.inline

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from minidl_kernels.cpu import calls, current
+from minidl_kernels.mask_contract import PackedAddress
 from minidl_kernels.placed import place_of
 
 
@@ -42,3 +43,9 @@ def placed(number: Any, dtype: Any) -> np.ndarray:
     """Return the array of one element in which a kernel reads a number."""
     place = place_of(number)
     return np.array([number], dtype) if place is None else place
+
+
+def placed_address(address: PackedAddress) -> tuple[np.ndarray, ...]:
+    """Return the words of an address, and the places of its step and its row offset."""
+    places = placed(address.step, np.uint32), placed(address.row_offset, np.uint32)
+    return np.array(address, np.uint32), *places

@@ -95,7 +95,7 @@ def dense_layer(
         matmul(x, weight, False, False, y)
         dense.bias_act_dropout(y, bias, floor, address, scale)
     else:
-        finish = (bias, floor, *dropout.in_memory(address), scale)
+        finish = (bias, floor, *launch.placed_address(address), scale)
         launch.launch_pieces(pieces, _dense, x, weight, y, *finish)
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from minidl_kernels.cpu import jit, launch
 
 
@@ -34,7 +36,6 @@ def begin(
 
     Examples
     --------
-    >>> import numpy as np
     >>> cursor, order, starts = np.array([1]), np.array([3, 0, 2, 1]), np.array([0, 2])
     >>> integers, floats = np.array([[5], [6]], "uint32"), np.array([[0.1], [0.2]])
     >>> places = np.empty(2, int), np.empty(1, "uint32"), np.empty(1)
@@ -60,7 +61,6 @@ def add_sums(totals: Any, sums: Any, *, rows: int) -> None:
 
     Examples
     --------
-    >>> import numpy as np
     >>> totals = np.zeros(2)
     >>> add_sums(totals, np.array([0.5, 3.0]), rows=4)
     >>> totals
@@ -92,6 +92,6 @@ def _begin(
 
 @jit.kernel
 def _add_sums(totals: Any, sums: Any, rows: Any) -> None:
-    totals[0] += float(sums[0]) * rows
+    totals[0] += np.float64(sums[0]) * rows
     for i in range(1, totals.size):
         totals[i] += sums[i]

@@ -1,7 +1,7 @@
 """Elementwise functions, and the softmax."""
 
 from minidl.backend import Array, Backend
-from minidl.engine.ops.op import Result, differentiable
+from minidl.engine.ops.op import Result, differentiable, made_of_kernels
 
 __all__ = ["clip", "exp", "log", "log_softmax", "relu", "sigmoid", "softmax", "tanh"]
 
@@ -48,17 +48,21 @@ def tanh(backend: Backend, x: Array) -> Result:
 
 
 @differentiable
+@made_of_kernels
 def softmax(backend: Backend, x: Array, *, axis: int = -1) -> Result:
     """Return exp(x) divided by its sum over `axis`."""
-    wide = backend.widened(x)
-    e = backend.xp.exp(wide - wide.max(axis=axis, keepdims=True))
-    y = e / e.sum(axis=axis, keepdims=True)
+    if axis in (-1, x.ndim - 1):
+        y = backend.softmax(x)
+    else:
+        y = backend.xp.moveaxis(backend.softmax(backend.xp.moveaxis(x, axis, -1)), -1, axis)
 
     def vjp(g: Array) -> Array:
+        backend.not_recorded("the gradient of a softmax has no kernel")
         g = backend.widened(g)
-        return (y * (g - (g * y).sum(axis=axis, keepdims=True))).astype(x.dtype, copy=False)
+        wide = backend.widened(y)
+        return (wide * (g - (g * wide).sum(axis=axis, keepdims=True))).astype(x.dtype, copy=False)
 
-    return y.astype(x.dtype, copy=False), (vjp,)
+    return y, (vjp,)
 
 
 @differentiable

@@ -1,0 +1,559 @@
+"""Recorded training equals eager training, bit for bit: weights, state, history and files.
+
+Each run is done twice, recorded and with ``record=False``. Each comparison also asserts how many
+batches were replayed: without a replay it would show nothing.
+"""
+
+import copy
+import itertools
+import logging
+import pickle
+import signal
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+from minidl_kernels.threads import num_threads
+from small_models import bits
+
+from minidl import callbacks, layers, models, optimizers, set_num_threads
+from minidl.optimizers import schedules
+
+NUMBERS = np.random.default_rng(7)
+X = NUMBERS.normal(size=(18, 6))
+LABELS = NUMBERS.integers(0, 3, 18)
+FULL, EPOCHS = 4, 4  # batches of 4 samples in an epoch, before one of 2
+SPENT = 3  # batches of a size before the first replay: eager, recorded, trial
+REPLAYS = (FULL * EPOCHS - SPENT) + (EPOCHS - SPENT)
+
+
+def network(device="cpu", optimizer=None, stack=None, dtype="float32", **compiled):
+    """Return a compiled classifier that is recorded on both devices."""
+    model = models.Sequential(
+        stack
+        or [
+            layers.Dropout(0.2, input_shape=(6,)),
+            layers.Dense(8, activation="relu"),
+            layers.Dropout(0.5),
+            layers.Dense(5, activation="relu"),
+            layers.Dense(3, activation="softmax"),
+        ],
+        seed=3,
+        device=device,
+        dtype=dtype,
+    )
+    options = {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]} | compiled
+    model.compile(optimizer or optimizers.SGD(0.1, momentum=0.9), **options)
+    return model
+
+
+def fit(model, *used, record=True, **options):
+    """Train a model, and return it."""
+    arguments = {"batch_size": 4, "epochs": EPOCHS, "verbose": 0} | options
+    model.fit(X, LABELS, callbacks=list(used), record=record, **arguments)
+    return model
+
+
+def outcome(model, folder):
+    """Return everything that training leaves, as comparable values."""
+    path = folder / "model.safetensors"
+    model.save(path)
+    state = {name: model.backend.to_numpy(a).tobytes() for name, a in model.optimizer.state.items()}
+    return {
+        "weights": bits(model),
+        "optimizer": (model.optimizer.iterations, state),
+        "history": repr(model.history.history),
+        "random": [stream.step for stream in model.streams()],
+        "file": path.read_bytes(),
+    }
+
+
+def assert_equal(recorded, eager, folder):
+    """Assert that two models have the same bits, and that the second one was not recorded."""
+    found, expected = outcome(recorded, folder), outcome(eager, folder)
+    assert [name for name in expected if found[name] != expected[name]] == []
+    assert np.isfinite(np.concatenate([w.ravel() for w in eager.get_weights()])).all()
+    assert (eager.recording.recordings, eager.recording.replays) == (0, 0)
+
+
+def check(make, folder, replays=REPLAYS, train=fit):
+    """Train two models, one of them recorded; compare them, and return the recorded one.
+
+    ``make()`` returns a model, or a model and the callbacks to train it with.
+    """
+    trained = []
+    for record in (True, False):
+        made = make()
+        model, *used = made if isinstance(made, tuple) else (made,)
+        trained.append(train(model, *used, record=record))
+    assert trained[0].recording.replays == replays
+    assert_equal(*trained, folder)
+    return trained[0]
+
+
+# ------------------------------------------------------------------------------ what is computed
+
+
+OPTIMIZERS = {
+    "sgd": lambda: optimizers.SGD(0.1),
+    "momentum": lambda: optimizers.SGD(0.1, momentum=0.9),
+    "nesterov": lambda: optimizers.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "rmsprop": lambda: optimizers.RMSprop(0.01),
+    "adam": lambda: optimizers.Adam(0.01),
+    "adamw": lambda: optimizers.AdamW(0.01, weight_decay=0.1),
+}
+
+
+class Warmup(schedules.LearningRateSchedule):
+    """A user's schedule, with a Python condition."""
+
+    def __call__(self, step):
+        return 0.1 * (step + 1) / 7 if step < 7 else 0.1
+
+
+SCHEDULES = {
+    "exponential": lambda: schedules.ExponentialDecay(0.1, 5, 0.5),
+    "staircase": lambda: schedules.ExponentialDecay(0.1, 5, 0.5, staircase=True),
+    "inverse": lambda: schedules.InverseTimeDecay(0.1, 5, 0.5),
+    "piecewise": lambda: schedules.PiecewiseConstantDecay([3, 9], [0.1, 0.05, 0.01]),
+    "cosine": lambda: schedules.CosineDecay(0.1, 15),
+    "user": Warmup,
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_recorded_optimizer_gives_eager_bits(name, dtype, device, tmp_path):
+    model = check(lambda: network(device, OPTIMIZERS[name](), dtype=dtype), tmp_path)
+    assert (model.recording.recordings, model.recording.reason) == (2, "")
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_recorded_schedule_gives_eager_bits(name, device, tmp_path):
+    used = optimizers.AdamW
+    model = check(lambda: network(device, used(SCHEDULES[name](), weight_decay=0.1)), tmp_path)
+    rates = {model.optimizer.learning_rate(step) for step in range(model.step)}
+    assert len(rates) > 1
+
+
+def test_schedules_are_tested():
+    classes = {type(make()) for make in SCHEDULES.values()}
+    public = {getattr(schedules, name) for name in vars(schedules)}
+    found = {
+        kind
+        for kind in public
+        if isinstance(kind, type) and issubclass(kind, schedules.LearningRateSchedule)
+    }
+    assert {kind for kind in found if not kind.__name__.startswith("_")} - classes == {
+        schedules.LearningRateSchedule
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "replays"),
+    [
+        ({"shuffle": False}, REPLAYS),
+        ({"batch_size": 6}, 3 * EPOCHS - SPENT),  # no partial batch
+        ({"batch_size": 18}, EPOCHS - SPENT),
+        ({"batch_size": 100, "epochs": 5}, 5 - SPENT),
+        ({"batch_size": 1, "epochs": 1}, 18 - SPENT),
+        ({"epochs": 1}, FULL - SPENT),
+        ({"epochs": 2}, 2 * FULL - SPENT),
+        ({"batch_size": 9, "epochs": 1}, 0),
+        ({"validation_split": 0.3}, 3 * EPOCHS - SPENT),
+    ],
+    ids=str,
+)
+def test_recorded_batches_of_each_size_give_eager_bits(options, replays, device, tmp_path):
+    check(
+        lambda: network(device),
+        tmp_path,
+        replays,
+        lambda model, *used, record: fit(model, *used, record=record, **options),
+    )
+
+
+RELU, SOFTMAX = {"activation": "relu"}, {"activation": "softmax"}
+STACKS = {
+    "no dropout": lambda: [layers.Dense(5, **RELU), layers.Dense(4, **RELU)],
+    "one layer": lambda: [],
+    "dropout after each": lambda: [
+        layers.Dense(5, **RELU),
+        layers.Dropout(0.3),
+        layers.Dense(4, **RELU),
+        layers.Dropout(0.3, seed=5, stream=9),
+    ],
+    "dropout before the first layer": lambda: [layers.Dropout(0.5), layers.Dense(5, **RELU)],
+    "rate 1": lambda: [layers.Dense(5, **RELU), layers.Dropout(1.0)],
+    "rate 1 before the first layer": lambda: [layers.Dropout(1.0), layers.Dense(5, **RELU)],
+    "rate 0": lambda: [layers.Dense(5, **RELU), layers.Dropout(0.0)],
+    "rate 0 before the first layer": lambda: [layers.Dropout(0.0), layers.Dense(5, **RELU)],
+    "scaling inference": lambda: [
+        layers.Dense(5, **RELU),
+        layers.Dropout(0.3, scaling="inference"),
+    ],
+    "one dropout twice": lambda: [
+        dropout := layers.Dropout(0.3),
+        layers.Dense(5, **RELU),
+        dropout,
+    ],
+}
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_recorded_stack_gives_eager_bits(name, device, tmp_path):
+    def make():
+        stack = [layers.Input((6,)), *STACKS[name](), layers.Dense(3, **SOFTMAX)]
+        return network(device, optimizers.Adam(0.01), stack)
+
+    check(make, tmp_path)
+
+
+def test_recorded_images_give_eager_bits(device, tmp_path):
+    images = NUMBERS.integers(0, 256, (18, 4, 4)).astype("uint8")
+
+    def train(model, *used, record):
+        model.fit(images, LABELS, 4, EPOCHS, verbose=0, record=record)
+        return model
+
+    def make():
+        stack = [layers.Input((4, 4)), layers.Rescaling(1 / 255, -0.5), layers.Flatten()]
+        stack += [layers.Dense(8, **RELU), layers.Dropout(0.5), layers.Dense(3, **SOFTMAX)]
+        return network(device, stack=stack)
+
+    check(make, tmp_path, train=train)
+
+
+# ------------------------------------------------------------------------------ validation
+
+
+class Reports(callbacks.Callback):
+    """The report of the recorded validation."""
+
+    def on_train_end(self, logs):
+        self.validation = self.model.run.evaluation.report
+
+
+def test_recorded_validation_gives_eager_history(device, tmp_path):
+    reports = Reports()
+    data = (X[:11], LABELS[:11])
+
+    def train(model, *used, record):
+        return fit(model, *used, record=record, validation_data=data, epochs=5)
+
+    replays = (5 * FULL - SPENT) + (5 - SPENT)
+    model = check(lambda: (network(device), reports), tmp_path, replays, train)
+    assert reports.validation == (0, 0, 0, "record=False")
+    model = fit(network(device), reports, validation_data=data, epochs=5)
+    assert {"val_loss", "val_accuracy"} <= model.history.history.keys()
+    # In an epoch, 2 batches of 4 and one of 3.
+    assert reports.validation[:2] == (2, (5 * 2 - SPENT) + (5 - SPENT))
+
+
+def test_evaluate_and_predict_are_recorded_with_eager_results(device):
+    model = fit(network(device), epochs=1)
+    found = model.evaluate(X, LABELS, 4, verbose=0)
+    assert (model.recording.replays, model.recording.reason) == (FULL - SPENT, "")
+    assert repr(found) == repr(model.evaluate(X, LABELS, 4, verbose=0, record=False))
+    assert (model.recording.replays, model.recording.reason) == (0, "record=False")
+    outputs = model.predict(X, 3, verbose=0)
+    assert (model.recording.recordings, model.recording.replays) == (1, 6 - SPENT)
+    assert outputs.tobytes() == model.predict(X, 3, verbose=0, record=False).tobytes()
+    assert len({row.tobytes() for row in outputs}) == len(X)
+
+
+# ------------------------------------------------------------------------------ resumed runs
+
+
+class Fault(Exception):
+    """The exception that breaks a run off."""
+
+
+class At(callbacks.Callback):
+    """Call ``action(model)`` after some steps."""
+
+    def __init__(self, action, *steps):
+        self.action, self.steps = action, steps
+
+    def on_train_batch_end(self, batch, logs):
+        if self.model.step in self.steps:
+            self.action(self.model)
+
+
+def fail(model):
+    raise Fault
+
+
+def interrupt(model):
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("action", "error"), [(fail, Fault), (interrupt, KeyboardInterrupt)])
+@pytest.mark.parametrize("how", ["in the process", "from a file"])
+@pytest.mark.parametrize("step", [2, 3, 9, 13])
+def test_recorded_run_that_breaks_off_resumes_to_eager_bits(
+    step, how, action, error, device, tmp_path
+):
+    whole = fit(network(device), record=False)
+    model = network(device)
+    with pytest.raises(error):
+        fit(model, At(action, step))
+    assert model.recording.replays == max(0, (step - step // 5) - SPENT)
+    assert model.step == step
+    if how == "from a file":
+        model.save(tmp_path / "broken.safetensors")
+        model = models.load(tmp_path / "broken.safetensors", device=device)
+    fit(model, resume=True)
+    full_left = FULL * EPOCHS - (step - step // 5)
+    assert model.recording.replays == full_left - SPENT + max(0, EPOCHS - step // 5 - SPENT)
+    assert_equal(model, whole, tmp_path)
+
+
+@pytest.mark.parametrize("point", [1, 2, 3])
+def test_interrupt_within_a_recorded_step_waits_for_its_end(point, device, tmp_path, monkeypatch):
+    """The signal comes while a step is recorded, tried or replayed."""
+    model, whole = network(device), fit(network(device), record=False)
+    step, kind = point + 1, type(model.optimizer)
+    if point < 3:  # recorded and tried by `run`
+        update = kind.update
+
+        def interrupted(self, *arguments):
+            if self.iterations == point:
+                interrupt(model)
+            return update(self, *arguments)
+
+        monkeypatch.setattr(kind, "update", interrupted)
+    else:
+        count = kind.count_update
+
+        def counted(self, *arguments):
+            interrupt(model)
+            return count(self, *arguments)
+
+        monkeypatch.setattr(kind, "count_update", counted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model)
+    monkeypatch.undo()
+    assert (model.step, model.train_state.is_torn) == (step, False)
+    fit(model, resume=True)
+    assert model.recording.replays > 0
+    assert_equal(model, whole, tmp_path)
+
+
+# ------------------------------------------------------------------------------ callbacks
+
+
+def set_rate(model):
+    model.optimizer.learning_rate = 0.03
+
+
+def set_dropout_rate(model):
+    model.layers[0].rate = 0.6
+
+
+def set_hidden_dropout_rate(model):
+    model.layers[2].rate = 0.0
+
+
+def set_scaling(model):
+    model.layers[2].scaling = "inference"
+
+
+def set_seed(model):
+    model.layers[2].random_stream.own_seed = 99
+
+
+def set_momentum(model):
+    model.optimizer.momentum = 0.5
+
+
+def set_weight_decay(model):
+    model.optimizer.weight_decay = 0.1
+
+
+def set_weights(model):
+    model.set_weights([weight * 0.5 for weight in model.get_weights()])
+
+
+def set_weight_in_place(model):
+    model.layers[1].weight.data[...] *= 0.5
+
+
+def replace_weight(model):
+    weight = model.layers[1].weight
+    weight.data = weight.data * 0.5
+
+
+def roll_back(model):
+    model.train_state.load_state(model.kept)
+
+
+def load_weights(model):
+    model.train_state.load_state(model.train_state.snapshot("weights", "optimizer"))
+
+
+def evaluate(model):
+    loss, _ = model.evaluate(X, LABELS, 4, verbose=0)
+    assert model.predict(X, 4, verbose=0).shape == (18, 3)
+    model.optimizer.learning_rate = loss / 10
+
+
+def copy_and_train(model):
+    other = copy.deepcopy(model)
+    fit(other, epochs=1, record=model.run.record)
+    model.optimizer.learning_rate = abs(float(other.get_weights()[0][0, 0]))
+
+
+def pickle_and_load(model):
+    other = pickle.loads(pickle.dumps(model))
+    assert bits(other) == bits(model)
+
+
+def stop(model):
+    model.stop_training = True
+
+
+# The changes after which recordings are made anew: at step 12, in the middle of an epoch. Then the
+# batches of 4 are replayed 7 times before, and 3 times after it; those of 2 never.
+NEW = {
+    set_dropout_rate,
+    set_hidden_dropout_rate,
+    set_scaling,
+    set_seed,
+    set_momentum,
+    set_weight_decay,
+    replace_weight,
+}
+SAME = {set_rate, set_weights, set_weight_in_place, load_weights, evaluate, pickle_and_load}
+CHANGED = 7 + 3
+
+
+@pytest.mark.parametrize("action", sorted(NEW | SAME, key=lambda action: action.__name__))
+def test_change_by_a_callback_gives_eager_bits(action, device, tmp_path):
+    model = check(
+        lambda: (network(device), At(action, 12)), tmp_path, CHANGED if action in NEW else REPLAYS
+    )
+    unchanged = fit(network(device), record=False)
+    harmless = {load_weights, pickle_and_load}
+    assert (bits(model) == bits(unchanged)) == (action in harmless)
+    assert model.recording.recordings == (4 if action in NEW else 2)
+
+
+@pytest.mark.parametrize("action", [set_rate, set_dropout_rate, set_weights, evaluate])
+@pytest.mark.parametrize("step", range(1, 8))
+def test_change_after_each_of_the_first_steps_gives_eager_bits(action, step, tmp_path):
+    models_of_both = [fit(network(), At(action, step), record=record) for record in (True, False)]
+    assert models_of_both[0].recording.replays > 0
+    assert_equal(*models_of_both, tmp_path)
+
+
+class RateOfEachBatch(callbacks.Callback):
+    """Set the rate before each batch."""
+
+    def on_train_batch_begin(self, batch, logs):
+        self.model.optimizer.learning_rate = 0.1 / (1 + self.model.step)
+
+
+class RateByLoss(callbacks.Callback):
+    """Set the rate by the mean loss so far, which each batch waits for."""
+
+    def on_train_batch_end(self, batch, logs):
+        self.model.optimizer.learning_rate = logs["loss"] / 10
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        RateOfEachBatch,
+        RateByLoss,
+        lambda: callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.7),
+        lambda: callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=10.0),
+    ],
+    ids=["each batch", "by loss", "scheduler", "plateau"],
+)
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
+def test_rate_that_a_callback_sets_gives_eager_bits(make, optimizer, device, tmp_path):
+    check(lambda: (network(device, OPTIMIZERS[optimizer]()), make()), tmp_path)
+
+
+def test_run_that_a_callback_stops_gives_eager_bits(device, tmp_path):
+    model = check(lambda: (network(device), At(stop, 8)), tmp_path, 7 - SPENT)
+    assert model.step == 8
+
+
+class RollBack(callbacks.Callback):
+    """Keep a snapshot after one step, and load it after a later one, once."""
+
+    def __init__(self, kept, loaded):
+        self.kept, self.loaded, self.state_kept = kept, loaded, None
+
+    def on_train_batch_end(self, batch, logs):
+        state = self.model.train_state
+        if self.model.step == self.kept and self.state_kept is None:
+            self.state_kept = state.snapshot("weights", "optimizer", "random")
+        if self.model.step == self.loaded:
+            state.load_state(self.state_kept)
+            self.loaded = None
+
+
+@pytest.mark.parametrize(("kept", "loaded"), [(1, 12), (2, 3), (6, 9), (11, 12)])
+def test_state_that_a_callback_rolls_back_gives_eager_bits(kept, loaded, device, tmp_path):
+    model = check(lambda: (network(device), RollBack(kept, loaded)), tmp_path, REPLAYS)
+    assert bits(model) != bits(fit(network(device)))
+
+
+class AtEpoch(callbacks.Callback):
+    """Call ``action(model)`` at the end of the second epoch."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def on_epoch_end(self, epoch, logs):
+        if epoch == 1:
+            self.action(self.model)
+
+
+def freeze(model):
+    model.layers[1].weight.requires_grad = False
+    model.layers[1].bias.requires_grad = False
+    compile_optimizer(model)
+
+
+def compile_optimizer(model):
+    model.compile(optimizers.RMSprop(0.01), model.loss, metrics=model.metrics)
+
+
+def compile_metrics(model):
+    model.compile(model.optimizer, model.loss, metrics=[])
+
+
+def compile_loss(model):
+    loss = type(model.loss)()
+    model.compile(model.optimizer, loss, metrics=model.metrics)
+
+
+def set_requires_grad(model):
+    model.layers[1].trainable = False
+
+
+@pytest.mark.parametrize("action", [freeze, compile_optimizer, compile_metrics, compile_loss])
+def test_compile_between_epochs_gives_eager_bits(action, device, tmp_path):
+    # Batches of 4 are replayed 8 - 3 times before, and as often after it.
+    model = check(lambda: (network(device), AtEpoch(action)), tmp_path, 2 * (2 * FULL - SPENT))
+    assert model.recording.recordings == 2 + (action is not compile_metrics) * 0 + 1
+
+
+def test_number_of_threads_that_a_callback_sets_gives_eager_bits(tmp_path):
+    usual = num_threads()
+
+    def make():
+        set_num_threads(usual)
+        other = 1 if usual > 1 else 2
+        return network(), At(lambda model: set_num_threads(other), 12)
+
+    try:
+        check(make, tmp_path, CHANGED)
+    finally:
+        set_num_threads(usual)
