@@ -63,6 +63,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("device", chosen, indirect=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark a test as slow on the devices that its mark `slow_on` names."""
+    for item in items:
+        for mark in item.iter_markers("slow_on"):
+            if item.callspec.params["device"] in mark.args:
+                item.add_marker("slow")
+
+
 @pytest.fixture
 def device(request):
     """Return a device by the name that minidl takes; for "cuda-double" the double is installed."""

@@ -58,6 +58,10 @@ class Evaluation(Work):
                 self._recorder(batch)
         return dict(self._totals)
 
+    def counters(self) -> list[tuple[Any, str]]:
+        """Return what `run` counts on the host."""
+        return [(self._totals, "_counts")]
+
     def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Add a batch to the totals."""
         _, sums, counts, compared = self._plan.compare(batch)
@@ -147,6 +151,10 @@ class MonteCarlo(Prediction):
     def numbers(self, ahead: int = 0) -> Numbers:
         """Return the number of the draw, and the first row of the batch."""
         return Numbers(self._draw + ahead, self._first_row)
+
+    def counters(self) -> list[tuple[Any, str]]:
+        """Return what `run` counts on the host."""
+        return [(self, "_draw")]
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Add the outputs of a draw to the moments of the batch."""
