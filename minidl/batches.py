@@ -113,33 +113,34 @@ class Batch:
     ----------
     feed : Feed
         The data set.
-    rows : array
-        Their rows in it, on the device: int64, shape (count,).
-    host_rows : numpy.ndarray, optional
-        The same on the host.
-    order : array, optional
-        The order of which they are a part.
-    start : int
-        Where they begin in it.
+    order : array
+        Rows of the data set, on the device: int64, shape (count,).
+    start, stop : int
+        The part of `order` that is the batch; without `stop`, up to its end.
+    host_order : numpy.ndarray, optional
+        The same as `order` on the host.
     """
 
     def __init__(
         self,
         feed: "Feed",
-        rows: Array,
-        host_rows: np.ndarray | None = None,
-        order: Array | None = None,
+        order: Array,
         start: int = 0,
+        stop: int | None = None,
+        host_order: np.ndarray | None = None,
     ):
-        self.rows, self.host_rows, self.order, self.start = rows, host_rows, order, start
-        self._feed = feed
+        self.order, self.start = order, start
+        self._stop = len(order) if stop is None else min(stop, len(order))
+        self._feed, self._host_order = feed, host_order
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self._stop - self.start
 
     @functools.cached_property
     def _gathered(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return self._feed.gather(self.rows, self.host_rows)
+        rows = slice(self.start, self._stop)
+        host_rows = None if self._host_order is None else self._host_order[rows]
+        return self._feed.gather(self.order[rows], host_rows)
 
     @functools.cached_property
     def x(self) -> Tensor:
@@ -216,8 +217,7 @@ class Feed:
         order = np.arange(len(self)) if order is None else order
         order_on_device = self._backend.asarray(order)
         for start in range(0, len(order), size):
-            rows = slice(start, start + size)
-            yield Batch(self, order_on_device[rows], order[rows], order_on_device, start)
+            yield Batch(self, order_on_device, start, start + size, order)
 
     def gather(
         self, rows: Array, host_rows: np.ndarray | None

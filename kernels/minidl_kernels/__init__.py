@@ -19,19 +19,21 @@ The kernels are in `cpu` and `cuda`: the same files, functions and parameters.
 `cross_entropy`         softmax and cross-entropy of class numbers
 `optimizers`            SGD, RMSprop and Adam
 `gather`                samples of a batch, cast and scaled
-`launch`                the only function that launches kernels
+`launch`                the only functions that launch kernels
+`recording`             work that is done again without Python
 ======================  ================================================================
 
 Besides, each device has machinery of its own.
 
 ======================  ================================================================
 `cpu.jit`               compilation, cache and announcement of CPU kernels
+`cpu.calls`             calls of compiled kernels by address
+`cpu.current`           the recording that is being made
 `cpu.pool`              thread pool, and shares of the work
 `cpu.blas`              OpenBLAS of NumPy's wheels, called from compiled code
 `cpu.products`          matrix products
 `cuda.reduction`        sums in a fixed order
 `cuda.scalars`          numbers by value or from the device
-`cuda.recording`        work recorded in a CUDA graph
 ======================  ================================================================
 
 An import of this package or of the files of the first table does not import Numba.

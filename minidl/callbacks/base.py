@@ -225,8 +225,15 @@ class CallbackList:
             new = tuple(key for key in self._callbacks if key not in self._earlier)
             self._notify(moment._replace(acted=moment.acted + new), logs)
 
+    @property
+    def act_on_batches(self) -> bool:
+        """Whether a callback acts on the begin or the end of a batch."""
+        return any(self._acting[name] for name in ("on_train_batch_begin", "on_train_batch_end"))
+
     def notify(self, name: str, number: int, logs: Logs) -> None:
         """Call the callbacks for a moment, except those that have acted on it."""
+        if not self._acting[name]:
+            return
         moment, latest = Moment(name, number, self._state.step), self._state.progress.moment
         if latest is not None and latest.step == moment.step:
             if (latest.name, name) == ("on_train_batch_begin", "on_epoch_begin"):

@@ -201,20 +201,20 @@ class Optimizer(RefusesMethods):
         self.iterations += 1
         self.is_changing = False
 
-    def count_update(self, parameters: Sequence[Parameter]) -> None:
-        """Count an update of `parameters` that was replayed."""
+    def count_updates(self, parameters: Sequence[Parameter], times: int) -> None:
+        """Count updates of `parameters` that were replayed."""
         for parameter in parameters:
             parameter.note_change()
-        self.iterations += 1
+        self.iterations += times
 
     @property
     def buffers(self) -> list[Array]:
         """The flat buffers that an update changes: weights and state; none before the first one."""
         return [] if self._buffers is None else [self._buffers.weights, *self.state.values()]
 
-    def settings(self) -> list[Any]:
-        """Return what `rule` depends on beside its arguments and `state`."""
-        return [value for name, value in vars(self).items() if name not in _COUNTERS]
+    def settings(self) -> list[str]:
+        """Return the names of the attributes that `rule` depends on."""
+        return [name for name in vars(self) if name not in _COUNTERS]
 
     def _views_of(self, parameters: Sequence[Parameter]) -> list[Array]:
         """Return the parts of the weights and of the state that belong to `parameters`."""

@@ -16,8 +16,8 @@ from minidl.trainer.recorder import (
     Numbers,
     Recorder,
     Recording,
+    Watch,
     Work,
-    attributes,
     obstacle_of,
 )
 from minidl.trainer.uncertainty import Uncertainty, joined, of_moments
@@ -51,7 +51,6 @@ class Evaluation(Work):
     def means(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Return the means of loss and metrics over batches of the feed, in inference mode."""
         self._totals = self._plan.new_totals()
-        self._attributes = attributes(self._model)
         backend = self._model.backend
         with backend.active, backend.stream(), rng.inference(), no_grad():
             for batch in batches:
@@ -75,11 +74,9 @@ class Evaluation(Work):
         recording.replay(times)
         self._totals.count(counted)
 
-    def watched(self) -> list[Any]:
+    def watch(self) -> Watch:
         """Return what a recording relies on."""
-        plan = self._plan
-        watched = [getattr(thing, name, None) for thing, name in self._attributes]
-        return [*watched, self._totals.sums, plan.loss, plan.metrics]
+        return Watch(self._model, (self, "_totals.sums"), (self._plan, "loss", "metrics"))
 
 
 class Prediction(Work):
@@ -91,7 +88,6 @@ class Prediction(Work):
         self.feed, self._plan, self._model = plan.feed, plan, model
         reason = obstacle_of(model, plan) if record else NOT_WANTED
         self._recorder = Recorder(model.backend, model.dtype, self, reason)
-        self._attributes = attributes(model)
 
     @property
     def report(self) -> Recording:
@@ -109,9 +105,9 @@ class Prediction(Work):
         """Return the outputs for a batch."""
         return Done([self._plan.outputs(batch).data])
 
-    def watched(self) -> list[Any]:
+    def watch(self) -> Watch:
         """Return what a recording relies on."""
-        return [getattr(thing, name, None) for thing, name in self._attributes]
+        return Watch(self._model)
 
 
 class MonteCarlo(Prediction):

@@ -2,8 +2,10 @@
 
 import functools
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from minidl.trainer.recorder import NOT_WANTED, Recorder, obstacle_of
 from minidl.trainer.state import Position, TrainState
 from minidl.trainer.step import Step
 from minidl.trainer.totals import Totals
+
+STEPS_AT_ONCE = 16  # replayed where no callback acts on batches; Ctrl-C waits for them
 
 
 @dataclass(eq=False)
@@ -138,12 +142,14 @@ class Run:
         if reason := self._obstacle():
             self.recorder.give_up(reason)
         backend = self.model.backend
+        at_once = 1 if callbacks.act_on_batches else STEPS_AT_ONCE
         with backend.active, backend.stream():
-            for batch in self.batches_left():
-                number = self.position.batch
-                callbacks.notify("on_train_batch_begin", number, {})
-                self.recorder(batch)
-                callbacks.notify("on_train_batch_end", number, totals)
+            batches = self.batches_left()
+            for batch in batches:
+                callbacks.notify("on_train_batch_begin", self.position.batch, {})
+                done = self.recorder.work_ahead(batch, at_once)
+                callbacks.notify("on_train_batch_end", self.position.batch - 1, totals)
+                deque(islice(batches, done - 1), maxlen=0)  # the others are done, too
                 if self.model.stop_training:
                     break
         self.model.recording = self.recorder.report
@@ -176,7 +182,7 @@ class Run:
         position, count = self.position, len(self.plan.feed)
         order = np.arange(count)
         if position.shuffle:
-            has_begun = position.batch > 0  # then it is counted already, see count_step
+            has_begun = position.batch > 0  # then it is counted already, see count_steps
             epoch = self.state.epoch - 1 if has_begun else self.state.epoch
             order = rng.permutation(count, seed=self.model.seed, epoch=epoch)
         size = position.batch_size

@@ -7,10 +7,11 @@ to batch lies at fixed places, which the recorded kernels read.
 """
 
 import logging
-import operator
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from operator import attrgetter, is_
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +20,11 @@ from minidl_kernels.placed import NotRecorded, PlacedFloat, PlacedInt
 
 from minidl.backend import Array, Backend
 from minidl.batches import Batch, Feed
-from minidl.engine.parameter import Parameter
-from minidl.rng import RandomStream
 
 log = logging.getLogger(__name__)
 NOT_WANTED = "record=False"
+
+PATIENCE = 4  # recordings in a row that a change made useless before their first replay
 
 _IN_MOTION = {"run", "stop_training", "recording"}  # attributes of models that no step reads
 
@@ -37,15 +38,15 @@ class Recording(NamedTuple):
         The number of recordings made: one for each size of a batch, and new ones after changes.
     replays : int
         The number of batches, or of draws for a batch, that were replayed.
-    launches : int
-        The number of kernels in the last recording.
+    launches : int or None
+        The number of kernels in the last recording; None if the device cannot tell.
     reason : str
         Why batches were worked on eagerly; empty if they were recorded.
     """
 
     recordings: int = 0
     replays: int = 0
-    launches: int = 0
+    launches: int | None = 0
     reason: str = ""
 
 
@@ -98,21 +99,23 @@ class Table:
         self._next = 0  # the cursor on the host
         self._ahead = capacity  # the number of rows to fill
 
-    def aim(self, batch: Batch, numbers: Callable[[int], Numbers]) -> Numbers:
-        """Let `begin` copy the numbers of this batch; return them, placed.
+    def aim(self, batch: Batch, numbers: Callable[[int], Numbers]) -> None:
+        """Let `begin` copy the numbers of this batch.
 
         ``numbers(n)`` returns those of the n-th batch from this one.
         """
         if batch.order is not self._source:
             self._source = batch.order
             self._order[: len(self._source)] = self._source
-        wanted = batch.start, numbers(0)
         is_exhausted = self._next == len(self._known)
-        if is_exhausted or self._known[self._next] != wanted:
+        if is_exhausted or self._known[self._next] != (batch.start, numbers(0)):
             # After an unforeseen change, the numbers may change at each batch.
             self._ahead = 2 * self._ahead if is_exhausted else 1
             self._fill(batch.start, numbers)
-        step, row_offset, rate, decay = wanted[1]
+
+    def placed(self, numbers: Numbers) -> Numbers:
+        """Return the numbers of this batch, which kernels read in their places."""
+        step, row_offset, rate, decay = numbers
         return Numbers(
             PlacedInt(step, self._integers[0:1]),
             PlacedInt(row_offset, self._integers[1:2]),
@@ -149,6 +152,11 @@ class Table:
     def advance(self, times: int) -> None:
         """Note that replays have copied the next rows."""
         self._next += times
+
+    @property
+    def left(self) -> int:
+        """The number of batches that the table still knows."""
+        return len(self._known) - self._next
 
 
 class Done(NamedTuple):
@@ -192,11 +200,11 @@ class Work:
         raise NotImplementedError
 
     def replay(self, recording: Any, counted: Any, times: int) -> None:
-        """Replay a recording of `run`, and count what it counted."""
+        """Replay a recording of `run` so many times, and count what it counted."""
         recording.replay(times)
 
-    def watched(self) -> list[Any]:
-        """Return objects by identity: a recording is valid as long as they are the same."""
+    def watch(self) -> "Watch":
+        """Return what a recording relies on."""
         raise NotImplementedError
 
     def counters(self) -> list[tuple[Any, str]]:
@@ -208,12 +216,60 @@ class Work:
         return nullcontext()
 
 
+class Watch:
+    """What a recording relies on, as it is now.
+
+    Parameters
+    ----------
+    model : Model
+        The attributes of its layers, weights and random streams are watched.
+    dicts : sequence of dict
+        These must keep their arrays.
+    attributes : sequence of tuple
+        Objects, each followed by the names of attributes that must keep their values.
+    """
+
+    def __init__(self, model: Any, *attributes: tuple[Any, ...], dicts: Sequence[dict] = ()):
+        layers = [layer for layer in model.walk() if layer is not model]
+        self._dicts = [(now, dict(now)) for now in map(vars, layers)]
+        self._arrays = [(now, dict(now)) for now in dicts]
+        self._weights = [(parameter, parameter.data) for parameter in model.parameters()]
+        found = [(threads, "_chosen"), (model, *(n for n in vars(model) if n not in _IN_MOTION))]
+        found += [(p, "_requires_grad", "constraint") for p in model.parameters()]
+        found += [(stream, "own_seed", "model_seed", "number") for stream in model.streams()]
+        # With two names or more, a getter returns a tuple: compared by identity first.
+        getters = [(attrgetter(*names, names[0]), thing) for thing, *names in (*found, *attributes)]
+        self._values = [(get, thing, get(thing)) for get, thing in getters]
+
+    def holds(self) -> bool:
+        """Return whether all is still the same."""
+        try:
+            for parameter, data in self._weights:
+                if parameter.data is not data:
+                    return False
+            for arrays, before in self._arrays:
+                if len(arrays) != len(before) or not all(
+                    map(is_, arrays.values(), before.values())
+                ):
+                    return False
+            for values, before in self._dicts:
+                if values != before:
+                    return False
+            for get, thing, value in self._values:
+                now = get(thing)
+                if now is not value and now != value:
+                    return False
+        except (ValueError, AttributeError):  # arrays are not equal or unequal
+            return False
+        return True
+
+
 class _Kept:
     """What is kept for batches of one size: a table, and a recording as soon as there is one."""
 
     def __init__(self, table: Table):
         self.table = table
-        self.watched: list[Any] = []
+        self.watch: Any = None
         self.recording: Any = None
         self.done = Done(())
         self.is_proven = False
@@ -237,46 +293,68 @@ class Recorder:
     def __init__(self, backend: Backend, dtype: np.dtype, work: Work, reason: str = ""):
         self._backend, self._dtype, self._work = backend, dtype, work
         self._kept: dict[int, _Kept] = {}
-        self.report = Recording()
+        self._recordings = self._replays = self._useless = 0
+        self._launches: int | None = 0
+        self._reason = ""
         if reason:
             self.give_up(reason)
 
+    @property
+    def report(self) -> Recording:
+        """What became of the recordings so far."""
+        return Recording(self._recordings, self._replays, self._launches, self._reason)
+
     def __call__(self, batch: Batch, times: int = 1) -> Done:
-        """Work on a batch once, or, if it is recorded, so many times."""
+        """Work on a batch, or, if it is recorded, on up to `times` batches or draws from it on."""
         work = self._work
-        if self.report.reason:
+        if self._reason:
             return work.run(batch, work.numbers())
         size = len(batch)
         kept = self._kept.get(size)
-        if kept is None or not _are_same(kept.watched, work.watched()):
-            self._kept.pop(size, None)
+        if kept is not None and not kept.watch.holds():
+            self._useless += not kept.is_proven
+            del self._kept[size]
+            kept = None
+        if self._useless == PATIENCE:
+            self.give_up("layers, weights or settings change from batch to batch")
+            return work.run(batch, work.numbers())
+        if kept is None:
             kept = _Kept(Table(self._backend, self._dtype, len(work.feed), size, work.repeats))
-            # The kernels that read placed numbers are compiled now.
-            self._run_placed(kept, kept.table.aim(batch, work.numbers))
-            kept.watched = work.watched()
-            self._kept[size] = kept
-        elif kept.recording is None:
-            self._record(kept, batch)
-        elif not kept.is_proven:
-            self._try(kept, batch)
-        else:
             kept.table.aim(batch, work.numbers)
+            self._run_placed(kept)  # now, the kernels that read placed numbers are compiled
+            kept.watch = work.watch()
+            self._kept[size] = kept
+            return kept.done
+        kept.table.aim(batch, work.numbers)
+        if kept.is_proven:
+            times = min(times, kept.table.left)
             work.replay(kept.recording, kept.done.counted, times)
             kept.table.advance(times)
-            self.report = self.report._replace(replays=self.report.replays + times)
+            self._replays += times
+        elif kept.recording is None:
+            self._record(kept, batch)
+        else:
+            self._try(kept, batch)
         return kept.done
 
-    def _run_placed(self, kept: _Kept, numbers: Numbers) -> None:
-        kept.table.begin()
-        kept.done = self._work.run(Batch(self._work.feed, kept.table.rows), numbers)
+    def work_ahead(self, batch: Batch, most: int) -> int:
+        """Work on a batch, and on those after it that are recorded; return their number."""
+        before = self._replays
+        self(batch, most)
+        return max(1, self._replays - before)
+
+    def _run_placed(self, kept: _Kept) -> None:
+        """Do the work by the ordinary code, with numbers that are read in their places."""
+        work, table = self._work, kept.table
+        table.begin()
+        kept.done = work.run(Batch(work.feed, table.rows), table.placed(work.numbers()))
 
     def _record(self, kept: _Kept, batch: Batch) -> None:
         work = self._work
-        numbers = kept.table.aim(batch, work.numbers)
         before = [(thing, name, getattr(thing, name)) for thing, name in work.counters()]
         try:
             with work.held():
-                recording = self._backend.record(lambda: self._run_placed(kept, numbers))
+                recording = self._backend.record(lambda: self._run_placed(kept))
         except NotRecorded as error:
             for thing, name, value in before:
                 setattr(thing, name, value)
@@ -287,13 +365,12 @@ class Recorder:
         if recording.obstacle:
             self.give_up(recording.obstacle)
             return
-        made, launches = self.report.recordings + 1, recording.launches
-        self.report = self.report._replace(recordings=made, launches=launches)
+        self._recordings += 1
+        self._launches = recording.launches
 
     def _try(self, kept: _Kept, batch: Batch) -> None:
         """Work on a batch eagerly, and compare all bits of the results with those of a replay."""
         work, results = self._work, kept.done.results
-        kept.table.aim(batch, work.numbers)
         with work.held():
             before = [array.copy() for array in results]
             kept.recording.replay()
@@ -305,6 +382,7 @@ class Recorder:
         eager = [self._backend.to_numpy(array) for array in done.results]
         kept.is_proven = [a.tobytes() for a in replayed] == [a.tobytes() for a in eager]
         if kept.is_proven:
+            self._useless = 0
             for array, values in zip(results, done.results, strict=True):
                 if array is not values:
                     array[...] = values
@@ -319,44 +397,32 @@ class Recorder:
 
     def give_up(self, reason: str) -> None:
         """Work on all further batches eagerly."""
-        if self.report.reason:
+        if self._reason:
             return
         self._kept.clear()
-        self.report = self.report._replace(reason=reason)
+        self._reason = reason
         if reason != NOT_WANTED:
             log.info("%s: batches are not recorded: %s", self._work.who, reason)
-
-
-def _are_same(before: list[Any], now: list[Any]) -> bool:
-    return len(before) == len(now) and all(map(operator.is_, before, now))
-
-
-def attributes(model: Any) -> list[tuple[Any, str]]:
-    """Return objects and names of the attributes on which the work with a model depends."""
-    found: list[tuple[Any, str]] = [(threads, "_chosen")]
-    for layer in model.walk():
-        found += [(layer, name) for name in vars(layer) if name not in _IN_MOTION]
-        for stream in layer.held(RandomStream):
-            found += [(stream, name) for name in ("own_seed", "model_seed", "number")]
-        for parameter in layer.held(Parameter):
-            found += [(parameter, name) for name in ("data", "_requires_grad", "constraint")]
-    return found
 
 
 def obstacle_of(model: Any, plan: Any, *others: Any) -> str:
     """Return why the work of a plan must not be recorded, or an empty string.
 
     A user's class promises by ``recordable = True`` that its results depend only on inputs, weights
-    and constants, and that it computes them with operations of tensors, without reading values.
+    and constants, and that it computes them with operations of tensors, without reading values. So
+    does the function of an activation, which can have attributes, too.
     """
     if not plan.feed.is_on_device:
         return "the samples are too large for the device"
     metrics = [metric for metric in plan.metrics if not metric.is_mean]
     if metrics:
         return f"the metric {metrics[0].name} keeps a state of its own"
-    parts = [*plan.layers, *model.walk(), *plan.metrics, *others]
-    for part in parts if plan.loss is None else [*parts, plan.loss]:
-        kind = type(part)
-        if not (kind.__module__.startswith("minidl.") or vars(kind).get("recordable", False)):
+    parts = [*plan.layers, *model.walk(), *plan.metrics, plan.loss, *others]
+    parts += [getattr(layer, "activation", None) for layer in model.walk()]
+    parts += [parameter.constraint for parameter in model.parameters()]
+    for part in parts:
+        kind = part if isinstance(part, FunctionType) else type(part)
+        is_ours = kind.__module__.startswith("minidl.")
+        if not (part is None or is_ours or vars(kind).get("recordable", False)):
             return f"{kind.__name__} does not declare recordable = True"
     return ""

@@ -10,7 +10,7 @@ from minidl.optimizers import Optimizer
 from minidl.rng import RandomStream
 from minidl.trainer.fusion import Plan
 from minidl.trainer.interrupts import Interrupts
-from minidl.trainer.recorder import Done, Numbers, Work, attributes
+from minidl.trainer.recorder import Done, Numbers, Watch, Work
 from minidl.trainer.state import TrainState
 
 
@@ -51,7 +51,6 @@ class Step(Work):
         model = self.state.model
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self._streams = model.streams()
-        self._attributes = attributes(model)
 
     @property
     def optimizer(self) -> Optimizer:
@@ -90,7 +89,7 @@ class Step(Work):
                 state.is_torn = optimizer.is_changing  # it may have raised before any change
                 raise
             totals.add(sums, counts)
-            state.count_step()
+            state.count_steps()
             state.is_torn = False
             if compared is not None:
                 totals.update_metrics(*compared)
@@ -99,29 +98,33 @@ class Step(Work):
         return Done([*optimizer.buffers, totals.sums], _Counted(counts, drew))
 
     def replay(self, recording: Any, counted: _Counted, times: int) -> None:
-        """Update the weights by a recording of `run`, and count it."""
+        """Update the weights by a recording of `run`, so many times, and count it."""
         state = self.state
-        with self.held():
-            state.is_torn = True
+        self.interrupts.is_held = True
+        state.is_torn = True
+        try:
             recording.replay(times)
-            self.optimizer.count_update(self.trained)
+            self.optimizer.count_updates(self.trained, times)
             for stream in counted.streams:
-                stream.step = state.step + 1
-            state.totals.count(counted.values)
-            state.count_step()
+                stream.step = state.step + times
+            state.totals.count([times * number for number in counted.values])
+            state.count_steps(times)
             state.is_torn = False
+        finally:
+            self.interrupts.release()
 
-    def watched(self) -> list[Any]:
+    def watch(self) -> Watch:
         """Return what a recording of the step relies on."""
-        state, optimizer = self.state, self.optimizer
-        plan = self.plan
-        watched = [getattr(thing, name, None) for thing, name in self._attributes]
-        watched += [optimizer, *optimizer.settings(), *optimizer.buffers]
-        return [*watched, state.totals.sums, plan.loss, plan.metrics]
+        optimizer = self.optimizer
+        of_state, of_plan = (self.state, "optimizer", "totals.sums"), (self.plan, "loss", "metrics")
+        attributes = of_state, of_plan, (self, "trained"), (optimizer, *optimizer.settings())
+        return Watch(self.state.model, *attributes, dicts=[optimizer.state])
 
     def counters(self) -> list[tuple[Any, str]]:
         """Return what `run` counts on the host."""
-        of_state = [(self.state, name) for name in ("step", "epoch", "progress", "is_torn")]
+        of_state: list[tuple[Any, str]] = [
+            (self.state, name) for name in ("step", "epoch", "progress", "is_torn")
+        ]
         of_state.append((self.state.totals, "_counts"))
         of_optimizer = [(self.optimizer, name) for name in ("iterations", "is_changing")]
         return of_state + of_optimizer + [(stream, "step") for stream in self._streams]

@@ -184,6 +184,30 @@ def test_product_gives_openblas_its_threads_back(shape, openblas):
     assert openblas() == 2
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_replay_gives_openblas_its_threads_back(pieces, openblas, monkeypatch):
+    if not products._is_compiled():
+        pytest.skip("NumPy computes the products")
+    monkeypatch.setattr(products, "pieces_of_product", lambda *_: pieces)
+    cpu, (a, b) = get_backend("cpu"), operands((65, 70, 66), False, False, "float32")
+    recording = cpu.record(lambda: cpu.matmul(a, b))
+    for times in (1, 3, 0):
+        recording.replay(times)
+        assert openblas() == 2
+        assert blas.holders[0] == 0
+
+
+def test_replay_inside_of_one_thread_keeps_it(openblas):
+    if not products._is_compiled():
+        pytest.skip("NumPy computes the products")
+    cpu, (a, b) = get_backend("cpu"), operands((8, 7, 6), False, False, "float32")
+    recording = cpu.record(lambda: cpu.matmul(a, b))
+    with products._one_thread():
+        recording.replay()
+        assert openblas() == 1
+    assert openblas() == 2
+
+
 def test_product_holds_openblas_to_one_thread(openblas, monkeypatch):
     seen = []
     monkeypatch.setattr(products, "_is_compiled", lambda: True)  # also without TBB

@@ -272,11 +272,16 @@ def test_another_threading_layer_leaves_the_kernels_serial():
     program = """
 first = layer(), product()
 cpu.dropout(np.ones(2**20, "f4"), 0.5, address)
-again = layer(), product()
-print(pool.has_tbb(), all((a == b).all() for a, b in zip(first, again)))
+again = [layer(), product()]
+same = all((a == b).all() for a, b in zip(first, again))
+recording = cpu.record(lambda: again.append(cpu.dropout(x, 0.5, address)))
+expected = again[-1].copy()
+again[-1].fill(0)
+recording.replay()
+print(pool.has_tbb(), same, (again[-1] == expected).all(), recording.obstacle == "")
 """
     status, printed, errors = _run(program, NUMBA_THREADING_LAYER="workqueue")
-    assert (status, printed) == (0, "False True")
+    assert (status, printed) == (0, "False True True True")
     (line,) = errors.splitlines()
     assert line.startswith(
         "the CPU kernels run on one thread: Numba's threading layer is workqueue, not tbb."

@@ -143,6 +143,6 @@ def test_repetition_begins_at_the_position():
     x[1, 1] = np.nan  # in the first batch, which is done
     model = network()
     run = run_of(model, x=x)
-    run.state.count_step()
+    run.state.count_steps()
     assert repeat_until_failure(run) is None
     assert model.step == 3

@@ -25,6 +25,8 @@ MOMENTS = [
 class Recorder:
     """The calls of the callbacks of a run, and an action at one of the moments."""
 
+    act_on_batches = True
+
     def __init__(self, at=None, act=None):
         self.calls = []
         self.at, self.act = at, act
@@ -208,7 +210,7 @@ def test_batches_left_begin_at_the_position(shuffle):
     expected = [order[:4].tolist(), order[4:8].tolist(), order[8:].tolist()]
     assert rows_of(run.batches_left()) == expected
     for done in (1, 2, 3):
-        run.state.count_step()
+        run.state.count_steps()
         assert rows_of(run.batches_left()) == expected[done:]
 
 
@@ -218,7 +220,7 @@ def test_batches_left_have_the_order_of_the_epoch_of_the_models_life():
     for epoch in range(3):
         expected = rng.permutation(10, seed=3, epoch=epoch).tolist()
         assert list(chain(*rows_of(run.batches_left()))) == expected
-        run.state.count_step()
+        run.state.count_steps()
         assert list(chain(*rows_of(run.batches_left()))) == expected[4:]
         run.state.end_epoch({})
 

@@ -240,10 +240,10 @@ def test_count_step_counts_epochs_at_their_first_update():
     state.begin_run(ARGUMENTS, 0)
     seen = []
     for _ in range(3):
-        state.count_step()
+        state.count_steps()
         seen.append((state.step, state.epoch, state.progress.position.batch))
     state.end_epoch({"loss": 0.5})
-    state.count_step()
+    state.count_steps()
     seen.append((state.step, state.epoch, state.progress.position.batch))
     assert seen == [(1, 1, 1), (2, 1, 2), (3, 1, 3), (4, 2, 1)]
 
@@ -260,7 +260,7 @@ class Assignments(TrainState):
 def test_end_epoch_replaces_position_and_history_in_one_assignment():
     state = Assignments(classifier())
     state.begin_run(ARGUMENTS, 2)
-    state.count_step()
+    state.count_steps()
     before = state.progress
     state.assigned.clear()
     state.end_epoch({"loss": 0.5})
@@ -274,7 +274,7 @@ def test_count_step_replaces_progress_in_one_assignment():
     state = Assignments(classifier())
     state.begin_run(ARGUMENTS, 0)
     state.assigned.clear()
-    state.count_step()
+    state.count_steps()
     assert len(state.assigned) == 1
 
 
@@ -405,7 +405,7 @@ def test_broken_callback_loses_its_change_of_the_learning_rate():
 def test_end_of_a_batch_and_of_an_epoch_are_the_moments_that_callbacks_hear_of_next():
     state = begun()
     assert state.progress.moment is None
-    state.count_step()
+    state.count_steps()
     assert state.progress.moment == Moment("on_train_batch_end", 0, 1)
     state.end_epoch({})
     assert state.progress.moment == Moment("on_epoch_end", 0, 1)

@@ -59,7 +59,7 @@ def test_step_forwards_backwards_exchanges_updates_and_counts_in_this_order(monk
     record(Tensor, "backward", "backward")
     record(Step, "exchange", "exchange")
     record(Optimizer, "update", "update")
-    record(TrainState, "count_step", "count")
+    record(TrainState, "count_steps", "count")
     step, batch = begun(network())
     step(batch)
     assert order == ["forward", "backward", "exchange", "update", "count"]
@@ -178,7 +178,7 @@ def test_exception_before_the_update_changes_nothing(kind, name, monkeypatch):
         (SGD, "rule"),
         (MaxNorm, "apply"),
         (Totals, "add"),
-        (TrainState, "count_step"),
+        (TrainState, "count_steps"),
     ],
 )
 def test_exception_in_the_update_makes_the_state_torn(kind, name, ends, monkeypatch):
@@ -223,7 +223,7 @@ def test_sigint_is_held_exactly_during_update_and_count(monkeypatch):
         (Tensor, "backward"),
         (Step, "exchange"),
         (Optimizer, "update"),
-        (TrainState, "count_step"),
+        (TrainState, "count_steps"),
     ):
         record(kind, name)
     step, batch = begun(network())
@@ -233,7 +233,7 @@ def test_sigint_is_held_exactly_during_update_and_count(monkeypatch):
         "backward": False,
         "exchange": False,
         "update": True,
-        "count_step": True,
+        "count_steps": True,
     }
     assert step.interrupts.is_held is False
 

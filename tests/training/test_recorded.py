@@ -250,8 +250,8 @@ def test_recorded_run_that_breaks_off_resumes_to_eager_bits(
 
 @pytest.mark.parametrize("point", quick([1, 2, 3], 2))
 def test_interrupt_within_a_recorded_step_waits_for_its_end(point, device, tmp_path, monkeypatch):
-    """The signal comes while a step is recorded, tried or replayed."""
-    model, step = network(device), {1: 2, 2: 3, 3: 5}[point]
+    """The signal comes while a step is recorded or tried, or while the last three are replayed."""
+    model, step = network(device), {1: 2, 2: 3, 3: 7}[point]
     kind = type(model.optimizer)
     if point < 3:  # recorded and tried by `run`
         update = kind.update
@@ -263,13 +263,13 @@ def test_interrupt_within_a_recorded_step_waits_for_its_end(point, device, tmp_p
 
         monkeypatch.setattr(kind, "update", interrupted)
     else:
-        count = kind.count_update
+        count = kind.count_updates
 
         def counted(self, *arguments):
             interrupt(model)
             return count(self, *arguments)
 
-        monkeypatch.setattr(kind, "count_update", counted)
+        monkeypatch.setattr(kind, "count_updates", counted)
     with pytest.raises(KeyboardInterrupt):
         fit(model)
     monkeypatch.undo()

@@ -5,8 +5,10 @@ it once, for one thread. A few lines of LLVM code let the pool call it: they unp
 from memory and call it for each piece. They compile in milliseconds, and `numba.prange` in seconds.
 """
 
+import ctypes
 import functools
 import struct
+from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -63,7 +65,7 @@ def of(kernel: Any, arguments: Sequence[Any], *, is_shared: bool) -> Call:
     return call
 
 
-def words(arguments: Sequence[Any]) -> np.ndarray:
+def words(arguments: Sequence[Any]) -> "array[int]":
     """Return the arguments as a compiled kernel receives them, in words of 8 bytes.
 
     The words of an array are those of Numba's layout: two words for its owner, which kernels do not
@@ -72,15 +74,26 @@ def words(arguments: Sequence[Any]) -> np.ndarray:
     packed: list[int] = []
     for argument in arguments:
         if type(argument) is np.ndarray:
-            address, _ = argument.__array_interface__["data"]
-            packed += (0, 0, argument.size, argument.itemsize, address)
-            packed += (*argument.shape, *argument.strides)
+            sizes = argument.size, argument.itemsize, _address(argument)
+            packed += (0, 0, *sizes, *argument.shape, *argument.strides)
         elif isinstance(argument, int):
             packed.append(argument)
         else:
             number, word = _FLOATS[argument.dtype]
             packed += struct.unpack(word, struct.pack(number, argument))
-    return np.array(packed, np.int64)
+    return array("q", packed)
+
+
+def _address(array: Any) -> int:
+    """Return the address of the first element."""
+    try:  # four times as fast as the attributes of the array
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+    except (TypeError, ValueError):  # read-only, empty or strided
+        if not array.flags.c_contiguous:
+            raise ValueError(
+                f"launch: expected arrays in C order, got strides {array.strides}. Copy it first."
+            ) from None
+        return array.ctypes.data
 
 
 def _type(argument: Any) -> Any:

@@ -16,11 +16,12 @@ thread = _Thread()
 @contextlib.contextmanager
 def recorded_by(recording: Any) -> Iterator[None]:
     """Add the launches of this thread to a recording."""
-    thread.recording = recording
+    not_recorded("work is recorded on its own")
+    outer, thread.recording = thread.recording, recording
     try:
         yield
     finally:
-        thread.recording = None
+        thread.recording = outer
 
 
 def not_recorded(reason: str) -> None:

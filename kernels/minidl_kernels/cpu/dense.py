@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minidl_kernels import formulas, mask_contract
-from minidl_kernels.cpu import dropout, jit, launch
+from minidl_kernels.cpu import dropout, jit, launch, pool
 
 _at_least = jit.inline(formulas.at_least)
 
@@ -69,7 +69,8 @@ def bias_act_dropout_vjp(g: Any, y: Any, factor: Any, g_z: Any, g_bias: Any) -> 
     (array([[2., 0.],
            [6., 8.]]), array([8., 8.]))
     """
-    launch.launch(_bias_act_dropout_vjp, g, y, factor, g_z, g_bias)
+    arguments = g, y, factor, g_z, g_bias
+    launch.launch_pieces(pool.pieces(y.size), _bias_act_dropout_vjp, *arguments)
 
 
 @jit.kernel
@@ -96,16 +97,21 @@ def finish_block(
 
 
 @jit.kernel
-def _bias_act_dropout_vjp(g: Any, y: Any, factor: Any, g_z: Any, g_bias: Any) -> None:
+def _bias_act_dropout_vjp(
+    piece: Any, pieces: Any, g: Any, y: Any, factor: Any, g_z: Any, g_bias: Any
+) -> None:
+    """Compute the gradients of a piece of the columns, so that each sum is of one thread."""
+    start, stop = pool.share(piece, pieces, g_bias.size, pool.UNIT)
     zero = g.dtype.type(0)
-    units = g_bias.size
+    sums = g_bias[start:stop]
     # A separate buffer: g and g_z may alias, which prevents vectorisation.
-    passed = np.empty(units, g.dtype)
-    for i in range(units):
-        g_bias[i] = zero
+    passed = np.empty(sums.size, g.dtype)
+    for i in range(sums.size):
+        sums[i] = zero
     for row in range(g.shape[0]):
-        for i in range(units):
-            passed[i] = g[row, i] * factor if y[row, i] > zero else zero
-        for i in range(units):
-            g_z[row, i] = passed[i]
-            g_bias[i] += passed[i]
+        gradient, output, target = g[row, start:stop], y[row, start:stop], g_z[row, start:stop]
+        for i in range(sums.size):
+            passed[i] = gradient[i] * factor if output[i] > zero else zero
+        for i in range(sums.size):
+            target[i] = passed[i]
+            sums[i] += passed[i]

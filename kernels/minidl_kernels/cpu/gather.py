@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from minidl_kernels.cpu import jit, launch
+from minidl_kernels.cpu import jit, launch, pool
 
 
 def gather(
@@ -49,11 +49,15 @@ def gather(
     if labels is None:
         labels = labels_out = rows[:0]
     numbers = number(scale), number(offset)
-    launch.launch(_gather, flat, rows, flat_out, width, *numbers, labels, labels_out)
+    pieces = pool.pieces(out.size)
+    arguments = flat, rows, flat_out, width, *numbers, labels, labels_out
+    launch.launch_pieces(pieces, _gather, *arguments)
 
 
 @jit.kernel
 def _gather(
+    piece: Any,
+    pieces: Any,
     source: Any,
     rows: Any,
     out: Any,
@@ -63,10 +67,11 @@ def _gather(
     labels: Any,
     labels_out: Any,
 ) -> None:
-    for i in range(labels_out.size):
-        labels_out[i] = labels[rows[i]]
+    start, stop = pool.share(piece, pieces, rows.size, 1)
     is_cast = scale == 1 and offset == 0
-    for i in range(rows.size):
+    for i in range(start, stop):
+        if labels_out.size:
+            labels_out[i] = labels[rows[i]]
         sample = source[rows[i] * width : (rows[i] + 1) * width]
         row = out[i * width : (i + 1) * width]
         if is_cast:

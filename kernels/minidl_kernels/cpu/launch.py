@@ -34,7 +34,7 @@ def launch_pieces(pieces: int, kernel: Any, *arguments: Any) -> None:
         return
     arguments = (pieces, *arguments)
     call, words = calls.of(kernel, arguments, is_shared=True), calls.words(arguments)
-    calls.run(np.array([[call.address, words.ctypes.data, pieces]]))
+    calls.run(np.array([[call.address, words.buffer_info()[0], pieces]]))
     if current.thread.recording is not None:
         current.thread.recording.add(kernel, arguments, pieces)
 

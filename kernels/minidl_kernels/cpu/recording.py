@@ -31,7 +31,7 @@ class Recording:
         """Add a launch of a kernel, in pieces or as a whole."""
         call = calls.of(kernel, arguments, is_shared=pieces is not None)
         words = calls.words(arguments)
-        self._calls.append((call.address, words.ctypes.data, pieces or 1))
+        self._calls.append((call.address, words.buffer_info()[0], pieces or 1))
         self._owners.append((call, words, arguments))
 
     def finish(self) -> None:
