@@ -9,9 +9,12 @@ The peers have the images as float32 in [0, 1] from the start, which is best for
 the bytes and scales each batch in its first layer.
 """
 
+import functools
 import itertools
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -47,37 +50,57 @@ def glorot_uniform(generator: np.random.Generator) -> list[np.ndarray]:
     ]
 
 
-def minidl_epoch(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Turn:
-    """Train by `fit`."""
+def minidl_network(shape: tuple[int, ...], device: str = "cpu") -> Any:
+    """Return minidl's network for images of a shape, compiled."""
     from minidl import layers, models
 
     model = models.Sequential(
         [
-            layers.Rescaling(1 / 255, input_shape=images.shape[1:]),
+            layers.Rescaling(1 / 255, input_shape=shape),
             layers.Flatten(),
             layers.Dense(UNITS[1], activation="relu"),
             layers.Dropout(RATES[0]),
             layers.Dense(UNITS[2], activation="relu"),
             layers.Dropout(RATES[1]),
             layers.Dense(UNITS[3], activation="softmax"),
-        ]
+        ],
+        device=device,
     )
     model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
+def minidl_epoch(
+    images: np.ndarray, labels: np.ndarray, batch_size: int, *, record: bool = True
+) -> Turn:
+    """Train by `fit`, with recorded steps or eagerly."""
+    model = minidl_network(images.shape[1:])
 
     def epoch() -> float:
-        history = model.fit(images, labels, batch_size=batch_size, verbose=0)
+        history = model.fit(images, labels, batch_size=batch_size, verbose=0, record=record)
+        require_recorded(model, record)
         return history.history["loss"][0]
 
     return timed(epoch)
 
 
-def jax_epoch(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Turn:
-    """Train by one compiled scan over the batches; weights are updated in place."""
-    import functools
+def require_recorded(model: Any, record: bool) -> None:
+    """Raise if steps that should be recorded were eager: they would be timed as recorded ones."""
+    if record and model.recording.reason:
+        raise RuntimeError(f"steps were not recorded: {model.recording.reason}")
 
+
+def jax_epoch(
+    images: np.ndarray, labels: np.ndarray, batch_size: int, *, device: str = "cpu"
+) -> Turn:
+    """Train by one compiled scan over the batches; weights are updated in place."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # others need the GPU's memory
     import jax
     import jax.numpy as jnp
 
+    if device != "cpu":
+        jax.config.update("jax_default_matmul_precision", "highest")  # without TF32
+        jax.config.update("jax_default_device", jax.devices("cuda")[number_of(device)])
     count = len(images)
     whole = count // batch_size * batch_size
     x, y = jax.device_put(scaled(images)), jax.device_put(labels.astype("int32"))
@@ -137,14 +160,20 @@ def torch_epoch(
     *,
     fused: bool = False,
     compiled: bool = False,
+    device: str = "cpu",
+    graph: bool = False,
 ) -> Turn:
-    """Train step by step, with the default Adam or the fused one, eager or compiled."""
+    """Train step by step: default or fused Adam; eager, compiled, or as a CUDA graph."""
     import torch
     from torch import nn
 
+    if device != "cpu":
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = False
     torch.manual_seed(0)
-    x, y = torch.from_numpy(scaled(images)), torch.from_numpy(labels.astype("int64"))
-    linear = [nn.Linear(*units) for units in itertools.pairwise(UNITS)]
+    x = torch.from_numpy(scaled(images)).to(device)
+    y = torch.from_numpy(labels.astype("int64")).to(device)
+    linear = [nn.Linear(*units, device=device) for units in itertools.pairwise(UNITS)]
     for layer in linear:
         nn.init.xavier_uniform_(layer.weight)
         nn.init.zeros_(layer.bias)
@@ -159,7 +188,9 @@ def torch_epoch(
         betas=(BETA_1, BETA_2),
         eps=EPSILON,
         fused=fused or None,
+        capturable=graph,
     )
+    total = torch.zeros((), device=device)
 
     def loss_of(x, y):
         return nn.functional.cross_entropy(network(x), y)
@@ -167,17 +198,57 @@ def torch_epoch(
     if compiled:
         loss_of = torch.compile(loss_of, dynamic=False)
 
+    def step(rows):
+        optimizer.zero_grad()
+        loss = loss_of(x[rows], y[rows])
+        loss.backward()
+        optimizer.step()
+        total.add_(loss.detach() * len(rows))
+
+    if graph:
+        sizes = {batch_size, len(x) % batch_size} - {0}
+        step = as_graphs(step, [torch.arange(size, device=device) for size in sizes])
+
     def epoch() -> float:
-        total = torch.zeros(())
-        for rows in torch.randperm(len(x)).split(batch_size):
-            optimizer.zero_grad()
-            loss = loss_of(x[rows], y[rows])
-            loss.backward()
-            optimizer.step()
-            total += loss.detach() * len(rows)
+        total.zero_()
+        for rows in torch.randperm(len(x), device=device).split(batch_size):
+            step(rows)
         return total.item() / len(x)
 
     return timed(epoch)
+
+
+def as_graphs(step: Callable[[Any], None], places: Sequence[Any]) -> Callable[[Any], None]:
+    """Return a step that copies its rows to the place of their size and replays a graph."""
+    graphs = {len(place): (place, captured(functools.partial(step, place))) for place in places}
+
+    def replay(rows: Any) -> None:
+        place, graph = graphs[len(rows)]
+        place.copy_(rows)
+        graph()
+
+    return replay
+
+
+def captured(step: Callable[[], None]) -> Callable[[], None]:
+    """Return the replay of a CUDA graph, captured as PyTorch's manual says."""
+    import torch
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def number_of(device: str) -> int:
+    """Return the number of a CUDA device, 0 without one in its name."""
+    return int(device.partition(":")[2] or 0)
 
 
 def products_epoch(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Turn:

@@ -3,9 +3,11 @@
     python -m bench.gpu [--device cuda:N] [--quick]
 
 The checks compare the GPU with the CPU: masks bit for bit; values and gradients, the loss of ten
-training steps, to rounding. A line says PASS or FAIL and what was seen. Then come times, measured
-on this device, of dropout and of training. The exit status is 0 where all checks passed, 1 where
-one failed, and 2 where the device cannot be used.
+training steps, to rounding. They compare recorded training with eager training bit for bit. A line
+says PASS or FAIL and what was seen. Then come times, measured on this device: dropout, and training
+beside PyTorch and JAX, if these are installed. All of it takes less than 6 minutes, with `--quick`
+less than 2, and is also written to `bench/RESULTS.md`. The exit status is 0 if all checks passed, 1
+if one failed, and 2 if the device cannot be used.
 """
 
 import argparse
@@ -30,49 +32,28 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "engine")
 import op_table
 
 import minidl
+from bench.checks import (
+    Check,
+    Mismatch,
+    Result,
+    one_line,
+    require_close,
+    require_same_bits,
+    result_of,
+)
+from bench.gpu_training import QUICK_ROUNDS, ROUNDS, training_lines
+from bench.recordings import recording_checks
+from bench.report import with_section
 from minidl import Tensor, callbacks, datasets, layers, models, optimizers
 from minidl.engine import ops
 from minidl.engine.tensor import apply
 from minidl.rng import Address, keep_mask, uniform
 
+FOLDER = Path(__file__).parent
 EXIT_FAILED, EXIT_NO_DEVICE = 1, 2
 
 CPU: Any = minidl.get_backend("cpu")
 DTYPES = ("float16", "float32", "float64")
-
-Check = Callable[[], str]
-"""Returns what it saw, and raises where that is wrong."""
-
-
-class Mismatch(Exception):
-    """Say in what the device differs from what is expected."""
-
-
-class Result(NamedTuple):
-    """What came of a check, and the reason."""
-
-    name: str
-    passed: bool
-    reason: str
-
-    def __str__(self) -> str:
-        return f"- {'PASS' if self.passed else 'FAIL'} {self.name}: {self.reason}"
-
-
-def result_of(name: str, check: Check) -> Result:
-    """Run a check; an error of the driver or of a compiler belongs in the report too."""
-    try:
-        return Result(name, True, check())
-    except Mismatch as found:
-        return Result(name, False, str(found))
-    except Exception as error:
-        return Result(name, False, one_line(error))
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's kind and text without line breaks."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
 
 # ------------------------------------------------------------------------------ the head
 
@@ -121,26 +102,6 @@ VIEWS: dict[str, Callable[[Any], Any]] = {
     "every second, reversed": lambda x: x[::2, ::-1],
     "a column": lambda x: x[:, 1:2],
 }
-
-
-def require_same_kind(received: np.ndarray, expected: np.ndarray, what: str) -> None:
-    """Raise where arrays differ in shape or dtype."""
-    if (received.shape, received.dtype) != (expected.shape, expected.dtype):
-        raise Mismatch(
-            f"{what}: expected {expected.dtype} of shape {expected.shape}, "
-            f"got {received.dtype} of shape {received.shape}"
-        )
-
-
-def require_same_bits(received: np.ndarray, expected: np.ndarray, what: str) -> None:
-    """Raise where arrays differ in shape, dtype or a bit; one NaN is as good as another."""
-    require_same_kind(received, expected, what)
-    both_nan = np.isnan(received) & np.isnan(expected)
-    bits = [np.ascontiguousarray(a).view(f"u{a.itemsize}") for a in (received, expected)]
-    wrong = (bits[0] != bits[1]).reshape(expected.shape) & ~both_nan  # () became (1,)
-    if wrong.any():
-        first = tuple(int(place) for place in np.argwhere(wrong)[0])
-        raise Mismatch(f"{what}: {wrong.sum():,} of {wrong.size:,} differ, the first at {first}")
 
 
 def mask_checks(
@@ -294,16 +255,6 @@ def op_checks(backend: Any) -> dict[str, Check]:
     return {f"op {name}": functools.partial(check, name) for name in OPS}
 
 
-def require_close(received: np.ndarray, expected: np.ndarray, limit: float, what: str) -> float:
-    """Return the largest difference, relative to the largest magnitude; raise above the limit."""
-    require_same_kind(received, expected, what)
-    largest = float(np.abs(expected).max()) or 1.0
-    distance = float(np.abs(received - expected).max()) / largest
-    if not distance <= limit:  # so that NaN fails too
-        raise Mismatch(f"{what}: {distance:.1e} from the CPU's, at most {limit:.0e} is allowed")
-    return distance
-
-
 # ------------------------------------------------------------------------------ training
 
 LOSS_LIMITS = {"float64": 1e-6, "float32": 1e-4}
@@ -440,7 +391,7 @@ def optimizer_checks(backend: Any, rows: int = 600) -> dict[str, Check]:
 # ------------------------------------------------------------------------------ timings
 
 SIZES, QUICK_SIZES = tuple(2**n for n in range(16, 27, 2)), (2**16, 2**18)
-BATCHES, QUICK_BATCHES = (32, 128, 512), (512,)
+BATCHES, QUICK_BATCHES = (32, 128, 512), (128,)
 BURST_SECONDS = 0.02
 REPEATS = 5
 
@@ -530,7 +481,11 @@ def timings(
 
 
 def report(
-    backend: Any, checks: dict[str, Check], times: Iterator[str], results: list[Result]
+    backend: Any,
+    checks: dict[str, Check],
+    times: Iterator[str],
+    training: Iterator[str],
+    results: list[Result],
 ) -> Iterator[str]:
     """Yield the lines of the report as they are found; the results are appended to `results`."""
     yield from head(backend)
@@ -547,12 +502,16 @@ def report(
     yield ""
     yield from times
     yield ""
+    yield "### Training beside PyTorch and JAX"
+    yield ""
+    yield from training
+    yield ""
     passed = sum(result.passed for result in results)
     yield f"{passed} checks passed, {len(results) - passed} failed"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the report and return the exit status."""
+    """Print the report, write it to a section of `RESULTS.md`, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--device", type=cuda_name, default="cuda", help="cuda or cuda:N")
@@ -568,12 +527,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         | op_checks(backend)
         | optimizer_checks(backend)
         | training_checks(backend)
+        | recording_checks(backend, notes_network)
     )
-    sizes, batches = (QUICK_SIZES, QUICK_BATCHES) if arguments.quick else (SIZES, BATCHES)
+    full, quick = (SIZES, BATCHES, ROUNDS), (QUICK_SIZES, QUICK_BATCHES, QUICK_ROUNDS)
+    sizes, batches, rounds = quick if arguments.quick else full
     times = timings(backend, sizes, batches)
+    training = training_lines(backend.name, batches, rounds)
     results: list[Result] = []
-    for line in report(backend, checks, times, results):
+    lines = []
+    for line in report(backend, checks, times, training, results):
         print(line, flush=True)
+        lines.append(f"#{line}" if line.startswith("#") else line)  # below a heading of the file
+    file = FOLDER / "RESULTS.md"
+    text = with_section(file.read_text(encoding="utf-8"), "bench.gpu", lines)
+    file.write_text(text, encoding="utf-8")
     return 0 if all(result.passed for result in results) else EXIT_FAILED
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 
 PACKAGES = ("minidl", "numpy", "numba", "torch", "jax")
 
@@ -32,14 +33,35 @@ def numbers(values: Iterable[float], spec: str = ".2f") -> str:
     return " ".join(format(value, spec) for value in values)
 
 
-def made_with() -> str:
-    """Return a sentence with the date, the processor and the versions."""
+def processor() -> str:
+    """Return the processor's name, LLVM's name for it, its widest vectors and its cores."""
     from llvmlite import binding  # only here: it is large, and workers import this file
 
+    features = binding.get_host_cpu_features()
+    vectors = next((name for name, flag in VECTORS.items() if features.get(flag)), "no AVX2")
+    kind = binding.get_host_cpu_name()
+    return f"{_processor_name()} ({kind}, {vectors}), {os.cpu_count()} cores"
+
+
+VECTORS = {"AVX-512": "avx512f", "AVX2": "avx2"}  # the widest first
+CPU_INFO = Path("/proc/cpuinfo")  # on Linux
+
+
+def _processor_name() -> str:
+    if CPU_INFO.exists():
+        for line in CPU_INFO.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def made_with() -> str:
+    """Return a sentence with the date, the processor and the versions."""
     versions = [f"{name} {version}" for name in PACKAGES for version in _version(name)]
     return (
         f"Measured on {datetime.date.today()}, {platform.system()} {platform.machine()}, "
-        f"{binding.get_host_cpu_name()} with {os.cpu_count()} cores, "
+        f"{processor()}, "
         f"Python {platform.python_version()}, {', '.join(versions)}."
     )
 

@@ -1,4 +1,4 @@
-"""Whole epochs of the notes' network: minidl's `fit` beside its peers.
+"""Whole epochs of the notes' network: minidl's `fit`, recorded and eager, beside its peers.
 
     python -m bench.train [--batch-sizes 32 128 512] [--rounds 7] [--epochs 3] [--peers jax ...]
 
@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from bench import epochs, images
-from bench.report import command_parser, left_out_lines, made_with, numbers, table
+from bench.report import (
+    command_parser,
+    left_out_lines,
+    made_with,
+    numbers,
+    processor,
+    table,
+)
 from bench.rounds import (
     best_turns,
     load_line,
@@ -27,7 +34,8 @@ from bench.rounds import (
 )
 from bench.workers import Side, team
 
-MINIDL, BUSY, PRODUCTS = "minidl `fit`", "minidl, busy", "matrix products alone, NumPy"
+MINIDL, EAGER = "minidl `fit`", "minidl `fit`, `record=False`"
+BUSY, PRODUCTS = "minidl, busy", "matrix products alone, NumPy"
 PEERS = {
     "jax": ("JAX, one scan an epoch", Side(epochs.jax_epoch, needs="jax")),
     "torch": ("torch eager, default Adam", Side(epochs.torch_epoch, needs="torch")),
@@ -57,6 +65,7 @@ def measure(
     name, x, y = data or images.sixty_thousand()
     return {
         "made_with": made_with(),
+        "processor": processor(),
         "data": f"{len(x):,} images of {name}",
         "epochs": epochs,
         "batches": [measure_batch(x, y, size, rounds, epochs, peers) for size in batch_sizes],
@@ -67,7 +76,8 @@ def measure_batch(
     x: np.ndarray, y: np.ndarray, batch_size: int, rounds: int, epochs: int, peers: Sequence[str]
 ) -> dict[str, Any]:
     """Return the rounds for one batch size, with each side's losses."""
-    sides = {MINIDL: OURS, BUSY: OURS, **dict(PEERS[peer] for peer in peers), PRODUCTS: FLOOR}
+    ours = {MINIDL: RECORDED, EAGER: NOT_RECORDED, BUSY: RECORDED}
+    sides = {**ours, **dict(PEERS[peer] for peer in peers), PRODUCTS: FLOOR}
     with team(sides, x, y, batch_size) as (workers, first, left_out):
         losses = {name: [loss] for name, (_, loss) in first.items()}
 
@@ -89,7 +99,9 @@ def measure_batch(
     }
 
 
-OURS, FLOOR = Side(epochs.minidl_epoch), Side(epochs.products_epoch)
+RECORDED = Side(epochs.minidl_epoch)
+NOT_RECORDED = Side(epochs.minidl_epoch, {"record": False})
+FLOOR = Side(epochs.products_epoch)
 
 
 # It ends with its parent, also where that is killed: else it would disturb all later figures.
@@ -122,9 +134,31 @@ def section(result: Mapping[str, Any]) -> Iterator[str]:
         f"{result['made_with']} In each round the best of {result['epochs']} epochs of each side, "
         "taken in turn; medians over the rounds. Made by `python -m bench.train`."
     )
+    yield ""
+    yield "The time of `fit`, divided by that of each side, in the median of the rounds:"
+    yield ""
+    yield from ratio_table(result)
     for batch in result["batches"]:
         yield ""
         yield from batch_lines(batch)
+
+
+def ratio_table(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a table of minidl's time over each side's, for each batch size."""
+    batches = result["batches"]
+    names = dict.fromkeys(name for batch in batches for name in batch["rounds"][0]["seconds"])
+    yield from table(
+        (result["processor"], *(f"batch {batch['batch_size']}" for batch in batches)),
+        [
+            (name, *(_ratio(batch["rounds"], name) for batch in batches))
+            for name in names
+            if name not in (MINIDL, BUSY)
+        ],
+    )
+
+
+def _ratio(rounds: Sequence[Any], name: str) -> str:
+    return f"{median_ratio(rounds, MINIDL, name):.2f}" if name in rounds[0]["seconds"] else ""
 
 
 def batch_lines(batch: Mapping[str, Any]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+from llvmlite import binding
 
 import minidl
 from bench import __main__ as bench_all
@@ -217,6 +218,7 @@ DATA = ("digits", *images.synthetic(300))
 
 TRAINED = {
     "made_with": "Made with care.",
+    "processor": "a processor (AVX2), 2 cores",
     "data": "4 images of nothing",
     "epochs": 2,
     "batches": [
@@ -226,6 +228,7 @@ TRAINED = {
                 {
                     "seconds": {
                         train.MINIDL: [1.0, 2.0],
+                        train.EAGER: [1.25, 2.0],
                         train.BUSY: [3.0, 2.5],
                         "peer": [4.0, 4.0],
                         train.PRODUCTS: [0.5, 0.8],
@@ -235,6 +238,7 @@ TRAINED = {
             ],
             "losses": {
                 train.MINIDL: [0.5, 0.4],
+                train.EAGER: [0.5, 0.4],
                 train.BUSY: [0.5, 0.4],
                 "peer": [0.5, 0.42],
                 train.PRODUCTS: [None, None],
@@ -255,20 +259,57 @@ def test_section_of_training_has_table_and_notes():
     assert not any(line.startswith(f"| {train.BUSY}") for line in lines)
 
 
+def test_ratio_table_names_the_processor_and_the_batch_sizes():
+    other = {"batch_size": 64, "rounds": [{"seconds": {train.MINIDL: [1.0], "late": [4.0]}}]}
+    assert list(train.ratio_table(TRAINED | {"batches": [*TRAINED["batches"], other]})) == [
+        "| a processor (AVX2), 2 cores | batch 32 | batch 64 |",
+        "|---|---|---|",
+        f"| {train.EAGER} | 0.80 |  |",
+        "| peer | 0.25 |  |",
+        f"| {train.PRODUCTS} | 2.00 |  |",
+        "| late |  | 0.25 |",
+    ]
+
+
 def check_training(monkeypatch):
     """Check a small measurement of training, in which a peer is missing."""
     absent = ("a peer", workers.Side(epochs.minidl_epoch, needs=ABSENT))
     monkeypatch.setattr(train, "PEERS", {"absent": absent})
-    result = train.measure((128,), rounds=1, epochs=2, peers=("absent",), data=DATA)
+    result = train.measure((32,), rounds=1, epochs=2, peers=("absent",), data=DATA)
     (batch,) = json.loads(json.dumps(result))["batches"]
     seconds = batch["rounds"][0]["seconds"]
-    assert list(seconds) == [train.MINIDL, train.BUSY, train.PRODUCTS]
+    assert list(seconds) == [train.MINIDL, train.EAGER, train.BUSY, train.PRODUCTS]
     assert all(len(turns) == 2 and min(turns) > 0 for turns in seconds.values())
     first, *_, last = batch["losses"][train.MINIDL]
     assert last < first
-    assert batch["losses"][train.BUSY] == batch["losses"][train.MINIDL]  # the same seed
+    for name in (train.EAGER, train.BUSY):  # the same seed
+        assert batch["losses"][name] == batch["losses"][train.MINIDL]
     assert batch["left_out"] == {"a peer": ABSENT_LINE}
     assert f"- left out: a peer: {ABSENT_LINE}" in list(train.section(result))
+
+
+def test_minidl_epoch_records_steps_unless_told_not_to(monkeypatch):
+    models, network = [], epochs.minidl_network
+
+    def kept(shape, device="cpu"):
+        models.append(network(shape, device))
+        return models[-1]
+
+    monkeypatch.setattr(epochs, "minidl_network", kept)
+    for record in (True, False):
+        epochs.minidl_epoch(*DATA[1:], 32, record=record)()
+    # Nine whole batches; the first two and the trial are not replays.
+    assert [model.recording.replays for model in models] == [6, 0]
+
+
+def test_minidl_epoch_rejects_steps_that_are_not_recorded(monkeypatch):
+    class Unknown(layers.Flatten):
+        """A layer that does not declare recordable = True."""
+
+    monkeypatch.setattr(layers, "Flatten", Unknown)
+    with pytest.raises(RuntimeError, match="not recorded: Unknown does not declare"):
+        epochs.minidl_epoch(*DATA[1:], 32)()
+    epochs.minidl_epoch(*DATA[1:], 32, record=False)()
 
 
 def test_train_measures_all_sides_and_names_a_missing_peer(monkeypatch, workers_in_threads):
@@ -301,6 +342,25 @@ def test_peer_does_the_same_work(peer, digits):
     with workers.Worker(side, *digits, 32) as worker:
         loss = first_loss(worker)
     assert abs(loss / first_loss(epochs.minidl_epoch(*digits, 32)) - 1) < 0.1
+
+
+@pytest.mark.slow
+def test_torch_graphs_do_the_work_of_eager_steps(digits, monkeypatch):
+    pytest.importorskip("torch", reason="torch is not installed (the extra bench)")
+    captured = []
+    monkeypatch.setattr(epochs, "captured", lambda step: captured.append(step) or step)
+    x, y = digits[0][:1_000], digits[1][:1_000]
+    losses = []
+    for graph in (True, False):
+        epoch = epochs.torch_epoch(x, y, 32, fused=True, graph=graph)  # it sets the seed
+        losses.append([epoch()[1] for _ in range(2)])
+    assert losses[0] == losses[1]
+    assert len(captured) == 2  # of 32 and of 8 rows
+
+
+@pytest.mark.parametrize(("name", "number"), [("cuda", 0), ("cuda:0", 0), ("cuda:12", 12)])
+def test_number_of_device(name, number):
+    assert epochs.number_of(name) == number
 
 
 def test_loss_shows_other_work(digits, monkeypatch):
@@ -514,6 +574,27 @@ def test_sixty_thousand_without_mnist_is_synthetic(monkeypatch):
 
 
 # ------------------------------------------------------------------------------ the report
+
+
+@pytest.mark.parametrize(
+    ("flags", "vectors"),
+    [({"avx2": True, "avx512f": True}, "AVX-512"), ({"avx2": True}, "AVX2"), ({}, "no AVX2")],
+)
+def test_processor_has_name_and_vectors(flags, vectors, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some: Chip\n")
+    monkeypatch.setattr(report, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(binding, "get_host_cpu_features", lambda: flags)
+    monkeypatch.setattr(binding, "get_host_cpu_name", lambda: "chip2")
+    assert report.processor() == f"Some: Chip (chip2, {vectors}), 3 cores"
+    assert f", Some: Chip (chip2, {vectors}), 3 cores, Python" in report.made_with()
+
+
+def test_processor_without_cpuinfo_has_the_name_of_the_platform(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "CPU_INFO", tmp_path / "absent")
+    monkeypatch.setattr(report.platform, "processor", lambda: "")
+    monkeypatch.setattr(report.platform, "machine", lambda: "abacus")
+    assert report.processor().startswith("abacus (")
 
 
 def test_with_section_appends_or_replaces():

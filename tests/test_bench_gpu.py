@@ -3,6 +3,7 @@
 It runs on the double of the CUDA backend's array library, which has no properties of a device.
 """
 
+import contextlib
 import functools
 import itertools
 import re
@@ -13,13 +14,14 @@ import numpy as np
 import pytest
 
 import minidl
-from bench import gpu
+from bench import epochs, gpu, gpu_training, images, recordings, workers
 from minidl import datasets, layers
 from minidl.engine import ops
 
 SHAPES = ((), (0,), (2, 65))
 LARGE = 2**11 + 3
 UNITS = (24, 16)
+RECORDED_UNITS = (784, 24, 16, 10)
 
 PROPERTIES = {"name": b"Double of a GPU", "major": 8, "minor": 9, "totalGlobalMem": 24 * 2**30}
 RUNTIME = {
@@ -30,8 +32,13 @@ RUNTIME = {
 
 
 @pytest.fixture
-def double(cuda_double, monkeypatch):
-    """Return the CUDA backend over the double, with a device that has properties."""
+def double(cuda_double, tmp_path, monkeypatch):
+    """Return the CUDA backend over the double, with a device that has properties.
+
+    Reports go to `tmp_path`.
+    """
+    (tmp_path / "RESULTS.md").write_text("# What was measured\n")
+    monkeypatch.setattr(gpu, "FOLDER", tmp_path)
     backend = minidl.get_backend("cuda:0")
     for name, function in RUNTIME.items():
         monkeypatch.setitem(vars(backend.xp.cuda.runtime), name, function)
@@ -55,8 +62,48 @@ def double_with_short_training(double, monkeypatch):
 
 
 @pytest.fixture
-def small_report(monkeypatch):
+def double_with_short_recordings(double, monkeypatch):
+    """Return `double`, with few small batches in float32 for the checks of recordings."""
+    monkeypatch.setattr(recordings, "DTYPES", ("float32",))
+    monkeypatch.setattr(recordings, "SAMPLES", 10)
+    monkeypatch.setattr(recordings, "BATCH_SIZES", (4,))
+    return double
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Let the sides of training work in this process, whose CUDA is the double."""
+
+    class Worker(workers.Worker):
+        def __init__(self, side, *arguments):
+            if side.needs is not None:
+                raise workers.Unavailable(f"{side.needs} is not installed")
+            self._turn = side.build(*arguments, **side.options)
+
+        def __exit__(self, *error):
+            pass
+
+        def __call__(self, *arguments):
+            return self._turn(*arguments)
+
+    monkeypatch.setattr(workers, "Worker", Worker)
+    monkeypatch.setattr(gpu_training, "Worker", Worker)
+
+
+@pytest.fixture
+def short_training(in_this_process, monkeypatch):
+    """Let training be measured on few images, with a small network."""
+    x, y = images.synthetic(34)
+    monkeypatch.setattr(images, "sixty_thousand", lambda: ("nothing", x, y))
+    monkeypatch.setattr(epochs, "UNITS", RECORDED_UNITS)
+    monkeypatch.setattr(gpu_training, "LONG_EPOCHS", 2)
+    monkeypatch.setattr(gpu_training, "LONG_BATCH_SIZE", 16)
+
+
+@pytest.fixture
+def small_report(short_training, double_with_short_recordings, monkeypatch):
     """Let the report check and time small networks and arrays, once."""
+    monkeypatch.setattr(gpu, "QUICK_ROUNDS", 1)
     for name, sizes in {
         "mask_checks": {"shapes": SHAPES, "large": LARGE},
         "training_checks": {"units": UNITS},
@@ -65,6 +112,12 @@ def small_report(monkeypatch):
         monkeypatch.setattr(gpu, name, functools.partial(getattr(gpu, name), **sizes))
     monkeypatch.setattr(gpu, "QUICK_SIZES", (1024, 2048))
     monkeypatch.setattr(gpu, "QUICK_BATCHES", (1000,))
+    right = gpu.recording_checks
+
+    def small_recordings(backend, network):
+        return right(backend, functools.partial(network, units=UNITS), RECORDED_UNITS)
+
+    monkeypatch.setattr(gpu, "recording_checks", small_recordings)
     monkeypatch.setattr(gpu, "BURST_SECONDS", 0)
     monkeypatch.setattr(gpu, "REPEATS", 1)
 
@@ -104,18 +157,30 @@ def check_report(lines, batch):
     assert f"- numpy: numpy {np.__version__}" in lines
     passed = [line for line in lines if line.startswith("- PASS ")]
     masks, training = 6 + len(gpu.DTYPES), 1 + 2 * len(gpu.LOSS_LIMITS)
-    assert len(passed) == masks + len(gpu.OPS) + len(gpu.OPTIMIZERS) + training
+    recorded = 1 + 2 * len(recordings.DTYPES)
+    assert len(passed) == masks + len(gpu.OPS) + len(gpu.OPTIMIZERS) + training + recorded
     assert "The longer check: `pytest --device cuda:0`" in lines
     assert "### Times, measured on this device and its host" in lines
     times = {line.split()[1]: line for line in lines if re.match(r"\| [\d,]+ \|", line)}
     assert list(times) == ["1,024", "2,048", batch]
     assert all(re.fullmatch(r"\| [\d,]+ (\| \d+\.\d+ ){4}\|", line) for line in times.values())
+    assert "### Training beside PyTorch and JAX" in lines
+    for side in (gpu_training.RECORDED, gpu_training.EAGER):
+        assert sum(line.startswith(f"| {side} | ") for line in lines) == 1
+    assert "- left out: JAX, one scan an epoch: jax is not installed" in lines
     assert lines[-1] == f"{len(passed)} checks passed, 0 failed"
 
 
-def test_report_on_tiny_data_has_all_parts(tiny_report, capsys):
+def test_report_on_tiny_data_has_all_parts(tiny_report, tmp_path, capsys):
     assert gpu.main(["--device", "cuda:0", "--quick"]) == 0
-    check_report(capsys.readouterr().out.splitlines(), batch="16")
+    lines = capsys.readouterr().out.splitlines()
+    check_report(lines, batch="16")
+    before, section = (tmp_path / "RESULTS.md").read_text().split("<!-- begin bench.gpu -->\n\n")
+    assert before == "# What was measured\n\n"
+    *written, end = section.rstrip().splitlines()
+    assert end == "<!-- end bench.gpu -->"
+    assert written[0] == f"#{lines[0]}"
+    assert written[:-1] == [f"#{line}" if line.startswith("#") else line for line in lines]
 
 
 @pytest.mark.slow
@@ -129,7 +194,9 @@ def test_report_with_failed_check_returns_1(double, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "mask_checks", lambda backend: {"mask": lambda: "equal"})
     monkeypatch.setattr(gpu, "optimizer_checks", lambda backend: {})
     monkeypatch.setattr(gpu, "training_checks", lambda backend: {})
+    monkeypatch.setattr(gpu, "recording_checks", lambda backend, network: {})
     monkeypatch.setattr(gpu, "timings", lambda *sizes: iter(()))
+    monkeypatch.setattr(gpu, "training_lines", lambda *sizes: iter(()))
     assert gpu.main(["--quick"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert "- FAIL op nothing: ZeroDivisionError: division by zero" in lines
@@ -156,12 +223,18 @@ def test_report_rejects_other_devices(name, capsys):
 
 def test_report_without_quick_times_large_sizes(double, monkeypatch):
     asked = []
-    monkeypatch.setattr(gpu, "timings", lambda backend, *sizes: asked.append(sizes) or iter(()))
+    for name in ("timings", "training_lines"):
+        monkeypatch.setattr(gpu, name, lambda who, *sizes: asked.append(sizes) or iter(()))
     for name in ("mask_checks", "op_checks", "optimizer_checks", "training_checks"):
         monkeypatch.setattr(gpu, name, lambda backend: {})
+    monkeypatch.setattr(gpu, "recording_checks", lambda backend, network: {})
     assert gpu.main([]) == gpu.main(["--quick"]) == 0
-    assert asked[0] == (gpu.SIZES, gpu.BATCHES)
-    assert asked[1] == (gpu.QUICK_SIZES, gpu.QUICK_BATCHES)
+    assert asked == [
+        (gpu.SIZES, gpu.BATCHES),
+        (gpu.BATCHES, gpu.ROUNDS),
+        (gpu.QUICK_SIZES, gpu.QUICK_BATCHES),
+        (gpu.QUICK_BATCHES, gpu.QUICK_ROUNDS),
+    ]
 
 
 # ------------------------------------------------------------------------------ masks
@@ -369,6 +442,184 @@ def test_optimizer_checks_find_a_wrong_optimizer(name, double, monkeypatch):
     monkeypatch.setattr(double, rule, wrong)
     failed = failures({name: gpu.optimizer_checks(double, rows=20)[f"optimizer {name}"]})
     assert set(failed) == {name}
+
+
+# ------------------------------------------------------------------------------ recordings
+
+SAME_BITS, LAUNCHES = "recording, same bits, float32", "recording, launches"
+PRODUCTS = "products at any address, float32"
+
+
+def small_network(device, dtype):
+    return gpu.notes_network(device, dtype, UNITS)
+
+
+def recording_failures(double, network=small_network):
+    return failures(recordings.recording_checks(double, network, RECORDED_UNITS))
+
+
+def test_recording_checks_count_replays_and_launches(double_with_short_recordings):
+    double = double_with_short_recordings
+    found = recordings.recording_checks(double, small_network, RECORDED_UNITS)
+    seen = {name: gpu.result_of(name, check) for name, check in found.items()}
+    assert all(result.passed for result in seen.values())
+    assert list(seen) == [SAME_BITS, LAUNCHES, PRODUCTS]
+    assert "batch 4 with 6 replays" in seen[SAME_BITS].reason
+    launches, nodes = map(int, re.findall(r"(\d+) (?:launches|nodes)", seen[LAUNCHES].reason))
+    assert nodes == launches + 1 > 10
+    assert seen[PRODUCTS].reason.startswith("9 products")
+
+
+def test_recording_checks_find_training_without_replays(double_with_short_recordings):
+    class Unknown(layers.Flatten):
+        """A layer that does not declare recordable = True."""
+
+    def network(device, dtype):
+        model = small_network(device, dtype)
+        return recompiled(model, [model.layers[0], Unknown(), *model.layers[2:]])
+
+    failed = recording_failures(double_with_short_recordings, network)
+    assert "Unknown does not declare" in failed[SAME_BITS]
+
+
+def recompiled(model, stack):
+    """Return a network of these layers."""
+    other = minidl.models.Sequential(stack, device=model.device, seed=5)
+    other.compile("adam", "sparse_categorical_crossentropy")
+    return other
+
+
+def test_recording_checks_find_other_bits(double_with_short_recordings, monkeypatch):
+    seeds = itertools.count()
+
+    def network(device, dtype):
+        model = small_network(device, dtype)
+        model.layers[3].random_stream.own_seed = next(seeds)
+        return model
+
+    failed = recording_failures(double_with_short_recordings, network)
+    assert list(failed) == [SAME_BITS]
+    assert failed[SAME_BITS].startswith("batch 4, weight 0: ")
+
+
+@pytest.mark.parametrize("what", ["history", "checkpoint"])
+def test_recording_checks_find_another(what, double_with_short_recordings, monkeypatch):
+    right, numbers = recordings.trained, itertools.count()
+
+    def trained(*arguments):
+        model = right(*arguments)
+        if what == "history":
+            model.history.logs[-1]["loss"] += next(numbers)
+        else:
+            model.optimizer.iterations += next(numbers)
+        return model
+
+    monkeypatch.setattr(recordings, "trained", trained)
+    failed = recording_failures(double_with_short_recordings)
+    assert list(failed) == [SAME_BITS]
+    assert what[:-1] in failed[SAME_BITS]
+
+
+def test_recording_checks_find_another_number_of_nodes(double_with_short_recordings, monkeypatch):
+    right = recordings.eager_launches
+    monkeypatch.setattr(recordings, "eager_launches", lambda *arguments: right(*arguments) - 1)
+    failed = recording_failures(double_with_short_recordings)
+    assert list(failed) == [LAUNCHES]
+    assert "expected one node more than the" in failed[LAUNCHES]
+
+
+@pytest.mark.parametrize("operand", ["b", "out"])
+def test_recording_checks_find_products_that_depend_on_addresses(
+    operand, double_with_short_recordings, monkeypatch
+):
+    double = double_with_short_recordings
+    right = double.matmul
+
+    def matmul(a, b, *, out, **options):
+        right(a, b, out=out, **options)
+        address = {"b": b, "out": out}[operand].data.ptr
+        if address % 64:
+            out += 1
+
+    monkeypatch.setattr(double, "matmul", matmul)
+    found = recordings.recording_checks(double, gpu.notes_network, RECORDED_UNITS)
+    assert "differ" in failures({PRODUCTS: found[PRODUCTS]})[PRODUCTS]
+
+
+# ------------------------------------------------------------------------------ beside peers
+
+
+def test_fit_turns_leave_out_the_first_epoch(cuda_double, short_training, monkeypatch):
+    _, x, y = images.sixty_thousand()
+    (trained,) = gpu_training.fit_turns(x, y, device="cuda")(3, 16)
+    (eager,) = gpu_training.fit_turns(x, y, device="cuda", record=False)(3, 16)
+    assert trained.loss == eager.loss
+    assert 0 < trained.epoch < trained.seconds
+    assert gpu_training.warm([1.0, 9.0, 10.0, 12.0, 15.0]) == 2.0
+    assert gpu_training.warm([1.0, 9.0]) == 8.0
+
+
+def test_turns_train_each_batch_size_for_some_epochs():
+    calls = []
+
+    def build(size):
+        times = itertools.count(1.0)
+        return lambda: calls.append(size) or (next(times), 0.5)
+
+    turn = gpu_training.turns(build)
+    assert turn(3, 8, 4) == [gpu_training.Trained(6.0, 2.5, 0.5)] * 2
+    assert calls == [8] * 3 + [4] * 3
+    assert turn(1, 8) == [gpu_training.Trained(4.0, 4.0, 0.5)]  # built once
+
+
+def test_kernels_of_counts_events_of_the_device():
+    def event(device, microseconds):
+        time_range = SimpleNamespace(elapsed_us=lambda: microseconds)
+        return SimpleNamespace(device_type=f"DeviceType.{device}", time_range=time_range)
+
+    events = [event("CUDA", 3.0), event("CUDA", 2.0), event("CPU", 90.0)] * 10
+    assert gpu_training.kernels_of(events) == gpu_training.Kernels(2, pytest.approx(5e-6))
+    with pytest.raises(RuntimeError, match="no kernels"):
+        gpu_training.kernels_of(events[2:3])
+
+
+def test_profiled_steps_are_replays(cuda_double, short_training, monkeypatch):
+    seen = []
+    monkeypatch.setattr(gpu_training, "PROFILED", range(1, 2))
+    x, y = images.synthetic(32)
+    profiler = SimpleNamespace(
+        start=lambda: seen.append(launches()), stop=lambda: seen.append(launches())
+    )
+
+    def launches():
+        return cuda_double.graph_launches, cuda_double.launches
+
+    callback = gpu_training.Profiled(profiler)
+    model = epochs.minidl_network(x.shape[1:], "cuda")
+    model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[callback])
+    (graphs, others), (graphs_after, others_after) = seen
+    assert graphs_after == graphs + 1
+    assert others_after == others
+
+
+def test_cells_have_microseconds_and_ratios():
+    measured = [{"seconds": {gpu_training.RECORDED: [2.0], "peer": [4.0]}, "load": 0.0}]
+    assert gpu_training.cell(measured, "peer", 1_001, 10) == f"{4e6 / 101:.1f} (0.50)"
+    alone = {10: gpu_training.Kernels(18, 1 / 101)}
+    assert gpu_training.kernel_row({10: measured}, alone, 1_001) == [
+        (gpu_training.KERNELS, f"{1e6 / 101:.1f} (2.00), 18 kernels", "", "")
+    ]
+    assert gpu_training.kernel_row({10: measured}, {}, 1_001) == []
+
+
+def test_training_lines_without_a_device_have_the_reason(short_training, monkeypatch):
+    @contextlib.contextmanager
+    def team(*arguments, **options):
+        raise workers.Unavailable("no memory")
+        yield
+
+    monkeypatch.setattr(gpu_training, "team", team)
+    assert list(gpu_training.training_lines("cuda", (16,), 1))[-1] == "not measured: no memory"
 
 
 # ------------------------------------------------------------------------------ timings

@@ -225,6 +225,7 @@ def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any])
                 callbacks=[watch, guard, *recorders, start],
                 validation_data=(x_test, y_test),
                 resume=resumed is not None,
+                record=arguments.record,
             )
     finally:  # Ctrl-C does not return from fit
         results |= watch.report()
@@ -235,7 +236,9 @@ def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any])
     }
     found, test_loss = guard.found, math.nan
     if found is None:
-        test_loss, test_accuracy = model.evaluate(x_test, y_test, arguments.batch_size, verbose=0)
+        test_loss, test_accuracy = model.evaluate(
+            x_test, y_test, arguments.batch_size, verbose=0, record=arguments.record
+        )
         results |= {"test_accuracy": test_accuracy, "test_loss": test_loss}
     if not math.isfinite(test_loss):
         found = found or "the loss of the test, after the last step"

@@ -130,6 +130,12 @@ def _parser(description: str | None) -> Parser:
         help="resume the run of this checkpoint; latest: the newest in --checkpoint-dir or --out",
     )
     add("--save", metavar="FILE", help="save the trained network for minidl.predict")
+    add(
+        "--no-record",
+        dest="record",
+        action="store_false",
+        help="neither record nor replay steps: the same results in more time",
+    )
     add("--quiet", action="store_true", help="print only the final table")
     add("--log-json", metavar="FILE", help="write one JSON object for each event")
     return parser
@@ -170,7 +176,8 @@ def check_outputs(arguments: argparse.Namespace) -> None:
 
 def without_outputs(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments on which the results depend."""
-    return {name: value for name, value in vars(arguments).items() if name not in OUTPUT}
+    others = OUTPUT | {"record"}  # recorded steps have the same bits
+    return {name: value for name, value in vars(arguments).items() if name not in others}
 
 
 def command_of(arguments: argparse.Namespace) -> str:

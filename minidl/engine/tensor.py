@@ -160,12 +160,9 @@ class Tensor:
         return self.backend.to_numpy(self.data)
 
     def item(self) -> float | int | bool:
-        """Return the only element as a Python number; this waits for the device.
+        """Return the only element as a Python number; ValueError if there are several or none.
 
-        Raises
-        ------
-        ValueError
-            If there is not exactly one element.
+        This waits for the device.
         """
         return self.numpy().item()
 

@@ -1,5 +1,6 @@
 """Base class of models: compile, fit, evaluate, predict, and files."""
 
+import math
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -352,7 +353,7 @@ class Model(Network, RefusesMethods):
         samples = self._checked_samples("evaluate", x, y, sample_weight)
         self._build_for(samples.x.shape[1:])
         plan = self._plan(samples)
-        evaluation = Evaluation(self, plan, record)
+        evaluation = Evaluation(self, plan, record, math.ceil(len(samples) / batch_size))
         values = evaluation.means(bar("Evaluation", plan.feed, batch_size, verbose))
         if self.run is None:
             self.recording = evaluation.report
@@ -407,7 +408,7 @@ class Model(Network, RefusesMethods):
             self._build_for(inputs.x.shape[1:])  # raises if the samples do not fit
         plan = Plan(self._planned_layers(), self.backend, self.dtype, inputs)
         batches = bar("Prediction", plan.feed, batch_size, verbose)
-        parts = self, plan, record
+        parts = self, plan, record, math.ceil(len(inputs) / batch_size)
         prediction = MonteCarlo(*parts, draws) if draws else Prediction(*parts)
         outputs = prediction.of(batches)
         if self.run is None:

@@ -12,6 +12,7 @@ from minidl.engine.backward import no_grad
 from minidl.trainer.fusion import Plan
 from minidl.trainer.recorder import (
     NOT_WANTED,
+    TOO_FEW,
     Done,
     Numbers,
     Recorder,
@@ -21,6 +22,15 @@ from minidl.trainer.recorder import (
     obstacle_of,
 )
 from minidl.trainer.uncertainty import Uncertainty, joined, of_moments
+
+WORTHWHILE = 8  # batches; a recording and its trial take the time of about four
+
+
+def _reason(model: Any, plan: Plan, record: bool, runs: int) -> str:
+    """Return why batches are not recorded, or an empty string."""
+    if not record:
+        return NOT_WANTED
+    return TOO_FEW if runs < WORTHWHILE else obstacle_of(model, plan)
 
 
 class Evaluation(Work):
@@ -34,14 +44,17 @@ class Evaluation(Work):
         The execution plan for the samples.
     record : bool
         Whether batches are recorded.
+    runs : int
+        The number of batches that are to come; a few are not recorded.
     """
 
     who = "evaluate"
 
-    def __init__(self, model: Any, plan: Plan, record: bool):
+    def __init__(self, model: Any, plan: Plan, record: bool, runs: int):
         self.feed, self._plan, self._model = plan.feed, plan, model
-        reason = obstacle_of(model, plan) if record else NOT_WANTED
-        self._recorder = Recorder(model.backend, model.dtype, self, reason)
+        self._recorder = Recorder(
+            model.backend, model.dtype, self, _reason(model, plan, record, runs)
+        )
 
     @property
     def report(self) -> Recording:
@@ -76,7 +89,9 @@ class Evaluation(Work):
 
     def watch(self) -> Watch:
         """Return what a recording relies on."""
-        return Watch(self._model, (self, "_totals.sums"), (self._plan, "loss", "metrics"))
+        plan = self._plan
+        attributes = (self, "_totals.sums"), (plan, "loss", "metrics")
+        return Watch(self._model, *attributes, parts=[plan.loss, *plan.metrics])
 
 
 class Prediction(Work):
@@ -84,10 +99,11 @@ class Prediction(Work):
 
     who = "predict"
 
-    def __init__(self, model: Any, plan: Plan, record: bool):
+    def __init__(self, model: Any, plan: Plan, record: bool, runs: int):
         self.feed, self._plan, self._model = plan.feed, plan, model
-        reason = obstacle_of(model, plan) if record else NOT_WANTED
-        self._recorder = Recorder(model.backend, model.dtype, self, reason)
+        self._recorder = Recorder(
+            model.backend, model.dtype, self, _reason(model, plan, record, runs)
+        )
 
     @property
     def report(self) -> Recording:
@@ -119,12 +135,12 @@ class MonteCarlo(Prediction):
         The number of outputs to draw for each sample.
     """
 
-    def __init__(self, model: Any, plan: Plan, record: bool, draws: int):
+    def __init__(self, model: Any, plan: Plan, record: bool, runs: int, draws: int):
         self.repeats = draws
         self._first_row = self._draw = 0
         self._is_distribution = True
         self._moments: dict[int, tuple[Array, Array, Array]] = {}  # by the size of a batch
-        super().__init__(model, plan, record)
+        super().__init__(model, plan, record, runs * draws)
 
     def of(self, batches: Iterable[Batch]) -> Uncertainty:
         """Return the uncertainty of the outputs for all samples.

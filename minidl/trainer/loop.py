@@ -2,6 +2,7 @@
 
 import functools
 import math
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from minidl.trainer.state import Position, TrainState
 from minidl.trainer.step import Step
 from minidl.trainer.totals import Totals
 
-STEPS_AT_ONCE = 16  # replayed where no callback acts on batches; Ctrl-C waits for them
+STEPS_AT_ONCE = 16  # replayed where no callback acts on batches; Ctrl-C waits for them, at most
+LONGEST_WAIT = 0.2  # seconds
 
 
 @dataclass(eq=False)
@@ -71,7 +73,8 @@ class Run:
     @functools.cached_property
     def _evaluation(self) -> Evaluation:
         assert self.validation is not None, "asked for validation only"
-        return Evaluation(self.model, self.validation, self.record)
+        batches = math.ceil(len(self.validation.feed) / self.position.batch_size)
+        return Evaluation(self.model, self.validation, self.record, batches * self.epochs)
 
     @property
     def position(self) -> Position:
@@ -147,7 +150,10 @@ class Run:
             batches = self.batches_left()
             for batch in batches:
                 callbacks.notify("on_train_batch_begin", self.position.batch, {})
+                begun = time.monotonic()
                 done = self.recorder.work_ahead(batch, at_once)
+                if time.monotonic() - begun > LONGEST_WAIT:
+                    at_once = 1
                 callbacks.notify("on_train_batch_end", self.position.batch - 1, totals)
                 deque(islice(batches, done - 1), maxlen=0)  # the others are done, too
                 if self.model.stop_training:

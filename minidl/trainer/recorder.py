@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from operator import attrgetter, is_
+from operator import attrgetter
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from minidl.backend import Array, Backend
 from minidl.batches import Batch, Feed
 
 log = logging.getLogger(__name__)
-NOT_WANTED = "record=False"
+NOT_WANTED, TOO_FEW = "record=False", "there are too few batches"  # not worth a message
 
 PATIENCE = 4  # recordings in a row that a change made useless before their first replay
 
@@ -223,16 +223,26 @@ class Watch:
     ----------
     model : Model
         The attributes of its layers, weights and random streams are watched.
-    dicts : sequence of dict
-        These must keep their arrays.
     attributes : sequence of tuple
         Objects, each followed by the names of attributes that must keep their values.
+    parts : sequence
+        Objects whose attributes must all keep their values.
+    arrays : callable
+        ``arrays()`` must return the same arrays.
     """
 
-    def __init__(self, model: Any, *attributes: tuple[Any, ...], dicts: Sequence[dict] = ()):
+    def __init__(
+        self,
+        model: Any,
+        *attributes: tuple[Any, ...],
+        parts: Sequence[Any] = (),
+        arrays: Callable[[], Sequence[Array]] = tuple,
+    ):
         layers = [layer for layer in model.walk() if layer is not model]
-        self._dicts = [(now, dict(now)) for now in map(vars, layers)]
-        self._arrays = [(now, dict(now)) for now in dicts]
+        constraints = [p.constraint for p in model.parameters() if p.constraint is not None]
+        self._dicts = [(vars(part), dict(vars(part))) for part in (*layers, *constraints, *parts)]
+        self._arrays, self._arrays_before = arrays, arrays()
+        self._ids = [*map(id, self._arrays_before)]
         self._weights = [(parameter, parameter.data) for parameter in model.parameters()]
         found = [(threads, "_chosen"), (model, *(n for n in vars(model) if n not in _IN_MOTION))]
         found += [(p, "_requires_grad", "constraint") for p in model.parameters()]
@@ -247,19 +257,15 @@ class Watch:
             for parameter, data in self._weights:
                 if parameter.data is not data:
                     return False
-            for arrays, before in self._arrays:
-                if len(arrays) != len(before) or not all(
-                    map(is_, arrays.values(), before.values())
-                ):
-                    return False
+            if [*map(id, self._arrays())] != self._ids:
+                return False
             for values, before in self._dicts:
                 if values != before:
                     return False
             for get, thing, value in self._values:
-                now = get(thing)
-                if now is not value and now != value:
+                if get(thing) != value:
                     return False
-        except (ValueError, AttributeError):  # arrays are not equal or unequal
+        except (AttributeError, TypeError, ValueError):  # as for arrays that are not the same
             return False
         return True
 
@@ -401,7 +407,7 @@ class Recorder:
             return
         self._kept.clear()
         self._reason = reason
-        if reason != NOT_WANTED:
+        if reason not in (NOT_WANTED, TOO_FEW):
             log.info("%s: batches are not recorded: %s", self._work.who, reason)
 
 

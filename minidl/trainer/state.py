@@ -411,9 +411,8 @@ class TrainState:
             fields = {name: int(state[f"position/{name}"]) for name in Position._fields}
             self.progress = self.progress._replace(position=Position(**fields))
             sums, counts = state["position/totals"].tolist(), state["position/counts"].tolist()
-            pairs = zip(sums, counts, strict=True)
             columns = {name: column for column, name in enumerate(self.logged)}
-            before = dict(zip(self.logged, pairs, strict=True))
+            before = dict(zip(self.logged, zip(sums, counts, strict=True), strict=True))
             metrics = state.get("position/metrics", {})
             self.totals = Totals(columns, self.model.backend, before, states=metrics)
         if "run/history" in state:

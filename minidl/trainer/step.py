@@ -65,7 +65,8 @@ class Step(Work):
     def numbers(self, ahead: int = 0) -> Numbers:
         """Return step, step size and decay of the next update, or of a later one."""
         rate, decay = self.optimizer.numbers(ahead)
-        return Numbers(self.state.step + ahead, 0, rate, decay)
+        step = rng.checked_integer("fit: step", self.state.step + ahead, 2**32)
+        return Numbers(step, 0, rate, decay)
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Update the weights once.
@@ -118,7 +119,8 @@ class Step(Work):
         optimizer = self.optimizer
         of_state, of_plan = (self.state, "optimizer", "totals.sums"), (self.plan, "loss", "metrics")
         attributes = of_state, of_plan, (self, "trained"), (optimizer, *optimizer.settings())
-        return Watch(self.state.model, *attributes, dicts=[optimizer.state])
+        parts, arrays = [self.plan.loss, *self.plan.metrics], lambda: optimizer.buffers
+        return Watch(self.state.model, *attributes, parts=parts, arrays=arrays)
 
     def counters(self) -> list[tuple[Any, str]]:
         """Return what `run` counts on the host."""

@@ -127,6 +127,45 @@ def test_quiet_prints_the_table_only(tmp_path, capsys):
     ]
 
 
+@pytest.mark.parametrize(
+    ("option", "is_recorded"), [([], True), (["--no-record"], False)], ids=["default", "no-record"]
+)
+def test_no_record_reaches_fit_and_evaluate(option, is_recorded, monkeypatch):
+    recordings = []
+
+    def noted(method):
+        def call(model, *arguments, **named):
+            result = method(model, *arguments, **named)
+            recordings.append((method.__name__, model.recording))
+            return result
+
+        return call
+
+    for name in ("fit", "evaluate"):
+        monkeypatch.setattr(models.Sequential, name, noted(getattr(models.Sequential, name)))
+    assert train.main([*SMALL, "--quiet", *option]) == 0
+    assert [name for name, _ in recordings] == ["fit", "evaluate"]
+    for _, recording in recordings:
+        assert (recording.replays > 0) == is_recorded
+        assert recording.reason == ("" if is_recorded else "record=False")
+
+
+def test_no_record_gives_the_same_weights(tmp_path):
+    paths = [tmp_path / "recorded.safetensors", tmp_path / "eager.safetensors"]
+    for path, option in zip(paths, ([], ["--no-record"]), strict=True):
+        assert train.main([*SMALL, "--quiet", "--save", str(path), *option]) == 0
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_train_says_in_one_line_why_steps_are_not_recorded(capsys, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])  # of pytest
+    assert train.main([*SMALL, "--epochs", "1", "--max-norm", "3"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "recorded" in line] == [
+        "fit: batches are not recorded: dense/weight has a constraint"
+    ]
+
+
 def test_train_learns(tmp_path):
     arguments = ("--data", "mnist-5k", "--hidden", "64", "--dropout", "0.2", "--epochs", "8")
     assert run(tmp_path, *arguments)[-1]["test_accuracy"] > 0.9  # by chance: 0.1

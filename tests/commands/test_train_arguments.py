@@ -71,6 +71,7 @@ def test_options_reach_the_network():
 def test_command_of_repeats_the_results_and_writes_no_files():
     options = ["--hidden", "8", "9", "--dropout", "0.5", "0.25", "--data", "mnist-5k"]
     outputs = ["--out", "a b", "--save", "c.safetensors", "--log-json", "d", "--quiet"]
+    outputs.append("--no-record")
     python, dash_m, module, *again = shlex.split(command_of(parsed(*options, *outputs)))
     assert (python, dash_m, module) == ("python", "-m", "minidl.train")
     assert vars(parsed(*again)) == vars(parsed(*options))

@@ -90,6 +90,8 @@ def test_each_cpu_kernel_is_launched_by_launch_and_has_a_row(guards, monkeypatch
         for row in ROWS:
             row.call(get_backend("cpu"), np.ones(row.shape, "float32"))
     get_backend("cpu").matmul(np.ones(3), np.ones(3))  # NumPy's, with OpenBLAS held to one thread
+    empty = np.ones((2, 0)), np.ones((0, 3)), np.ones(3)
+    get_backend("cpu").dense(*empty, activation="relu")  # without a product
     assert launched == guards - INNER
 
 

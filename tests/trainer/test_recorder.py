@@ -1,5 +1,6 @@
 """Recorder: the table of numbers, guards, the trial, and why batches are not recorded."""
 
+import contextlib
 import copy
 import dataclasses
 import gc
@@ -11,6 +12,7 @@ import weakref
 import numpy as np
 import pytest
 from recorded_runs import (
+    EPOCHS,
     FULL,
     LABELS,
     REPLAYS,
@@ -23,18 +25,18 @@ from recorded_runs import (
     eager_outcome,
     fit,
     network,
-    outcome,
     quick,
 )
 from small_models import bits
 
-from minidl import callbacks, layers, losses, metrics, optimizers, rng
+from minidl import callbacks, get_backend, layers, losses, metrics, optimizers, rng
 from minidl.batches import Feed, Samples
 from minidl.constraints import MaxNorm
 from minidl.engine import ops
-from minidl.engine.tensor import Tensor, apply
+from minidl.engine.tensor import apply
 from minidl.optimizers import schedules
 from minidl.trainer import recorder
+from minidl.trainer.fusion import Plan
 from minidl.trainer.recorder import Numbers, Recorder, Table
 
 LOGGER = "minidl.trainer.recorder"
@@ -101,8 +103,6 @@ def test_placed_numbers_are_those_of_python(backend):
 
 
 def test_table_is_copied_to_the_device_once_in_an_epoch(cuda_double):
-    from minidl import get_backend
-
     placed = Placed(get_backend("cuda"), size=2)
     uploads = []
     for step, batch in enumerate(placed.feed.batches(2, placed.order)):
@@ -196,7 +196,7 @@ def decaying():
     return optimizers.AdamW(schedules.ExponentialDecay(0.05, 3, 0.5), weight_decay=0.1)
 
 
-@pytest.mark.parametrize("name", ["step", "rate", "decay", "rows"])
+@pytest.mark.parametrize("name", quick(["step", "rate", "decay", "rows"], "step", "rate"))
 def test_trial_finds_a_number_that_is_baked_in(name, device, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, LOGGER)
     eager = fit(network(device, decaying()), record=False)
@@ -210,6 +210,7 @@ def test_trial_finds_a_number_that_is_baked_in(name, device, tmp_path, monkeypat
     assert_equal(model, eager, tmp_path)
 
 
+@pytest.mark.slow_on("cuda-double")
 def test_numbers_that_nothing_bakes_pass_the_trial(device, tmp_path):
     check(lambda: network(device, decaying()), tmp_path)
 
@@ -335,7 +336,16 @@ class Seen(metrics.Metric):
 
 
 def swish(x):
+    """Compute a user's activation."""
     return x * x.sigmoid()
+
+
+def promising_swish(x):
+    """Compute a user's activation with a promise."""
+    return x * x.sigmoid()
+
+
+promising_swish.recordable = True
 
 
 def norm_of(kind):
@@ -359,6 +369,11 @@ OBSTACLES = {
         {"hidden": lambda: norm_of(OwnNorm)},
         f"OwnNorm {PROMISE}",
         f"OwnNorm {PROMISE}",
+    ),
+    "promising activation": (
+        {"hidden": lambda: layers.Dense(4, promising_swish)},
+        "the operation sigmoid has no kernel",
+        None,
     ),
     "activation": (
         {"hidden": lambda: layers.Dense(4, swish)},
@@ -397,3 +412,362 @@ def test_fit_says_once_why_it_does_not_record(name, device, tmp_path, caplog):
         assert model.recording.replays == 0
         assert expected in model.recording.reason
         assert lines(caplog) == [f"fit: batches are not recorded: {model.recording.reason}"]
+
+
+def test_fit_with_sample_weights_is_recorded_on_cuda_only(device, tmp_path, caplog):
+    caplog.set_level(logging.INFO, LOGGER)
+    weight = np.linspace(0.5, 2, 14)
+
+    def train(model, *used, record):
+        return fit(model, *used, record=record, sample_weight=weight)
+
+    model = check(lambda: network(device), tmp_path, 0 if device == "cpu" else REPLAYS, train)
+    reason = "samples are gathered without a kernel" if device == "cpu" else ""
+    assert model.recording.reason == reason
+    assert lines(caplog) == [f"fit: batches are not recorded: {reason}"] * (device == "cpu")
+
+
+def test_fit_of_a_regressor_is_recorded_on_cuda_only(device, tmp_path):
+    def make():
+        return network(device, stack=[layers.Dense(1, input_shape=(6,))], loss="mse", metrics=[])
+
+    check(make, tmp_path, 0 if device == "cpu" else REPLAYS)
+
+
+def test_float16_is_evaluated_with_eager_results(device, caplog):
+    caplog.set_level(logging.INFO, LOGGER)
+    model = network(device, dtype="float16")
+    found = model.evaluate(X, LABELS, 1, verbose=0)
+    assert model.recording.replays == 0
+    assert lines(caplog) == [f"evaluate: batches are not recorded: {model.recording.reason}"]
+    assert repr(found) == repr(model.evaluate(X, LABELS, 1, verbose=0, record=False))
+
+
+def test_data_set_too_large_for_the_device_is_not_recorded(cuda_double, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, LOGGER)
+    model = network("cuda:0")
+    from minidl.backend import cupy_backend
+
+    monkeypatch.setattr(cupy_backend, "DATASET_SHARE", 0.0)
+    fit(model, epochs=1)
+    assert lines(caplog) == [
+        "fit: batches are not recorded: the samples are too large for the device"
+    ]
+
+
+@pytest.mark.slow_on("cuda-double")
+def test_callback_that_compiles_a_users_loss_ends_the_recording(device, tmp_path, caplog):
+    caplog.set_level(logging.INFO, LOGGER)
+
+    class Compile(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs):
+            if epoch == 1:
+                model = self.model
+                model.compile(model.optimizer, OwnLoss(), metrics=model.metrics)
+
+    model = check(lambda: (network(device), Compile()), tmp_path, 2 * FULL - SPENT)
+    assert lines(caplog) == [f"fit: batches are not recorded: OwnLoss {PROMISE}"]
+    assert model.recording.reason == f"OwnLoss {PROMISE}"
+
+
+class Promising(losses.SparseCategoricalCrossentropy):
+    """A user's loss with a promise and a setting."""
+
+    recordable = True
+
+    def __init__(self):
+        super().__init__()
+        self.factor = 1.0
+
+    def per_sample(self, y_true, y_pred):
+        return super().per_sample(y_true, y_pred) * self.factor
+
+
+class AtStep10(callbacks.Callback):
+    """Call ``action(model)`` after 10 steps."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def on_train_batch_end(self, batch, logs):
+        if self.model.step == 10:
+            self.action(self.model)
+
+
+def tighten(model):
+    model.layers[0].weight.constraint.max_value = 0.2
+
+
+def strengthen(model):
+    model.loss.factor = 3.0
+
+
+@pytest.mark.parametrize(
+    ("parts", "action"),
+    [({"hidden": lambda: norm_of(MaxNorm)}, tighten), ({"loss": Promising}, strengthen)],
+)
+def test_changed_constraint_or_loss_is_recorded_anew(parts, action, cuda_double):
+    def train(*used, record):
+        return fit(network_of("cuda:0", **parts), *used, record=record)
+
+    model, eager = train(AtStep10(action), record=True), train(AtStep10(action), record=False)
+    assert bits(model) == bits(eager)
+    assert (model.recording.recordings, model.recording.replays) == (4, 5 + 1)
+    assert bits(model) != bits(train(record=False))
+
+
+def replace_weight(model):
+    weight = model.parameters()[0]
+    weight.data = weight.data.copy()
+
+
+def load_state(model):
+    state = model.train_state
+    state.load_state(state.snapshot("weights", "optimizer"))
+
+
+@pytest.mark.parametrize("action", [replace_weight, load_state])
+def test_arrays_of_one_element_that_equal_ones_replace_are_recorded_anew(action, cuda_double):
+    """NumPy compares arrays of one element without an error."""
+
+    def train(record):
+        one = [layers.Dense(1, use_bias=False, input_shape=(1,))]
+        model = network("cuda:0", stack=one, loss="mse", metrics=[])
+        options = {"callbacks": [AtStep10(action)], "record": record, "verbose": 0}
+        model.fit(X[:, :1], LABELS, 4, EPOCHS, **options)
+        return model
+
+    model, eager = train(record=True), train(record=False)
+    assert bits(model) == bits(eager)
+    assert model.optimizer.buffers[1].size == 1
+    assert (model.recording.recordings, model.recording.replays) == (4, 5 + 1)
+
+
+# ------------------------------------------------------------------------------ faults
+
+
+class Reading(layers.Layer):
+    """A layer that reads values or waits, against its promise; then it hides the error."""
+
+    recordable = True
+
+    def __init__(self, is_hiding=False):
+        super().__init__()
+        self.is_hiding = is_hiding
+
+    def call(self, x):
+        if self.is_hiding:
+            with contextlib.suppress(RuntimeError):
+                x.backend.synchronize()
+        else:
+            x.numpy()
+        return x
+
+
+@pytest.mark.parametrize("is_hiding", [False, True])
+def test_step_that_cannot_be_captured_is_done_eagerly(is_hiding, cuda_double, tmp_path, caplog):
+    caplog.set_level(logging.INFO, LOGGER)
+
+    def make():
+        hidden = [layers.Dense(8, **RELU), layers.Dropout(0.5), Reading(is_hiding)]
+        return network("cuda:0", stack=stack(*hidden))
+
+    model, eager = fit(make()), fit(make(), record=False)
+    assert (model.recording.recordings, model.recording.replays) == (0, 0)
+    assert lines(caplog) == [f"fit: batches are not recorded: {model.recording.reason}"]
+    assert repr(model.history.history) == repr(eager.history.history)
+    assert [s.step for s in model.streams()] == [s.step for s in eager.streams()]
+    assert bits(model) == bits(eager)
+
+
+class Fault(Exception):
+    """What a layer raises."""
+
+
+@pytest.mark.parametrize("call", quick([1, 2, 3], 2))
+def test_exception_in_a_step_that_is_recorded_leaves_a_run_that_resumes(
+    call, device, tmp_path, monkeypatch
+):
+    """The first steps of a size are eager, recorded and tried; the layer fails in one of them."""
+    model, calls = network(device), itertools.count(1)
+    original = Plan.compare
+
+    def failing(self, batch):
+        result = original(self, batch)
+        if next(calls) == call:
+            raise Fault
+        return result
+
+    monkeypatch.setattr(Plan, "compare", failing)
+    with pytest.raises(Fault):
+        fit(model)
+    monkeypatch.undo()
+    assert (model.step, model.train_state.is_torn) == (call - 1, False)
+    fit(model, resume=True)
+    assert model.recording.replays > 0
+    assert_outcome(model, eager_outcome(device), tmp_path)
+
+
+class FaultAt(callbacks.Callback):
+    """Raise `Fault` after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, batch, logs):
+        if self.model.step == self.step:
+            raise Fault
+
+
+def test_run_that_breaks_off_after_each_step_is_never_recorded(device, tmp_path):
+    model = network(device)
+    for step in range(1, STEPS + 2):
+        with pytest.raises(Fault):
+            fit(model, FaultAt(step), resume=step > 1)
+        assert (model.step, model.recording.recordings) == (step, 0)
+    fit(model, resume=True)
+    assert model.recording.replays > 0
+    assert_outcome(model, eager_outcome(device), tmp_path)
+
+
+# ------------------------------------------------------------------------------ costs and copies
+
+
+class Counted(callbacks.Callback):
+    """What each step of an epoch does on the double."""
+
+    def __init__(self, counts):
+        self.counts, self.steps = counts, []
+
+    def on_train_batch_begin(self, batch, logs):
+        self.before = dataclasses.replace(self.counts)
+
+    def on_train_batch_end(self, batch, logs):
+        names = [field.name for field in dataclasses.fields(self.counts)]
+        now, before = self.counts, self.before
+        self.steps.append({name: getattr(now, name) - getattr(before, name) for name in names})
+
+
+def test_replayed_step_is_one_launch_without_copies_and_waits(cuda_double):
+    recorded, eager = Counted(cuda_double), Counted(cuda_double)
+    model = fit(network("cuda:0"), recorded, batch_size=2, epochs=2)
+    fit(network("cuda:0"), eager, batch_size=2, epochs=1, record=False)
+    nothing = dict.fromkeys(recorded.steps[0], 0)
+    assert recorded.steps[SPENT:7] == [nothing | {"graph_launches": 1}] * (7 - SPENT)
+    assert recorded.steps[8:] == [nothing | {"graph_launches": 1}] * 6
+    launches = eager.steps[3]["launches"]
+    assert eager.steps[1:] == [nothing | {"launches": launches}] * 6
+    # The graph has one more: the kernel `begin`.
+    assert recorded.steps[1] == nothing | {"graph_launches": 1, "nodes": launches + 1}
+    assert model.recording.launches == launches + 1
+
+
+def test_first_step_of_an_epoch_copies_the_order_and_the_table(cuda_double):
+    recorded = Counted(cuda_double)
+    fit(network("cuda:0"), recorded, batch_size=2, epochs=2)
+    nothing = dict.fromkeys(recorded.steps[0], 0)
+    # The launch is the fill that puts the cursor back.
+    expected = nothing | {"graph_launches": 1, "host_to_device": 3, "launches": 1}
+    assert recorded.steps[7] == expected
+
+
+def test_recording_is_dropped_after_a_change(device):
+    class Watching(callbacks.Callback):
+        def on_train_batch_end(self, batch, logs):
+            kept = self.model.run.recorder._kept
+            if self.model.step == 6:
+                self.recording = weakref.ref(kept[4].recording)
+                self.model.layers[0].rate = 0.6
+            elif self.model.step == 7:
+                gc.collect()
+                self.is_gone = self.recording() is None
+
+    watching = Watching()
+    fit(network(device), watching)
+    assert watching.is_gone
+
+
+def test_recordings_are_dropped_after_fit(device):
+    class Watching(callbacks.Callback):
+        def on_train_end(self, logs):
+            kept = self.model.run.recorder._kept.values()
+            self.recordings = [weakref.ref(each.recording) for each in kept]
+
+    watching = Watching()
+    model = fit(network(device), watching)
+    gc.collect()
+    assert [recording() for recording in watching.recordings] == [None, None]
+    assert model.recording.recordings == 2
+
+
+def test_recording_says_what_became_of_the_latest_call(device):
+    model = network(device)
+    assert model.recording == (0, 0, 0, "")
+    fit(model)
+    assert model.recording[:2] == (2, REPLAYS)
+    assert model.recording.launches > 5
+    assert copy.deepcopy(model).recording == model.recording
+    model.evaluate(X, LABELS, 1, verbose=0)
+    assert model.recording[:2] == (1, 14 - SPENT)
+    model.predict(X, 2, verbose=0, record=False)
+    assert model.recording == (0, 0, 0, "record=False")
+
+
+def test_copies_and_files_that_a_callback_makes_have_eager_bits(device, tmp_path):
+    class Copying(callbacks.Callback):
+        def on_train_batch_end(self, batch, logs):
+            if self.model.step == 10:
+                self.copy = copy.deepcopy(self.model)
+                self.model.save(tmp_path / "model.safetensors")
+                self.file = (tmp_path / "model.safetensors").read_bytes()
+
+    recorded, eager = Copying(), Copying()
+    check(lambda: (network(device), recorded), tmp_path)
+    fit(network(device), eager, record=False)
+    assert recorded.file == eager.file
+    assert bits(recorded.copy) == bits(eager.copy)
+    # The copy goes on by itself.
+    fit(recorded.copy, batch_size=2, epochs=1)
+    fit(eager.copy, batch_size=2, epochs=1, record=False)
+    assert recorded.copy.recording.replays == 7 - SPENT
+    assert bits(recorded.copy) == bits(eager.copy)
+
+
+class Keeping(callbacks.Callback):
+    """Keep the logs, and look them up in the next epoch only."""
+
+    def __init__(self):
+        self.kept, self.losses = None, []
+
+    def on_train_batch_end(self, batch, logs):
+        if batch == 0 and self.kept is not None:
+            self.losses.append(self.kept["loss"])
+        if batch == STEPS - 1:
+            self.kept = logs
+
+
+def test_logs_of_an_epoch_keep_their_values(device):
+    recorded, eager = Keeping(), Keeping()
+    model = fit(network(device), recorded, epochs=2)
+    fit(network(device), eager, epochs=2, record=False)
+    assert model.recording.replays == 2 * FULL - SPENT
+    assert recorded.losses == eager.losses == model.history.history["loss"][:-1]
+
+
+def test_models_in_two_threads_train_to_eager_bits(tmp_path):
+    made = [network(optimizer=decaying()) for _ in range(2)]
+    barrier = threading.Barrier(2)
+
+    def train(model):
+        barrier.wait()
+        fit(model, epochs=60)
+
+    threads = [threading.Thread(target=train, args=(model,)) for model in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    eager = fit(network(optimizer=decaying()), epochs=60, record=False)
+    for model in made:
+        assert model.recording.replays == 60 * STEPS - 2 * SPENT
+        assert_equal(model, eager, tmp_path)

@@ -175,31 +175,51 @@ class Reports(callbacks.Callback):
 
 
 def test_recorded_validation_gives_eager_history(device, tmp_path):
-    reports = Reports()
-    data = (X[:11], LABELS[:11])
+    reports = []
+
+    def make():
+        reports.append(Reports())
+        return network(device), reports[-1]
 
     def train(model, *used, record):
-        return fit(model, *used, record=record, validation_data=data, epochs=5)
+        # In an epoch, 2 batches of 4 and one of 3 are for validation.
+        return fit(model, *used, record=record, validation_data=(X[:11], LABELS[:11]))
 
-    replays = (5 * FULL - SPENT) + (5 - SPENT)
-    model = check(lambda: (network(device), reports), tmp_path, replays, train)
-    assert reports.validation == (0, 0, 0, "record=False")
-    model = fit(network(device), reports, validation_data=data, epochs=5)
+    model = check(make, tmp_path, train=train)
     assert {"val_loss", "val_accuracy"} <= model.history.history.keys()
-    # In an epoch, 2 batches of 4 and one of 3.
-    assert reports.validation[:2] == (2, (5 * 2 - SPENT) + (5 - SPENT))
+    recorded, eager = (report.validation for report in reports)
+    assert recorded[:2] == (2, (2 * EPOCHS - SPENT) + (EPOCHS - SPENT))
+    assert eager == (0, 0, 0, "record=False")
 
 
 def test_evaluate_and_predict_are_recorded_with_eager_results(device):
     model = fit(network(device), epochs=1)
-    found = model.evaluate(X, LABELS, 2, verbose=0)
-    assert (model.recording.replays, model.recording.reason) == (7 - SPENT, "")
-    assert repr(found) == repr(model.evaluate(X, LABELS, 2, verbose=0, record=False))
+    found = model.evaluate(X, LABELS, 1, verbose=0)
+    assert (model.recording.replays, model.recording.reason) == (len(X) - SPENT, "")
+    assert repr(found) == repr(model.evaluate(X, LABELS, 1, verbose=0, record=False))
     assert (model.recording.replays, model.recording.reason) == (0, "record=False")
-    outputs = model.predict(X, 2, verbose=0)
-    assert (model.recording.recordings, model.recording.replays) == (1, 7 - SPENT)
-    assert outputs.tobytes() == model.predict(X, 2, verbose=0, record=False).tobytes()
+    outputs = model.predict(X, 1, verbose=0)
+    assert (model.recording.recordings, model.recording.replays) == (1, len(X) - SPENT)
+    assert outputs.tobytes() == model.predict(X, 1, verbose=0, record=False).tobytes()
     assert len({row.tobytes() for row in outputs}) == len(X)
+
+
+def test_draws_of_predict_are_recorded_with_eager_results(device):
+    model = fit(network(device), epochs=1, record=False)
+    x, draws = X[:11], 5  # 2 batches of 4 and one of 3
+    recorded = model.predict(x, 4, verbose=0, samples=draws)
+    assert model.recording[:2] == (2, (2 * draws - SPENT) + (draws - SPENT))
+    eager = model.predict(x, 4, verbose=0, samples=draws, record=False)
+    assert [part.tobytes() for part in recorded] == [part.tobytes() for part in eager]
+    assert model.recording == (0, 0, 0, "record=False")
+
+
+@pytest.mark.parametrize("draws", [None, 3])
+def test_few_batches_are_not_recorded(draws, device, caplog):
+    model = network(device)
+    model.predict(X, len(X) // 2, verbose=0, samples=draws)
+    assert model.recording.reason == "there are too few batches"
+    assert caplog.messages == []
 
 
 # ------------------------------------------------------------------------------ resumed runs

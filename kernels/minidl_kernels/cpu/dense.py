@@ -78,7 +78,8 @@ def _bias_act_dropout(
     z: Any, bias: Any, floor: Any, words: Any, step: Any, row_offset: Any, scale: Any
 ) -> None:
     address = dropout.unpack(words, step, row_offset)
-    finish_block(z, bias, 0, len(z), 0, floor, address, scale)
+    zero = np.int64(0)  # for a literal, the block would be compiled anew
+    finish_block(z, bias, zero, len(z), zero, floor, address, scale)
 
 
 @jit.kernel

@@ -90,13 +90,13 @@ def dense_layer(
         As in `dense.bias_act_dropout`.
     """
     (rows, inputs), (_, units) = x.shape, weight.shape
-    pieces = pieces_of_product(rows, units, inputs)
-    if pieces == 1:
+    if _fits(rows, units, inputs, x, weight, y):
+        pieces = pieces_of_product(rows, units, inputs)
+        finish = (bias, floor, *launch.placed_address(address), scale)
+        launch.launch_pieces(pieces, _dense, blas.holders, x, weight, y, *finish)
+    else:
         matmul(x, weight, False, False, y)
         dense.bias_act_dropout(y, bias, floor, address, scale)
-    else:
-        finish = (bias, floor, *launch.placed_address(address), scale)
-        launch.launch_pieces(pieces, _dense, x, weight, y, *finish)
 
 
 def pieces_of_product(rows: int, columns: int, inner: int) -> int:
@@ -195,6 +195,7 @@ def _multiply(
 def _dense(
     piece: Any,
     pieces: Any,
+    holders: Any,
     x: Any,
     weight: Any,
     y: Any,
@@ -206,7 +207,12 @@ def _dense(
     scale: Any,
 ) -> None:
     row, rows, column, columns = _block(piece, pieces, y.shape[0], y.shape[1])
-    _multiply_block(x, weight, y, 0, 0, row, rows, column, columns)
+    no = np.int64(0)  # for a literal, the block would be compiled anew
+    if pieces == 1:
+        blas.hold(holders)
+    _multiply_block(x, weight, y, no, no, row, rows, column, columns)
+    if pieces == 1:
+        blas.release(holders)
     part = bias[column : column + columns]
     address = dropout.unpack(words, step, row_offset)
     dense.finish_block(y, part, row, rows, column, floor, address, scale)
