@@ -68,6 +68,23 @@ def test_readme_program_for_files_runs(monkeypatch, tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
+def test_readme_layer_is_recorded_as_described(device):
+    readme = (ROOT / "README.md").read_text()
+    known = {"layers": layers}
+    exec(re.search(r"```python\n(class Doubling.*?)```", readme, re.S)[1], known)
+    stack = [known["Doubling"](input_shape=(3,)), layers.Dense(2, activation="softmax")]
+    model = models.Sequential(stack, device=device)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(np.ones((20, 3)), np.zeros(20, "int64"), batch_size=4, verbose=0)
+    recording = model.recording
+    if device == "cpu":
+        assert recording.replays == 0
+        assert f"`model.recording.reason` is\n`{recording.reason}`" in readme
+    else:
+        assert (recording.recordings, recording.replays, recording.reason) == (1, 2, "")
+        assert recording.launches > 0
+
+
 def test_readme_links_to_existing_files():
     linked = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
     assert linked

@@ -19,8 +19,11 @@ The kernels are in `cpu` and `cuda`: the same files, functions and parameters.
 `cross_entropy`         softmax and cross-entropy of class numbers
 `optimizers`            SGD, RMSprop and Adam
 `gather`                samples of a batch, cast and scaled
+`softmax`               softmax of rows
+`moments`               running moments of outputs with dropout
+`steps`                 numbers of the batch, and running totals
 `launch`                the only functions that launch kernels
-`recording`             work that is done again without Python
+`recording`             recordings of launches, replayed without Python
 ======================  ================================================================
 
 Besides, each device has machinery of its own.
@@ -28,7 +31,7 @@ Besides, each device has machinery of its own.
 ======================  ================================================================
 `cpu.jit`               compilation, cache and announcement of CPU kernels
 `cpu.calls`             calls of compiled kernels by address
-`cpu.current`           the recording that is being made
+`cpu.current`           the recording in progress
 `cpu.pool`              thread pool, and shares of the work
 `cpu.blas`              OpenBLAS of NumPy's wheels, called from compiled code
 `cpu.products`          matrix products

@@ -1,7 +1,8 @@
 """Numbers that also lie on a device.
 
-A recorded step runs again without Python, so that a number which Python passed would stay the same.
-A placed number has a value for Python and a place, from which the kernels read it.
+A recorded step runs again without Python, so a number that Python passed to a kernel stays the
+same. A number that changes is placed: it has a value for Python, and a place in memory, from which
+kernels read it. Arithmetic with it returns ordinary numbers, which stay the same.
 """
 
 from typing import Any

@@ -227,7 +227,7 @@ class CallbackList:
 
     @property
     def act_on_batches(self) -> bool:
-        """Whether a callback acts on the begin or the end of a batch."""
+        """Whether a callback acts on the beginning or the end of a batch."""
         return any(self._acting[name] for name in ("on_train_batch_begin", "on_train_batch_end"))
 
     def notify(self, name: str, number: int, logs: Logs) -> None:

@@ -43,6 +43,21 @@ class Layer:
     TypeError, ValueError
         If `name` is not a string or is empty, or `input_shape` is not a tuple of lengths.
 
+    Notes
+    -----
+    `fit` records a step and replays it, see ``model.recording``. An optimizer with a rule of your
+    own prevents this. So does a layer, model, loss, metric or constraint of your own, unless its
+    class declares ``recordable = True``. A subclass does not inherit it. For a function as an
+    activation, set ``swish.recordable = True``. This promises:
+
+    - Results depend only on inputs, weights, random streams and constants.
+    - Nothing is read on the host, as by ``x.numpy()``, ``x.item()``, ``float(x)`` or ``if x > 0``.
+    - No attribute and no global variable changes from step to step.
+    - Products of matrices are products of tensors. No array is kept for a later step.
+
+    A schedule is a function of the number of the update. Callbacks need no promise, since they run
+    between steps and may change anything there.
+
     Examples
     --------
     A layer with a weight:

@@ -61,6 +61,9 @@ class Model(Network, RefusesMethods):
         validated nor recorded in the history.
     train_state : TrainState
         Everything that training changes.
+    recording : Recording
+        Report on the last `fit`, `evaluate` or `predict`: the numbers of recordings, of replayed
+        batches and of launches in a replay, and why batches were not recorded.
 
     Raises
     ------
@@ -185,7 +188,7 @@ class Model(Network, RefusesMethods):
             callbacks.
         record : bool
             Whether a step is recorded once and then replayed, which gives the same bits in less
-            time. ``model.recording`` says what was recorded, and why if it was not.
+            time. ``model.recording`` is the report. `Layer` lists what your own classes need.
 
         Returns
         -------
@@ -341,7 +344,7 @@ class Model(Network, RefusesMethods):
         return_dict : bool
             Whether the result is a dictionary.
         record : bool
-            As in `fit`.
+            As in `fit`. A few batches are not recorded, since recording them takes longer.
 
         Returns
         -------
@@ -385,7 +388,7 @@ class Model(Network, RefusesMethods):
             The number of outputs with dropout to draw for each x. Each draw has an address: seed,
             stream, number of the draw, and row in x. Memory does not grow with `samples`.
         record : bool
-            As in `fit`.
+            As in `evaluate`. Each draw counts as a batch.
 
         Returns
         -------

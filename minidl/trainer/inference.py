@@ -1,4 +1,4 @@
-"""Work on batches in inference mode: evaluation and prediction."""
+"""Evaluation and prediction, also by Monte-Carlo dropout: works that a `Recorder` records."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -95,7 +95,7 @@ class Evaluation(Work):
 
 
 class Prediction(Work):
-    """Outputs for the batches of a plan; parameters as in `Evaluation`."""
+    """Outputs for the batches of a plan. The parameters are those of `Evaluation`."""
 
     who = "predict"
 

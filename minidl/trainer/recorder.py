@@ -1,9 +1,18 @@
-"""Recorded work: ordinary code that runs once for a batch, and is then replayed without Python.
+"""Recordings of the work on batches, which are replayed without Python.
 
-The first batch of a size is worked on eagerly, which compiles kernels and creates buffers. At the
-second one, the launches are recorded. The third is a trial: replayed, undone and repeated eagerly,
-and all bits are compared. From then on, batches of this size are replayed. What changes from batch
-to batch lies at fixed places, which the recorded kernels read.
+A `Recorder` does a `Work`, such as the training step, for one batch after the other. The batches of
+one size go through four stages:
+
+1. Eager: ordinary code works on the first batch. It compiles kernels and creates buffers.
+2. Record: the same code works on the second batch, and its launches are recorded.
+3. Trial: a replay works on the third batch and is undone. Ordinary code repeats the batch, and all
+   bits of the results are compared.
+4. Replay: from then on, replays work on the batches.
+
+A recording repeats the launches with the same arrays and numbers. So what changes from batch to
+batch lies at fixed places on the device, which the recorded kernels read. A `Table` fills these
+places. A `Watch` notices other changes: the stages then begin again. What cannot be recorded runs
+eagerly, with one line in the log.
 """
 
 import logging
@@ -30,7 +39,7 @@ _IN_MOTION = {"run", "stop_training", "recording"}  # attributes of models that 
 
 
 class Recording(NamedTuple):
-    """What became of the recordings of one call of `fit`, `evaluate` or `predict`.
+    """Report on the recordings of one call of `fit`, `evaluate` or `predict`.
 
     Attributes
     ----------
@@ -41,7 +50,7 @@ class Recording(NamedTuple):
     launches : int or None
         The number of kernels in the last recording; None if the device cannot tell.
     reason : str
-        Why batches were worked on eagerly; empty if they were recorded.
+        Why batches ran eagerly; empty if they were recorded.
     """
 
     recordings: int = 0
@@ -51,10 +60,10 @@ class Recording(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """What changes from batch to batch, beside the samples."""
+    """Numbers that change from batch to batch."""
 
-    step: int = 0
-    row_offset: int = 0
+    step: int = 0  # the number of the training step, or of the Monte-Carlo draw
+    row_offset: int = 0  # of the batch's first row, in the addresses of masks
     rate: float = 0.0  # step size and decay of the optimizer
     decay: float = 1.0
 
@@ -72,12 +81,12 @@ class Table:
     dtype : numpy.dtype
         The dtype of the weights.
     samples, size, repeats : int
-        The number of samples, of those in a batch, and of the runs for a batch.
+        The number of samples, of samples in a batch, and of runs for each batch.
 
     Attributes
     ----------
     rows : array
-        The place of the rows of the batch.
+        The place of the batch: its rows in the data set.
     """
 
     def __init__(self, backend: Backend, dtype: np.dtype, samples: int, size: int, repeats: int):
@@ -100,9 +109,9 @@ class Table:
         self._ahead = capacity  # the number of rows to fill
 
     def aim(self, batch: Batch, numbers: Callable[[int], Numbers]) -> None:
-        """Let `begin` copy the numbers of this batch.
+        """Make sure that `begin` copies the numbers of this batch next.
 
-        ``numbers(n)`` returns those of the n-th batch from this one.
+        ``numbers(n)`` returns the numbers of the n-th batch after this one.
         """
         if batch.order is not self._source:
             self._source = batch.order
@@ -114,7 +123,7 @@ class Table:
             self._fill(batch.start, numbers)
 
     def placed(self, numbers: Numbers) -> Numbers:
-        """Return the numbers of this batch, which kernels read in their places."""
+        """Return the numbers of this batch with the places from which kernels read them."""
         step, row_offset, rate, decay = numbers
         return Numbers(
             PlacedInt(step, self._integers[0:1]),
@@ -143,31 +152,31 @@ class Table:
         self._next = 0
 
     def begin(self) -> None:
-        """Copy the next row to the places."""
+        """Copy the next row of the table to the places."""
         self._backend.begin(
             self._cursor, self._order, *self._columns, self.rows, self._integers, self._floats
         )
         self._next += 1
 
     def advance(self, times: int) -> None:
-        """Note that replays have copied the next rows."""
+        """Count the rows that replays have copied."""
         self._next += times
 
     @property
     def left(self) -> int:
-        """The number of batches that the table still knows."""
+        """The number of rows that are not copied yet."""
         return len(self._known) - self._next
 
 
 class Done(NamedTuple):
-    """What was done for a batch.
+    """Results of the work on a batch.
 
     Attributes
     ----------
     results : sequence of array
-        The arrays that hold the results.
+        The arrays that the work writes. The trial compares all of them.
     counted : any
-        What `Work.replay` counts again.
+        What `run` counted on the host; `Work.replay` counts it again.
     """
 
     results: Sequence[Array]
@@ -175,16 +184,18 @@ class Done(NamedTuple):
 
 
 class Work:
-    """What is done for each batch; a subclass defines `run`, and what differs from here.
+    """Work on each batch, such as a training step.
+
+    A subclass defines `run` and `watch`, and overrides what differs from here.
 
     Attributes
     ----------
     who : str
-        The public method that does it, for messages.
+        The public method that does the work, for messages.
     feed : Feed
         The source of the batches.
     repeats : int
-        How often a batch is worked on; ``numbers().step`` counts from 0 then.
+        The number of runs for each batch. If there are several, ``numbers().step`` counts them.
     """
 
     who: str
@@ -196,19 +207,19 @@ class Work:
         return Numbers()
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
-        """Work on a batch."""
+        """Work on a batch by ordinary code."""
         raise NotImplementedError
 
     def replay(self, recording: Any, counted: Any, times: int) -> None:
-        """Replay a recording of `run` so many times, and count what it counted."""
+        """Replay a recording of `run`, so many times, and count on the host what `run` counts."""
         recording.replay(times)
 
     def watch(self) -> "Watch":
-        """Return what a recording relies on."""
+        """Return a watch on everything that a recording of `run` relies on."""
         raise NotImplementedError
 
     def counters(self) -> list[tuple[Any, str]]:
-        """Return objects and names of the attributes that `run` changes."""
+        """Return object and name of each attribute that `run` changes, to restore them."""
         return []
 
     def held(self) -> AbstractContextManager[Any]:
@@ -217,7 +228,7 @@ class Work:
 
 
 class Watch:
-    """What a recording relies on, as it is now.
+    """Snapshot of everything that a recording relies on, which may change between batches.
 
     Parameters
     ----------
@@ -252,7 +263,7 @@ class Watch:
         self._values = [(get, thing, get(thing)) for get, thing in getters]
 
     def holds(self) -> bool:
-        """Return whether all is still the same."""
+        """Return whether nothing has changed since."""
         try:
             for parameter, data in self._weights:
                 if parameter.data is not data:
@@ -271,7 +282,7 @@ class Watch:
 
 
 class _Kept:
-    """What is kept for batches of one size: a table, and a recording as soon as there is one."""
+    """Stage of the batches of one size: their table, and their recording if there is one yet."""
 
     def __init__(self, table: Table):
         self.table = table
@@ -282,7 +293,7 @@ class _Kept:
 
 
 class Recorder:
-    """Does some work on batches, and records it for each size of a batch.
+    """Does a work on batches, with one recording for each size of a batch.
 
     Parameters
     ----------
@@ -291,7 +302,7 @@ class Recorder:
     dtype : numpy.dtype
         The dtype of the weights.
     work : Work
-        What is done for a batch.
+        The work on each batch.
     reason : str
         Why nothing is recorded, or an empty string.
     """
@@ -307,11 +318,14 @@ class Recorder:
 
     @property
     def report(self) -> Recording:
-        """What became of the recordings so far."""
+        """The report on the recordings so far."""
         return Recording(self._recordings, self._replays, self._launches, self._reason)
 
     def __call__(self, batch: Batch, times: int = 1) -> Done:
-        """Work on a batch, or, if it is recorded, on up to `times` batches or draws from it on."""
+        """Work on a batch.
+
+        In the last stage, the next batches or draws are replayed with it, `times` in all at most.
+        """
         work = self._work
         if self._reason:
             return work.run(batch, work.numbers())
@@ -327,7 +341,7 @@ class Recorder:
         if kept is None:
             kept = _Kept(Table(self._backend, self._dtype, len(work.feed), size, work.repeats))
             kept.table.aim(batch, work.numbers)
-            self._run_placed(kept)  # now, the kernels that read placed numbers are compiled
+            self._run_placed(kept)  # compiles the kernels that read numbers from their places
             kept.watch = work.watch()
             self._kept[size] = kept
             return kept.done
@@ -344,18 +358,19 @@ class Recorder:
         return kept.done
 
     def work_ahead(self, batch: Batch, most: int) -> int:
-        """Work on a batch, and on those after it that are recorded; return their number."""
+        """Work on a batch, and replay up to `most` with it; return the number of batches done."""
         before = self._replays
         self(batch, most)
         return max(1, self._replays - before)
 
     def _run_placed(self, kept: _Kept) -> None:
-        """Do the work by the ordinary code, with numbers that are read in their places."""
+        """Run ordinary code whose kernels read the numbers of the batch from their places."""
         work, table = self._work, kept.table
         table.begin()
         kept.done = work.run(Batch(work.feed, table.rows), table.placed(work.numbers()))
 
     def _record(self, kept: _Kept, batch: Batch) -> None:
+        """Work on a batch by ordinary code, and record it or give up."""
         work = self._work
         before = [(thing, name, getattr(thing, name)) for thing, name in work.counters()]
         try:
@@ -411,21 +426,23 @@ class Recorder:
             log.info("%s: batches are not recorded: %s", self._work.who, reason)
 
 
-def obstacle_of(model: Any, plan: Any, *others: Any) -> str:
+def obstacle_of(model: Any, plan: Any, optimizer: Any = None) -> str:
     """Return why the work of a plan must not be recorded, or an empty string.
 
-    A user's class promises by ``recordable = True`` that its results depend only on inputs, weights
-    and constants, and that it computes them with operations of tensors, without reading values. So
-    does the function of an activation, which can have attributes, too.
+    A user's class, or the function of an activation, needs ``recordable = True``. `Layer` lists
+    what this promises.
     """
     if not plan.feed.is_on_device:
         return "the samples are too large for the device"
     metrics = [metric for metric in plan.metrics if not metric.is_mean]
     if metrics:
         return f"the metric {metrics[0].name} keeps a state of its own"
-    parts = [*plan.layers, *model.walk(), *plan.metrics, plan.loss, *others]
+    parts = [*plan.layers, *model.walk(), *plan.metrics, plan.loss]
     parts += [getattr(layer, "activation", None) for layer in model.walk()]
     parts += [parameter.constraint for parameter in model.parameters()]
+    if optimizer is not None and not type(optimizer).rule.__module__.startswith("minidl."):
+        # A rule that computes with the rate would keep its value.
+        return f"the rule of {type(optimizer).__name__} is not one of minidl"
     for part in parts:
         kind = part if isinstance(part, FunctionType) else type(part)
         is_ours = kind.__module__.startswith("minidl.")

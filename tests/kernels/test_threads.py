@@ -364,3 +364,15 @@ def test_layer_in_use_is_announced_once(monkeypatch, caplog):
         assert "Numba's threading layer is omp, not tbb" in message
     finally:
         pool.has_tbb.cache_clear()
+
+
+def test_pool_needs_no_gil_of_the_waiting_thread():
+    """tracemalloc takes the GIL at each allocation, also in the threads of the pool."""
+    program = """
+import tracemalloc
+tracemalloc.start()
+for _ in range(300):
+    layer()
+print("done")
+"""
+    assert _run(program, MINIDL_NUM_THREADS="2") == (0, "done", "")

@@ -178,17 +178,28 @@ def _parallel_for() -> int:
     return tbbpool.parallel_for
 
 
-@_intrinsic
-def _call(_: Any, address: Any, arguments: Any) -> Any:
-    """Call a C function that returns nothing."""
+def _c_call(is_region: bool) -> Any:
+    """Return the function that calls a C function without a result from compiled code."""
 
-    def generate(context: Any, build: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        parts = cgutils.unpack_tuple(build, values[1])
-        function = ir.FunctionType(ir.VoidType(), [part.type for part in parts]).as_pointer()
-        build.call(build.inttoptr(values[0], function), parts)
-        return context.get_dummy_value()
+    def call(_: Any, address: Any, arguments: Any) -> Any:
+        def generate(context: Any, build: ir.IRBuilder, signature: Any, values: Any) -> Any:
+            parts = cgutils.unpack_tuple(build, values[1])
+            function = ir.FunctionType(ir.VoidType(), [part.type for part in parts]).as_pointer()
+            python = context.get_python_api(build)
+            state = python.save_thread() if is_region else None
+            build.call(build.inttoptr(values[0], function), parts)
+            if is_region:
+                python.restore_thread(state)
+            return context.get_dummy_value()
 
-    return types.void(address, arguments), generate
+        return types.void(address, arguments), generate
+
+    return _intrinsic(call)
+
+
+_call = _c_call(is_region=False)
+# Without the GIL, which a thread of the pool may need: tracemalloc takes it at each allocation.
+_call_region = _c_call(is_region=True)
 
 
 @jit.kernel
@@ -204,7 +215,7 @@ def _run(calls: Any, times: Any, parallel_for: Any) -> None:
             else:
                 no, arrays, threads = np.int64(0), np.int64(1), np.int32(pieces)
                 arguments = (region, first, length, step, words, no, arrays, threads)
-                _call(parallel_for, arguments)
+                _call_region(parallel_for, arguments)
 
 
 @jit.kernel

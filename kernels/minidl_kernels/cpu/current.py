@@ -1,4 +1,4 @@
-"""The recording that is being made on this thread, if any; an import costs nothing."""
+"""The recording in progress on this thread, if any. This file does not import Numba."""
 
 import contextlib
 import threading
@@ -25,7 +25,7 @@ def recorded_by(recording: Any) -> Iterator[None]:
 
 
 def not_recorded(reason: str) -> None:
-    """Note that something is computed without a kernel, so that a replay would leave it out."""
+    """Note in the recording in progress that something has no kernel: a replay leaves it out."""
     recording = thread.recording
     if recording is not None and not recording.obstacle:
         recording.obstacle = reason

@@ -2,8 +2,8 @@
 
 All work of a recording is on one stream of the device, which is never the null stream: CUDA refuses
 to capture that one. `stream` orders this stream and the caller's by events, in both directions. So
-`record` and `Recording.replay` are right on any stream. A caller who enters `stream` once for many
-calls spares their events.
+`record` and `Recording.replay` are right on any stream. If a caller enters
+`stream` once for many calls, they need no events.
 
 What changes between replays must be read from memory: see `scalars`. Whatever else Python passes to
 a kernel is kept: numbers, shapes, grids and addresses. So each array that exists before `record`
@@ -71,10 +71,11 @@ def record(work: Callable[[], None]) -> Recording:
     Parameters
     ----------
     work : callable
-        It ran before, so that its kernels are loaded and its products chosen. Here it is called
-        once more, and executes nothing: so its effects on Python's objects happen, and those on
-        arrays happen by the launch that follows. It may not wait for the device, copy from or to
-        the host, or compute products with CuPy.
+        It must have run before: then its kernels are loaded, and the algorithms of its products
+        are chosen. Here it is called once more while the stream captures. This changes Python's
+        objects, and no arrays. The first launch of the graph, which follows, changes the arrays.
+        The work may not wait for the device, copy from or to the host, or compute products with
+        CuPy.
 
     Returns
     -------
@@ -87,7 +88,7 @@ def record(work: Callable[[], None]) -> Recording:
     NotRecorded
         If CUDA or CuPy rejects something in a capture. No work was done then.
     Exception
-        What else `work` raises. No work was done then, either.
+        Any other exception of `work`. No work was done then, either.
     """
     device, pool = cupy.cuda.Device(), cupy.cuda.MemoryPool()
     gc.collect()

@@ -31,11 +31,14 @@ def differentiable(op: Op) -> Op:
 
 
 MADE_OF_KERNELS: set[Op] = set()
-"""The operations that only launch kernels, on each device; their VJPs, too."""
+"""The operations that the CPU can record, since they and their VJPs only launch kernels."""
 
 
 def made_of_kernels(op: Op) -> Op:
-    """Note that the CPU can record an operation."""
+    """Add `op` to the operations that the CPU can record.
+
+    If it computes in ``xp`` for some arguments, it calls ``backend.not_recorded(reason)`` there.
+    """
     MADE_OF_KERNELS.add(op)
     return op
 
