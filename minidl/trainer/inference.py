@@ -14,13 +14,13 @@ from minidl.trainer.recorder import (
     NOT_WANTED,
     TOO_FEW,
     Done,
-    Numbers,
     Recorder,
     Recording,
     Watch,
     Work,
     obstacle_of,
 )
+from minidl.trainer.table import Numbers
 from minidl.trainer.uncertainty import Uncertainty, joined, of_moments
 
 WORTHWHILE = 8  # batches; a recording and its trial take the time of about four

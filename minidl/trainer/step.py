@@ -10,8 +10,9 @@ from minidl.optimizers import Optimizer
 from minidl.rng import RandomStream
 from minidl.trainer.fusion import Plan
 from minidl.trainer.interrupts import Interrupts
-from minidl.trainer.recorder import Done, Numbers, Watch, Work
+from minidl.trainer.recorder import Done, Watch, Work
 from minidl.trainer.state import TrainState
+from minidl.trainer.table import Numbers
 
 
 class _Counted(NamedTuple):

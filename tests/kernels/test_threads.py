@@ -367,7 +367,7 @@ def test_layer_in_use_is_announced_once(monkeypatch, caplog):
 
 
 def test_pool_needs_no_gil_of_the_waiting_thread():
-    """tracemalloc takes the GIL at each allocation, also in the threads of the pool."""
+    """Tracemalloc takes the GIL at each allocation, also in the threads of the pool."""
     program = """
 import tracemalloc
 tracemalloc.start()

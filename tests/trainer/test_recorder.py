@@ -37,7 +37,8 @@ from minidl.engine.tensor import apply
 from minidl.optimizers import schedules
 from minidl.trainer import recorder
 from minidl.trainer.fusion import Plan
-from minidl.trainer.recorder import Numbers, Recorder, Table
+from minidl.trainer.recorder import Recorder
+from minidl.trainer.table import Numbers, Table
 
 LOGGER = "minidl.trainer.recorder"
 RELU, SOFTMAX = {"activation": "relu"}, {"activation": "softmax"}
