@@ -208,9 +208,9 @@ class Optimizer(RefusesMethods):
         self.iterations += times
 
     @property
-    def buffers(self) -> list[Array]:
+    def buffers(self) -> dict[str, Array]:
         """The flat buffers that an update changes: weights and state; none before the first one."""
-        return [] if self._buffers is None else [self._buffers.weights, *self.state.values()]
+        return {} if self._buffers is None else {"weights": self._buffers.weights, **self.state}
 
     def settings(self) -> list[str]:
         """Return the names of the attributes that `rule` depends on."""

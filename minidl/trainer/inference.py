@@ -80,7 +80,7 @@ class Evaluation(Work):
         self._totals.add(sums, counts)
         if compared is not None:
             self._totals.update_metrics(*compared)
-        return Done([self._totals.sums], counts)
+        return Done({"totals": self._totals.sums}, counts)
 
     def replay(self, recording: Any, counted: Sequence[int], times: int) -> None:
         """Add a batch by a recording of `run`."""
@@ -114,12 +114,14 @@ class Prediction(Work):
         """Return the outputs for all samples, in inference mode."""
         backend = self._model.backend
         with backend.active, backend.stream(), rng.inference(), no_grad():
-            parts = [backend.to_numpy(self._recorder(batch).results[0]) for batch in batches]
+            parts = [
+                backend.to_numpy(self._recorder(batch).results["outputs"]) for batch in batches
+            ]
         return np.concatenate(parts)
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Return the outputs for a batch."""
-        return Done([self._plan.outputs(batch).data])
+        return Done({"outputs": self._plan.outputs(batch).data})
 
     def watch(self) -> Watch:
         """Return what a recording relies on."""
@@ -154,7 +156,9 @@ class MonteCarlo(Prediction):
                 while self._draw < self.repeats:
                     done = self._recorder(batch, self.repeats - self._draw)
                 shape = done.counted
-                mean, squares, entropy = (backend.to_numpy(array) for array in done.results)
+                mean, squares, entropy = (
+                    backend.to_numpy(array) for array in done.results.values()
+                )
                 sums = entropy.reshape(shape[:-1]) if self._is_distribution else None
                 moments = mean.reshape(shape), squares.reshape(shape), sums
                 parts.append(of_moments(*moments, self.repeats, self._model.dtype))
@@ -184,7 +188,8 @@ class MonteCarlo(Prediction):
         moments = self._moments[len(batch)]
         backend.add_moments(y, numbers.step, *moments)
         self._draw += 1
-        return Done(moments, outputs.shape)
+        names = "mean", "squares", "entropy"
+        return Done(dict(zip(names, moments, strict=True)), outputs.shape)
 
     def replay(self, recording: Any, counted: Any, times: int) -> None:
         """Add the outputs of the next draws by a recording of `run`."""

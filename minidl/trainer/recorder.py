@@ -17,7 +17,7 @@ eagerly, with one line in the log.
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from operator import attrgetter
 from types import FunctionType
@@ -65,13 +65,13 @@ class Done(NamedTuple):
 
     Attributes
     ----------
-    results : sequence of array
-        The arrays that the work writes. The trial compares all of them.
+    results : mapping of str to array
+        The arrays that the work writes, by name. The trial compares all of them.
     counted : any
         What `run` counted on the host; `Work.replay` counts it again.
     """
 
-    results: Sequence[Array]
+    results: Mapping[str, Array]
     counted: Any = None
 
 
@@ -180,7 +180,7 @@ class _Kept:
         self.table = table
         self.watch: Any = None
         self.recording: Any = None
-        self.done = Done(())
+        self.done = Done({})
         self.is_proven = False
 
 
@@ -285,28 +285,33 @@ class Recorder:
         """Work on a batch eagerly, and compare all bits of the results with those of a replay."""
         work, results = self._work, kept.done.results
         with work.held():
-            before = [array.copy() for array in results]
+            before = {name: array.copy() for name, array in results.items()}
             kept.recording.replay()
             kept.table.advance(1)
-            replayed = [self._backend.to_numpy(array) for array in results]
-            for array, values in zip(results, before, strict=True):
-                array[...] = values
+            replayed = self._bits(results)
+            for name, array in results.items():
+                array[...] = before[name]
         done = work.run(batch, work.numbers())
-        eager = [self._backend.to_numpy(array) for array in done.results]
-        kept.is_proven = [a.tobytes() for a in replayed] == [a.tobytes() for a in eager]
-        if kept.is_proven:
-            self._useless = 0
-            for array, values in zip(results, done.results, strict=True):
-                if array is not values:
-                    array[...] = values
+        eager = self._bits(done.results)
+        differing = [name for name, bits in eager.items() if bits != replayed[name]]
+        if differing:
+            kept.done = done
+            self.give_up("a replayed batch had other bits than an eager one")
+            warnings.warn(
+                f"{work.who}: expected the bits of an eager batch from its recording, got others "
+                f"in {', '.join(differing)}. All batches are worked on eagerly. Please report it "
+                "with your network.",
+                stacklevel=2,
+            )
             return
-        kept.done = done
-        warnings.warn(
-            f"{work.who}: expected the bits of an eager batch from its recording, got others. "
-            "All batches are worked on eagerly. Please report it with your network.",
-            stacklevel=2,
-        )
-        self.give_up("a replayed batch had other bits than an eager one")
+        kept.is_proven = True
+        self._useless = 0
+        for name, array in results.items():
+            if array is not done.results[name]:
+                array[...] = done.results[name]
+
+    def _bits(self, arrays: Mapping[str, Array]) -> dict[str, bytes]:
+        return {name: self._backend.to_numpy(array).tobytes() for name, array in arrays.items()}
 
     def give_up(self, reason: str) -> None:
         """Work on all further batches eagerly."""

@@ -97,7 +97,7 @@ class Step(Work):
                 totals.update_metrics(*compared)
         steps = zip(self._streams, before, strict=True)
         drew = [stream for stream, number in steps if stream.step != number]
-        return Done([*optimizer.buffers, totals.sums], _Counted(counts, drew))
+        return Done(optimizer.buffers | {"totals": totals.sums}, _Counted(counts, drew))
 
     def replay(self, recording: Any, counted: _Counted, times: int) -> None:
         """Update the weights by a recording of `run`, so many times, and count it."""
@@ -120,7 +120,7 @@ class Step(Work):
         optimizer = self.optimizer
         of_state, of_plan = (self.state, "optimizer", "totals.sums"), (self.plan, "loss", "metrics")
         attributes = of_state, of_plan, (self, "trained"), (optimizer, *optimizer.settings())
-        parts, arrays = [self.plan.loss, *self.plan.metrics], lambda: optimizer.buffers
+        parts, arrays = [self.plan.loss, *self.plan.metrics], lambda: [*optimizer.buffers.values()]
         return Watch(self.state.model, *attributes, parts=parts, arrays=arrays)
 
     def counters(self) -> list[tuple[Any, str]]:

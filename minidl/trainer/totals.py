@@ -76,7 +76,7 @@ class Totals(Mapping[str, float]):
         self._counts = tuple(counts)
         with backend.active:
             self.sums = backend.xp.empty(len(begun)) if sums is None else sums
-            self.sums[...] = backend.asarray(begun)
+            self.sums[...] = backend.asarray(begun) if begun.any() else 0
 
     def __getitem__(self, name: str) -> float:
         if name in self._metrics:

@@ -217,8 +217,8 @@ def broken_off(*_, **__):
     raise KeyboardInterrupt
 
 
-def updated_and_broken_off(optimizer, parameters, update=optimizers.Optimizer.update):
-    update(optimizer, parameters)
+def updated_and_broken_off(optimizer, *arguments, update=optimizers.Optimizer.update):
+    update(optimizer, *arguments)
     raise KeyboardInterrupt
 
 

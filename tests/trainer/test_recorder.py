@@ -303,8 +303,20 @@ class OwnAccuracy(metrics.SparseCategoricalAccuracy):
     """A user's metric."""
 
 
-class OwnSGD(optimizers.SGD):
-    """A user's optimizer."""
+class OwnRule(optimizers.SGD):
+    """A user's optimizer with a rule, which could keep the rate of the recorded step."""
+
+    recordable = True
+
+    def rule(self, weights, gradients, rate, decay):
+        weights -= rate * gradients
+
+
+class OwnStepSize(optimizers.SGD):
+    """A user's optimizer with a rule of minidl."""
+
+    def step_size(self, rate, iterations):
+        return rate / (1 + iterations)
 
 
 class OwnNorm(MaxNorm):
@@ -365,7 +377,8 @@ OBSTACLES = {
     "loss": ({"loss": OwnLoss}, f"OwnLoss {PROMISE}", f"OwnLoss {PROMISE}"),
     "metric": ({"metric": OwnAccuracy}, f"OwnAccuracy {PROMISE}", f"OwnAccuracy {PROMISE}"),
     "state": ({"metric": Seen}, "the metric seen keeps a state", "the metric seen keeps a state"),
-    "optimizer": ({"optimizer": OwnSGD}, f"OwnSGD {PROMISE}", f"OwnSGD {PROMISE}"),
+    "rule": ({"optimizer": OwnRule}, "the rule of OwnRule is not", "the rule of OwnRule is not"),
+    "step size": ({"optimizer": OwnStepSize}, None, None),
     "norm": (
         {"hidden": lambda: norm_of(OwnNorm)},
         f"OwnNorm {PROMISE}",
@@ -540,7 +553,7 @@ def test_arrays_of_one_element_that_equal_ones_replace_are_recorded_anew(action,
 
     model, eager = train(record=True), train(record=False)
     assert bits(model) == bits(eager)
-    assert model.optimizer.buffers[1].size == 1
+    assert [*model.optimizer.buffers.values()][1].size == 1
     assert (model.recording.recordings, model.recording.replays) == (4, 5 + 1)
 
 

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import gc
 import re
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -121,7 +122,7 @@ def _captured(work: Callable[[], None], current: Any) -> Any:
 def stream() -> Iterator[Any]:
     """Make the stream of recordings the current one; its work is ordered with the caller's."""
     before = cupy.cuda.get_current_stream()
-    ours = _stream(cupy.cuda.Device().id)
+    ours = _stream(cupy.cuda.Device().id, threading.get_ident())
     if before == ours:
         yield ours
         return
@@ -133,9 +134,12 @@ def stream() -> Iterator[Any]:
         before.wait_event(ours.record())
 
 
-@functools.cache
-def _stream(device: int) -> Any:
-    """Return the one stream for recordings of a device, which is the current one."""
+@functools.lru_cache(maxsize=64)
+def _stream(device: int, thread: int) -> Any:
+    """Return the stream for recordings of a device, which is the current one, in a thread.
+
+    On a shared stream, the launches of another thread would be captured, too.
+    """
     return cupy.cuda.Stream(non_blocking=True)
 
 
