@@ -288,12 +288,11 @@ class Recorder:
             before = {name: array.copy() for name, array in results.items()}
             kept.recording.replay()
             kept.table.advance(1)
-            replayed = self._bits(results)
+            replayed = {name: array.copy() for name, array in results.items()}
             for name, array in results.items():
                 array[...] = before[name]
         done = work.run(batch, work.numbers())
-        eager = self._bits(done.results)
-        differing = [name for name, bits in eager.items() if bits != replayed[name]]
+        differing = [name for name in results if _differ(replayed[name], done.results[name])]
         if differing:
             kept.done = done
             self.give_up("a replayed batch had other bits than an eager one")
@@ -310,9 +309,6 @@ class Recorder:
             if array is not done.results[name]:
                 array[...] = done.results[name]
 
-    def _bits(self, arrays: Mapping[str, Array]) -> dict[str, bytes]:
-        return {name: self._backend.to_numpy(array).tobytes() for name, array in arrays.items()}
-
     def give_up(self, reason: str) -> None:
         """Work on all further batches eagerly."""
         if self._reason:
@@ -321,6 +317,12 @@ class Recorder:
         self._reason = reason
         if reason not in (NOT_WANTED, TOO_FEW):
             log.info("%s: batches are not recorded: %s", self._work.who, reason)
+
+
+def _differ(array: Array, other: Array) -> bool:
+    """Return whether a bit differs: a NaN equals itself, and -0.0 is not 0.0."""
+    bits = f"uint{8 * array.itemsize}"
+    return bool((array.view(bits) != other.view(bits)).any())
 
 
 def obstacle_of(model: Any, plan: Any, optimizer: Any = None) -> str:
