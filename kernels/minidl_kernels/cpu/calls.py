@@ -144,10 +144,10 @@ def _compile(kernel: Any, kinds: Sequence[Any], is_shared: bool) -> Call:
 
 
 def _machine_code(module: ir.Module) -> Any:
-    """Return the engine that holds the machine code of a module."""
+    """Return the engine that holds the machine code of a module; it is too small to optimise."""
     target = llvmlite.binding.Target.from_default_triple()
     engine = llvmlite.binding.create_mcjit_compiler(
-        llvmlite.binding.parse_assembly(str(module)), target.create_target_machine(jit=True, opt=1)
+        llvmlite.binding.parse_assembly(str(module)), target.create_target_machine(jit=True, opt=0)
     )
     engine.finalize_object()
     return engine
