@@ -26,15 +26,8 @@ from minidl.trainer.uncertainty import Uncertainty, joined, of_moments
 WORTHWHILE = 8  # batches; a recording and its trial take the time of about four
 
 
-def _reason(model: Any, plan: Plan, record: bool, runs: int) -> str:
-    """Return why batches are not recorded, or an empty string."""
-    if not record:
-        return NOT_WANTED
-    return TOO_FEW if runs < WORTHWHILE else obstacle_of(model, plan)
-
-
-class Evaluation(Work):
-    """Means of loss and metrics over the batches of a plan.
+class _Inference(Work):
+    """Work on the batches of a plan in inference mode.
 
     Parameters
     ----------
@@ -45,21 +38,27 @@ class Evaluation(Work):
     record : bool
         Whether batches are recorded.
     runs : int
-        The number of batches that are to come; a few are not recorded.
+        The number of runs that are to come; a few are not recorded.
     """
-
-    who = "evaluate"
 
     def __init__(self, model: Any, plan: Plan, record: bool, runs: int):
         self.feed, self._plan, self._model = plan.feed, plan, model
-        self._recorder = Recorder(
-            model.backend, model.dtype, self, _reason(model, plan, record, runs)
-        )
+        if not record:
+            reason = NOT_WANTED
+        else:
+            reason = TOO_FEW if runs < WORTHWHILE else obstacle_of(model, plan)
+        self._recorder = Recorder(model.backend, model.dtype, self, reason)
 
     @property
     def report(self) -> Recording:
         """What became of the recordings."""
         return self._recorder.report
+
+
+class Evaluation(_Inference):
+    """Means of loss and metrics over the batches of a plan."""
+
+    who = "evaluate"
 
     def means(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Return the means of loss and metrics over batches of the feed, in inference mode."""
@@ -83,9 +82,9 @@ class Evaluation(Work):
         return Done({"totals": self._totals.sums}, counts)
 
     def replay(self, recording: Any, counted: Sequence[int], times: int) -> None:
-        """Add a batch by a recording of `run`."""
+        """Add batches by a recording of `run`."""
         recording.replay(times)
-        self._totals.count(counted)
+        self._totals.count(counted, times)
 
     def watch(self) -> Watch:
         """Return what a recording relies on."""
@@ -94,21 +93,10 @@ class Evaluation(Work):
         return Watch(self._model, *attributes, parts=[plan.loss, *plan.metrics])
 
 
-class Prediction(Work):
-    """Outputs for the batches of a plan. The parameters are those of `Evaluation`."""
+class Prediction(_Inference):
+    """Outputs for the batches of a plan."""
 
     who = "predict"
-
-    def __init__(self, model: Any, plan: Plan, record: bool, runs: int):
-        self.feed, self._plan, self._model = plan.feed, plan, model
-        self._recorder = Recorder(
-            model.backend, model.dtype, self, _reason(model, plan, record, runs)
-        )
-
-    @property
-    def report(self) -> Recording:
-        """What became of the recordings."""
-        return self._recorder.report
 
     def of(self, batches: Iterable[Batch]) -> Any:
         """Return the outputs for all samples, in inference mode."""

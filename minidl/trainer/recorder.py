@@ -1,6 +1,6 @@
 """Recordings of the work on batches, which are replayed without Python.
 
-A `Recorder` does a `Work`, such as the training step, for one batch after the other. The batches of
+A `Recorder` runs a `Work`, such as the training step, on one batch after the other. The batches of
 one size go through four stages:
 
 1. Eager: ordinary code works on the first batch. It compiles kernels and creates buffers.
@@ -185,7 +185,7 @@ class _Kept:
 
 
 class Recorder:
-    """Does a work on batches, with one recording for each size of a batch.
+    """Runs a work on batches, with one recording for each size of a batch.
 
     Parameters
     ----------

@@ -25,8 +25,8 @@ class _Counted(NamedTuple):
 class Step(Work):
     """One update from one batch: forward, backward, exchange, update, count.
 
-    `fit` calls ``step(batch)``, through a `Recorder`, and knows nothing else of it. A subclass may
-    do the same in another way, with the same bits.
+    `fit` gives each batch to a `Recorder`, which runs the step or replays it. A subclass may do the
+    same in another way, with the same bits.
 
     Parameters
     ----------
@@ -102,18 +102,15 @@ class Step(Work):
     def replay(self, recording: Any, counted: _Counted, times: int) -> None:
         """Update the weights by a recording of `run`, so many times, and count it."""
         state = self.state
-        self.interrupts.is_held = True
-        state.is_torn = True
-        try:
+        with self.held():
+            state.is_torn = True  # until the updates are counted
             recording.replay(times)
             self.optimizer.count_updates(self.trained, times)
             for stream in counted.streams:
                 stream.step = state.step + times
-            state.totals.count([times * number for number in counted.values])
+            state.totals.count(counted.values, times)
             state.count_steps(times)
             state.is_torn = False
-        finally:
-            self.interrupts.release()
 
     def watch(self) -> Watch:
         """Return what a recording of the step relies on."""

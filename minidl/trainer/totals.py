@@ -105,9 +105,10 @@ class Totals(Mapping[str, float]):
             self._backend.add_sums(self.sums, sums, rows=counts[0])
         self.count(counts)
 
-    def count(self, counts: Sequence[int]) -> None:
-        """Count the values of a batch that is added already."""
-        self._counts = tuple(a + b for a, b in zip(self._counts, counts, strict=True))
+    def count(self, counts: Sequence[int], times: int = 1) -> None:
+        """Count the values of a batch, or of `times` such batches, that are added already."""
+        pairs = zip(self._counts, counts, strict=True)
+        self._counts = tuple(before + times * count for before, count in pairs)
         self._host = None
 
     def update_metrics(self, y_true: Tensor, y_pred: Tensor) -> None:

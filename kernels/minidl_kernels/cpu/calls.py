@@ -30,7 +30,6 @@ _REGION = ir.FunctionType(ir.VoidType(), [_WORDS] * 4)
 
 _FLOATS = {np.dtype("float32"): ("f", "I"), np.dtype("float64"): ("d", "q")}
 
-
 _intrinsic: Any = intrinsic  # whose types do not know that compiled code passes no context
 
 
@@ -84,16 +83,17 @@ def words(arguments: Sequence[Any]) -> "array[int]":
     return array("q", packed)
 
 
-def _address(array: Any) -> int:
+def _address(argument: Any) -> int:
     """Return the address of the first element."""
     try:  # four times as fast as the attributes of the array
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+        return ctypes.addressof(ctypes.c_char.from_buffer(argument))
     except (TypeError, ValueError):  # read-only, empty or strided
-        if not array.flags.c_contiguous:
+        if not argument.flags.c_contiguous:
             raise ValueError(
-                f"launch: expected arrays in C order, got strides {array.strides}. Copy it first."
+                f"launch: expected arrays in C order, got strides {argument.strides}. "
+                "Copy it first."
             ) from None
-        return array.ctypes.data
+        return argument.ctypes.data
 
 
 def _type(argument: Any) -> Any:
