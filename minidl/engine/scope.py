@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Generator
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any, NamedTuple, Optional, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -98,3 +98,17 @@ class Scope:
                 raise
             except BaseException as error:
                 resume = functools.partial(generator.throw, error)
+
+
+def keeps_scopes(function: F) -> F:
+    """Decorate a function: after it, the variables of all scopes are as before.
+
+    Ctrl-C can break off the entry or exit of a scope itself, which then stays set in this context;
+    so the function runs in its own.
+    """
+
+    def kept(*args: Any, **kwargs: Any) -> Any:
+        return copy_context().run(function, *args, **kwargs)
+
+    wrapper: Any = functools.update_wrapper(kept, function)
+    return wrapper

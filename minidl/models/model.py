@@ -17,6 +17,7 @@ from minidl.batches import Samples
 from minidl.callbacks.base import Callback, CallbackList, checked_callbacks
 from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line
 from minidl.engine.backward import no_grad
+from minidl.engine.scope import keeps_scopes
 from minidl.engine.tensor import Tensor
 from minidl.layers.base import Layer
 from minidl.metrics import Metric
@@ -136,6 +137,7 @@ class Model(Network, RefusesMethods):
             state.obstacle = COMPILED_WITHIN_EPOCH
 
     @keras_defaults(**KERAS_FIT, **KERAS_VALIDATION)
+    @keeps_scopes
     def fit(
         self,
         x: Any,
@@ -277,8 +279,8 @@ class Model(Network, RefusesMethods):
             self.run = None
         for warning in run.warnings:
             with suppress(AttributeError, ValueError):  # of a closed or unusual sys.stderr
-                # The caller's line, past the decorator.
-                warnings.warn(warning, stacklevel=3)
+                # The caller's line, past the decorators.
+                warnings.warn(warning, stacklevel=4)
         return self.history
 
     def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
@@ -322,6 +324,7 @@ class Model(Network, RefusesMethods):
     # -------------------------------------------------------------------- use
 
     @keras_defaults(steps=None, callbacks=None)
+    @keeps_scopes
     def evaluate(
         self,
         x: Any,
@@ -367,6 +370,7 @@ class Model(Network, RefusesMethods):
         return list(values.values()) if self.metrics else values["loss"]
 
     @keras_defaults(steps=None, callbacks=None)
+    @keeps_scopes
     def predict(
         self,
         x: Any,

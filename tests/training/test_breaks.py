@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from minidl import callbacks, checkpoint, layers, models
+from minidl import callbacks, checkpoint, layers, models, rng
+from minidl.engine import backward, scope
 
 X = (np.arange(40).reshape(10, 4) * 7 % 11 / 11).astype("float32")
 Y = X[:, :1] * 2 - X[:, 1:2]
@@ -285,28 +286,57 @@ class Interrupter:
     These are the entry of a function and the return of a built-in function.
     """
 
-    def __init__(self, point: int):
-        self.point = point
+    def __init__(self, point: int, where: str = SOURCES):
+        self.point, self.where = point, where
         self.count = 0
 
     def __call__(self, frame, event, argument):
-        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(SOURCES):
+        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(self.where):
             self.count += 1
             if self.count == self.point:
                 signal.raise_signal(signal.SIGINT)
+
+    @contextlib.contextmanager
+    def at_work(self):
+        """Send the signal inside, where the KeyboardInterrupt also ends."""
+        before = sys.getprofile()
+        sys.setprofile(self)
+        try:
+            with contextlib.suppress(KeyboardInterrupt):
+                yield
+        finally:
+            sys.setprofile(before)
 
 
 def interrupted_run(folder, point: int) -> tuple[models.Sequential, int]:
     """Run `fit` until SIGINT arrives at a point; return the model and the number of points."""
     model, used, interrupter = network(), the_callbacks(folder), Interrupter(point)
-    before = sys.getprofile()
-    sys.setprofile(interrupter)
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            model.fit(X, Y, epochs=EPOCHS, callbacks=used, **ARGUMENTS)
-    finally:
-        sys.setprofile(before)
+    with interrupter.at_work():
+        model.fit(X, Y, epochs=EPOCHS, callbacks=used, **ARGUMENTS)
     return model, interrupter.count
+
+
+CALLS = {
+    "fit": lambda model: model.fit(X, Y, **ARGUMENTS),
+    "evaluate": lambda model: model.evaluate(X, Y, verbose=0),
+    "predict": lambda model: model.predict(X, verbose=0),
+    "predict with samples": lambda model: model.predict(X, samples=3, verbose=0),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_sigint_at_the_entry_or_exit_of_a_scope_leaves_no_scope_set(name):
+    model = network()
+    CALLS["predict"](model)  # builds it
+    points = Interrupter(0, scope.__file__)
+    with points.at_work():
+        CALLS[name](model)
+    assert points.count >= 4
+    for point in range(1, points.count + 1):
+        with Interrupter(point, scope.__file__).at_work():
+            CALLS[name](model)
+        found = backward.is_recording(), rng.is_training()
+        assert found == (True, False), f"after SIGINT at point {point}"
 
 
 # Python drops an interrupt that comes while a generator is closed, with a warning. A file that was
