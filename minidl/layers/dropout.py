@@ -7,14 +7,13 @@ from minidl.alternatives import keras_defaults
 from minidl.arguments import Number
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
-from minidl.layers.base import Layer
-from minidl.rng import RandomStream
+from minidl.layers.random_layer import RandomLayer
 
 SCALINGS = ("train", "inference")
 
 
 @keras_defaults(noise_shape=None)
-class Dropout(Layer):
+class Dropout(RandomLayer):
     """Drop each element with probability `rate` in training, and none in inference.
 
     Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15
@@ -58,7 +57,7 @@ class Dropout(Layer):
     ...     layer(x).numpy()
     array([[0., 2., 0., 2., 2., 0.]], dtype=float32)
     >>> layer
-    Dropout(rate=0.5, seed=0, stream=0, step=1, scaling='train')
+    Dropout(rate=0.5, seed=0, stream=0, step=1)
     """
 
     rate: Any = Number("[0, 1]")
@@ -72,33 +71,11 @@ class Dropout(Layer):
         scaling: str = "train",
         **layer_arguments: Any,
     ):
-        super().__init__(**layer_arguments)
+        super().__init__(seed=seed, stream=stream, **layer_arguments)
         if scaling not in SCALINGS:
             raise ValueError(f"Dropout: expected scaling to be in {SCALINGS}, got {scaling!r}.")
         self.rate = rate
         self.scaling = scaling
-        self.random_stream = RandomStream(seed, stream)
-
-    @property
-    def seed(self) -> int | None:
-        """The seed of the next draw: its own, or the model's until the first draw."""
-        return self.random_stream.seed
-
-    @property
-    def stream(self) -> int | None:
-        """The number of the random stream; None until a model assigns one."""
-        return self.random_stream.number
-
-    @property
-    def step(self) -> int:
-        """The step of the next draw if ``training`` gives none."""
-        return self.random_stream.step
-
-    def __repr__(self) -> str:
-        return (
-            f"Dropout(rate={self.rate}, seed={self.seed}, stream={self.stream}, "
-            f"step={self.step}, scaling={self.scaling!r})"
-        )
 
     def call(self, x: Tensor) -> Tensor:
         """Return `x` with dropped elements in training, scaled by `scaling`."""

@@ -45,7 +45,7 @@ class Sequential(Model):
     ...     layers.Dense(3, activation="softmax"),
     ... ])
     >>> model.layers[1]
-    Dropout(rate=0.5, seed=0, stream=0, step=0, scaling='train')
+    Dropout(rate=0.5, seed=0, stream=0, step=0)
     >>> model.count_params()
     67
     """
