@@ -51,10 +51,11 @@ class RandomLayer(Layer):
 
     def __repr__(self) -> str:
         """Return the constructor's arguments that are not at their defaults, and the address."""
-        parameters = inspect.signature(type(self)).parameters.values()
-        named = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        shown = {p.name: getattr(self, p.name) for p in named}
-        defaults = {p.name: p.default for p in named}
-        address = {name: getattr(self, name) for name in ("seed", "stream", "step")}
-        shown = {name: v for name, v in shown.items() if v != defaults[name]} | address
+        shown = {
+            p.name: getattr(self, p.name)
+            for p in inspect.signature(type(self)).parameters.values()
+            if p.kind is not inspect.Parameter.VAR_KEYWORD and getattr(self, p.name) != p.default
+        }
+        for name in ("seed", "stream", "step"):
+            shown[name] = shown.pop(name, getattr(self, name))
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
