@@ -2,7 +2,6 @@
 
 import math
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,8 @@ from numba import types
 from numba.extending import intrinsic
 from numpy import uint32
 
-from minidl_kernels import mask_contract, normal as numbers
+from minidl_kernels import mask_contract
+from minidl_kernels import normal as numbers
 from minidl_kernels.cpu import dropout, jit, launch, pool
 from minidl_kernels.mask_contract import LANES, TILE, PackedAddress
 
