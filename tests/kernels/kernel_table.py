@@ -246,9 +246,6 @@ DEVICE_FUNCTIONS = {
     "noise._noisy": DeviceFunction(("float32", "float32", "float32", "boolean"), "float32"),
     "noise._pair": DeviceFunction((_WORD, _WORD), "UniTuple(float32 x 2)"),
     "noise._philox": DeviceFunction((_WORD,) * 6, "UniTuple(uint32 x 4)"),
-    "noise._store_lanes": DeviceFunction(
-        (_VECTOR, _LONG, _WORD, _WORD, *(("float32",) * 4)), "none"
-    ),
     "noise._uniform_of": DeviceFunction((_WORD,), "float32"),
     "optimizers._place": DeviceFunction((), "UniTuple(uint64 x 2)"),
     "reduction.add_lanes": DeviceFunction(("float32",), "float32"),

@@ -127,39 +127,6 @@ def _normal_tile(words: Any, drawn: Any) -> None:
             n[lane], n[lane + LANES] = _pair(v[lane], v[lane + LANES])
 
 
-@jit.inline
-def _noise_row(
-    x: Any,
-    out: Any,
-    row: Any,
-    column: Any,
-    address: Any,
-    sigma: Any,
-    kind: Any,
-    words: Any,
-    drawn: Any,
-) -> None:
-    """Compute one row, or a part of it, as `dropout.drop_row` does."""
-    key0, key1, stream, step, row_offset, _ = address
-    counter0, counter1 = uint32(column // 4), uint32(row_offset + uint32(row))
-    for start in range(0, x.size, TILE):
-        c0 = uint32(counter0 + uint32(start // 4))
-        dropout.draw_tile(words, c0, counter1, stream, step, key0, key1)
-        source = x[start : start + TILE]
-        target = out[start : start + TILE]
-        if kind == UNIFORM:
-            for i in range(target.size):
-                target[i] = _uniform_of(words[i])
-            continue
-        _normal_tile(words, drawn)
-        if kind == NORMAL:
-            for i in range(target.size):
-                target[i] = drawn[i]
-        else:
-            for i in range(target.size):
-                target[i] = _noisy(source[i], drawn[i], sigma, kind == PRODUCT)
-
-
 @jit.kernel
 def _noise(
     piece: Any,
@@ -174,18 +141,32 @@ def _noise(
     sigma: Any,
     kind: Any,
 ) -> None:
-    """Compute parts of rows, which are numbered through the array, as `dropout.dropout` does."""
-    address = dropout.unpack(words, step, row_offset)
+    """Compute tiles, which are numbered through the array."""
+    key0, key1, stream, step, row_offset, _ = dropout.unpack(words, step, row_offset)
     sigma = sigma[0]
-    tile, drawn = np.empty(TILE, np.uint32), np.empty(TILE, np.float32)
-    parts = (columns + dropout.PART - 1) // dropout.PART
-    start, stop = pool.share(piece, pieces, rows * parts, 1)
-    row = start // parts
-    column = (start - row * parts) * dropout.PART
+    words, drawn = np.empty(TILE, np.uint32), np.empty(TILE, np.float32)
+    tiles = (columns + TILE - 1) // TILE
+    start, stop = pool.share(piece, pieces, rows * tiles, 1)
+    row = start // tiles
+    tile = start - row * tiles
     for _ in range(start, stop):
-        first = row * columns + column
-        end = first + min(dropout.PART, columns - column)
-        _noise_row(x[first:end], out[first:end], row, column, address, sigma, kind, tile, drawn)
-        column += dropout.PART
-        if column >= columns:
-            row, column = row + 1, 0
+        counter0, counter1 = uint32(LANES * tile), uint32(row_offset + uint32(row))
+        dropout.draw_tile(words, counter0, counter1, stream, step, key0, key1)
+        # Slices make indices start at 0; possibly negative indices would prevent vectorisation.
+        first = row * columns + TILE * tile
+        end = first + min(TILE, columns - TILE * tile)
+        source, target = x[first:end], out[first:end]
+        if kind == UNIFORM:
+            for i in range(target.size):
+                target[i] = _uniform_of(words[i])
+        else:
+            _normal_tile(words, drawn)
+            if kind == NORMAL:
+                for i in range(target.size):
+                    target[i] = drawn[i]
+            else:
+                for i in range(target.size):
+                    target[i] = _noisy(source[i], drawn[i], sigma, kind == PRODUCT)
+        tile += 1
+        if tile == tiles:
+            row, tile = row + 1, 0

@@ -132,32 +132,18 @@ def _draw_tiles(
             else:
                 y0, y1, y2, y3 = _uniform_of(w0), _uniform_of(w1), _uniform_of(w2), _uniform_of(w3)
             if x is not None:
-                _store_lanes(
-                    out,
-                    i,
-                    lane,
-                    width,
-                    _noisy(x0, y0, sigma, is_factor),
-                    _noisy(x1, y1, sigma, is_factor),
-                    _noisy(x2, y2, sigma, is_factor),
-                    _noisy(x3, y3, sigma, is_factor),
-                )
-            else:
-                _store_lanes(out, i, lane, width, y0, y1, y2, y3)
+                y0 = _noisy(x0, y0, sigma, is_factor)
+                y1 = _noisy(x1, y1, sigma, is_factor)
+                y2 = _noisy(x2, y2, sigma, is_factor)
+                y3 = _noisy(x3, y3, sigma, is_factor)
+            # Only the stores are guarded: arithmetic under a guard becomes a branch on some GPUs.
+            if lane < width:
+                out[i] = y0
+            if uint32(lane + uint32(16)) < width:
+                out[uint64(i + uint64(16))] = y1
+            if uint32(lane + uint32(32)) < width:
+                out[uint64(i + uint64(32))] = y2
+            if uint32(lane + uint32(48)) < width:
+                out[uint64(i + uint64(48))] = y3
             tile = uint32(tile + tile_stride)
         row = uint64(row + uint64(threads_y))
-
-
-@cuda.jit(device=True)
-def _store_lanes(
-    out: Any, i: Any, lane: Any, width: Any, y0: Any, y1: Any, y2: Any, y3: Any
-) -> None:
-    """Store four elements, 16 apart, but for those beyond the width of the tile."""
-    if lane < width:
-        out[i] = y0
-    if uint32(lane + uint32(16)) < width:
-        out[uint64(i + uint64(16))] = y1
-    if uint32(lane + uint32(32)) < width:
-        out[uint64(i + uint64(32))] = y2
-    if uint32(lane + uint32(48)) < width:
-        out[uint64(i + uint64(48))] = y3
