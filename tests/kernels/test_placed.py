@@ -59,6 +59,14 @@ def dense(backend, x, number):
     return (backend.dense(x, np.eye(x.shape[1], dtype=x.dtype), x[0], **options),)
 
 
+def noise(is_factor):
+    def call(backend, x, number):
+        address = Address(SEED, 3, number(4, "uint32"), 9)
+        return (backend.noise(x, number(0.3, x.dtype), address, is_factor=is_factor),)
+
+    return call
+
+
 def update(rule, states, **options):
     def call(backend, x, number):
         state = [abs(x.ravel()) for _ in range(states)]
@@ -74,6 +82,8 @@ def update(rule, states, **options):
 CALLS = {
     "dropout": dropout,
     "dense": dense,
+    "noise": noise(is_factor=False),
+    "noise around 1": noise(is_factor=True),
     "sgd": update("sgd", 0, momentum=0.0, nesterov=False),
     "momentum": update("sgd", 1, momentum=0.9, nesterov=False),
     "nesterov": update("sgd", 1, momentum=0.9, nesterov=True),
