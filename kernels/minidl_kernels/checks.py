@@ -95,7 +95,7 @@ def check_deviation(who: str, sigma: Any) -> None:
             f"{who}: expected sigma to be a number, got {sigma!r} of type {type(sigma).__name__}. "
             "Pass a float."
         )
-    if not 0 <= sigma < math.inf:
+    if not 0 <= float(sigma) < math.inf:
         raise ValueError(f"{who}: expected sigma in [0, inf), got {sigma}. Pass a deviation.")
 
 
