@@ -107,7 +107,7 @@ class Graph:
     Attributes
     ----------
     graph, graphExec : int
-        The handles; CuPy 13 has neither.
+        The handles; older versions of CuPy show neither, and destroy the first one.
     """
 
     _capture: Capture

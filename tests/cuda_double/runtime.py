@@ -5,7 +5,7 @@ from types import ModuleType
 from cuda_double import graphs
 from cuda_double.capture import Event, Stream, get_current_stream
 from cuda_double.devices import Device, Namespace, state
-from cuda_double.pools import Memory, MemoryPool, using_allocator
+from cuda_double.pools import MemoryPointer, MemoryPool, using_allocator
 
 MEMORY = 2**33  # bytes of a device
 CUDA_ERROR_NO_DEVICE = 100  # cudaError of driver_types.h
@@ -38,7 +38,8 @@ def cuda_namespace(real: ModuleType) -> Namespace:
         Stream=Stream,
         Event=Event,
         Graph=graphs.Graph,
-        Memory=Memory,
+        MemoryPointer=MemoryPointer,
+        alloc=MemoryPointer,
         MemoryPool=MemoryPool,
         using_allocator=using_allocator,
         get_current_stream=get_current_stream,

@@ -291,14 +291,14 @@ def fail_in_the_runtime(recording, record, patch):
 
 
 def destroy_the_captured_graph(recording, record, patch):
-    """Do as CuPy 13 does when the graph is instantiated."""
+    """Do as older versions of CuPy when the graph is instantiated."""
     patch.setattr(record._graph, "graph", 0)
 
 
 NO_CHAIN = {
     "driver": (fail_in_the_driver, "CUDA_ERROR_OUT_OF_MEMORY"),
     "runtime": (fail_in_the_runtime, "cudaErrorMemoryAllocation"),
-    "CuPy 13": (destroy_the_captured_graph, "does not keep the graph"),
+    "older CuPy": (destroy_the_captured_graph, "does not keep the graph"),
 }
 
 
