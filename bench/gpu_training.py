@@ -23,7 +23,7 @@ from bench.workers import Side, Unavailable, Worker, team
 from minidl import callbacks
 
 RECORDED, EAGER = "minidl `fit`", "minidl `fit`, `record=False`"
-SINGLE = "minidl `fit`, one launch a step"  # the others have several steps, where this is possible
+SINGLE = "minidl `fit`, one launch a step"  # `RECORDED` has several steps in a launch
 KERNELS = "kernels of a recorded step alone"
 ROUNDS, QUICK_ROUNDS = 5, 2
 LONG_EPOCHS, LONG_BATCH_SIZE = 10, 128

@@ -202,7 +202,7 @@ class _Device:
         self._library.cublasLtMatmul(
             self._handle, plan.operation, plan.alpha, b, plan.b, a, plan.a, plan.beta,
             out, plan.out, out, plan.out, plan.algorithm,
-            workspace.ptr if workspace else 0, plan.workspace, stream.ptr,
+            0 if workspace is None else workspace.ptr, plan.workspace, stream.ptr,
         )  # fmt: skip
 
     def _new_plan(self, kind: Kind, stream: Any) -> _Plan:

@@ -94,8 +94,8 @@ class _Chain:
     """A graph of several copies of another graph in a row, destroyed with its last reference.
 
     CuPy cannot add a graph to a graph, and CUDA rejects the launch of one while a stream captures.
-    So the driver adds each copy as a child, which begins when the one before it has ended. Child
-    graphs may not allocate memory, which the nodes of CuPy's pools do not.
+    So the driver adds each copy as a child, which begins when the one before it has ended. CUDA
+    rejects a child with nodes that allocate memory. A pool of CuPy allocates it beside the graph.
 
     Attributes
     ----------
