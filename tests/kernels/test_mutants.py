@@ -290,6 +290,14 @@ MUTANTS = [
         "races with a write",
         "gather._gather_float32",
     ),
+    Mutant(
+        "select: a product and a sum that may be fused",
+        "cuda/select",
+        {"add(multiply(x[i], scale), shift)": "x[i] * scale + shift"},
+        check_arithmetic,
+        "fused in the PTX",
+        "select._select_float32",
+    ),
 ]
 
 

@@ -1,0 +1,106 @@
+"""Selection by decisions that elements share."""
+
+import functools
+
+from minidl_kernels import checks
+
+from minidl.backend.arrays import FLOATS, Array, DeviceArrays
+from minidl.backend.kernel import kernel
+
+AXES = 5  # of the arrays that the kernel takes
+
+
+class Selection(DeviceArrays):
+    """The part of a backend that applies decisions to the elements that share them."""
+
+    def select(
+        self, x: Array, keep: Array, scale: float, shift: float = -0.0, dropped: float = 0.0
+    ) -> Array:
+        """Return ``x * scale + shift`` where `keep` is not 0, and `dropped` elsewhere.
+
+        The product is rounded before the sum. With a shift of -0.0 the sum changes no bit.
+
+        Parameters
+        ----------
+        x : array
+            float16, float32 or float64; float16 is computed in float32 and rounded once.
+        keep : array
+            From `keep_factors`: float64 for float64, else float32. Its shape broadcasts to that of
+            `x`.
+        scale, shift, dropped : float
+            Rounded to the dtype of `keep`. They may be placed numbers.
+
+        Returns
+        -------
+        array
+            New and C-contiguous, of the shape and dtype of `x`.
+
+        Raises
+        ------
+        TypeError
+            If an array has another dtype.
+        ValueError
+            If `keep` does not broadcast to the shape of `x`.
+        """
+        checks.check_dtype("select", "x", x, FLOATS)
+        wide = self.widened(x)
+        checks.check_like("select", "keep", keep, wide.dtype, keep.shape)
+        lengths = (1,) * (x.ndim - keep.ndim) + keep.shape
+        if not _broadcasts(lengths, x.shape):
+            raise ValueError(
+                f"select: expected keep of a shape that broadcasts to {x.shape}, got {keep.shape}. "
+                "Pass a length of 1 for each axis that shares its decisions."
+            )
+        out = self.xp.empty(x.shape, wide.dtype)
+        if x.size:
+            arrays, select = (wide, keep, out), self._select
+            shapes = _collapsed(x.shape, lengths)
+            if shapes is None:
+                self.not_recorded(f"axes share decisions in more than {AXES} groups")
+                select = functools.partial(Selection._select, self)
+            else:
+                wide, keep = self._contiguous(wide), self._contiguous(keep)
+                arrays = wide.reshape(shapes[0]), keep.reshape(shapes[1]), out.reshape(shapes[0])
+            select(*arrays, scale, shift, dropped)
+        return out.astype(x.dtype, copy=False)
+
+    @kernel("select")
+    def _select(
+        self, x: Array, keep: Array, out: Array, scale: float, shift: float, dropped: float
+    ) -> None:
+        scale, shift, dropped = (x.dtype.type(number) for number in (scale, shift, dropped))
+        out[...] = self.xp.where(keep != 0, x * scale + shift, dropped)
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Return whether an array of one shape, with as many axes, broadcasts to the other."""
+    same_axes = len(shape) == len(to)
+    return same_axes and all(n in (1, length) for n, length in zip(shape, to, strict=True))
+
+
+@functools.lru_cache
+def _collapsed(
+    shape: tuple[int, ...], keep: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Return both shapes with `AXES` axes, or None if they need more.
+
+    Neighbouring axes become one axis if they all share their decisions, or if none does.
+
+    Examples
+    --------
+    >>> _collapsed((32, 28, 28, 3), (32, 1, 1, 3))
+    ((1, 1, 32, 784, 3), (1, 1, 32, 1, 3))
+    """
+    groups: list[tuple[int, int]] = []
+    for length, own in zip(shape, keep, strict=True):
+        if length == 1:
+            continue
+        if groups and (own == 1) == (groups[-1][1] == 1):
+            before = groups.pop()
+            length, own = before[0] * length, before[1] * own
+        groups.append((length, own))
+    missing = AXES - len(groups)
+    if missing < 0:
+        return None
+    lengths, owns = zip(*[(1, 1)] * missing, *groups, strict=True)
+    return lengths, owns
