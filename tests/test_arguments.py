@@ -328,7 +328,7 @@ def test_names_that_compile_lacks_have_alternatives(place, get):
         (lambda: models.load_model("x"), r"models: .* load_model\. Use models\.load"),
         (lambda: optimizers.Nadam(), "optimizers: expected one of .*Optimizer.*, got Nadam"),
         (lambda: layers.Conv2D, r"layers: .* Conv2D\. Use Flatten and Dense"),
-        (lambda: layers.Dens, "layers: expected one of Activation, Dense, .*, got Dens"),
+        (lambda: layers.Dens, "layers: expected one of Activation, .*, Dense, .*, got Dens"),
         (lambda: datasets.cifar10, "datasets: expected one of .*mnist.*, got cifar10"),
         (lambda: optimizers.Adan(), "optimizers: expected one of SGD, Adam, .*, got Adan"),
         (lambda: model().weights, r"Model: .* weights\. Use model\.parameters\(\)"),

@@ -14,7 +14,14 @@ class Selection(DeviceArrays):
     """The part of a backend that applies decisions to the elements that share them."""
 
     def select(
-        self, x: Array, keep: Array, scale: float, shift: float = -0.0, dropped: float = 0.0
+        self,
+        x: Array,
+        keep: Array,
+        scale: float,
+        shift: float = -0.0,
+        dropped: float = 0.0,
+        *,
+        out: Array | None = None,
     ) -> Array:
         """Return ``x * scale + shift`` where `keep` is not 0, and `dropped` elsewhere.
 
@@ -29,11 +36,13 @@ class Selection(DeviceArrays):
             `x`.
         scale, shift, dropped : float
             Rounded to the dtype of `keep`. They may be placed numbers.
+        out : array, optional
+            C-contiguous array for the result, of the shape and dtype of `x`, float32 or float64.
 
         Returns
         -------
         array
-            New and C-contiguous, of the shape and dtype of `x`.
+            C-contiguous, of the shape and dtype of `x`.
 
         Raises
         ------
@@ -51,7 +60,8 @@ class Selection(DeviceArrays):
                 f"select: expected keep of a shape that broadcasts to {x.shape}, got {keep.shape}. "
                 "Pass a length of 1 for each axis that shares its decisions."
             )
-        out = self.xp.empty(x.shape, wide.dtype)
+        out = self.xp.empty(x.shape, wide.dtype) if out is None else out
+        checks.check_output("select", "out", out, wide.dtype, x.shape)
         if x.size:
             arrays, select = (wide, keep, out), self._select
             shapes = _collapsed(x.shape, lengths)

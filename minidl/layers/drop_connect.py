@@ -97,11 +97,11 @@ class DropConnect(Dense, RandomLayer):
         address = self.random_stream.next_address(shape, per_step=not self.per_sample)
         if self.rate == 0:
             return self.with_weight(x, self.weight)
-        drawn: dict[str, Any] = {"rate": self.rate, "address": address}
+        numbers: dict[str, Any] = {"rate": self.rate, "address": address}
+        numbers |= {"noise_shape": shape, "scale": self.kept_scale()}
+        weights = apply(ops.affine_dropout, self.weight, **numbers)
         if not self.per_sample:
-            return self.with_weight(x, apply(ops.dropout, self.weight, **drawn))
-        drawn |= {"noise_shape": shape, "scale": self.kept_scale()}
-        weights = apply(ops.affine_dropout, self.weight, **drawn)
+            return self.with_weight(x, weights)
         vectors = x.reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1])
         y = (vectors @ weights).reshape(*x.shape[:-1], self.units)
         return self.activation(y if self.bias is None else y + self.bias)

@@ -43,6 +43,11 @@ def np_dropout(x, rate, address, rescale=True):
     return np.where(mask, x / (1 - rate) if rescale else x, 0)
 
 
+def np_affine_dropout(x, rate, address, noise_shape, scale, shift=0.0, dropped=0.0):
+    mask = keep_mask(noise_shape, rate, **address._asdict())
+    return np.where(mask, x * scale + shift, dropped)
+
+
 def np_dense(x, weight, bias, activation, rate=0.0, address=None, rescale=True):
     z = np_matmul(x, weight) + bias
     y = z * (z > 0) if activation == "relu" else z
@@ -247,6 +252,24 @@ CASES: dict[str, list[Case]] = {
     "softmax": [Case((x,), {"axis": axis}, np_softmax) for x, axis in ROWS],
     "log_softmax": [
         Case((x,), {"axis": axis}, lambda x, axis: np.log(np_softmax(x, axis))) for x, axis in ROWS
+    ],
+    "affine_dropout": [
+        Case(
+            (draw(*shape),),
+            {"rate": rate, "address": ADDRESS, "noise_shape": noise_shape, "scale": 1.5, **numbers},
+            np_affine_dropout,
+        )
+        for shape, noise_shape, rate, numbers in [
+            ((), (), 0.5, {}),
+            ((5,), (1,), 0.5, {"shift": 0.5}),
+            ((4, 70), (4, 1), 0.5, {"shift": 0.5, "dropped": -1.5}),
+            ((4, 70), (1, 70), 0.3, {}),
+            ((3, 4, 5), (3, 1, 5), 0.4, {"dropped": 2.0}),
+            ((4, 5), (3, 4, 5), 0.4, {"shift": 0.5}),
+            ((3, 5), (3, 1), 0, {"shift": 0.5}),
+            ((3, 5), (3, 1), 1, {"dropped": 2.0}),
+            ((0, 5), (0, 1), 0.5, {}),
+        ]
     ],
     "dropout": [
         Case((draw(*shape),), {"rate": rate, "address": ADDRESS, "rescale": rescale}, np_dropout)

@@ -34,6 +34,9 @@ def network(*stack, dtype="float32", **arguments):
         (layers.Dense(5, "linear"), layers.Softmax(axis=1)),
         (layers.Dropout(0.25, scaling="inference"), layers.Dense(5, "softmax")),
         (models.Sequential([layers.Dense(6, "relu"), layers.Dropout(0.5)]), layers.Dense(2)),
+        (layers.Dropout(0.25, (None, 1, None), scaling="inference"),),
+        (layers.SpatialDropout1D(0.5), layers.DropPath(0.5), layers.AlphaDropout(0.5)),
+        (layers.DropConnect(5, 0.5), layers.DropConnect(4, 0.5, True, "relu")),
         (
             models.Sequential([layers.Dense(6, "relu", name="a"), layers.ReLU(name="b")]),
             layers.Dense(6, name="a"),

@@ -168,3 +168,12 @@ def test_more_groups_than_the_kernel_has_axes_are_an_obstacle():
 def test_select_rejects_arrays_that_do_not_fit(x, keep, error, message, backend):
     with pytest.raises(error, match=f"^select: .*{message}"):
         backend.select(backend.asarray(x), backend.asarray(keep), 2.0)
+
+
+def test_select_writes_to_out(backend):
+    x, keep = special_numbers((4, 70), "float32"), decisions((4, 1))
+    out = backend.asarray(np.empty_like(x))
+    assert backend.select(backend.asarray(x), backend.asarray(keep), *NUMBERS, out=out) is out
+    assert_same_bits(*host(backend, out), expected(x, keep, *NUMBERS))
+    with pytest.raises(ValueError, match="select: expected out of shape"):
+        backend.select(backend.asarray(x), backend.asarray(keep), 2.0, out=out[:3])

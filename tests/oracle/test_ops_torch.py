@@ -18,6 +18,7 @@ RNG = np.random.default_rng(20160818)  # draws the inputs below, in their order
 # Operations without a counterpart in PyTorch. Those that are neither here nor in CASES have there
 # their own name, in torch or torch.nn.functional, and are called with the inputs of op_table.
 EXCLUDED = {
+    "affine_dropout": "its mask is minidl's own; tests/oracle/test_training_torch.py compares it",
     "dropout": "its mask is minidl's own; PyTorch draws from another generator",
     "dense": "its mask is minidl's own; tests/trainer/test_fusion.py compares it, too",
     "transfer": "it moves between minidl's devices",

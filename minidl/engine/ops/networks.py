@@ -47,13 +47,21 @@ def affine_dropout(
     The decisions are those of an array of `noise_shape`. Elements share one along an axis of length
     1 there, and `x` broadcasts to longer ones. The gradient draws the same mask: none is kept.
     """
+    shape = np.broadcast_shapes(x.shape, noise_shape)
+    has_own_shape = shape == x.shape
 
-    def select(array: Array, *numbers: float) -> Array:
+    def select(array: Array, *numbers: float, out: Array | None = None) -> Array:
         keep = backend.keep_factors(noise_shape, rate, address, array.dtype)
-        shape = np.broadcast_shapes(array.shape, noise_shape)
-        return backend.select(backend.xp.broadcast_to(array, shape), keep, *numbers)
+        return backend.select(array, keep, *numbers, out=out)
 
-    return select(x, scale, shift, dropped), (lambda g: select(g, scale),)
+    def vjp(
+        g: Array, wanted: Sequence[bool], out: Sequence[Array | None]
+    ) -> Sequence[Array | None]:
+        writes_out = has_own_shape and g.dtype in Backend.KERNEL_TYPES
+        return (select(g, scale, out=out[0] if writes_out else None),)
+
+    y = select(x if has_own_shape else backend.xp.broadcast_to(x, shape), scale, shift, dropped)
+    return y, vjp
 
 
 @differentiable
