@@ -305,6 +305,10 @@ class Tensor:
         """Return the positive part of each element."""
         return apply(ops.relu, self)
 
+    def selu(self) -> "Tensor":
+        """Return the scaled exponential linear unit of each element."""
+        return apply(ops.selu, self)
+
     def sigmoid(self) -> "Tensor":
         """Return 1 / (1 + exp(-x)) of each element."""
         return apply(ops.sigmoid, self)

@@ -41,7 +41,7 @@ SHARED_DROPOUTS = (
     SpatialDropout2D,
     SpatialDropout3D,
 )
-OPERATORS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
+OPERATORS = {"relu": "Relu", "selu": "Selu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
 
 
 def save(model: Sequential, path: PathLike) -> None:

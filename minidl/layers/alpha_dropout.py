@@ -6,11 +6,11 @@ from typing import Any
 from minidl import rng
 from minidl.arguments import Number
 from minidl.engine import ops
+from minidl.engine.ops.functions import SELU_ALPHA, SELU_SCALE
 from minidl.engine.tensor import Tensor, apply
 from minidl.layers.random_layer import NoiseShape, RandomLayer, checked_noise_shape
 
-# The limit of selu towards minus infinity: -1.0507009873554805 * 1.6732632423543772.
-NEGATIVE_SATURATION = -1.7580993408473766
+NEGATIVE_SATURATION = -SELU_SCALE * SELU_ALPHA  # the limit of selu towards minus infinity
 
 
 class AlphaDropout(RandomLayer):

@@ -245,6 +245,10 @@ CASES: dict[str, list[Case]] = {
         high=0.4,
     ),
     "relu": unary(lambda x: x * (x > 0), *SPACED_INPUTS),
+    "selu": unary(
+        lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * (np.exp(x) - 1)),
+        *SPACED_INPUTS,
+    ),
     "sigmoid": unary(lambda x: 1 / (1 + np.exp(-x)), *ELEMENTWISE_INPUTS),
     "tanh": unary(
         lambda x: (np.exp(x) - np.exp(-x)) / (np.exp(x) + np.exp(-x)), *ELEMENTWISE_INPUTS

@@ -29,6 +29,7 @@ def network(*stack, dtype="float32", **arguments):
         (layers.Flatten(), layers.Dense(5, use_bias=False)),
         (layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(5, "relu")),
         (layers.Rescaling(2.0, -1.0), layers.Dense(5, "sigmoid")),
+        (layers.Dense(5, "selu"), layers.Activation("selu")),
         (layers.Dense(5, "tanh"), layers.Activation("sigmoid"), layers.ReLU()),
         (layers.Flatten(), layers.Dropout(0.5), layers.Dense(5), layers.Softmax()),
         (layers.Dense(5, "linear"), layers.Softmax(axis=1)),

@@ -68,6 +68,7 @@ LAYERS = {
     "Activation": [
         Row(partial(layers.Activation, "linear"), (3, 5), lambda torch, x: x * 1),
         Row(partial(layers.Activation, "relu"), (3, 5), lambda torch, x: torch.relu(x)),
+        Row(partial(layers.Activation, "selu"), (3, 5), lambda torch, x: torch.selu(x)),
         Row(partial(layers.Activation, "sigmoid"), (3, 5), lambda torch, x: torch.sigmoid(x)),
         Row(partial(layers.Activation, "softmax"), (3, 5), lambda torch, x: torch.softmax(x, -1)),
         Row(partial(layers.Activation, "tanh"), (3, 5), lambda torch, x: torch.tanh(x)),

@@ -167,6 +167,16 @@ def test_alpha_dropout_keeps_mean_and_variance(rate):
     assert math.isclose(square - mean**2, 1, rel_tol=1e-13)
 
 
+def test_selu_keeps_mean_and_variance_of_normal_numbers():
+    """The fixed point of Klambauer et al., by the trapezoidal rule."""
+    z, step = np.linspace(-12, 12, 2**18 + 1, retstep=True)
+    density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi) * step
+    y = Tensor(z).selu().numpy()
+    assert math.isclose(y @ density, 0, abs_tol=1e-6)
+    assert math.isclose((y * y) @ density, 1, rel_tol=1e-6)
+    assert math.isclose(y[0], layers.alpha_dropout.NEGATIVE_SATURATION, rel_tol=1e-5)
+
+
 @pytest.mark.parametrize("noise_shape", [None, (None, 1)])
 def test_alpha_dropout_at_rate_one_returns_the_mean(noise_shape, device):
     x = np.array([[np.nan, np.inf, -1.0]], "float32")
