@@ -149,8 +149,8 @@ def jax_dropout() -> Turn:
 MINIDL, COPY, THREADED_COPY = "minidl", "copy, one thread", "copy, all threads"
 OWN = {
     MINIDL: Side(minidl_dropout),
-    "minidl, noise_shape (None, 1)": Side(functools.partial(shared_dropout, 1)),
-    "minidl, noise_shape (1, None)": Side(functools.partial(shared_dropout, 0)),
+    "minidl, noise_shape (None, 1)": Side(shared_dropout, {"axis": 1}),
+    "minidl, noise_shape (1, None)": Side(shared_dropout, {"axis": 0}),
     COPY: Side(copy),
     THREADED_COPY: Side(threaded_copy),
     "NumPy random and where, one thread": Side(numpy_dropout),

@@ -74,7 +74,7 @@ class Selection(DeviceArrays):
             select(*arrays, scale, shift, dropped)
         return out.astype(x.dtype, copy=False)
 
-    @kernel("select")
+    @kernel("selection")
     def _select(
         self, x: Array, keep: Array, out: Array, scale: float, shift: float, dropped: float
     ) -> None:

@@ -200,8 +200,8 @@ CUDA_KERNELS = {
     ),
     "steps._begin": Row(begin),
     "steps._add_sums": Row(add_sums, (256,), wide=LONG_SUMS),
-    "select._select_float32": Row(select, dtypes=("float32",)),
-    "select._select_float64": Row(select, dtypes=("float64",)),
+    "selection._select_float32": Row(select, dtypes=("float32",)),
+    "selection._select_float64": Row(select, dtypes=("float64",)),
     "gather._gather_float32": Row(gather, dtypes=("float32",)),
     "gather._gather_float64": Row(gather, dtypes=("float64",)),
 }

@@ -292,11 +292,11 @@ MUTANTS = [
     ),
     Mutant(
         "select: a product and a sum that may be fused",
-        "cuda/select",
+        "cuda/selection",
         {"add(multiply(x[i], scale), shift)": "x[i] * scale + shift"},
         check_arithmetic,
         "fused in the PTX",
-        "select._select_float32",
+        "selection._select_float32",
     ),
 ]
 
