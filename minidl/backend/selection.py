@@ -54,24 +54,23 @@ class Selection(DeviceArrays):
         checks.check_dtype("select", "x", x, FLOATS)
         wide = self.widened(x)
         checks.check_like("select", "keep", keep, wide.dtype, keep.shape)
-        lengths = (1,) * (x.ndim - keep.ndim) + keep.shape
-        if not _broadcasts(lengths, x.shape):
+        shapes = _collapsed(x.shape, (1,) * (x.ndim - keep.ndim) + keep.shape)
+        if shapes is None:
             raise ValueError(
                 f"select: expected keep of a shape that broadcasts to {x.shape}, got {keep.shape}. "
                 "Pass a length of 1 for each axis that shares its decisions."
             )
-        out = self.xp.empty(x.shape, wide.dtype) if out is None else out
-        checks.check_output("select", "out", out, wide.dtype, x.shape)
+        if out is None:
+            out = self.xp.empty(x.shape, wide.dtype)
+        else:
+            checks.check_output("select", "out", out, wide.dtype, x.shape)
         if x.size:
-            arrays, select = (wide, keep, out), self._select
-            shapes = _collapsed(x.shape, lengths)
-            if shapes is None:
+            select, (shape, own) = self._select, shapes
+            if len(shape) > AXES:
                 self.not_recorded(f"axes share decisions in more than {AXES} groups")
                 select = functools.partial(Selection._select, self)
-            else:
-                wide, keep = self._contiguous(wide), self._contiguous(keep)
-                arrays = wide.reshape(shapes[0]), keep.reshape(shapes[1]), out.reshape(shapes[0])
-            select(*arrays, scale, shift, dropped)
+            wide, keep = self._contiguous(wide).reshape(shape), self._contiguous(keep).reshape(own)
+            select(wide, keep, out.reshape(shape), scale, shift, dropped)
         return out.astype(x.dtype, copy=False)
 
     @kernel("selection")
@@ -82,17 +81,11 @@ class Selection(DeviceArrays):
         out[...] = self.xp.where(keep != 0, x * scale + shift, dropped)
 
 
-def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    """Return whether an array of one shape, with as many axes, broadcasts to the other."""
-    same_axes = len(shape) == len(to)
-    return same_axes and all(n in (1, length) for n, length in zip(shape, to, strict=True))
-
-
 @functools.lru_cache
 def _collapsed(
     shape: tuple[int, ...], keep: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Return both shapes with `AXES` axes, or None if they need more.
+    """Return both shapes with `AXES` axes, or more if needed; None if `keep` does not broadcast.
 
     Neighbouring axes become one axis if they all share their decisions, or if none does.
 
@@ -101,16 +94,18 @@ def _collapsed(
     >>> _collapsed((32, 28, 28, 3), (32, 1, 1, 3))
     ((1, 1, 32, 784, 3), (1, 1, 32, 1, 3))
     """
+    if len(shape) != len(keep):
+        return None
     groups: list[tuple[int, int]] = []
     for length, own in zip(shape, keep, strict=True):
+        if own not in (1, length):
+            return None
         if length == 1:
             continue
         if groups and (own == 1) == (groups[-1][1] == 1):
             before = groups.pop()
             length, own = before[0] * length, before[1] * own
         groups.append((length, own))
-    missing = AXES - len(groups)
-    if missing < 0:
-        return None
+    missing = max(0, AXES - len(groups))
     lengths, owns = zip(*[(1, 1)] * missing, *groups, strict=True)
     return lengths, owns

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import minidl
-from minidl import Tensor, layers, models, rng
+from minidl import Tensor, callbacks, layers, models, rng
 
 SEED, STEP, RATE = 3, 5, 0.4
 SELU_LIMIT = -1.0507009873554805 * 1.6732632423543772
@@ -390,3 +390,69 @@ def test_repr_shows_what_was_given():
     assert repr(layers.DropPath(0.5, "step")) == (
         "DropPath(rate=0.5, per='step', seed=None, stream=None, step=0)"
     )
+
+
+# ------------------------------------------------------------------------------ in a network
+
+X = numbers((14, 4, 3))
+LABELS = np.arange(14) % 3
+
+
+def network(device):
+    """Return a classifier with a layer of each kind."""
+    stack = [
+        layers.SpatialDropout1D(0.2, input_shape=(4, 3)),
+        layers.Flatten(),
+        layers.Dense(8, "selu", kernel_initializer="lecun_normal"),
+        layers.AlphaDropout(0.1),
+        layers.DropConnect(8, 0.3, activation="relu"),
+        layers.Dropout(0.2, (1, None)),
+        layers.DropPath(0.1),
+        layers.DropConnect(6, 0.3, True, "relu"),
+        layers.DropPath(0.1, "step"),
+        layers.Dense(3, "softmax"),
+    ]
+    model = models.Sequential(stack, seed=SEED, device=device)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
+class StopAt(callbacks.Callback):
+    """Stop training after some steps."""
+
+    def on_train_batch_end(self, batch, logs):
+        if self.model.step == 6:
+            self.model.stop_training = True
+
+
+def test_run_with_every_member_resumes_bit_for_bit(device, tmp_path):
+    arguments = {"batch_size": 4, "epochs": 3, "verbose": 0}
+    whole, broken = network(device), network(device)
+    history = whole.fit(X, LABELS, **arguments)
+    broken.fit(X, LABELS, **arguments, callbacks=[StopAt()])
+    assert broken.step == 6
+    broken.save(tmp_path / "model.safetensors")
+    resumed = models.load(tmp_path / "model.safetensors", device)
+    assert [repr(layer) for layer in resumed.layers] == [repr(layer) for layer in broken.layers]
+    assert resumed.fit(X, LABELS, **arguments, resume=True).history == history.history
+    for received, expected in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        assert_same_bits(received, expected)
+
+
+def test_network_with_every_member_draws_in_monte_carlo_prediction(device):
+    model = network(device)
+    whole, parts = (model.predict(X, batch_size=n, samples=5, verbose=0) for n in (14, 4))
+    assert (whole.std > 0).all()
+    np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-5)
+    np.testing.assert_allclose(parts.std, whole.std, rtol=1e-3, atol=1e-5)
+
+
+def test_parts_of_a_batch_give_the_outputs_of_the_whole_network(device):
+    model = network(device)
+    with minidl.training(step=STEP):
+        whole = model(X).numpy()
+    parts = []
+    for start, stop in ((0, 3), (3, 4), (4, 8), (8, 14)):
+        with minidl.training(step=STEP, row_offset=start):
+            parts.append(model(X[start:stop]).numpy())
+    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-5)
