@@ -132,6 +132,25 @@ STACKS = {
     "rate 1 before the first layer": lambda: [layers.Dropout(1.0), layers.Dense(5, **RELU)],
     "rate 0": lambda: [layers.Dense(5, **RELU), layers.Dropout(0.0)],
     "rate 0 before the first layer": lambda: [layers.Dropout(0.0), layers.Dense(5, **RELU)],
+    "shared by all features": lambda: [layers.Dropout(0.3, (None, 1)), layers.Dense(5, **RELU)],
+    "shared by all samples": lambda: [
+        layers.Dense(5, **RELU),
+        layers.Dropout(0.3, (1, None), scaling="inference"),
+    ],
+    "shared at rate 1": lambda: [layers.Dense(5, **RELU), layers.Dropout(1.0, (None, 1))],
+    "alpha dropout": lambda: [
+        layers.Dense(5, **RELU),
+        layers.AlphaDropout(0.3),
+        layers.Dense(4, **RELU),
+        layers.AlphaDropout(0.5, (None, 1)),
+    ],
+    "drop path": lambda: [
+        layers.Dense(5, **RELU),
+        layers.DropPath(0.3),
+        layers.Dense(4, **RELU),
+        layers.DropPath(0.3, "step"),
+    ],
+    "drop connect": lambda: [layers.DropConnect(5, 0.3, activation="relu"), layers.Dropout(0.3)],
     "scaling inference": lambda: [
         layers.Dense(5, **RELU),
         layers.Dropout(0.3, scaling="inference"),
@@ -139,7 +158,7 @@ STACKS = {
 }
 
 
-@pytest.mark.parametrize("name", quick(STACKS, "rate 0", "scaling inference"))
+@pytest.mark.parametrize("name", quick(STACKS, "rate 0", "alpha dropout", "scaling inference"))
 def test_recorded_stack_gives_eager_bits(name, device, tmp_path):
     def make():
         stack = [layers.Input((6,)), *STACKS[name](), layers.Dense(3, **SOFTMAX)]
