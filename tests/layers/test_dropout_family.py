@@ -410,6 +410,8 @@ def network(device):
         layers.DropPath(0.1),
         layers.DropConnect(6, 0.3, True, "relu"),
         layers.DropPath(0.1, "step"),
+        layers.GaussianNoise(0.2),
+        layers.GaussianDropout(0.1),
         layers.Dense(3, "softmax"),
     ]
     model = models.Sequential(stack, seed=SEED, device=device)
