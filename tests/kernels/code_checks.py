@@ -66,7 +66,7 @@ def check_arithmetic(build):
         assert not allowed or all(a == b for a, b in sums), "a sum that may be fused"
         assert not opcodes & {"FFMA", "DFMA"} - allowed, "fused in the machine code"
         roots = r"|sqrt\.(?!rn\.f32)" if allowed else "|sqrt"
-        assert not re.search(rf"\b(div|rcp{roots})\.?\S*f(16|32|64)", ptx), "a division"
+        assert not re.search(rf"\b(div|rcp{roots})\.?\S*f(16|32|64)", ptx), "a division, or a root"
     assert not approximate, f"not the arithmetic of IEEE 754: {approximate}"
     assert not re.search(r"\b(div|rem)\.[su]", ptx), "a division of integers"
 

@@ -336,7 +336,7 @@ MUTANTS = [
         "cuda/noise",
         {"@cuda.jit\ndef _noise(": "@cuda.jit(fastmath=True)\ndef _noise("},
         check_arithmetic,
-        "not the arithmetic of IEEE 754|fused in the PTX",
+        "a division, or a root",
         NOISE,
     ),
     Mutant(
