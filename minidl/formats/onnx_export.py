@@ -106,13 +106,14 @@ class _Graph:
 
     def _drop(self, layer: Dropout, x: str) -> str:
         label = layer.path
-        if layer.rate == 1:
+        rate = layer.rate_at(layer.step)
+        if rate == 1:
             raise ValueError(f"export: expected dropout rates below 1, got 1 in {label}.")
-        x = self._node("Dropout", label, x, self._number(f"{label}/rate", layer.rate))
+        x = self._node("Dropout", label, x, self._number(f"{label}/rate", rate))
         if layer.scaling == "train":
             return x
         # In training this undoes the node's scaling; in inference it is the layer's own.
-        return self._node("Mul", f"{label}/keep", x, self._number(f"{label}/by", 1 - layer.rate))
+        return self._node("Mul", f"{label}/keep", x, self._number(f"{label}/by", 1 - rate))
 
     def _node(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
         name = self._unique(name)

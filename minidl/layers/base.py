@@ -186,6 +186,7 @@ class Layer:
         shape: tuple[int, ...],
         initializer: str | initializers.Initializer,
         constraint: MaxNorm | None = None,
+        learning_rate_factor: float = 1.0,
     ) -> Parameter:
         """Return a new weight; call this in `build` and store the result in an attribute.
 
@@ -199,14 +200,16 @@ class Layer:
             The initial values.
         constraint : MaxNorm, optional
             Applied after each update.
+        learning_rate_factor : float
+            0 or above. Optimizers multiply their learning rate by it for this weight.
 
         Raises
         ------
         RuntimeError
             If the initial values are random and neither a model nor the initializer has a seed.
         ValueError
-            If the layer has a weight of that name, or initializer or constraint do not fit the
-            shape.
+            If the layer has a weight of that name, initializer or constraint do not fit the
+            shape, or the factor is negative.
         """
         if name in self._weight_names:
             raise ValueError(
@@ -234,6 +237,7 @@ class Layer:
         values = np.array(values, placement.dtype, order="C")
         parameter = Parameter(values, placement.backend, full_name, stream)
         parameter.constraint = constraint
+        parameter.learning_rate_factor = learning_rate_factor
         self._weight_names = (*self._weight_names, name)
         return parameter
 

@@ -1,13 +1,13 @@
 """Dropout."""
 
+from collections.abc import Callable
 from typing import Any
 
 from minidl import rng
 from minidl.alternatives import keras_defaults
-from minidl.arguments import Number
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
-from minidl.layers.random_layer import RandomLayer
+from minidl.layers.random_layer import RandomLayer, Rate
 
 SCALINGS = ("train", "inference")
 
@@ -22,8 +22,11 @@ class Dropout(RandomLayer):
 
     Parameters
     ----------
-    rate : float
-        The probability of being dropped, in [0, 1].
+    rate : float or callable
+        The probability of being dropped, in [0, 1]; or a function of the training step that returns
+        one in [0, 1), such as a schedule of `minidl.optimizers.schedules`. The step is that of
+        ``training(step=...)`` if given, else `step`; so it is in inference and in Monte-Carlo
+        prediction.
     seed : int, optional
         In [0, 2**64). If None, the seed of the model is used.
     stream : int, optional
@@ -44,7 +47,8 @@ class Dropout(RandomLayer):
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type or is out of range.
+        If an argument has the wrong type or is out of range. ValueError from a call in training
+        mode if the schedule returns a number outside of [0, 1); nothing is changed then.
 
     Examples
     --------
@@ -58,13 +62,20 @@ class Dropout(RandomLayer):
     array([[0., 2., 0., 2., 2., 0.]], dtype=float32)
     >>> layer
     Dropout(rate=0.5, seed=0, stream=0, step=1)
+
+    Early dropout, for the first 1,000 steps only:
+
+    >>> def early(step):
+    ...     return 0.5 if step < 1000 else 0.0
+    >>> Dropout(early).rate_at(1000)
+    0.0
     """
 
-    rate: Any = Number("[0, 1]")
+    rate: Any = Rate("[0, 1]")
 
     def __init__(
         self,
-        rate: float,
+        rate: float | Callable[[int], float],
         *,
         seed: int | None = None,
         stream: int | None = None,
@@ -81,14 +92,15 @@ class Dropout(RandomLayer):
         """Return `x` with dropped elements in training, scaled by `scaling`."""
         if not rng.is_training():
             return x if self.scaling == "train" else self._scale_for_inference(x)
-        address = self.random_stream.next_address(x.shape)
-        if self.rate == 0:
+        rate, address = self.next_draw(x.shape)
+        if rate == 0 and not self.is_scheduled:
             return x
         rescale = self.scaling == "train"
-        return apply(ops.dropout, x, rate=self.rate, address=address, rescale=rescale)
+        return apply(ops.dropout, x, rate=rate, address=address, rescale=rescale)
 
     def _scale_for_inference(self, x: Tensor) -> Tensor:
         """Return `x` times the probability of being kept."""
-        if self.rate == 1:  # zeros by selection: 0 * infinity would be NaN
+        rate = float(self.current_rate())
+        if rate == 1:  # zeros by selection: 0 * infinity would be NaN
             return apply(ops.dropout, x, rate=1.0, address=rng.Address(0, 0, 0))
-        return x * (1 - self.rate)
+        return x * (1 - rate)

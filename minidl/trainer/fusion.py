@@ -39,7 +39,7 @@ class DenseThenDropout:
         dense, dropout = self.dense, self.dropout
         if not (
             rng.is_training()
-            and dropout.rate > 0
+            and (dropout.is_scheduled or dropout.rate > 0)
             and dense.built
             and dropout.built
             and dense.fused_activation is not None
@@ -47,14 +47,15 @@ class DenseThenDropout:
         ):
             return dropout(dense(x))
         dense.check_input(x)
+        rate, address = dropout.next_draw((len(x), dense.units))
         return apply(
             ops.dense,
             x,
             dense.weight,
             dense.bias,
             activation=dense.fused_activation,
-            rate=dropout.rate,
-            address=dropout.random_stream.next_address((len(x), dense.units)),
+            rate=rate,
+            address=address,
             rescale=dropout.scaling == "train",
         )
 

@@ -58,6 +58,7 @@ SCHEDULES = {
     "inverse": lambda: schedules.InverseTimeDecay(0.1, 5, 0.5),
     "piecewise": lambda: schedules.PiecewiseConstantDecay([3, 9], [0.1, 0.05, 0.01]),
     "cosine": lambda: schedules.CosineDecay(0.1, 15),
+    "polynomial": lambda: schedules.PolynomialDecay(0.1, 15, 0.01, power=2),
     "user": Warmup,
 }
 
@@ -136,10 +137,17 @@ STACKS = {
         layers.Dense(5, **RELU),
         layers.Dropout(0.3, scaling="inference"),
     ],
+    "scheduled rates": lambda: [
+        layers.Dropout(schedules.PolynomialDecay(0.0, 10, 0.5)),
+        layers.Dense(5, **RELU),
+        layers.Dropout(schedules.PolynomialDecay(0.5, 7, 0.0)),
+        layers.Dense(4, **RELU),
+        layers.Dropout(schedules.PolynomialDecay(0.5, 10, 0.2), scaling="inference"),
+    ],
 }
 
 
-@pytest.mark.parametrize("name", quick(STACKS, "rate 0", "scaling inference"))
+@pytest.mark.parametrize("name", quick(STACKS, "rate 0", "scheduled rates"))
 def test_recorded_stack_gives_eager_bits(name, device, tmp_path):
     def make():
         stack = [layers.Input((6,)), *STACKS[name](), layers.Dense(3, **SOFTMAX)]

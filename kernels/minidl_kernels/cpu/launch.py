@@ -46,6 +46,6 @@ def placed(number: Any, dtype: Any) -> np.ndarray:
 
 
 def placed_address(address: PackedAddress) -> tuple[np.ndarray, ...]:
-    """Return the words of an address, and the places of its step and its row offset."""
-    places = placed(address.step, np.uint32), placed(address.row_offset, np.uint32)
+    """Return the words of an address, and the places of step, row offset and threshold."""
+    places = (placed(number, np.uint32) for number in address[3:])
     return np.array(address, np.uint32), *places
