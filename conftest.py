@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import sys
 import tempfile
 from importlib.util import find_spec
@@ -44,7 +45,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse a device that minidl does not know; one that is not there fails in the tests."""
+    """Refuse a device that minidl does not know; one that is not there fails in the tests.
+
+    Tests of Ctrl-C need Python's handler, also where a shell started pytest in the background,
+    with SIGINT ignored.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from minidl import DeviceError, get_backend
 
     for name in set(config.getoption("--device") or ()) - {"cuda-double"}:

@@ -47,7 +47,7 @@ from bench.report import with_section
 from minidl import Tensor, callbacks, datasets, layers, models, optimizers
 from minidl.engine import ops
 from minidl.engine.tensor import apply
-from minidl.rng import Address, keep_mask, uniform
+from minidl.rng import Address, initial_uniform, keep_mask
 
 FOLDER = Path(__file__).parent
 EXIT_FAILED, EXIT_NO_DEVICE = 1, 2
@@ -129,7 +129,7 @@ def mask_checks(
 
     def non_contiguous() -> str:
         for dtype in DTYPES:
-            host = uniform((19, 70), 2.0, seed=1, stream=0).astype(dtype)
+            host = initial_uniform((19, 70), 2.0, seed=1, stream=0).astype(dtype)
             array = backend.asarray(host)
             for name, view in VIEWS.items():
                 received = backend.to_numpy(backend.dropout(view(array), 0.3, ADDRESS))
@@ -148,7 +148,7 @@ def mask_checks(
         return "kept as the CPU keeps them, +0.0 where dropped"
 
     def in_parts() -> str:
-        host = uniform((37, 70), 2.0, seed=2, stream=0).astype("float32")
+        host = initial_uniform((37, 70), 2.0, seed=2, stream=0).astype("float32")
         expected = CPU.dropout(host, 0.5, ADDRESS)
         parts = ((0, 1), (1, 5), (5, 20), (20, 37))
         for start, stop in parts:
@@ -214,7 +214,7 @@ def of_table(name: str, case: Any) -> Case:
     return Case(run, case.inputs)
 
 
-X = uniform((6, 70), 2.0, seed=3, stream=0)
+X = initial_uniform((6, 70), 2.0, seed=3, stream=0)
 OTHER_DTYPE = {"float64": "float32", "float32": "float64"}
 OPS = {
     name: [
@@ -235,7 +235,7 @@ def op_checks(backend: Any) -> dict[str, Check]:
             Tensor(x, device, dtype=dtype, requires_grad=True) for x in case.inputs
         ]
         y = case.run(*leaves)
-        cotangent = uniform(y.shape, 1.0, seed=4, stream=0).astype(y.dtype)
+        cotangent = initial_uniform(y.shape, 1.0, seed=4, stream=0).astype(y.dtype)
         y.backward(Tensor(cotangent, device))
         return [y.numpy(), *(leaf.grad.numpy() for leaf in leaves)]
 
@@ -363,7 +363,10 @@ OPTIMIZERS: dict[str, Callable[[], optimizers.Optimizer]] = {
 
 def optimizer_checks(backend: Any, rows: int = 600) -> dict[str, Check]:
     """Return the checks of each optimizer: four updates, on batches whose rows are many chunks."""
-    x, y = uniform((rows, 257), 1.0, seed=6, stream=0), uniform((rows, 1), 1.0, seed=6, stream=1)
+    x, y = (
+        initial_uniform((rows, 257), 1.0, seed=6, stream=0),
+        initial_uniform((rows, 1), 1.0, seed=6, stream=1),
+    )
 
     def trained(device: str, optimizer: optimizers.Optimizer, dtype: str) -> list[np.ndarray]:
         stack = [layers.Dense(33, activation="relu", input_shape=(257,)), layers.Dense(1)]

@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.checks import Check, Mismatch, require_same_bits
 from minidl import callbacks, datasets
-from minidl.rng import uniform
+from minidl.rng import initial_uniform
 
 DTYPES = ("float32", "float64")
 SAMPLES, BATCH_SIZES = 300, (32, 128)  # the last batch has 12 and 44 samples
@@ -165,7 +165,7 @@ def factors(
     found = []
     for inputs, outputs in itertools.pairwise(units):
         x, weight, gradient = (
-            uniform(shape, 1.0, seed=7, stream=number).astype(dtype)
+            initial_uniform(shape, 1.0, seed=7, stream=number).astype(dtype)
             for number, shape in enumerate(
                 ((batch_size, inputs), (inputs, outputs), (batch_size, outputs))
             )

@@ -93,11 +93,11 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _uniform(shape: tuple[int, ...], variance: float, *, seed: int, stream: int) -> np.ndarray:
-    return rng.uniform(shape, math.sqrt(3.0 * variance), seed=seed, stream=stream)
+    return rng.initial_uniform(shape, math.sqrt(3.0 * variance), seed=seed, stream=stream)
 
 
 def _normal(shape: tuple[int, ...], variance: float, *, seed: int, stream: int) -> np.ndarray:
-    return rng.truncated_normal(shape, math.sqrt(variance), seed=seed, stream=stream)
+    return rng.initial_truncated_normal(shape, math.sqrt(variance), seed=seed, stream=stream)
 
 
 class _Glorot(VarianceScaling):

@@ -1,9 +1,10 @@
 """Random streams and addresses: every random decision depends only on its address.
 
 A draw is a word of Philox4x32-10 at (seed, stream, step, row, column);
-`minidl_kernels.mask_contract` maps these to key and counter. There is no generator and no hidden
-state: a seed and three integers are all that is saved. The stream numbers are divided, so that no
-draw repeats another:
+`minidl_kernels.mask_contract` maps these to key and counter, and `minidl_kernels.number_contract`
+maps words to uniform and normal numbers. There is no generator and no hidden state: a seed and
+three integers are all that is saved. The stream numbers are divided, so that no draw repeats
+another:
 
 ==================  ================================================================
 stream              use
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 from minidl_kernels.checks import check_rate, checked_integer
 from minidl_kernels.mask_contract import Address, keep_mask, words
+from minidl_kernels.number_contract import normal, uniform, word
 
 from minidl.engine.scope import Frame, Scope
 
@@ -35,13 +37,16 @@ __all__ = [
     "check_rate",
     "checked_integer",
     "inference",
+    "initial_truncated_normal",
+    "initial_uniform",
     "is_training",
     "keep_mask",
     "monte_carlo",
+    "normal",
     "permutation",
     "training",
-    "truncated_normal",
     "uniform",
+    "word",
 ]
 
 LAYER_STREAMS = 2**20
@@ -332,12 +337,12 @@ def _centred(shape: tuple[int, ...], seed: int, stream: int) -> np.ndarray:
     return ((drawn.astype(np.float64) + 0.5) * 2.0**-32 - 0.5).reshape(shape)
 
 
-def uniform(shape: tuple[int, ...], limit: float, *, seed: int, stream: int) -> np.ndarray:
+def initial_uniform(shape: tuple[int, ...], limit: float, *, seed: int, stream: int) -> np.ndarray:
     """Return float64 numbers, uniform in (-limit, limit).
 
     Examples
     --------
-    >>> uniform((2,), 1.0, seed=0, stream=0).round(3)
+    >>> initial_uniform((2,), 1.0, seed=0, stream=0).round(3)
     array([-0.202,  0.944])
     """
     return _centred(shape, seed, stream) * (2.0 * limit)
@@ -371,7 +376,7 @@ _WITHIN_TWO_SIGMA = 0.9544997361036416
 _TRUNCATED_SIGMA = 0.8796256610342398
 
 
-def truncated_normal(
+def initial_truncated_normal(
     shape: tuple[int, ...], stddev: float, *, seed: int, stream: int
 ) -> np.ndarray:
     """Return float64 numbers with mean 0, from a normal distribution cut at two sigma.
@@ -383,5 +388,5 @@ def truncated_normal(
     """
     q = _centred(shape, seed, stream) * _WITHIN_TWO_SIGMA
     r = 0.180625 - q * q
-    normal = q * np.polyval(_NUMERATOR, r) / np.polyval(_DENOMINATOR, r)
-    return normal * (stddev / _TRUNCATED_SIGMA)
+    value = q * np.polyval(_NUMERATOR, r) / np.polyval(_DENOMINATOR, r)
+    return value * (stddev / _TRUNCATED_SIGMA)

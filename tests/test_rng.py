@@ -108,16 +108,16 @@ def test_permutations_differ_between_epochs_and_seeds():
 
 def test_uniform_is_made_of_the_words_of_its_stream():
     stream = rng.WEIGHT_STREAMS + 2
-    values = rng.uniform((3, 30), 0.25, seed=5, stream=stream)
+    values = rng.initial_uniform((3, 30), 0.25, seed=5, stream=stream)
     words = np.array([word(5, stream, 0, 0, column) for column in range(90)], dtype=float)
     expected = ((words + 0.5) / 2**32 - 0.5) * 0.5  # exact in float64
     assert values.dtype == np.float64
     assert np.array_equal(values, expected.reshape(3, 30))
 
 
-def test_truncated_normal_is_the_inverse_of_the_normal_distribution():
-    uniform = rng.uniform((2000,), 0.5, seed=5, stream=rng.WEIGHT_STREAMS)
-    values = rng.truncated_normal((2000,), 1.0, seed=5, stream=rng.WEIGHT_STREAMS)
+def test_initial_truncated_normal_is_the_inverse_of_the_normal_distribution():
+    uniform = rng.initial_uniform((2000,), 0.5, seed=5, stream=rng.WEIGHT_STREAMS)
+    values = rng.initial_truncated_normal((2000,), 1.0, seed=5, stream=rng.WEIGHT_STREAMS)
     normal = statistics.NormalDist()
     inside = normal.cdf(2) - normal.cdf(-2)
     expected = np.array([normal.inv_cdf(0.5 + inside * u) for u in uniform])

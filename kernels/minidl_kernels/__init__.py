@@ -5,6 +5,8 @@ Nothing here knows tensors, layers or training, and nothing here imports `minidl
 ======================  ================================================================
 `philox`                Philox4x32-10, the one random generator
 `mask_contract`         addresses and masks of dropout, specified in NumPy
+`number_contract`       uniform and normal numbers, specified in NumPy
+`normal`                uniform and normal numbers from words, shared by both devices
 `formulas`              elementwise formulas, shared by both devices
 `checks`                checks of arguments, made by the backend
 `placed`                numbers that kernels read from a device's memory
@@ -15,6 +17,7 @@ The kernels are in `cpu` and `cuda`: the same files, functions and parameters.
 
 ======================  ================================================================
 `dropout`               dropout
+`noise`                 uniform and normal numbers, and noise of them
 `dense`                 bias, activation and dropout of a dense layer
 `cross_entropy`         softmax and cross-entropy of class numbers
 `optimizers`            SGD, RMSprop and Adam

@@ -5,6 +5,7 @@ array. Arrays are NumPy's or CuPy's. The checks read their dtype, shape, strides
 none waits for a device. The exception is `check_classes`, which reads the values of a host array.
 """
 
+import math
 import operator
 from collections.abc import Collection, Mapping
 from numbers import Real
@@ -87,6 +88,17 @@ def check_dtype(who: str, name: str, array: Any, dtypes: Collection[Any]) -> Non
         raise TypeError(
             f"{who}: expected {name} of a dtype among {names}, got {array.dtype}. Cast it first."
         )
+
+
+def check_deviation(who: str, sigma: Any) -> None:
+    """Raise TypeError or ValueError unless `sigma` is a finite number of at least 0."""
+    if isinstance(sigma, (bool, np.bool)) or not isinstance(sigma, Real):
+        raise TypeError(
+            f"{who}: expected sigma to be a number, got {sigma!r} of type {type(sigma).__name__}. "
+            "Pass a float."
+        )
+    if not 0 <= float(sigma) < math.inf:
+        raise ValueError(f"{who}: expected sigma in [0, inf), got {sigma}. Pass a deviation.")
 
 
 def check_integers(who: str, name: str, array: Any, shape: tuple[int, ...]) -> None:

@@ -91,8 +91,10 @@ def rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], math.prod(shape[1:])
 
 
-def check_address(shape: tuple[int, ...], address: Address | None) -> Address:
+def check_address(shape: tuple[int, ...], address: Address | None, who: str = "mask") -> Address:
     """Return the address of an array of this shape, in Python's integers.
+
+    `who` begins the message of an error.
 
     Raises
     ------
@@ -108,27 +110,36 @@ def check_address(shape: tuple[int, ...], address: Address | None) -> Address:
     """
     if not isinstance(address, Address):
         raise TypeError(
-            f"mask: expected an Address, got {address!r} of type {type(address).__name__}. "
+            f"{who}: expected an Address, got {address!r} of type {type(address).__name__}. "
             "Pass Address(seed, stream, step, row_offset)."
         )
     seed, stream, step, row_offset = address
     checked = Address(
-        checked_integer("mask: seed", seed, SEEDS),
-        checked_integer("mask: stream", stream, WORDS),
-        checked_integer("mask: step", step, WORDS),
-        checked_integer("mask: row_offset", row_offset, WORDS),
+        checked_integer(f"{who}: seed", seed, SEEDS),
+        checked_integer(f"{who}: stream", stream, WORDS),
+        checked_integer(f"{who}: step", step, WORDS),
+        checked_integer(f"{who}: row_offset", row_offset, WORDS),
     )
     rows, columns = rows_and_columns(shape)
     if checked.row_offset + rows > WORDS:
         raise ValueError(
-            f"mask: expected row_offset + rows to be at most 2**32, got {row_offset} + {rows}. "
+            f"{who}: expected row_offset + rows to be at most 2**32, got {row_offset} + {rows}. "
             "Number the rows of the global batch from 0."
         )
     if columns > MAX_COLUMNS:
         raise ValueError(
-            f"mask: expected at most 2**34 columns, got {columns}. Split the array along an axis."
+            f"{who}: expected at most 2**34 columns, got {columns}. Split the array along an axis."
         )
     return checked
+
+
+def check_lengths(shape: tuple[int, ...], who: str = "mask") -> tuple[int, ...]:
+    """Return a shape in Python's integers, or raise TypeError or ValueError."""
+    if not isinstance(shape, (tuple, list)):
+        raise TypeError(
+            f"{who}: shape: expected a tuple of lengths, got {shape!r}. Pass one like (32, 784)."
+        )
+    return tuple(checked_integer(f"{who}: length", length, 2**63) for length in shape)
 
 
 def pack(address: Address, rate: float) -> PackedAddress:
@@ -269,11 +280,7 @@ def keep_mask(
     array([[ True, False,  True, False],
            [False,  True,  True,  True]])
     """
-    if not isinstance(shape, (tuple, list)):
-        raise TypeError(
-            f"mask: shape: expected a tuple of lengths, got {shape!r}. Pass one like (32, 784)."
-        )
-    shape = tuple(checked_integer("mask: length", length, 2**63) for length in shape)
+    shape = check_lengths(shape)
     rate = check_rate(rate)
     address = check_address(shape, Address(seed, stream, step, row_offset))
     return np.zeros(shape, np.bool) if rate == 1 else packed_mask(shape, pack(address, rate))
@@ -303,12 +310,12 @@ def _blocks(
         for tile in range(0, tiles, tiles_at_once):
             tile_end = min(tile + tiles_at_once, tiles)
             column, column_end = TILE * tile, min(TILE * tile_end, columns)
-            block = _tile_words(address, np.arange(row, row_end), np.arange(tile, tile_end), lanes)
+            block = tile_words(address, np.arange(row, row_end), np.arange(tile, tile_end), lanes)
             block = block.reshape(row_end - row, -1)[:, : column_end - column]
             yield (slice(row, row_end), slice(column, column_end)), block
 
 
-def _tile_words(
+def tile_words(
     address: PackedAddress, rows: np.ndarray, tiles: np.ndarray, lanes: int
 ) -> np.ndarray:
     """Return the words of whole tiles: uint32, shape (rows, tiles, 4, lanes)."""

@@ -19,6 +19,7 @@ from minidl_kernels.placed import place_of
 from minidl.backend.arrays import Array
 from minidl.backend.kernel import kernel
 from minidl.backend.optimizers import OptimizerRules
+from minidl.backend.random_numbers import RandomNumbers
 from minidl.backend.recordings import Recordings
 
 FLOAT_TYPES = ("float16", "float32", "float64")
@@ -29,7 +30,7 @@ _INT64 = np.dtype("int64")
 _FLOORS = {"linear": -np.inf, "relu": 0.0}
 
 
-class Backend(OptimizerRules, Recordings):
+class Backend(OptimizerRules, RandomNumbers, Recordings):
     """Arrays of one device, and the computations on them.
 
     From `matmul` on, methods expect that the device is the current one: enter ``active`` before.

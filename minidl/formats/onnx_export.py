@@ -15,6 +15,8 @@ from minidl.layers import (
     Dense,
     Dropout,
     Flatten,
+    GaussianDropout,
+    GaussianNoise,
     Layer,
     ReLU,
     Rescaling,
@@ -72,6 +74,8 @@ class _Graph:
             return self._activate(layer, layer.activation, x)
         if kind is Dropout:
             return self._drop(layer, x)
+        if kind in (GaussianDropout, GaussianNoise):  # which do nothing in inference
+            return x
         if kind is Dense:
             return self._dense(layer, x)
         raise TypeError(

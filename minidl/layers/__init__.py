@@ -5,6 +5,7 @@ from minidl.layers.activations import Activation, ReLU, Softmax
 from minidl.layers.base import Layer
 from minidl.layers.dense import Dense
 from minidl.layers.dropout import Dropout
+from minidl.layers.noise import GaussianDropout, GaussianNoise
 from minidl.layers.reshaping import Flatten, Input, Rescaling
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "Dense",
     "Dropout",
     "Flatten",
+    "GaussianDropout",
+    "GaussianNoise",
     "Input",
     "Layer",
     "Parameter",

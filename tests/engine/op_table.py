@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.rng import Address, keep_mask
+from minidl.rng import Address, keep_mask, normal
 
 RNG = np.random.default_rng(20120703)  # draws the inputs below, in their order
 
@@ -41,6 +41,11 @@ def np_sparse_cross_entropy(x, labels):
 def np_dropout(x, rate, address, rescale=True):
     mask = keep_mask(x.shape, rate, **address._asdict())
     return np.where(mask, x / (1 - rate) if rescale else x, 0)
+
+
+def np_noise(x, sigma, address, is_factor):
+    n = normal(x.shape, **address._asdict()).astype("float64")
+    return x * (1 + sigma * n) if is_factor else x + sigma * n
 
 
 def np_dense(x, weight, bias, activation, rate=0.0, address=None, rescale=True):
@@ -304,6 +309,21 @@ CASES: dict[str, list[Case]] = {
             (draw(2, 3, 4), np.array([[0, 1, 2], [3, 3, 0]])),
             (draw(0, 4), np.array([], dtype=int)),
         ]
+    ],
+    "noise": [
+        Case(
+            (draw(*shape),),
+            {"sigma": sigma, "address": ADDRESS, "is_factor": is_factor},
+            np_noise,
+        )
+        for shape, sigma in [
+            ((), 0.5),
+            ((5,), 2.0),
+            ((3, 4), 0.0),
+            ((2, 3, 50), 0.5),
+            ((0, 3), 1.0),
+        ]
+        for is_factor in (False, True)
     ],
 }
 

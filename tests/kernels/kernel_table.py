@@ -27,6 +27,7 @@ class Row(NamedTuple):
     capabilities: tuple[tuple[int, int], ...] = ((8, 9), (9, 0))
     # Why its bits are not promised: it may then fuse and divide, and use exp of libdevice.
     inexact: str = ""
+    has_roots: bool = False  # square roots of float32, which the assembler makes with FFMA
     wide: str = ""  # Why it computes in float64 whatever the arrays' dtype
     # What the assembler may call: paths for rare numbers, and a warp's exchange of numbers.
     helpers: tuple[str, ...] = ()
@@ -55,6 +56,21 @@ def _labels(backend: Backend, x: np.ndarray) -> Array:
 def dropout(backend: Backend, x: np.ndarray) -> tuple[Array, ...]:
     """Launch the kernel of dropout."""
     return (backend.dropout(backend.asarray(x), 0.3, ADDRESS),)
+
+
+def uniform(backend: Backend, x: np.ndarray) -> tuple[Array, ...]:
+    """Launch the kernel of uniform numbers."""
+    return (backend.uniform(x.shape, ADDRESS, x.dtype),)
+
+
+def normal(backend: Backend, x: np.ndarray) -> tuple[Array, ...]:
+    """Launch the kernel of normal numbers."""
+    return (backend.normal(x.shape, ADDRESS, x.dtype),)
+
+
+def noise(backend: Backend, x: np.ndarray) -> tuple[Array, ...]:
+    """Launch the kernel of noise."""
+    return (backend.noise(backend.asarray(x), 0.3, ADDRESS),)
 
 
 def bias_act_dropout(backend: Backend, x: np.ndarray) -> tuple[Array, ...]:
@@ -175,6 +191,9 @@ CUDA_KERNELS = {
     "dropout._dropout": Row(
         dropout, (256, 1024), capabilities=((7, 5), (8, 0), (8, 9), (9, 0), (12, 0))
     ),
+    "noise._uniform": Row(uniform),
+    "noise._normal": Row(normal, has_roots=True, helpers=ROOT),
+    "noise._noise": Row(noise, has_roots=True, helpers=ROOT),
     "dense._bias_act_dropout": Row(bias_act_dropout),
     "dense._bias_act_dropout_vjp": Row(bias_act_dropout_vjp),
     "cross_entropy._cross_entropy": Row(cross_entropy, (256, 64), inexact=SUMMED, helpers=EXCHANGE),
@@ -206,11 +225,28 @@ DEVICE_FUNCTIONS = {
     "cross_entropy._wins": DeviceFunction(
         ("float32", _LONG, _MATRIX, _VECTOR, _LONG, _LONG, _WORD), "bool"
     ),
-    "dropout._load_lanes": DeviceFunction((_VECTOR, _LONG, _WORD, _WORD), "UniTuple(float32 x 4)"),
+    "dropout.load_lanes": DeviceFunction((_VECTOR, _LONG, _WORD, _WORD), "UniTuple(float32 x 4)"),
     "dropout._philox": DeviceFunction((_WORD,) * 6, "UniTuple(uint32 x 4)"),
     "dropout.drop_tiles": DeviceFunction(
         (_VECTOR, "none", "none", _VECTOR, _LONG, _LONG, "UniTuple(uint32, 6)", "float32"), "none"
     ),
+    "noise._draw_tiles": DeviceFunction(
+        (
+            _VECTOR,
+            "float32",
+            "boolean",
+            "boolean",
+            _VECTOR,
+            _LONG,
+            _LONG,
+            "UniTuple(uint32, 6)",
+        ),
+        "none",
+    ),
+    "noise._noisy": DeviceFunction(("float32", "float32", "float32", "boolean"), "float32"),
+    "noise._pair": DeviceFunction((_WORD, _WORD), "UniTuple(float32 x 2)"),
+    "noise._philox": DeviceFunction((_WORD,) * 6, "UniTuple(uint32 x 4)"),
+    "noise._uniform_of": DeviceFunction((_WORD,), "float32"),
     "optimizers._place": DeviceFunction((), "UniTuple(uint64 x 2)"),
     "reduction.add_lanes": DeviceFunction(("float32",), "float32"),
     "reduction.add_warps": DeviceFunction((_MATRIX, "float32", _WORD, _WORD), "float32"),

@@ -94,6 +94,19 @@ def test_dropout_passes(check, build):
     check(bench.build_of(*build))
 
 
+NOISES = [(name, dtype) for name, dtype in kernel_table.KERNELS_AND_DTYPES if "noise." in name]
+
+
+@pytest.mark.parametrize("build", parameters(NOISES, always=("float32",)))
+@pytest.mark.parametrize(
+    "check",
+    [code_checks.check_noise_bits, code_checks.check_many_numbers],
+    ids=lambda check: check.__name__,
+)
+def test_noise_passes(check, build):
+    check(bench.build_of(*build))
+
+
 @pytest.mark.parametrize("dtype", kernel_table.FLOATS)
 def test_address_in_an_array_gives_the_bits_of_one_in_words(dtype):
     """As a recorded step holds it: on the device, at a fixed place."""

@@ -95,7 +95,7 @@ def test_words_computed_in_blocks_are_those_of_one_block(shape, monkeypatch):
 def test_words_of_the_last_tile_equal_the_reference():
     last_tile = mask_contract.MAX_COLUMNS // 64 - 1
     address = mask_contract.pack(Address(5, 6, 7), 0.0)
-    words = mask_contract._tile_words(address, np.array([0]), np.array([last_tile]), 16)
+    words = mask_contract.tile_words(address, np.array([0]), np.array([last_tile]), 16)
     expected = [reference.word(5, 6, 7, 0, 2**34 - 64 + i) for i in range(64)]
     np.testing.assert_array_equal(words.ravel(), expected)
 

@@ -27,6 +27,7 @@ from code_checks import (
     check_device_function,
     check_many_elements,
     check_memory,
+    check_noise_bits,
     check_products,
     check_race,
     check_types,
@@ -35,7 +36,7 @@ from compiled import CAPABILITY
 
 from bench import kernels as bench
 
-DROPOUT = "dropout._dropout"
+DROPOUT, NOISE = "dropout._dropout", "noise._noise"
 
 
 class Mutant(NamedTuple):
@@ -289,6 +290,62 @@ MUTANTS = [
         check_race,
         "races with a write",
         "gather._gather_float32",
+    ),
+    Mutant(
+        "normal numbers: sums that may be fused",
+        "cuda/noise",
+        {"libdevice.fadd_rn, ": "jit.inline(lambda a, b: a + b), "},
+        check_arithmetic,
+        "fused in the PTX",
+        NOISE,
+    ),
+    Mutant(
+        "normal numbers: sums that may be fused change bits",
+        "cuda/noise",
+        {"libdevice.fadd_rn, ": "jit.inline(lambda a, b: a + b), "},
+        check_noise_bits,
+        "elements of .* are wrong",
+        NOISE,
+    ),
+    Mutant(
+        "noise: a sum that may be fused",
+        "cuda/scalars",
+        {"libdevice.fadd_rn(a, b)": "a + b"},
+        check_arithmetic,
+        "fused in the PTX",
+        NOISE,
+    ),
+    Mutant(
+        "noise: a sum that may be fused changes bits",
+        "cuda/scalars",
+        {"libdevice.fadd_rn(a, b)": "a + b"},
+        check_noise_bits,
+        "elements of .* are wrong",
+        NOISE,
+    ),
+    Mutant(
+        "normal numbers: the root of float64",
+        "cuda/noise",
+        {"libdevice.fsqrt_rn": "libdevice.sqrt"},
+        check_arithmetic,
+        "float64 in the PTX",
+        NOISE,
+    ),
+    Mutant(
+        "normal numbers: an approximate root",
+        "cuda/noise",
+        {"@cuda.jit\ndef _noise(": "@cuda.jit(fastmath=True)\ndef _noise("},
+        check_arithmetic,
+        "not the arithmetic of IEEE 754|fused in the PTX",
+        NOISE,
+    ),
+    Mutant(
+        "normal numbers: another word of the block",
+        "cuda/noise",
+        {"y0, y1 = _pair(w0, w1)": "y0, y1 = _pair(w0, w2)"},
+        check_noise_bits,
+        "elements of .* are wrong",
+        NOISE,
     ),
 ]
 

@@ -78,6 +78,14 @@ def vjp(backend, x, number):
     return backend.bias_act_dropout_vjp(x[::-1], x, factor)
 
 
+def noise(is_factor):
+    def call(backend, x, number):
+        address = Address(SEED, 3, number(4, "uint32"), 9)
+        return (backend.noise(x, number(0.3, x.dtype), address, is_factor=is_factor),)
+
+    return call
+
+
 def update(rule, states, **options):
     def call(backend, x, number):
         state = [abs(x.ravel()) for _ in range(states)]
@@ -96,6 +104,8 @@ CALLS = {
     "dropout at a moving rate": dropout_at_moving_rate,
     "dense at a moving rate": dense_at_moving_rate,
     "gradient at a moving rate": vjp,
+    "noise": noise(is_factor=False),
+    "noise around 1": noise(is_factor=True),
     "sgd": update("sgd", 0, momentum=0.0, nesterov=False),
     "momentum": update("sgd", 1, momentum=0.9, nesterov=False),
     "nesterov": update("sgd", 1, momentum=0.9, nesterov=True),

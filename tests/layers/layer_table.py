@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from minidl import initializers, layers, rng
 
 RANDOM = initializers.GlorotUniform(seed=3)
-RATE, SEED = 0.4, 1  # of Dropout
+RATE, SEED = 0.4, 1  # of random layers
 STEP = 5  # at which layers are called in training
 
 
@@ -34,6 +34,11 @@ def mask(torch, x):
     """Return minidl's mask, since the dropout of PyTorch draws other bits."""
     address = {"seed": SEED, "stream": 0, "step": STEP}
     return torch.from_numpy(rng.keep_mask(tuple(x.shape), RATE, **address))
+
+
+def normal(torch, x):
+    """Return minidl's normal numbers, since PyTorch draws others."""
+    return torch.from_numpy(rng.normal(tuple(x.shape), seed=SEED, stream=0, step=STEP)).to(x.dtype)
 
 
 LAYERS = {
@@ -94,6 +99,31 @@ LAYERS = {
         Row(layers.Flatten, (3, 2, 4), lambda torch, x: torch.flatten(x, 1)),
         Row(layers.Flatten, (3, 5), lambda torch, x: torch.flatten(x, 1)),
         Row(layers.Flatten, (3,)),
+    ],
+    "GaussianDropout": [
+        Row(
+            partial(layers.GaussianDropout, 0.2, seed=SEED),
+            (3, 70),
+            lambda torch, x: x * (1 + 0.5 * normal(torch, x)),
+        ),
+        Row(
+            partial(layers.GaussianDropout, rate=0.5, seed=SEED),
+            (2, 3, 5),
+            lambda torch, x: x * (1 + normal(torch, x)),
+        ),
+    ],
+    "GaussianNoise": [
+        Row(
+            partial(layers.GaussianNoise, 1.5, seed=SEED),
+            (3, 70),
+            lambda torch, x: x + 1.5 * normal(torch, x),
+        ),
+        Row(
+            partial(layers.GaussianNoise, stddev=0.25, seed=SEED),
+            (2, 3, 5),
+            lambda torch, x: x + 0.25 * normal(torch, x),
+        ),
+        Row(partial(layers.GaussianNoise, 0.25, seed=SEED), (5,)),
     ],
     "ReLU": [Row(layers.ReLU, (3, 5), lambda torch, x: torch.relu(x))],
     "Rescaling": [

@@ -20,6 +20,7 @@ RNG = np.random.default_rng(20160818)  # draws the inputs below, in their order
 EXCLUDED = {
     "dropout": "its mask is minidl's own; PyTorch draws from another generator",
     "dense": "its mask is minidl's own; tests/trainer/test_fusion.py compares it, too",
+    "noise": "its numbers are minidl's own; tests/layers/layer_table.py compares them in layers",
     "transfer": "it moves between minidl's devices",
 }
 

@@ -143,6 +143,7 @@ STACKS = {
         layers.Dropout(schedules.PolynomialDecay(0.5, 7, 0.0)),
         layers.Dense(4, **RELU),
         layers.Dropout(schedules.PolynomialDecay(0.5, 10, 0.2), scaling="inference"),
+        layers.GaussianDropout(schedules.PolynomialDecay(0.0, 10, 0.5)),
     ],
 }
 

@@ -58,6 +58,20 @@ def unpack(words: Any, step: Any, row_offset: Any, threshold: Any) -> tuple[Any,
 
 
 @jit.inline
+def draw_tile(
+    words: Any, counter0: Any, counter1: Any, stream: Any, step: Any, key0: Any, key1: Any
+) -> None:
+    """Write the words of a tile, whose first one has the counter ``counter0``."""
+    for lane in range(LANES):
+        c0 = uint32(counter0 + uint32(lane))
+        w0, w1, w2, w3 = _philox(c0, counter1, stream, step, key0, key1)
+        words[lane] = w0
+        words[lane + LANES] = w1
+        words[lane + 2 * LANES] = w2
+        words[lane + 3 * LANES] = w3
+
+
+@jit.inline
 def drop_row(x: Any, out: Any, row: Any, column: Any, address: Any, scale: Any, words: Any) -> None:
     """Drop from one row, or from a part of it.
 
@@ -68,12 +82,7 @@ def drop_row(x: Any, out: Any, row: Any, column: Any, address: Any, scale: Any, 
     counter0, counter1 = uint32(column // 4), uint32(row_offset + uint32(row))
     for start in range(0, x.size, TILE):
         c0 = uint32(counter0 + uint32(start // 4))
-        for lane in range(LANES):
-            w0, w1, w2, w3 = _philox(uint32(c0 + uint32(lane)), counter1, stream, step, key0, key1)
-            words[lane] = w0
-            words[lane + LANES] = w1
-            words[lane + 2 * LANES] = w2
-            words[lane + 3 * LANES] = w3
+        draw_tile(words, c0, counter1, stream, step, key0, key1)
         # Slices make indices start at 0; possibly negative indices would prevent vectorisation.
         source = x[start : start + TILE]
         target = out[start : start + TILE]

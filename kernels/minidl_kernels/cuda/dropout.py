@@ -93,10 +93,10 @@ def drop_tiles(
             width = uint32(64) if tile < whole_tiles else rest
             i = uint64(row_start + uint64(tile) * uint64(64))
             # The loads come first, so that the generator runs while they are under way.
-            x0, x1, x2, x3 = _load_lanes(x, i, lane0, width)
+            x0, x1, x2, x3 = load_lanes(x, i, lane0, width)
             if bias is not None:  # decided by Numba's compiler
                 column = uint64(uint64(tile) * uint64(64) + uint64(lane0))
-                b0, b1, b2, b3 = _load_lanes(bias, column, lane0, width)
+                b0, b1, b2, b3 = load_lanes(bias, column, lane0, width)
             w0, w1, w2, w3 = _philox(
                 uint32(uint32(tile * uint32(16)) + lane0),
                 uint32(row_offset + uint32(row)),
@@ -128,7 +128,7 @@ def drop_tiles(
 
 
 @cuda.jit(device=True)
-def _load_lanes(array: Any, i: Any, lane: Any, width: Any) -> tuple[Any, ...]:
+def load_lanes(array: Any, i: Any, lane: Any, width: Any) -> tuple[Any, ...]:
     """Return four elements, 16 apart, and zero for those beyond the width of the tile."""
     a0 = a1 = a2 = a3 = np.float32(0)
     if lane < width:

@@ -1,4 +1,4 @@
-"""Numbers that a kernel gets by value, or reads from the device.
+"""Numbers that a kernel gets by value, or reads from the device; sums that are never fused.
 
 A CUDA graph keeps the values with which its kernels were launched. So a number that changes between
 the launches of a graph is read from an array. One source serves both, with the same arithmetic.
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from numba import types
+from numba.cuda import libdevice
 from numba.cuda.extending import overload  # type: ignore[attr-defined]
 from numpy import uint32
 
@@ -36,3 +37,19 @@ def _number(x):  # type: ignore[no-untyped-def]
     if isinstance(x, types.Array):
         return lambda x: x[uint32(0)]
     return lambda x: x
+
+
+def add(a: Any, b: Any) -> Any:
+    """Return, in a kernel, the sum of floats of one dtype, rounded by itself.
+
+    The sum of a product may become one fused multiply-add, which rounds once.
+    """
+    raise NotImplementedError("only kernels call it")
+
+
+@overload(add, target="cuda", inline="always")
+def _add(a, b):  # type: ignore[no-untyped-def]
+    """Choose the instruction for the type of the arguments."""
+    if types.float64 in (a, b):
+        return lambda a, b: libdevice.dadd_rn(a, b)
+    return lambda a, b: libdevice.fadd_rn(a, b)

@@ -8,7 +8,7 @@ from minidl.backend import Array, Backend
 from minidl.engine.ops.op import JointVjp, Result, differentiable, made_of_kernels
 from minidl.rng import Address
 
-__all__ = ["dense", "dense_cross_entropy", "dropout", "sparse_cross_entropy"]
+__all__ = ["dense", "dense_cross_entropy", "dropout", "noise", "sparse_cross_entropy"]
 
 
 @differentiable
@@ -26,6 +26,22 @@ def dropout(
         return backend.dropout(array, rate, address, rescale=rescale)
 
     return apply(x), (apply,)
+
+
+@differentiable
+@made_of_kernels
+def noise(
+    backend: Backend, x: Array, *, sigma: float, address: Address, is_factor: bool = False
+) -> Result:
+    """Return x + sigma n, or x (1 + sigma n), as ``backend.noise`` computes it.
+
+    The gradient of the second is the same call with the same address. No noise is kept.
+    """
+
+    def apply(array: Array) -> Array:
+        return backend.noise(array, sigma, address, is_factor=is_factor)
+
+    return apply(x), (apply if is_factor else lambda g: g,)
 
 
 @differentiable
