@@ -12,6 +12,7 @@ import numpy as np
 
 from minidl.layers import (
     Activation,
+    ConcreteDropout,
     Dense,
     Dropout,
     Flatten,
@@ -76,6 +77,8 @@ class _Graph:
             return self._drop(layer, x)
         if kind in (GaussianDropout, GaussianNoise):  # which do nothing in inference
             return x
+        if kind is ConcreteDropout:
+            return self._apply(layer.layer, x)
         if kind is Dense:
             return self._dense(layer, x)
         raise TypeError(
