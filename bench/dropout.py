@@ -1,9 +1,10 @@
-"""Dropout on float32 arrays of many sizes: minidl's beside a plain copy and the peers.
+"""Dropout and normal noise on float32 arrays: minidl's beside a plain copy and the peers.
 
     python -m bench.dropout [--sizes 10000 65536 ...] [--rounds 7] [--peers jax torch]
 
 Every side returns a new array, of rows of 512 as a layer has them, with rate 0.5, on as many
-threads as it takes by itself; "one thread" says where it is one. A turn is a burst of calls of at
+threads as it takes by itself; "one thread" says where it is one. Noise, x + 0.3 n of normal
+numbers n, has one thread on every side. A turn is a burst of calls of at
 least a fifth of a second.
 
 The processes keep the memory that they free (glibc is told so): else what is measured at the large
@@ -24,9 +25,10 @@ from bench.rounds import load_line, median_ratio, median_turn, take_turns
 from bench.workers import Side, Worker, team
 
 COLUMNS = 512
-RATE = 0.5
+RATE, SIGMA = 0.5, 0.3
 SIZES = (10_000, 65_536, 1_000_000, 10_000_000, 100_000_000)
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}  # of glibc
+ONE_THREAD = {"MINIDL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 QUICK = {"sizes": SIZES[:3], "rounds": 3}
 
 Call = Callable[[], object]
@@ -131,6 +133,39 @@ def jax_dropout() -> Turn:
     return turns_of(call_on)
 
 
+def minidl_noise() -> Turn:
+    """Add noise as a layer does."""
+    import minidl
+
+    backend = minidl.get_backend("cpu")
+    address = minidl.rng.Address(seed=0, stream=0, step=0)
+    return turns_of(lambda x: lambda: backend.noise(x, SIGMA, address))
+
+
+def numpy_noise() -> Turn:
+    """Draw normal numbers, multiply them and add them."""
+    generator = np.random.default_rng(0)
+
+    def noisy(x: np.ndarray) -> np.ndarray:
+        y = generator.standard_normal(x.shape, dtype="float32")
+        y *= np.float32(SIGMA)
+        y += x
+        return y
+
+    return turns_of(lambda x: functools.partial(noisy, x))
+
+
+def torch_noise() -> Turn:
+    """Draw normal numbers of this deviation and add them."""
+    import torch
+
+    def call_on(x: np.ndarray) -> Call:
+        given = torch.from_numpy(x)
+        return lambda: torch.empty_like(given).normal_(0, SIGMA).add_(given)
+
+    return turns_of(call_on)
+
+
 MINIDL, COPY, THREADED_COPY = "minidl", "copy, one thread", "copy, all threads"
 OWN = {
     MINIDL: Side(minidl_dropout),
@@ -142,6 +177,8 @@ PEERS = {
     "jax": ("JAX, compiled", Side(jax_dropout, needs="jax")),
     "torch": ("torch F.dropout", Side(torch_dropout, needs="torch")),
 }
+NOISE = {MINIDL: Side(minidl_noise), "NumPy standard_normal": Side(numpy_noise)}
+NOISE_PEERS = {"torch": ("torch normal_", Side(torch_noise, needs="torch"))}
 
 
 # ------------------------------------------------------------------------------ the program
@@ -151,11 +188,23 @@ def measure(
     sizes: Sequence[int] = SIZES, rounds: int = 7, peers: Sequence[str] = tuple(PEERS)
 ) -> dict[str, Any]:
     """Return what was measured, as JSON can hold it."""
-    sides = OWN | dict(PEERS[peer] for peer in peers)
-    environment = mock.patch.dict(os.environ, KEEP_MEMORY)  # which the workers inherit
+    dropped = OWN | dict(PEERS[peer] for peer in peers)
+    noisy = NOISE | dict(NOISE_PEERS[peer] for peer in peers if peer in NOISE_PEERS)
+    return {
+        "made_with": made_with(),
+        **measure_sides(dropped, KEEP_MEMORY, sizes, rounds),
+        "noise": measure_sides(noisy, KEEP_MEMORY | ONE_THREAD, sizes, rounds),
+    }
+
+
+def measure_sides(
+    sides: Mapping[str, Side], variables: Mapping[str, str], sizes: Sequence[int], rounds: int
+) -> dict[str, Any]:
+    """Return the rounds for all sizes, of workers with these environment variables."""
+    environment = mock.patch.dict(os.environ, variables)  # which the workers inherit
     with environment, team(sides, warm_up=(1,)) as (workers, _, left_out):
         measured = [measure_size(workers, size, rounds) for size in sizes]
-    return {"made_with": made_with(), "sizes": measured, "left_out": left_out}
+    return {"sizes": measured, "left_out": left_out}
 
 
 def measure_size(workers: Mapping[str, Worker], size: int, rounds: int) -> dict[str, Any]:
@@ -170,19 +219,32 @@ def measure_size(workers: Mapping[str, Worker], size: int, rounds: int) -> dict[
 
 def section(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of the report."""
-    sizes = result["sizes"]
-    sides = list(sizes[0]["rounds"][0]["seconds"])
     yield "## Dropout: 1e9 float32 elements a second"
     yield ""
     yield (
         f"{result['made_with']} Each side returns a new array, in memory that its process "
-        f"already had; medians of {len(sizes[0]['rounds'])} rounds, and in brackets minidl's speed "
-        "over the side's, the median of the rounds' ratios. Made by `python -m bench.dropout`."
+        f"already had; medians of {len(result['sizes'][0]['rounds'])} rounds, and in brackets "
+        "minidl's speed over the side's, the median of the rounds' ratios. Made by "
+        "`python -m bench.dropout`."
     )
     yield ""
+    yield from speeds(result)
+    if "noise" in result:
+        yield ""
+        yield "Normal noise, x + 0.3 n, as `GaussianNoise` adds it, on one thread:"
+        yield ""
+        yield from speeds(result["noise"])
+
+
+def speeds(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a table of the sides, and what else the reader must know."""
+    sizes = result["sizes"]
     yield from table(
         ("side", *(f"{size['elements']:,}" for size in sizes)),
-        [(name, *(cell(size, name) for size in sizes)) for name in sides],
+        [
+            (name, *(cell(size, name) for size in sizes))
+            for name in sizes[0]["rounds"][0]["seconds"]
+        ],
     )
     yield ""
     for size in sizes:

@@ -2,12 +2,12 @@
 
     python -m bench.gpu [--device cuda:N] [--quick]
 
-The checks compare the GPU with the CPU: masks bit for bit; values and gradients, the loss of ten
-training steps, to rounding. They compare recorded training with eager training bit for bit. A line
-says PASS or FAIL and what was seen. Then come times, measured on this device: dropout, and training
-beside PyTorch and JAX, if these are installed. All of it takes less than 6 minutes, with `--quick`
-less than 2, and is also written to `bench/RESULTS.md`. The exit status is 0 if all checks passed, 1
-if one failed, and 2 if the device cannot be used.
+The checks compare the GPU with the CPU: masks and random numbers bit for bit; values and gradients,
+the loss of ten training steps, to rounding. They compare recorded training with eager training bit
+for bit. A line says PASS or FAIL and what was seen. Then come times, measured on this device:
+dropout, and training beside PyTorch and JAX, if these are installed. All of it takes less than 6
+minutes, with `--quick` less than 2, and is also written to `bench/RESULTS.md`. The exit status is 0
+if all checks passed, 1 if one failed, and 2 if the device cannot be used.
 """
 
 import argparse
@@ -107,7 +107,7 @@ VIEWS: dict[str, Callable[[Any], Any]] = {
 def mask_checks(
     backend: Any, shapes: Sequence[tuple[int, ...]] = SHAPES, large: int = LARGE
 ) -> dict[str, Check]:
-    """Return the checks of dropout against the mask contract and the CPU."""
+    """Return the checks of dropout and random numbers against their contracts and the CPU."""
     xp = backend.xp
 
     def contract(dtype: str) -> str:
@@ -176,8 +176,27 @@ def mask_checks(
         )
         return "the first launch of a new thread gives equal elements"
 
+    def numbers(dtype: str) -> str:
+        for shape in shapes:
+            x = initial_uniform(shape, 2.0, seed=8, stream=0).astype(dtype)
+            for address in ADDRESSES:
+                for what, call in {
+                    "uniform": lambda device, a=address, s=shape: device.uniform(s, a, dtype),
+                    "normal": lambda device, a=address, s=shape: device.normal(s, a, dtype),
+                    "x + sigma n": lambda device, a=address, x=x: device.noise(
+                        device.asarray(x), 0.3, a
+                    ),
+                    "x (1 + sigma n)": lambda device, a=address, x=x: device.noise(
+                        device.asarray(x), 0.3, a, is_factor=True
+                    ),
+                }.items():
+                    received = backend.to_numpy(call(backend))
+                    require_same_bits(received, call(CPU), f"{what}, shape {shape}, {address}")
+        return f"{len(shapes)} shapes x {len(ADDRESSES)} addresses are equal"
+
     return {
         **{f"masks, {dtype}": functools.partial(contract, dtype) for dtype in DTYPES},
+        **{f"numbers, {dtype}": functools.partial(numbers, dtype) for dtype in DTYPES},
         "masks, many elements": many_elements,
         "dropout, non-contiguous inputs": non_contiguous,
         "dropout, NaN and infinity": not_finite,

@@ -14,6 +14,7 @@ import timeit
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -406,17 +407,36 @@ def test_section_of_dropout_has_table_and_notes():
     assert f"| {dropout.MINIDL} | 2.000 |" in lines
     assert f"| {dropout.COPY} | 4.000 (0.50) |" in lines
     assert f"- left out: torch F.dropout: {ABSENT_LINE}" in lines
+    assert list(dropout.section(DROPPED | {"noise": DROPPED})).count(lines[4]) == 2
 
 
 def check_dropout(monkeypatch):
     """Check a small measurement of dropout, in which a peer is missing."""
     absent = ("a peer", workers.Side(dropout.copy, needs=ABSENT))
     monkeypatch.setattr(dropout, "PEERS", {"absent": absent})
+    monkeypatch.setattr(dropout, "NOISE_PEERS", {"absent": absent})
     result = dropout.measure((1_500,), rounds=1, peers=("absent",))
     (size,) = result["sizes"]
     assert size["elements"] == 1_024  # whole rows of 512
     assert list(size["rounds"][0]["seconds"]) == list(dropout.OWN)
     assert result["left_out"] == {"a peer": ABSENT_LINE}
+    (size,) = result["noise"]["sizes"]
+    assert list(size["rounds"][0]["seconds"]) == list(dropout.NOISE)
+    assert result["noise"]["left_out"] == {"a peer": ABSENT_LINE}
+
+
+def test_noise_of_each_side_has_the_mean_and_variance_of_its_name():
+    x = np.full((400, 512), 2.0, "float32")
+    for build in (dropout.minidl_noise, dropout.numpy_noise):
+        made = []
+
+        def keep(call_on, made=made):
+            made.append(call_on(x)())
+
+        with mock.patch.object(dropout, "turns_of", keep):
+            build()
+        assert abs(made[0].mean() - 2) < 0.01
+        assert abs(made[0].std() - dropout.SIGMA) < 0.01
 
 
 def test_dropout_measures_all_sides_and_names_a_missing_peer(monkeypatch, workers_in_threads):

@@ -327,6 +327,15 @@ def test_mask_checks_find_a_wrong_dropout(wrong, found_by, double_with_small_mas
     assert set(failures(gpu.mask_checks(double, SHAPES, LARGE))) == found_by
 
 
+@pytest.mark.parametrize("name", ["uniform", "normal", "noise"])
+def test_mask_checks_find_wrong_numbers(name, double_with_small_masks, monkeypatch):
+    double = double_with_small_masks
+    right = getattr(double, name)
+    monkeypatch.setattr(double, name, lambda *arguments, **form: right(*arguments, **form) * 1.01)
+    wrong = {f"numbers, {dtype}" for dtype in gpu.DTYPES}
+    assert set(failures(gpu.mask_checks(double, SHAPES, LARGE))) == wrong
+
+
 def test_require_same_bits_counts_differences_and_names_the_first():
     ones, other = np.ones((2, 3), "float32"), np.ones((2, 3), "float32")
     other[1, 1:] = 0

@@ -1,7 +1,7 @@
 """Networks in the ONNX format, for other runtimes; it needs onnx, the extra ``onnx``.
 
 The graph computes the network in inference mode. Its Dropout nodes do nothing there; in a runtime
-that trains, they drop.
+that trains, they drop. Layers of noise have no nodes.
 """
 
 import itertools

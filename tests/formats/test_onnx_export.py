@@ -32,6 +32,7 @@ def network(*stack, dtype="float32", **arguments):
         (layers.Dense(5, "tanh"), layers.Activation("sigmoid"), layers.ReLU()),
         (layers.Flatten(), layers.Dropout(0.5), layers.Dense(5), layers.Softmax()),
         (layers.Dense(5, "linear"), layers.Softmax(axis=1)),
+        (layers.GaussianNoise(1.5), layers.Dense(5), layers.GaussianDropout(0.5)),
         (layers.Dropout(0.25, scaling="inference"), layers.Dense(5, "softmax")),
         (models.Sequential([layers.Dense(6, "relu"), layers.Dropout(0.5)]), layers.Dense(2)),
         (
