@@ -47,5 +47,6 @@ def placed(number: Any, dtype: Any) -> np.ndarray:
 
 def placed_address(address: PackedAddress) -> tuple[np.ndarray, ...]:
     """Return the words of an address, and the places of step, row offset and threshold."""
-    places = (placed(number, np.uint32) for number in address[3:])
-    return np.array(address, np.uint32), *places
+    words = np.array(address, np.uint32)
+    places = enumerate(map(place_of, address[3:]), start=3)
+    return words, *(words[n : n + 1] if place is None else place for n, place in places)
