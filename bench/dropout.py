@@ -63,6 +63,21 @@ def minidl_dropout() -> Turn:
     return turns_of(lambda x: lambda: backend.dropout(x, RATE, address))
 
 
+def shared_dropout(axis: int) -> Turn:
+    """Drop as a layer with a noise shape does, with one decision for all elements along an axis."""
+    import minidl
+
+    backend = minidl.get_backend("cpu")
+    address = minidl.rng.Address(seed=0, stream=0, step=0)
+
+    def dropped(x: np.ndarray) -> np.ndarray:
+        shape = (1, x.shape[1]) if axis == 0 else (x.shape[0], 1)
+        keep = backend.keep_factors(shape, RATE, address, x.dtype)
+        return backend.select(x, keep, 1 / (1 - RATE))
+
+    return turns_of(lambda x: functools.partial(dropped, x))
+
+
 def copy() -> Turn:
     """Copy by NumPy, which takes one thread."""
     return turns_of(lambda x: x.copy)
@@ -169,6 +184,8 @@ def torch_noise() -> Turn:
 MINIDL, COPY, THREADED_COPY = "minidl", "copy, one thread", "copy, all threads"
 OWN = {
     MINIDL: Side(minidl_dropout),
+    "minidl, noise_shape (None, 1)": Side(shared_dropout, {"axis": 1}),
+    "minidl, noise_shape (1, None)": Side(shared_dropout, {"axis": 0}),
     COPY: Side(copy),
     THREADED_COPY: Side(threaded_copy),
     "NumPy random and where, one thread": Side(numpy_dropout),

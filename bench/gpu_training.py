@@ -8,6 +8,7 @@ The time of 10 epochs has all of this.
 
 import functools
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,12 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench import epochs, images
+from bench.recordings import replays_together
 from bench.report import left_out_lines, table
 from bench.rounds import load_line, median_ratio, median_turn, take_turns
 from bench.workers import Side, Unavailable, Worker, team
 from minidl import callbacks
 
 RECORDED, EAGER = "minidl `fit`", "minidl `fit`, `record=False`"
+SINGLE = "minidl `fit`, one launch a step"  # `RECORDED` has several steps in a launch
 KERNELS = "kernels of a recorded step alone"
 ROUNDS, QUICK_ROUNDS = 5, 2
 LONG_EPOCHS, LONG_BATCH_SIZE = 10, 128
@@ -44,6 +47,7 @@ def sides(device: str) -> dict[str, Side]:
     options = {"device": device}
     return {
         RECORDED: Side(fit_turns, options),
+        SINGLE: Side(fit_turns, options | {"together": sys.maxsize}),
         EAGER: Side(fit_turns, options | {"record": False}),
         "torch eager, fused Adam": Side(torch_turns, options, needs="torch"),
         "torch CUDA graph, fused Adam": Side(torch_turns, options | {"graph": True}, needs="torch"),
@@ -54,8 +58,15 @@ def sides(device: str) -> dict[str, Side]:
 # ------------------------------------------------------------------------------ sides
 
 
-def fit_turns(images: np.ndarray, labels: np.ndarray, *, device: str, record: bool = True) -> Turn:
-    """Train by `fit`."""
+def fit_turns(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    device: str,
+    record: bool = True,
+    together: int | None = None,
+) -> Turn:
+    """Train by `fit`; `together` is what `replays_together` takes."""
 
     @functools.cache
     def model_of(batch_size: int) -> Any:
@@ -64,14 +75,15 @@ def fit_turns(images: np.ndarray, labels: np.ndarray, *, device: str, record: bo
     def trained(count: int, batch_size: int) -> Trained:
         model, ends = model_of(batch_size), EpochEnds()
         began = time.perf_counter()
-        history = model.fit(
-            *(images, labels),
-            batch_size=batch_size,
-            epochs=count,
-            verbose=0,
-            record=record,
-            callbacks=[ends],
-        )
+        with replays_together(model.backend, together):
+            history = model.fit(
+                *(images, labels),
+                batch_size=batch_size,
+                epochs=count,
+                verbose=0,
+                record=record,
+                callbacks=[ends],
+            )
         whole = time.perf_counter() - began
         epochs.require_recorded(model, record)
         return Trained(whole, warm([began, *ends.times]), history.history["loss"][-1])

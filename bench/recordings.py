@@ -4,8 +4,9 @@ import contextlib
 import functools
 import importlib
 import itertools
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ def recording_checks(
         checks[f"recording, same bits, {dtype}"] = functools.partial(
             same_bits, backend, network, dtype
         )
+    checks["recording, several steps in a launch"] = functools.partial(
+        same_together, backend, network
+    )
     checks["recording, launches"] = functools.partial(same_launches, backend, network)
     for dtype in DTYPES:
         checks[f"products at any address, {dtype}"] = functools.partial(
@@ -65,13 +69,18 @@ def same_bits(backend: Any, network: Network, dtype: str) -> str:
     return f"{', '.join(seen)}: weights, history and checkpoint are equal"
 
 
-def trained(backend: Any, network: Network, dtype: str, batch_size: int, record: bool) -> Any:
+def trained(
+    backend: Any,
+    network: Network,
+    dtype: str,
+    batch_size: int,
+    record: bool,
+    samples: int | None = None,
+) -> Any:
     """Return a network after a few epochs."""
     (x, y), _ = datasets.mnist_5k.load_data()
-    model = network(backend.name, dtype)
-    model.fit(
-        x[:SAMPLES], y[:SAMPLES], batch_size=batch_size, epochs=EPOCHS, verbose=0, record=record
-    )
+    model, count = network(backend.name, dtype), samples or SAMPLES
+    model.fit(x[:count], y[:count], batch_size=batch_size, epochs=EPOCHS, verbose=0, record=record)
     return model
 
 
@@ -81,6 +90,73 @@ def checkpoint(model: Any) -> bytes:
         path = Path(folder) / "model.safetensors"
         model.save(path)
         return path.read_bytes()
+
+
+# ------------------------------------------------------------------------------ several steps
+
+
+def same_together(backend: Any, network: Network) -> str:
+    """Compare training where launches have several steps with training where each has one."""
+    seen = []
+    together = recording_module(backend).TOGETHER
+    for batch_size in BATCH_SIZES:
+        what = f"batch {batch_size}"
+        samples = batch_size * (together + 6)  # more than one launch in an epoch
+        several, single = (
+            counted_training(backend, network, batch_size, samples, most)
+            for most in (together, sys.maxsize)
+        )
+        if several[1] == 0 or single[1] > 0:
+            raise Mismatch(
+                f"{what}: expected launches of {together} steps and then none, "
+                f"got {several[1]} and {single[1]}"
+            )
+        for place, pair in enumerate(
+            zip(several[0].get_weights(), single[0].get_weights(), strict=True)
+        ):
+            require_same_bits(*pair, f"{what}, weight {place}")
+        if checkpoint(several[0]) != checkpoint(single[0]):
+            raise Mismatch(f"{what}: the checkpoints differ")
+        seen.append(f"{what} with {several[1]} launches of {together} steps")
+    return f"{', '.join(seen)}: weights and checkpoint are those of single launches"
+
+
+def counted_training(
+    backend: Any, network: Network, batch_size: int, samples: int, together: int
+) -> tuple[Any, int]:
+    """Return a trained network, and the number of launches that had several steps."""
+    chain, count = recording_module(backend)._Chain, 0
+    launch = chain.launch
+
+    def counted(self: Any, stream: Any) -> None:
+        nonlocal count
+        count += 1
+        launch(self, stream)
+
+    chain.launch = counted
+    try:
+        with replays_together(backend, together):
+            model = trained(backend, network, "float32", batch_size, True, samples)
+    finally:
+        chain.launch = launch
+    return model, count
+
+
+@contextlib.contextmanager
+def replays_together(backend: Any, most: int | None) -> Iterator[None]:
+    """Let so many replays be one launch: `sys.maxsize` for none, None for as many as usual."""
+    module = recording_module(backend)
+    before = module.TOGETHER
+    module.TOGETHER = most or before
+    try:
+        yield
+    finally:
+        module.TOGETHER = before
+
+
+def recording_module(backend: Any) -> Any:
+    """Return the module that records on a device."""
+    return importlib.import_module(f"{backend.kernels}.recording")
 
 
 # ------------------------------------------------------------------------------ launches
@@ -118,7 +194,7 @@ class LaunchCount(callbacks.Callback):
 
     def __init__(self, backend: Any):
         self._cuda = backend.xp.cuda
-        self._recording = importlib.import_module(f"{backend.kernels}.recording").Recording
+        self._recording = recording_module(backend).Recording
         self._pool = self._cuda.MemoryPool()
         self._memory = contextlib.ExitStack()
 

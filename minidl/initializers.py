@@ -15,6 +15,8 @@ __all__ = [
     "HeNormal",
     "HeUniform",
     "Initializer",
+    "LecunNormal",
+    "LecunUniform",
     "Ones",
     "Zeros",
     "get",
@@ -114,6 +116,13 @@ class _He(VarianceScaling):
         return 2 / max(1, fan_in)
 
 
+class _Lecun(VarianceScaling):
+    @staticmethod
+    def variance(fan_in: int, fan_out: int) -> float:
+        """Return 1 / fan-in: LeCun et al., "Efficient BackProp", 1998, equation 16."""
+        return 1 / max(1, fan_in)
+
+
 class GlorotUniform(_Glorot):
     """Uniform values within sqrt(6 / (fan-in + fan-out)) of 0.
 
@@ -145,6 +154,18 @@ class HeNormal(_He):
     distribution = _normal
 
 
+class LecunUniform(_Lecun):
+    """Uniform values within sqrt(3 / fan-in) of 0."""
+
+    distribution = _uniform
+
+
+class LecunNormal(_Lecun):
+    """Normal values, cut at two sigma, with variance 1 / fan-in: those that selu needs."""
+
+    distribution = _normal
+
+
 _BY_NAME: dict[str, type[Initializer]] = {
     "zeros": Zeros,
     "ones": Ones,
@@ -152,6 +173,8 @@ _BY_NAME: dict[str, type[Initializer]] = {
     "glorot_normal": GlorotNormal,
     "he_uniform": HeUniform,
     "he_normal": HeNormal,
+    "lecun_uniform": LecunUniform,
+    "lecun_normal": LecunNormal,
 }
 
 

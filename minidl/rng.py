@@ -250,13 +250,16 @@ class RandomStream:
             number = checked_integer("RandomStream: number", number, LAYER_STREAMS)
         self.own_seed, self.number, self.is_fixed = seed, number, is_fixed
 
-    def next_address(self, shape: tuple[int, ...]) -> Address:
+    def next_address(self, shape: tuple[int, ...], *, per_step: bool = False) -> Address:
         """Return the address of this call's draw in training mode, and count the call.
 
         Parameters
         ----------
         shape : tuple of int
             The shape of the array that is drawn for; axis 0 is the batch.
+        per_step : bool
+            Whether the draw belongs to the step and all micro-batches share it. Axis 0 is then not
+            the batch, and the row offset is 0.
 
         Raises
         ------
@@ -278,7 +281,7 @@ class RandomStream:
                 "RandomStream: expected a seed, got None. Put the layer into a model, or give it "
                 "a seed: Dropout(rate, seed=0)."
             )
-        if block.row_offset is not None:
+        if block.row_offset is not None and not per_step:
             _check_batch_axis(shape, block.batch_size)
         stream = number + block.first_stream
         if block.step is not None:
@@ -288,7 +291,7 @@ class RandomStream:
             self.step = step + 1
             self.own_seed, self.number, self.is_fixed = seed, number, True
         # Not `or`: a placed 0 must stay placed.
-        row_offset = 0 if block.row_offset is None else block.row_offset
+        row_offset = 0 if per_step or block.row_offset is None else block.row_offset
         return Address(seed, stream, step, row_offset)
 
     def _count_call(self, block: _Block) -> int:

@@ -328,7 +328,7 @@ def test_names_that_compile_lacks_have_alternatives(place, get):
         (lambda: models.load_model("x"), r"models: .* load_model\. Use models\.load"),
         (lambda: optimizers.Nadam(), "optimizers: expected one of .*Optimizer.*, got Nadam"),
         (lambda: layers.Conv2D, r"layers: .* Conv2D\. Use Flatten and Dense"),
-        (lambda: layers.Dens, "layers: expected one of Activation, Dense, .*, got Dens"),
+        (lambda: layers.Dens, "layers: expected one of Activation, .*, Dense, .*, got Dens"),
         (lambda: datasets.cifar10, "datasets: expected one of .*mnist.*, got cifar10"),
         (lambda: optimizers.Adan(), "optimizers: expected one of SGD, Adam, .*, got Adan"),
         (lambda: model().weights, r"Model: .* weights\. Use model\.parameters\(\)"),
@@ -523,7 +523,6 @@ UNKNOWN_ARGUMENTS = {
     "clipnorm": lambda m: optimizers.Adam(clipnorm=1.0),
     "lr": lambda m: optimizers.SGD(lr=0.1),
     "kernel_regularizer": lambda m: layers.Dense(2, kernel_regularizer="l2"),
-    "noise_shape": lambda m: layers.Dropout(0.5, noise_shape=(2,)),
     "dtype": lambda m: layers.Dense(2, dtype="float64"),
     "unit": lambda m: layers.Dense(2, unit=3),
     "save_best_only": lambda m: callbacks.ModelCheckpoint("best", save_best_only=True),
@@ -556,7 +555,7 @@ LAYER = {"trainable": True, "dtype": "float32", "activity_regularizer": None}
 LOSS = {"reduction": "sum_over_batch_size", "dtype": None}
 DEFAULTS = {  # a call, and arguments of Keras at their defaults
     "Dense": (lambda **k: layers.Dense(2, **k), {**LAYER, "kernel_regularizer": None}),
-    "Dropout": (lambda **k: layers.Dropout(0.5, **k), {**LAYER, "noise_shape": None}),
+    "Dropout": (lambda **k: layers.Dropout(0.5, **k), LAYER),
     "Flatten": (layers.Flatten, {**LAYER, "data_format": None}),
     "ReLU": (layers.ReLU, {"max_value": None, "negative_slope": 0, "threshold": 0.0}),
     "Input": (lambda **k: layers.Input((2,), **k), {"batch_size": None, "sparse": False}),

@@ -6,7 +6,9 @@ It runs on the double of the CUDA backend's array library, which has no properti
 import contextlib
 import functools
 import itertools
+import math
 import re
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -17,6 +19,7 @@ import minidl
 from bench import epochs, gpu, gpu_training, images, recordings, workers
 from minidl import datasets, layers
 from minidl.engine import ops
+from minidl.trainer import loop
 
 SHAPES = ((), (0,), (2, 65))
 LARGE = 2**11 + 3
@@ -67,6 +70,8 @@ def double_with_short_recordings(double, monkeypatch):
     monkeypatch.setattr(recordings, "DTYPES", ("float32",))
     monkeypatch.setattr(recordings, "SAMPLES", 10)
     monkeypatch.setattr(recordings, "BATCH_SIZES", (4,))
+    monkeypatch.setattr(recordings.recording_module(double), "TOGETHER", 2)
+    monkeypatch.setattr(loop, "LONGEST_WAIT", math.inf)  # the double is slow
     return double
 
 
@@ -157,7 +162,7 @@ def check_report(lines, batch):
     assert f"- numpy: numpy {np.__version__}" in lines
     passed = [line for line in lines if line.startswith("- PASS ")]
     masks, training = 6 + len(gpu.DTYPES), 1 + 2 * len(gpu.LOSS_LIMITS)
-    recorded = 1 + 2 * len(recordings.DTYPES)
+    recorded = 2 + 2 * len(recordings.DTYPES)
     assert len(passed) == masks + len(gpu.OPS) + len(gpu.OPTIMIZERS) + training + recorded
     assert "The longer check: `pytest --device cuda:0`" in lines
     assert "### Times, measured on this device and its host" in lines
@@ -165,7 +170,7 @@ def check_report(lines, batch):
     assert list(times) == ["1,024", "2,048", batch]
     assert all(re.fullmatch(r"\| [\d,]+ (\| \d+\.\d+ ){4}\|", line) for line in times.values())
     assert "### Training beside PyTorch and JAX" in lines
-    for side in (gpu_training.RECORDED, gpu_training.EAGER):
+    for side in (gpu_training.RECORDED, gpu_training.SINGLE, gpu_training.EAGER):
         assert sum(line.startswith(f"| {side} | ") for line in lines) == 1
     assert "- left out: JAX, one scan an epoch: jax is not installed" in lines
     assert lines[-1] == f"{len(passed)} checks passed, 0 failed"
@@ -456,6 +461,7 @@ def test_optimizer_checks_find_a_wrong_optimizer(name, double, monkeypatch):
 # ------------------------------------------------------------------------------ recordings
 
 SAME_BITS, LAUNCHES = "recording, same bits, float32", "recording, launches"
+TOGETHER = "recording, several steps in a launch"
 PRODUCTS = "products at any address, float32"
 
 
@@ -472,8 +478,10 @@ def test_recording_checks_count_replays_and_launches(double_with_short_recording
     found = recordings.recording_checks(double, small_network, RECORDED_UNITS)
     seen = {name: gpu.result_of(name, check) for name, check in found.items()}
     assert all(result.passed for result in seen.values())
-    assert list(seen) == [SAME_BITS, LAUNCHES, PRODUCTS]
+    assert list(seen) == [SAME_BITS, TOGETHER, LAUNCHES, PRODUCTS]
     assert "batch 4 with 6 replays" in seen[SAME_BITS].reason
+    # Of 8 steps in an epoch, 5 are replayed in the first one.
+    assert f"batch 4 with {2 + 3 * 4} launches of 2 steps" in seen[TOGETHER].reason
     launches, nodes = map(int, re.findall(r"(\d+) (?:launches|nodes)", seen[LAUNCHES].reason))
     assert nodes == launches + 1 > 10
     assert seen[PRODUCTS].reason.startswith("9 products")
@@ -507,8 +515,19 @@ def test_recording_checks_find_other_bits(double_with_short_recordings, monkeypa
         return model
 
     failed = recording_failures(double_with_short_recordings, network)
-    assert list(failed) == [SAME_BITS]
+    assert list(failed) == [SAME_BITS, TOGETHER]
     assert failed[SAME_BITS].startswith("batch 4, weight 0: ")
+    assert failed[TOGETHER].startswith("batch 4, weight 0: ")
+
+
+def test_recording_checks_find_steps_that_are_launched_singly(
+    double_with_short_recordings, monkeypatch
+):
+    module = recordings.recording_module(double_with_short_recordings)
+    monkeypatch.setattr(module, "_chain_of", lambda graph: None)
+    failed = recording_failures(double_with_short_recordings)
+    assert list(failed) == [TOGETHER]
+    assert "expected launches of 2 steps and then none, got 0 and 0" in failed[TOGETHER]
 
 
 @pytest.mark.parametrize("what", ["history", "checkpoint"])
@@ -525,7 +544,7 @@ def test_recording_checks_find_another(what, double_with_short_recordings, monke
 
     monkeypatch.setattr(recordings, "trained", trained)
     failed = recording_failures(double_with_short_recordings)
-    assert list(failed) == [SAME_BITS]
+    assert set(failed) - {TOGETHER} == {SAME_BITS}
     assert what[:-1] in failed[SAME_BITS]
 
 
@@ -561,8 +580,9 @@ def test_recording_checks_find_products_that_depend_on_addresses(
 def test_fit_turns_leave_out_the_first_epoch(cuda_double, short_training, monkeypatch):
     _, x, y = images.sixty_thousand()
     (trained,) = gpu_training.fit_turns(x, y, device="cuda")(3, 16)
+    (single,) = gpu_training.fit_turns(x, y, device="cuda", together=sys.maxsize)(3, 16)
     (eager,) = gpu_training.fit_turns(x, y, device="cuda", record=False)(3, 16)
-    assert trained.loss == eager.loss
+    assert trained.loss == single.loss == eager.loss
     assert 0 < trained.epoch < trained.seconds
     assert gpu_training.warm([1.0, 9.0, 10.0, 12.0, 15.0]) == 2.0
     assert gpu_training.warm([1.0, 9.0]) == 8.0

@@ -12,6 +12,8 @@ from minidl.initializers import (
     HeNormal,
     HeUniform,
     Initializer,
+    LecunNormal,
+    LecunUniform,
     Ones,
     VarianceScaling,
     Zeros,
@@ -20,7 +22,8 @@ from minidl.initializers import (
 STREAM = rng.WEIGHT_STREAMS
 FAN_IN, FAN_OUT = 300, 200
 
-# The variance (Glorot & Bengio 2010, equation 12; He et al. 2015, equation 10), the distribution,
+# The variance (Glorot & Bengio 2010, equation 12; He et al. 2015, equation 10;
+# LeCun et al. 1998, equation 16), the distribution,
 # and the first four values of `draw((2, 3), seed=1, stream=STREAM)`, recorded once.
 RANDOM = {
     "GlorotUniform": (
@@ -42,6 +45,16 @@ RANDOM = {
         2 / FAN_IN,
         "normal",
         [1.2131604057327128, 0.6770532073654643, 1.083231986713129, -0.3164081943950331],
+    ),
+    "LecunUniform": (
+        1 / FAN_IN,
+        "uniform",
+        [0.9162627760915488, 0.5755165224402986, 0.8460021181335894, -0.2813050026966924],
+    ),
+    "LecunNormal": (
+        1 / FAN_IN,
+        "normal",
+        [0.8578339495606245, 0.47874891415222154, 0.7659606834030297, -0.22373437987971925],
     ),
 }
 CONSTANT = {"Zeros": 0.0, "Ones": 1.0}
@@ -114,7 +127,8 @@ FANS = {  # as Keras computes them
 @pytest.mark.parametrize("name", RANDOM)
 def test_fans_have_the_receptive_field_of_keras(name, shape):
     fan_in, fan_out = FANS[shape]
-    fan = fan_in / 2 if name.startswith("He") else (fan_in + fan_out) / 2
+    kind = name.removesuffix("Normal").removesuffix("Uniform")
+    fan = {"He": fan_in / 2, "Lecun": fan_in, "Glorot": (fan_in + fan_out) / 2}[kind]
     values = getattr(initializers, name)().draw(shape, seed=0, stream=STREAM)
     assert values.shape == shape
     assert values.std() == pytest.approx(math.sqrt(1 / fan), rel=0.12)
@@ -156,6 +170,8 @@ def test_get_returns_initializer_of_that_name():
         "glorot_normal": GlorotNormal,
         "he_uniform": HeUniform,
         "he_normal": HeNormal,
+        "lecun_uniform": LecunUniform,
+        "lecun_normal": LecunNormal,
     }
     for name, kind in by_name.items():
         assert type(initializers.get(name)) is kind

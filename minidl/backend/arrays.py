@@ -9,6 +9,8 @@ import numpy as np
 Array = Any
 """An array of the backend's device: ``numpy.ndarray`` or its counterpart on a GPU."""
 
+FLOAT_TYPES = ("float16", "float32", "float64")
+FLOATS = frozenset(map(np.dtype, FLOAT_TYPES))
 _FLOAT16 = np.dtype("float16")
 
 

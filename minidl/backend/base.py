@@ -16,21 +16,20 @@ from minidl_kernels import checks, mask_contract
 from minidl_kernels.mask_contract import Address, PackedAddress
 from minidl_kernels.placed import place_of
 
-from minidl.backend.arrays import Array
+from minidl.backend.arrays import FLOATS, Array
 from minidl.backend.kernel import kernel
 from minidl.backend.optimizers import OptimizerRules
 from minidl.backend.random_numbers import RandomNumbers
 from minidl.backend.recordings import Recordings
+from minidl.backend.selection import Selection
 
-FLOAT_TYPES = ("float16", "float32", "float64")
-_FLOATS = frozenset(map(np.dtype, FLOAT_TYPES))
 _INT64 = np.dtype("int64")
 
 # The value that replaces all smaller ones.
 _FLOORS = {"linear": -np.inf, "relu": 0.0}
 
 
-class Backend(OptimizerRules, RandomNumbers, Recordings):
+class Backend(OptimizerRules, RandomNumbers, Recordings, Selection):
     """Arrays of one device, and the computations on them.
 
     From `matmul` on, methods expect that the device is the current one: enter ``active`` before.
@@ -72,7 +71,7 @@ class Backend(OptimizerRules, RandomNumbers, Recordings):
         ValueError
             If the rate or a part of the address is out of range.
         """
-        checks.check_dtype("dropout", "x", x, _FLOATS)
+        checks.check_dtype("dropout", "x", x, FLOATS)
         rate = checks.check_rate(rate)
         address = mask_contract.check_address(x.shape, address)
         with self.active:
@@ -94,6 +93,18 @@ class Backend(OptimizerRules, RandomNumbers, Recordings):
             ones = self.xp.ones(shape, "float32")
             # For a 0-d array, NumPy's comparison returns a scalar.
             return self.xp.asarray(self.dropout(ones, rate, address, rescale=False) != 0)
+
+    def keep_factors(
+        self, shape: tuple[int, ...], rate: float, address: Address, dtype: Any
+    ) -> Array:
+        """Return the mask as numbers for `select`: 0 is dropped, 1 is kept.
+
+        The dtype is float64 for `dtype` float64, else float32, in which float16 is computed.
+        """
+        with self.active:
+            # Not `self.ones`, which keeps its arrays: masks have many shapes.
+            ones = self.xp.ones(shape, np.promote_types(dtype, "float32"))
+            return ones if rate == 0 else self.dropout(ones, rate, address, rescale=False)
 
     @kernel("dropout")
     def _dropout(self, x: Array, out: Array, address: PackedAddress, scale: Any) -> None:

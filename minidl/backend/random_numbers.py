@@ -7,10 +7,8 @@ import numpy as np
 from minidl_kernels import checks, mask_contract, number_contract
 from minidl_kernels.mask_contract import Address, PackedAddress
 
-from minidl.backend.arrays import Array, DeviceArrays
+from minidl.backend.arrays import FLOATS, Array, DeviceArrays
 from minidl.backend.kernel import kernel
-
-_FLOATS = checks.KERNEL_TYPES | {np.dtype("float16")}
 
 
 class RandomNumbers(DeviceArrays):
@@ -39,7 +37,7 @@ class RandomNumbers(DeviceArrays):
         self, who: str, write: Callable[..., None], shape: Any, address: Address, dtype: Any
     ) -> Array:
         dtype = np.dtype(dtype)
-        checks.check_dtype(who, "numbers", np.empty(0, dtype), _FLOATS)
+        checks.check_dtype(who, "numbers", np.empty(0, dtype), FLOATS)
         shape = mask_contract.check_lengths(shape, who)
         address = mask_contract.check_address(shape, address, who)
         with self.active:
@@ -85,7 +83,7 @@ class RandomNumbers(DeviceArrays):
         ValueError
             If sigma or a part of the address is out of range.
         """
-        checks.check_dtype("noise", "x", x, _FLOATS)
+        checks.check_dtype("noise", "x", x, FLOATS)
         checks.check_deviation("noise", sigma)
         address = mask_contract.check_address(x.shape, address, "noise")
         with self.active:

@@ -137,12 +137,13 @@ def _figures(
             "in blue ones."
         )
         yield "The first layer", caption, first_weights(first, x.shape[1:])
-    scalings = {layer.scaling for layer in model.layers if isinstance(layer, Dropout)}
-    if scalings:
+    random_layers = [layer for layer in model.layers if layer.held(rng.RandomStream)]
+    if random_layers:
+        scalings = {layer.scaling for layer in random_layers if isinstance(layer, Dropout)}
         caption = (
             f"Outputs of the dropout layers for {min(SAMPLES, len(x))} images, without dropout as "
-            "in prediction and with dropout as in training; "
-            f"{', '.join(SCALED[scaling] for scaling in sorted(scalings))}."
+            "in prediction and with dropout as in training"
+            f"{''.join(f'; {SCALED[scaling]}' for scaling in sorted(scalings))}."
         )
         yield "Activations with and without dropout", caption, activations(model, x[:SAMPLES])
 
@@ -257,6 +258,6 @@ def _dropout_outputs(
     with mode, no_grad():
         for layer in model.layers:
             values = layer(values)
-            if isinstance(layer, Dropout):
+            if layer.held(rng.RandomStream):
                 found[layer.path] = values.numpy().ravel()
     return found

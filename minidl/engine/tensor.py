@@ -305,6 +305,10 @@ class Tensor:
         """Return the positive part of each element."""
         return apply(ops.relu, self)
 
+    def selu(self) -> "Tensor":
+        """Return the scaled exponential linear unit of each element."""
+        return apply(ops.selu, self)
+
     def sigmoid(self) -> "Tensor":
         """Return 1 / (1 + exp(-x)) of each element."""
         return apply(ops.sigmoid, self)
@@ -411,17 +415,13 @@ def apply(op: ops.Op, *inputs: Any, **static: Any) -> Tensor:
     ----------
     op : callable
         An operation of `minidl.engine.ops`.
-    *inputs : Tensor or number
-        The differentiable inputs.
-    **static
-        Its other arguments.
+    *inputs, **static
+        Its differentiable inputs, tensors and numbers, and its other arguments.
 
     Raises
     ------
-    TypeError
-        If an input is a list, or none is a tensor.
-    ValueError
-        If the tensors are on different devices.
+    TypeError, ValueError
+        If an input is a list, no input is a tensor, or the tensors are on different devices.
     """
     wanted = False
     for operand in inputs:

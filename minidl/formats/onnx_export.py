@@ -12,9 +12,12 @@ import numpy as np
 
 from minidl.layers import (
     Activation,
+    AlphaDropout,
     ConcreteDropout,
     Dense,
+    DropConnect,
     Dropout,
+    DropPath,
     Flatten,
     GaussianDropout,
     GaussianNoise,
@@ -22,6 +25,9 @@ from minidl.layers import (
     ReLU,
     Rescaling,
     Softmax,
+    SpatialDropout1D,
+    SpatialDropout2D,
+    SpatialDropout3D,
     activations,
 )
 from minidl.models import Sequential
@@ -30,7 +36,15 @@ from minidl.storage.extras import from_extra
 from minidl.version import __version__
 
 OPSET, IR_VERSION = 17, 8  # of 2022: old enough for all runtimes
-OPERATORS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
+SHARED_DROPOUTS = (
+    Dropout,
+    AlphaDropout,
+    DropPath,
+    SpatialDropout1D,
+    SpatialDropout2D,
+    SpatialDropout3D,
+)
+OPERATORS = {"relu": "Relu", "selu": "Selu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
 
 
 def save(model: Sequential, path: PathLike) -> None:
@@ -73,13 +87,15 @@ class _Graph:
             return self._rescale(layer, x)
         if kind is Activation:
             return self._activate(layer, layer.activation, x)
-        if kind is Dropout:
+        if kind is Dropout and layer.noise_shape is None:
             return self._drop(layer, x)
         if kind in (GaussianDropout, GaussianNoise):  # which do nothing in inference
             return x
         if kind is ConcreteDropout:
             return self._apply(layer.layer, x)
-        if kind is Dense:
+        if kind in SHARED_DROPOUTS:
+            return self._keep(layer, x)
+        if kind in (Dense, DropConnect):
             return self._dense(layer, x)
         raise TypeError(
             f"export: expected layers with an ONNX operator, got {label}, a {kind.__qualname__}."
@@ -121,6 +137,15 @@ class _Graph:
             return x
         # In training this undoes the node's scaling; in inference it is the layer's own.
         return self._node("Mul", f"{label}/keep", x, self._number(f"{label}/by", 1 - rate))
+
+    def _keep(self, layer: Any, x: str) -> str:
+        """Add what a layer does in inference that ONNX cannot do in training."""
+        label = layer.path
+        if getattr(layer, "scaling", "train") == "train":
+            return self._node("Identity", label, x)
+        return self._node(
+            "Mul", label, x, self._number(f"{label}/by", 1 - layer.rate_at(layer.step))
+        )
 
     def _node(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
         name = self._unique(name)

@@ -2,17 +2,24 @@
 
 from minidl.engine.parameter import Parameter
 from minidl.layers.activations import Activation, ReLU, Softmax
+from minidl.layers.alpha_dropout import AlphaDropout
 from minidl.layers.base import Layer
 from minidl.layers.concrete_dropout import ConcreteDropout
 from minidl.layers.dense import Dense
+from minidl.layers.drop_connect import DropConnect
+from minidl.layers.drop_path import DropPath
 from minidl.layers.dropout import Dropout
 from minidl.layers.noise import GaussianDropout, GaussianNoise
 from minidl.layers.reshaping import Flatten, Input, Rescaling
+from minidl.layers.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 
 __all__ = [
     "Activation",
+    "AlphaDropout",
     "ConcreteDropout",
     "Dense",
+    "DropConnect",
+    "DropPath",
     "Dropout",
     "Flatten",
     "GaussianDropout",
@@ -23,4 +30,7 @@ __all__ = [
     "ReLU",
     "Rescaling",
     "Softmax",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
 ]

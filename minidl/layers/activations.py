@@ -21,6 +21,7 @@ def linear(x: Tensor) -> Tensor:
 _BY_NAME: dict[str, Function] = {
     "linear": linear,
     "relu": Tensor.relu,
+    "selu": Tensor.selu,
     "sigmoid": Tensor.sigmoid,
     "softmax": Tensor.softmax,
     "tanh": Tensor.tanh,

@@ -27,8 +27,8 @@ class Dense(Layer):
     units : int
         The size of the output's last axis, at least 1.
     activation : str or callable, optional
-        ``"relu"``, ``"sigmoid"``, ``"tanh"``, ``"softmax"``, ``"linear"``, or a function of a
-        tensor. None is linear.
+        ``"relu"``, ``"selu"``, ``"sigmoid"``, ``"tanh"``, ``"softmax"``, ``"linear"``, or a
+        function of a tensor. None is linear.
     use_bias : bool
         Whether a bias is added.
     kernel_initializer, bias_initializer : str or Initializer
@@ -92,11 +92,15 @@ class Dense(Layer):
     def call(self, x: Tensor) -> Tensor:
         """Return the layer's output, of shape (batch, units)."""
         self.check_input(x)
+        return self.with_weight(x, self.weight)
+
+    def with_weight(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return the layer's output with this weight."""
         if self.is_one_op(x):
             fused = self.fused_activation
-            y = apply(ops.dense, x, self.weight, self.bias, activation=fused or "linear")
+            y = apply(ops.dense, x, weight, self.bias, activation=fused or "linear")
             return y if fused else self.activation(y)
-        y = x @ self.weight
+        y = x @ weight
         if self.bias is not None:
             y = y + self.bias
         return self.activation(y)

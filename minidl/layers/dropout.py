@@ -4,21 +4,20 @@ from collections.abc import Callable
 from typing import Any
 
 from minidl import rng
-from minidl.alternatives import keras_defaults
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
-from minidl.layers.random_layer import RandomLayer, Rate
+from minidl.layers.random_layer import NoiseShape, RandomLayer, Rate, checked_noise_shape
 
 SCALINGS = ("train", "inference")
 
 
-@keras_defaults(noise_shape=None)
 class Dropout(RandomLayer):
     """Drop each element with probability `rate` in training, and none in inference.
 
     Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15
     (2014) 1929-1958. Each decision depends only on the rate, seed, stream, step, row and column: it
-    is the same bit on every device and for every split of the batch.
+    is the same bit on every device and for every split of the batch. Shared decisions are those of
+    an array of the noise shape.
 
     Parameters
     ----------
@@ -27,6 +26,10 @@ class Dropout(RandomLayer):
         one in [0, 1), such as a schedule of `minidl.optimizers.schedules`. The step is that of
         ``training(step=...)`` if given, else `step`; so it is in inference and in Monte-Carlo
         prediction.
+    noise_shape : tuple, optional
+        For each axis of the input None or its length, or 1: all elements along the axis share their
+        decisions then. ``(None, 1, None)`` drops a feature at all times of a sequence. If axis 0 is
+        1 and there are more axes, all samples of a step share them, in all its micro-batches.
     seed : int, optional
         In [0, 2**64). If None, the seed of the model is used.
     stream : int, optional
@@ -76,8 +79,9 @@ class Dropout(RandomLayer):
     def __init__(
         self,
         rate: float | Callable[[int], float],
-        *,
+        noise_shape: NoiseShape | None = None,
         seed: int | None = None,
+        *,
         stream: int | None = None,
         scaling: str = "train",
         **layer_arguments: Any,
@@ -86,17 +90,30 @@ class Dropout(RandomLayer):
         if scaling not in SCALINGS:
             raise ValueError(f"Dropout: expected scaling to be in {SCALINGS}, got {scaling!r}.")
         self.rate = rate
+        self.noise_shape = checked_noise_shape(type(self).__name__, noise_shape)
         self.scaling = scaling
 
     def call(self, x: Tensor) -> Tensor:
         """Return `x` with dropped elements in training, scaled by `scaling`."""
         if not rng.is_training():
             return x if self.scaling == "train" else self._scale_for_inference(x)
-        rate, address = self.next_draw(x.shape)
+        rate = self.current_rate()
+        shape, address = self.next_decisions(x.shape, self.noise_shape_for(x.shape))
         if rate == 0 and not self.is_scheduled:
             return x
-        rescale = self.scaling == "train"
-        return apply(ops.dropout, x, rate=rate, address=address, rescale=rescale)
+        drawn = {"rate": rate, "address": address}
+        if shape == x.shape:
+            return apply(ops.dropout, x, **drawn, rescale=self.scaling == "train")
+        scale = self.kept_scale(rate)
+        return apply(ops.affine_dropout, x, **drawn, noise_shape=shape, scale=scale)
+
+    def noise_shape_for(self, shape: tuple[int, ...]) -> NoiseShape | None:
+        """Return the noise shape for inputs of `shape`."""
+        return self.noise_shape
+
+    def kept_scale(self, rate: float) -> float:
+        """Return the factor of kept elements, which may be placed; at rate 1 there are none."""
+        return 1.0 if rate == 1 or self.scaling == "inference" else self.numbers_for(rate)[1]
 
     def _scale_for_inference(self, x: Tensor) -> Tensor:
         """Return `x` times the probability of being kept."""

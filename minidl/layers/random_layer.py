@@ -1,14 +1,17 @@
 """Base class of the layers that draw random decisions or numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from minidl_kernels.mask_contract import threshold
 from minidl_kernels.placed import MovingRate
 
-from minidl.arguments import Number, finite, shown_arguments, written
+from minidl.arguments import Number, count, finite, shown_arguments, written
 from minidl.layers.base import Layer
 from minidl.rng import Address, RandomStream
+
+NoiseShape = Sequence[int | None]
+"""For each axis of an input: None or its length, or 1 if its elements share their decisions."""
 
 
 class Rate(Number):
@@ -131,6 +134,39 @@ class RandomLayer(Layer):
         """Return `numbers_of` a rate that `next_draw` returned; they may be placed."""
         return tuple(rate.numbers) if isinstance(rate, MovingRate) else self.numbers_of(rate)
 
+    def next_decisions(
+        self, shape: tuple[int, ...], noise_shape: NoiseShape | None
+    ) -> tuple[tuple[int, ...], Address]:
+        """Return the shape of the decisions for an input of `shape`, and their address.
+
+        If `noise_shape` has two or more axes and begins with 1, the whole step shares the
+        decisions: the row offset is 0.
+
+        Raises
+        ------
+        ValueError
+            If `noise_shape` does not have an entry for each axis, or an entry is neither None nor 1
+            nor the length of its axis. Also the errors of ``random_stream.next_address``.
+        """
+        if noise_shape is None:
+            return shape, self.random_stream.next_address(shape)
+        who = f"{self.label}: expected noise_shape with"
+        if len(noise_shape) != len(shape):
+            raise ValueError(
+                f"{who} an entry for each of the {len(shape)} axes of shape {shape}, got "
+                f"{noise_shape}. Use None for axis 0, the batch, and 1 for an axis that shares its "
+                "decisions."
+            )
+        pairs = list(zip(noise_shape, shape, strict=True))
+        if any(entry not in (None, 1, length) for entry, length in pairs):
+            raise ValueError(
+                f"{who} None, 1 or the length of the axis for shape {shape}, got {noise_shape}. "
+                "Use None for an axis that has decisions of its own."
+            )
+        per_step = len(shape) > 1 and noise_shape[0] == 1
+        decisions = tuple(length if entry is None else entry for entry, length in pairs)
+        return decisions, self.random_stream.next_address(decisions, per_step=per_step)
+
     def __repr__(self) -> str:
         """Return the constructor's arguments that are not at their defaults, and the address."""
         shown = shown_arguments(self)
@@ -144,3 +180,27 @@ def scheduled(layer: Layer) -> Iterator[RandomLayer]:
     for each in layer.walk():
         if isinstance(each, RandomLayer) and each.is_scheduled:
             yield each
+
+
+def checked_noise_shape(who: str, noise_shape: Any) -> tuple[int | None, ...] | None:
+    """Return a noise shape as a tuple, or None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a tuple or list, or an entry is neither None nor a length.
+
+    Examples
+    --------
+    >>> checked_noise_shape("Dropout", [None, 1])
+    (None, 1)
+    """
+    if noise_shape is None:
+        return None
+    if not isinstance(noise_shape, tuple | list):
+        raise TypeError(
+            f"{who}: expected noise_shape to be a tuple, got {noise_shape!r}. Use one with an "
+            "entry for each axis, as (None, 1)."
+        )
+    name = f"{who}: noise_shape"
+    return tuple(None if entry is None else count(name, entry) for entry in noise_shape)

@@ -13,7 +13,7 @@ from minidl import console, rng
 from minidl.alternatives import keras_defaults, missing_attribute
 from minidl.arguments import number_array, positive_integer
 from minidl.backend import Backend, get_backend
-from minidl.backend.base import FLOAT_TYPES
+from minidl.backend.arrays import FLOAT_TYPES
 from minidl.engine.backward import no_grad
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor, as_tensor

@@ -1,9 +1,9 @@
 """Fusion: execution plans of models for `fit`, `evaluate` and `predict`.
 
 Only this file decides what is fused: a leading `Rescaling` and `Flatten` into the gathering of
-batches, a `Dense` with the `Dropout` after it, and the last layer of a classifier with its loss and
-accuracy. The results equal those of the separate operations up to rounding, and the masks have the
-same bits.
+batches, a `Dense` with the `Dropout` after it if that shares no decisions, and the last layer of a
+classifier with its loss and accuracy. The results equal those of
+the separate operations up to rounding, and the masks have the same bits.
 """
 
 from collections.abc import Callable, Sequence
@@ -66,7 +66,7 @@ def stages(layers: Sequence[Layer]) -> list[Stage]:
     found: list[Stage] = []
     for layer in layers:
         before = found[-1] if found else None
-        if type(layer) is Dropout and type(before) is Dense:
+        if type(layer) is Dropout and layer.noise_shape is None and type(before) is Dense:
             found[-1] = DenseThenDropout(before, layer)
         else:
             found.append(layer)

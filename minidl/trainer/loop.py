@@ -145,15 +145,16 @@ class Run:
         if reason := self._obstacle():
             self.recorder.give_up(reason)
         backend = self.model.backend
-        at_once = 1 if callbacks.act_on_batches else STEPS_AT_ONCE
+        most = 1 if callbacks.act_on_batches else STEPS_AT_ONCE
+        at_once = 1
         with backend.active, backend.stream():
             batches = self.batches_left()
             for batch in batches:
                 callbacks.notify("on_train_batch_begin", self.position.batch, {})
                 begun = time.monotonic()
                 done = self.recorder.work_ahead(batch, at_once)
-                if time.monotonic() - begun > LONGEST_WAIT:
-                    at_once = 1
+                seconds = (time.monotonic() - begun) / done
+                at_once = most if most * seconds < LONGEST_WAIT else 1
                 callbacks.notify("on_train_batch_end", self.position.batch - 1, totals)
                 deque(islice(batches, done - 1), maxlen=0)  # the others are done, too
                 if self.model.stop_training:

@@ -187,6 +187,14 @@ def test_page_names_scaling_in_prediction(tmp_path):
     assert "as in training; all values are scaled down in prediction." in text
 
 
+def test_page_shows_layers_without_a_scaling(tmp_path):
+    stack = [layers.Input((2, 2)), layers.Flatten(), layers.AlphaDropout(0.5)]
+    model = models.Sequential([*stack, layers.DropConnect(3, 0.5, activation="softmax")], seed=1)
+    x = np.eye(4)[:3].reshape(3, 2, 2)
+    report.write(tmp_path / "x.html", model, x, np.arange(3), facts={}, command="x")
+    assert "with dropout as in training." in "".join(Page(tmp_path / "x.html").texts)
+
+
 def test_activations_show_the_share_of_zeros():
     model = models.Sequential([layers.Input((1000,)), layers.Dropout(0.5)], seed=1)
     (axes,) = report.activations(model, np.ones((5, 1000))).axes

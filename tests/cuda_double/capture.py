@@ -1,4 +1,4 @@
-"""Streams, stream capture and graphs of the double, and `perform`, which does all work.
+"""Streams and stream capture of the double, and `perform`, which does all work.
 
 While the current stream captures, `perform` computes nothing. It allocates the results, fills them
 with poison, and appends a node to the graph. A launch of the graph runs the nodes in the same
@@ -12,76 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from cuda_double.devices import Misuse, state
-from cuda_double.pools import Block, OnDevice, Order
+from cuda_double.devices import state
+from cuda_double.graphs import CAPTURE_UNSUPPORTED, Capture, Graph
+from cuda_double.pools import OnDevice, Order
 
-# cudaError of driver_types.h
-ILLEGAL_STATE, CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED = 401, 900, 901
+ILLEGAL_STATE, CAPTURE_INVALIDATED = 401, 901  # cudaError of driver_types.h
 POISON = 0xEE  # each byte of a result that is no float
-
-
-class Capture:
-    """The graph that a stream captures: its nodes, and the memory that they use."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Callable[[], None]] = []
-        self.blocks: list[Block] = []  # allocated during capture
-        self.used: dict[int, Block] = {}  # by their ids, allocated whenever
-        self.is_valid = True
-
-    def append(self, arrays: Iterable[OnDevice], node: Callable[[], None]) -> None:
-        """Append a node that uses the memory of these arrays."""
-        self.nodes.append(node)
-        self.used |= {id(array._block): array._block for array in arrays}
-        state.counts.nodes += 1
-
-
-class Graph:
-    """A captured graph; `launch` runs its nodes."""
-
-    _capture: Capture
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        raise NotImplementedError(
-            "currently this class cannot be initiated by the user and must "
-            "be created via stream capture"
-        )
-
-    @classmethod
-    def _of(cls, capture: Capture) -> "Graph":
-        graph = cls.__new__(cls)
-        graph._capture = capture
-        return graph
-
-    def launch(self, stream: Any = None) -> None:
-        """Run the nodes on a stream, by default on the current one."""
-        if state.capture is not None:
-            raise NotImplementedError("the double has no graphs within graphs")
-        with stream or state.stream:
-            self._run()
-
-    def _run(self) -> None:
-        capture = self._capture
-        for block in itertools.chain(capture.blocks, capture.used.values()):
-            block.check_replayable()
-            if block.unfilled_by not in (None, capture):
-                raise Misuse("a graph reads results of another one that was never launched")
-        state.counts.graph_launches += 1
-        with np.errstate(all="ignore"):
-            for node in capture.nodes:
-                node()
-        for block in itertools.chain(capture.blocks, capture.used.values()):
-            block.unfilled_by = None
-            block.use()
-
-    def upload(self, stream: Any = None) -> None:
-        """Prepare the first launch."""
-
-    def debug_dot_str(self, flags: Any = None) -> str:
-        """Return the graph in the DOT language."""
-        names = [f'"graph_1_node_{place}"' for place in range(len(self._capture.nodes))]
-        edges = [f"{first} -> {second};" for first, second in itertools.pairwise(names)]
-        return "\n".join(["digraph dot {", *(f"{n}[label=kernel];" for n in names), *edges, "}"])
 
 
 class Event:

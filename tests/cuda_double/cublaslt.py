@@ -15,7 +15,7 @@ import numpy as np
 
 from cuda_double.capture import get_current_stream, memory_of, perform
 from cuda_double.devices import Misuse, state
-from cuda_double.pools import ALIGNMENT, by_address
+from cuda_double.pools import by_address
 
 SUCCESS = 0
 STATUS_NAMES = {
@@ -38,6 +38,7 @@ PREFERENCE_ATTRIBUTES = {
 }
 ALGORITHM = struct.Struct("8Q")
 RESULT = struct.Struct("8QQif4i")  # algo, workspaceSize, state, wavesCount, reserved
+ALIGNMENT = 256  # bytes, of a workspace
 LONG_SUM, NEED = 64, 4096  # a product with a longer inner size needs so many bytes, as for split-K
 
 Pointer = ctypes.c_void_p
@@ -222,6 +223,8 @@ class CublasLt:
         _expect(not any(np.may_share_memory(out, x) for x in (left, right)), "no overlap")
         left = left.T if description["transpose_a"] else left
         right = right.T if description["transpose_b"] else right
+        if need:
+            arrays.append(by_address[workspace])
         kept = memory_of(arrays)  # as long as the graph of a node
 
         def multiply(*_: Any) -> None:

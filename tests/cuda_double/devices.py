@@ -1,5 +1,6 @@
 """The devices and counts of the double, and its one state."""
 
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -37,6 +38,7 @@ class State:
     def __init__(self) -> None:
         self.counts = Counts()
         self.streams: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.thread = threading.local()
         self.reset(1)
 
     def reset(self, device_count: int) -> None:
@@ -44,10 +46,19 @@ class State:
         self.counts.reset()
         self.device_count = device_count
         self.current_device = 0
-        self.current_stream: Any = None  # the null stream
+        self.current_stream = None
         self.capturing: list[Any] = []  # streams
         self.allocator: Callable | None = None
         self.loaded: set[Any] = set()  # kernels, which a first launch loads on a device
+
+    @property
+    def current_stream(self) -> Any:
+        """The stream that this thread has made the current one, or None for the null stream."""
+        return getattr(self.thread, "stream", None)
+
+    @current_stream.setter
+    def current_stream(self, stream: Any) -> None:
+        self.thread.stream = stream
 
     @property
     def capture(self) -> Any:

@@ -14,6 +14,7 @@ from compiled import compiled
 from cuda_double.capture import arrays_in, memory_of, perform
 from cuda_double.cublaslt import CublasLt
 from cuda_double.devices import Counts, Misuse, state
+from cuda_double.graphs import driver_of
 from cuda_double.library import double_of
 
 # Threads that the interpreter runs side by side; 16,384 is fastest for the grid that a small array
@@ -31,6 +32,7 @@ def _double() -> Any:
 @contextlib.contextmanager
 def cuda_double(device_count: int = 1) -> Iterator[Counts]:
     """Make ``get_backend("cuda")`` the real backend over the double; give the double's counts."""
+    from cuda.bindings import driver
     from minidl_kernels.cuda import blas, launch, recording, reduction
 
     import minidl.backend as devices
@@ -45,6 +47,7 @@ def cuda_double(device_count: int = 1) -> Iterator[Counts]:
         for module in (blas, recording, reduction):
             patch.setattr(module, "cupy", double)
         patch.setattr(blas, "load", lambda: library)
+        patch.setattr(recording, "driver", driver_of(driver))
         try:
             _forget_cuda(devices)
             yield state.counts

@@ -5,15 +5,16 @@ that still uses it computes with another array's numbers. So using freed memory 
 """
 
 import contextlib
-import ctypes
 import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from cuda_double.devices import Misuse, state
 
-ALIGNMENT = 256  # bytes
+ALIGNMENT = 512  # bytes
 
 
 class MemoryPool:
@@ -155,15 +156,6 @@ class Block:
             raise Misuse("a graph uses memory that its pool has released")
 
 
-class Memory:
-    """Memory from no pool, aligned as that of ``cudaMalloc``."""
-
-    def __init__(self, size: int):
-        self._bytes = ctypes.create_string_buffer(size + ALIGNMENT)
-        address = ctypes.addressof(self._bytes)
-        self.size, self.ptr = size, address + -address % ALIGNMENT
-
-
 class OnDevice:
     """What has memory on the device: the base of the double's arrays."""
 
@@ -180,3 +172,18 @@ class OnDevice:
 
 
 by_address: weakref.WeakValueDictionary[int, OnDevice] = weakref.WeakValueDictionary()
+
+
+class MemoryPointer(OnDevice):
+    """What `alloc` returns: bytes of the current pool, aligned as CuPy aligns them."""
+
+    def __init__(self, size: int):
+        buffer = np.empty(size + ALIGNMENT, "u1")
+        start = -buffer.ctypes.data % ALIGNMENT
+        self._memory = buffer[start : start + size]
+        self._block = Block(self, is_borrowed=False)
+
+    @property
+    def ptr(self) -> int:
+        """The address."""
+        return self.data.ptr

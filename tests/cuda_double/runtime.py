@@ -2,9 +2,10 @@
 
 from types import ModuleType
 
-from cuda_double.capture import Event, Graph, Stream, get_current_stream
+from cuda_double import graphs
+from cuda_double.capture import Event, Stream, get_current_stream
 from cuda_double.devices import Device, Namespace, state
-from cuda_double.pools import Memory, MemoryPool, using_allocator
+from cuda_double.pools import MemoryPointer, MemoryPool, using_allocator
 
 MEMORY = 2**33  # bytes of a device
 CUDA_ERROR_NO_DEVICE = 100  # cudaError of driver_types.h
@@ -13,7 +14,7 @@ CUDA_ERROR_NO_DEVICE = 100  # cudaError of driver_types.h
 def cuda_namespace(real: ModuleType) -> Namespace:
     """Return the double of `cupy.cuda`."""
     error = real.runtime.CUDARuntimeError
-    Device.error = Stream.error = error
+    Device.error = Stream.error = graphs.Executable.error = error
 
     def device_count() -> int:
         if state.device_count == 0:
@@ -25,6 +26,10 @@ def cuda_namespace(real: ModuleType) -> Namespace:
         getDeviceCount=device_count,
         memGetInfo=lambda: (MEMORY, MEMORY),  # free and in all, bytes
         getDevice=lambda: state.current_device,
+        graphInstantiate=graphs.graph_instantiate,
+        graphLaunch=graphs.graph_launch,
+        graphDestroy=graphs.graph_destroy,
+        graphExecDestroy=graphs.graph_exec_destroy,
         CUDARuntimeError=error,
     )
     return Namespace(
@@ -32,8 +37,9 @@ def cuda_namespace(real: ModuleType) -> Namespace:
         Device=Device,
         Stream=Stream,
         Event=Event,
-        Graph=Graph,
-        Memory=Memory,
+        Graph=graphs.Graph,
+        MemoryPointer=MemoryPointer,
+        alloc=MemoryPointer,
         MemoryPool=MemoryPool,
         using_allocator=using_allocator,
         get_current_stream=get_current_stream,

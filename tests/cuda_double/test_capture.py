@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numba import cuda
 
+from cuda_double import graphs
 from cuda_double.devices import Misuse
 
 
@@ -445,3 +446,134 @@ def test_second_stream_is_not_captured(xp, stream):
     with pytest.raises(NotImplementedError):
         stream.record()
     stream.end_capture()
+
+
+# ------------------------------------------------------------------------------ graphs of graphs
+
+
+@pytest.fixture
+def driver(cuda_double):
+    from minidl_kernels.cuda import recording
+
+    return recording.driver
+
+
+def chained(xp, driver, *captures, before=lambda nodes: nodes[-1:]):
+    """Return the handles of a graph of graphs, not yet instantiated, and its nodes."""
+    _, whole = driver.cuGraphCreate(0)
+    nodes = []
+    for capture in captures:
+        dependencies = before(nodes)
+        status, node = driver.cuGraphAddChildGraphNode(
+            whole, dependencies, len(dependencies), driver.CUgraph(capture.graph.graph)
+        )
+        assert status == driver.CUresult.CUDA_SUCCESS
+        nodes.append(node)
+    return int(whole), nodes
+
+
+def test_graph_of_graphs_runs_copies_in_their_order(xp, x, stream, capture, driver, cuda_double):
+    def add():
+        nonlocal x
+        x += 1
+
+    def double():
+        nonlocal x
+        x *= 2
+
+    before = x.get()
+    captures = [capture(add), capture(double)]
+    nodes = cuda_double.nodes
+    whole, _ = chained(xp, driver, *captures, *captures)
+    assert cuda_double.nodes == nodes + 4
+    executable = xp.cuda.runtime.graphInstantiate(whole)
+    xp.cuda.runtime.graphDestroy(whole)
+    for each in captures:
+        del each.graph
+    cuda_double.reset()
+    xp.cuda.runtime.graphLaunch(executable, stream.ptr)
+    assert cuda_double == type(cuda_double)(graph_launches=1)
+    np.testing.assert_array_equal(x.get(), ((before + 1) * 2 + 1) * 2)
+    xp.cuda.runtime.graphExecDestroy(executable)
+
+
+def test_graph_is_not_launched_into_a_capture(xp, x, stream, capture):
+    captured = capture(lambda: x.fill(2))
+    for launch in (
+        captured.graph.launch,
+        lambda: xp.cuda.runtime.graphLaunch(captured.graph.graphExec, stream.ptr),
+    ):
+        stream.begin_capture()
+        with pytest.raises(xp.cuda.runtime.CUDARuntimeError, match="CaptureUnsupported"):
+            launch()
+        with pytest.raises(xp.cuda.runtime.CUDARuntimeError, match="CaptureInvalidated"):
+            stream.end_capture()
+
+
+UNORDERED_CHILDREN = {
+    "nothing": lambda nodes: [],
+    "the first one": lambda nodes: nodes[:1],
+    "all of them": lambda nodes: nodes,
+}
+
+
+@pytest.mark.parametrize("name", UNORDERED_CHILDREN)
+def test_graphs_in_a_graph_run_one_after_the_other(name, xp, x, capture, driver):
+    captured = capture(lambda: x.fill(2))
+    with pytest.raises(Misuse, match="nothing orders them"):
+        chained(xp, driver, *[captured] * 3, before=UNORDERED_CHILDREN[name])
+
+
+def test_driver_reports_wrong_nodes(xp, x, capture, driver):
+    captured = capture(lambda: x.fill(2))
+    child = driver.CUgraph(captured.graph.graph)
+    invalid = (driver.CUresult.CUDA_ERROR_INVALID_VALUE, None)
+    assert driver.cuGraphCreate(1) == invalid
+    (_, whole), (_, other) = driver.cuGraphCreate(0), driver.cuGraphCreate(0)
+    _, node = driver.cuGraphAddChildGraphNode(whole, None, 0, child)
+    assert driver.cuGraphAddChildGraphNode(other, [node], 1, child) == invalid
+    assert driver.cuGraphAddChildGraphNode(whole, [node, node], 2, child) == invalid
+    with pytest.raises(TypeError, match="dependencies"):
+        driver.cuGraphAddChildGraphNode(whole, [int(node)], 1, child)
+    with pytest.raises(RuntimeError, match="too small"):
+        driver.cuGraphAddChildGraphNode(whole, [], 1, child)
+
+
+def test_graph_is_not_used_after_it_was_destroyed(xp, x, stream, capture, driver):
+    runtime = xp.cuda.runtime
+    captured = capture(lambda: x.fill(2))
+    whole, _ = chained(xp, driver, captured)
+    executable = runtime.graphInstantiate(whole)
+    with pytest.raises(runtime.CUDARuntimeError, match="InvalidResourceHandle"):
+        runtime.graphLaunch(executable, 0x77)
+    runtime.graphDestroy(whole)
+    runtime.graphLaunch(executable, stream.ptr)
+    runtime.graphExecDestroy(executable)
+    for use in (
+        lambda: runtime.graphInstantiate(whole),
+        lambda: runtime.graphDestroy(whole),
+        lambda: runtime.graphLaunch(executable, stream.ptr),
+        lambda: runtime.graphExecDestroy(executable),
+        lambda: driver.cuGraphAddChildGraphNode(driver.CUgraph(whole), [], 0, driver.CUgraph(1)),
+    ):
+        with pytest.raises(Misuse, match="was destroyed"):
+            use()
+
+
+def test_captured_graph_destroys_what_it_has(x, capture):
+    before = len(graphs.definitions), len(graphs.executables)
+    captured = capture(lambda: x.fill(2))
+    assert (len(graphs.definitions), len(graphs.executables)) == (before[0] + 1, before[1] + 1)
+    del captured
+    assert (len(graphs.definitions), len(graphs.executables)) == before
+
+
+def test_launch_of_a_graph_of_graphs_needs_its_memory(xp, x, stream, capture, driver):
+    captured = capture(lambda: x * 2)
+    whole, _ = chained(xp, driver, captured, captured)
+    executable = xp.cuda.runtime.graphInstantiate(whole)
+    xp.cuda.runtime.graphLaunch(executable, stream.ptr)
+    np.testing.assert_array_equal(captured.result.get(), 2 * x.get())
+    del captured.pool
+    with pytest.raises(Misuse, match="its pool has released"):
+        xp.cuda.runtime.graphLaunch(executable, stream.ptr)

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import importlib
+import logging
 import sys
 import weakref
 
@@ -11,9 +12,11 @@ import pytest
 from minidl_kernels import mask_contract
 from minidl_kernels.placed import NotRecorded, PlacedFloat, PlacedInt
 
+from cuda_double import graphs
 from cuda_double.devices import Misuse, state
 from minidl import get_backend
 from minidl.rng import Address
+from minidl.trainer import loop
 
 
 @pytest.fixture
@@ -180,6 +183,166 @@ def test_recording_does_the_work_once(xp, recording):
     assert x.get().tolist() == [1, 1, 1]
     record.replay(times=2)
     assert x.get().tolist() == [3, 3, 3]
+
+
+# ------------------------------------------------------------------------------ several at once
+
+
+@pytest.fixture
+def steps(xp, recording):
+    """Return a recording of steps that read their numbers from a table, and their state.
+
+    A step changes the state by its row of the table, which a cursor on the device names. The order
+    of the steps matters, and so does the order within a step.
+    """
+    rows = xp.asarray(np.random.default_rng(5).random((200, 3)))
+    cursor, now = xp.zeros(1, "int64"), xp.zeros((1, 3))
+    total = xp.ones(3)
+
+    def step():
+        nonlocal cursor, total
+        xp.take(rows, cursor, axis=0, out=now)
+        cursor += 1
+        total *= now[0] + 0.5
+        total += now[0, ::-1]
+
+    step()
+    return recording.record(step), step, (cursor, total)
+
+
+def bits(arrays):
+    return [array.get().tobytes() for array in arrays]
+
+
+@pytest.mark.parametrize(
+    ("times", "launches"), [(0, 0), (15, 15), (16, 1), (19, 1 + 3), (35, 2 + 3), (160, 10)]
+)
+def test_sixteen_replays_are_one_launch(times, launches, steps, recording, cuda_double):
+    record, step, arrays = steps
+    assert recording.TOGETHER == 16
+    before = [array.copy() for array in arrays]
+    nodes = cuda_double.nodes
+    cuda_double.reset()
+    record.replay(times)
+    chained = 16 * nodes if times >= 16 else 0
+    assert cuda_double == type(cuda_double)(graph_launches=launches, nodes=chained)
+    assert record.launches == nodes
+    after = bits(arrays)
+    for array, value in zip(arrays, before, strict=True):
+        array[...] = value
+    for _ in range(times):
+        step()
+    assert after == bits(arrays)
+    assert arrays[0].get().tolist() == [2 + times]
+
+
+def test_fit_asks_for_as_many_steps_as_are_one_launch(recording):
+    assert loop.STEPS_AT_ONCE == recording.TOGETHER
+
+
+def test_training_of_sixteen_and_three_steps_has_the_bits_of_eager_steps(recording, monkeypatch):
+    """The numbers of a step do not change here; `steps` has the ones that do."""
+    monkeypatch.setattr(recording, "TOGETHER", 4)
+    training, record = recorded(recording, 2)
+    record.replay(4 + 3)
+    expected, _ = recorded(recording, 2)
+    for _ in range(4 + 3):
+        expected.work()
+    assert training.state() == expected.state()
+
+
+def test_graph_of_several_replays_is_made_once(steps, recording, cuda_double, monkeypatch):
+    record, _, _ = steps
+    made = []
+    real = recording._Chain
+    monkeypatch.setattr(recording, "_Chain", lambda *n: made.append(n) or real(*n))
+    for times in (15, 1, 3):
+        record.replay(times)
+    assert made == []
+    for times in (16, 32, 1, 40):
+        record.replay(times)
+    assert len(made) == 1
+
+
+def test_results_of_several_replays_are_those_of_the_last_one(xp, recording):
+    x, made = xp.ones(3), []
+
+    def work():
+        nonlocal x
+        x += 1
+        made.append(x * 2)
+
+    record = recording.record(work)
+    record.replay(16)
+    assert len(made) == 1
+    assert made[0].get().tolist() == [2 * (1 + 1 + 16)] * 3
+
+
+def fail_in_the_driver(recording, record, patch):
+    status = recording.driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    patch.setattr(recording.driver, "cuGraphAddChildGraphNode", lambda *_: (status, None))
+
+
+def fail_in_the_runtime(recording, record, patch):
+    def out_of_memory(graph):
+        raise recording.cupy.cuda.runtime.CUDARuntimeError(2)
+
+    patch.setattr(recording.cupy.cuda.runtime, "graphInstantiate", out_of_memory)
+
+
+def destroy_the_captured_graph(recording, record, patch):
+    """Do as older versions of CuPy when the graph is instantiated."""
+    patch.setattr(record._graph, "graph", 0)
+
+
+NO_CHAIN = {
+    "driver": (fail_in_the_driver, "CUDA_ERROR_OUT_OF_MEMORY"),
+    "runtime": (fail_in_the_runtime, "cudaErrorMemoryAllocation"),
+    "older CuPy": (destroy_the_captured_graph, "does not keep the graph"),
+}
+
+
+@pytest.mark.parametrize("name", NO_CHAIN)
+def test_replays_are_launched_singly_if_there_is_no_graph_of_several(
+    name, steps, recording, cuda_double, monkeypatch, caplog
+):
+    record, _, (cursor, _) = steps
+    fail, message = NO_CHAIN[name]
+    before = len(graphs.definitions), len(graphs.executables)
+    with monkeypatch.context() as patch, caplog.at_level(logging.INFO, "minidl_kernels"):
+        fail(recording, record, patch)
+        record.replay(16)
+    record.replay(16)  # it is not tried again
+    (line,) = caplog.messages
+    assert line.startswith("recording: each replay is a launch of its own: ")
+    assert message in line
+    assert cuda_double.graph_launches == 1 + 2 * 16
+    assert (len(graphs.definitions), len(graphs.executables)) == before
+    assert cursor.get().tolist() == [2 + 2 * 16]
+
+
+def test_replays_within_a_capture_are_not_recorded(steps, recording):
+    """CUDA rejects graphs that are launched into a capture, of one replay or of several."""
+    record, _, (cursor, _) = steps
+    for times in (1, 16):
+        with pytest.raises(NotRecorded, match="CaptureUnsupported"):
+            recording.record(lambda times=times: record.replay(times))
+    assert state.capturing == []
+    record.replay(16)
+    assert cursor.get().tolist() == [2 + 16]
+
+
+def test_mutant_without_an_order_of_its_steps_is_noticed(steps, recording, monkeypatch):
+    """The negative control: as if no child graph depended on the one before it."""
+    record, _, _ = steps
+    add = recording.driver.cuGraphAddChildGraphNode
+    monkeypatch.setattr(
+        recording.driver,
+        "cuGraphAddChildGraphNode",
+        lambda whole, _, n, child: add(whole, [], 0, child),
+    )
+    with pytest.raises(Misuse, match="nothing orders them"):
+        record.replay(16)
 
 
 # ------------------------------------------------------------------------------ streams
@@ -356,14 +519,20 @@ def test_results_are_valid_and_renewed(xp, recording):
 
 
 @pytest.mark.parametrize("how", ["close", "drop"])
-def test_graph_is_destroyed_before_its_memory(how, xp, recording, monkeypatch):
+@pytest.mark.parametrize("times", [1, 16])
+def test_graphs_are_destroyed_before_their_memory(times, how, xp, recording, monkeypatch):
     x, seen = xp.ones(3), []
+    alive = len(graphs.definitions), len(graphs.executables)
     record = recording.record(lambda: x.fill(2))
+    record.replay(times)
+    assert len(graphs.definitions) == alive[0] + 1  # that of the chain is destroyed already
+    assert len(graphs.executables) == alive[1] + (2 if times == 16 else 1)
     graph = weakref.ref(record._graph)
     free = xp.cuda.MemoryPool.free_all_blocks
 
     def free_all_blocks(pool):
-        seen.append((graph() is None, weakref.ref(pool)))
+        are_destroyed = (len(graphs.definitions), len(graphs.executables)) == alive
+        seen.append((graph() is None and are_destroyed, weakref.ref(pool)))
         free(pool)
 
     monkeypatch.setattr(xp.cuda.MemoryPool, "free_all_blocks", free_all_blocks)
@@ -374,8 +543,8 @@ def test_graph_is_destroyed_before_its_memory(how, xp, recording, monkeypatch):
         with pytest.raises(RuntimeError, match="expected an open recording"):
             record.replay()
     del record
-    ((was_destroyed, pool),) = seen
-    assert was_destroyed
+    ((were_destroyed, pool),) = seen
+    assert were_destroyed
     assert pool() is None
 
 

@@ -48,6 +48,11 @@ def np_noise(x, sigma, address, is_factor):
     return x * (1 + sigma * n) if is_factor else x + sigma * n
 
 
+def np_affine_dropout(x, rate, address, noise_shape, scale, shift=0.0, dropped=0.0):
+    mask = keep_mask(noise_shape, rate, **address._asdict())
+    return np.where(mask, x * scale + shift, dropped)
+
+
 def np_dense(x, weight, bias, activation, rate=0.0, address=None, rescale=True):
     z = np_matmul(x, weight) + bias
     y = z * (z > 0) if activation == "relu" else z
@@ -245,6 +250,10 @@ CASES: dict[str, list[Case]] = {
         high=0.4,
     ),
     "relu": unary(lambda x: x * (x > 0), *SPACED_INPUTS),
+    "selu": unary(
+        lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * (np.exp(x) - 1)),
+        *SPACED_INPUTS,
+    ),
     "sigmoid": unary(lambda x: 1 / (1 + np.exp(-x)), *ELEMENTWISE_INPUTS),
     "tanh": unary(
         lambda x: (np.exp(x) - np.exp(-x)) / (np.exp(x) + np.exp(-x)), *ELEMENTWISE_INPUTS
@@ -252,6 +261,24 @@ CASES: dict[str, list[Case]] = {
     "softmax": [Case((x,), {"axis": axis}, np_softmax) for x, axis in ROWS],
     "log_softmax": [
         Case((x,), {"axis": axis}, lambda x, axis: np.log(np_softmax(x, axis))) for x, axis in ROWS
+    ],
+    "affine_dropout": [
+        Case(
+            (draw(*shape),),
+            {"rate": rate, "address": ADDRESS, "noise_shape": noise_shape, "scale": 1.5, **numbers},
+            np_affine_dropout,
+        )
+        for shape, noise_shape, rate, numbers in [
+            ((), (), 0.5, {}),
+            ((5,), (1,), 0.5, {"shift": 0.5}),
+            ((4, 70), (4, 1), 0.5, {"shift": 0.5, "dropped": -1.5}),
+            ((4, 70), (1, 70), 0.3, {}),
+            ((3, 4, 5), (3, 1, 5), 0.4, {"dropped": 2.0}),
+            ((4, 5), (3, 4, 5), 0.4, {"shift": 0.5}),
+            ((3, 5), (3, 1), 0, {"shift": 0.5}),
+            ((3, 5), (3, 1), 1, {"dropped": 2.0}),
+            ((0, 5), (0, 1), 0.5, {}),
+        ]
     ],
     "dropout": [
         Case((draw(*shape),), {"rate": rate, "address": ADDRESS, "rescale": rescale}, np_dropout)

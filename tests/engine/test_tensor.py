@@ -281,7 +281,7 @@ def test_numbers_do_not_widen_dtype(dtype, device):
         x = Tensor(np.array([0.5, 2.0], dtype), device, requires_grad=True)
         one, two = kind(1), kind(2)
         results = [x * two, two * x, x + one, one - x, x / two, one / x, x**two, two**x, -x]
-        results += [x.clip(one, two), x.relu(), x.sigmoid(), x.tanh(), x.exp(), x.log()]
+        results += [x.clip(one, two), x.relu(), x.selu(), x.sigmoid(), x.tanh(), x.exp(), x.log()]
         results += [x.softmax(), x.mean()]
         assert {str(result.dtype) for result in results} == {dtype}, kind
         for result in results:

@@ -73,6 +73,14 @@ def noise(backend: Backend, x: np.ndarray) -> tuple[Array, ...]:
     return (backend.noise(backend.asarray(x), 0.3, ADDRESS),)
 
 
+def select(backend: Backend, x: np.ndarray) -> tuple[Array, ...]:
+    """Launch the kernel that selects by decisions, which here four rows share."""
+    x = x.reshape(-1, 4, x.shape[1])
+    keep = backend.asarray((x[:, :1] > 0).astype(x.dtype))
+    out = backend.select(backend.asarray(x), keep, 1.5, 0.1, -0.7)
+    return (out.reshape(-1, x.shape[2]),)
+
+
 def bias_act_dropout(backend: Backend, x: np.ndarray) -> tuple[Array, ...]:
     """Launch the kernel at the end of a dense layer, with relu and dropout."""
     weight, bias = backend.asarray(np.eye(len(x.T), dtype=x.dtype)), backend.asarray(x[0])
@@ -211,6 +219,8 @@ CUDA_KERNELS = {
     ),
     "steps._begin": Row(begin),
     "steps._add_sums": Row(add_sums, (256,), wide=LONG_SUMS),
+    "selection._select_float32": Row(select, dtypes=("float32",)),
+    "selection._select_float64": Row(select, dtypes=("float64",)),
     "gather._gather_float32": Row(gather, dtypes=("float32",)),
     "gather._gather_float64": Row(gather, dtypes=("float64",)),
 }

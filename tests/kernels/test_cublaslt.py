@@ -3,10 +3,12 @@
 Its C functions (`cuda_double.cublaslt`) check each argument and raise `Misuse`.
 """
 
+import concurrent.futures
 import ctypes
 import functools
 import importlib.util
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -290,19 +292,16 @@ def test_each_device_has_a_handle(cuda_double):
         assert library.cublasLtMatmulAlgoGetHeuristic.calls == 2
 
 
-def test_each_stream_has_a_workspace_of_its_own(cuda, xp, monkeypatch):
+def test_workspace_is_as_large_as_the_algorithm_needs(cuda, xp, monkeypatch):
     sizes = []
-    memory = xp.cuda.Memory
-    monkeypatch.setattr(xp.cuda, "Memory", lambda size: sizes.append(size) or memory(size))
+    alloc = xp.cuda.alloc
+    monkeypatch.setattr(xp.cuda, "alloc", lambda size: sizes.append(size) or alloc(size))
     short, long = (integers((4, inner), "float32") for inner in (4, LONG))
     product(cuda, short, short, transpose_b=True)
     assert sizes == []
     for _ in range(2):
         product(cuda, long, long, transpose_b=True)
-        with xp.cuda.Stream(non_blocking=True):
-            product(cuda, long, long, transpose_b=True)
-        assert len(sizes) in (2, 3)
-    assert sizes == [2**25] * 3
+    assert sizes == [cublaslt.NEED] * 2
 
 
 # ------------------------------------------------------------------------------ capture
@@ -369,15 +368,52 @@ def test_new_kind_is_refused_in_capture_before_the_library_is_called(
     assert not any(function.calls for function in functions)
 
 
-def test_new_stream_is_refused_in_capture_if_it_needs_a_workspace(cuda, xp, stream, operands):
+def test_product_is_captured_on_a_new_stream(cuda, xp, stream, operands):
     a, b, out = operands
     cuda.matmul(a, b, out=out)
     stream.synchronize()
-    with xp.cuda.Stream(non_blocking=True) as other:
-        with pytest.raises(RuntimeError, match=r"^matmul: expected a product that ran on this"):
-            captured(other, lambda: cuda.matmul(a, b, out=out))
-        cuda.matmul(a, b, out=out)
+    pool = xp.cuda.MemoryPool()
+    with xp.cuda.Stream(non_blocking=True) as other, xp.cuda.using_allocator(pool.malloc):
         captured(other, lambda: cuda.matmul(a, b, out=out))
+    assert pool.total_bytes() == cublaslt.NEED  # the workspace
+    assert pool.used_bytes() == 0
+
+
+@pytest.fixture
+def replay_beside_a_product(cuda, xp):
+    """Return a function that replays a product in another thread, beside one in this thread."""
+    from minidl_kernels.cuda import recording
+
+    def run():
+        with recording.stream():
+            long = (cuda.asarray(integers((LONG, LONG), "float32", seed)) for seed in range(6))
+            a, b, out, *others = long
+            cuda.matmul(a, b, out=out)
+            record = recording.record(lambda: cuda.matmul(a, b, out=out))
+            expected = host(cuda, out)
+            out[...] = 0
+            xp.cuda.Device().synchronize()
+            with concurrent.futures.ThreadPoolExecutor(1) as another_thread:
+                another_thread.submit(record.replay, 17).result()
+            cuda.matmul(others[0], others[1], out=others[2])  # nothing orders it and the replays
+            xp.cuda.Device().synchronize()
+            np.testing.assert_array_equal(host(cuda, out), expected)
+
+    return run
+
+
+def test_recording_is_replayed_in_another_thread_beside_products(replay_beside_a_product):
+    replay_beside_a_product()
+
+
+def test_double_detects_products_that_share_a_workspace(xp, replay_beside_a_product, monkeypatch):
+    """The negative control: one workspace for all products of a stream, and its recordings."""
+    shared = functools.cache(xp.cuda.alloc)
+    workspace = shared(cublaslt.NEED)
+    monkeypatch.setattr(xp.cuda, "alloc", shared)
+    with pytest.raises(Misuse, match="no event orders"):
+        replay_beside_a_product()
+    assert workspace.ptr
 
 
 def test_error_names_transposed_operands():
@@ -432,13 +468,6 @@ def test_missing_library_raises(monkeypatch):
 # ------------------------------------------------------------------------------ the double itself
 
 
-class Shifted:
-    """Memory whose address is not aligned."""
-
-    def __init__(self, size):
-        self.ptr = 0x1008
-
-
 MUTANTS = {
     "an inner size": ("_layout", lambda real: lambda self, *n: real(self, n[0], n[1] + 1, *n[2:])),
     "a leading dimension": (
@@ -469,10 +498,13 @@ def test_double_detects_wrong_arguments(mutant, cuda, monkeypatch):
 def test_double_detects_wrong_workspaces(cuda, xp, monkeypatch):
     """The negative control."""
     a = integers((LONG, LONG), "float32")
-    monkeypatch.setattr(xp.cuda, "Memory", Shifted)
-    with pytest.raises(Misuse, match="an aligned workspace"):
-        product(cuda, a, a)
-    monkeypatch.setattr(blas, "WORKSPACE", 64)
+    alloc = xp.cuda.alloc
+    with monkeypatch.context() as patch:
+        patch.setattr(xp.cuda, "alloc", lambda size: SimpleNamespace(ptr=alloc(size).ptr + 8))
+        with pytest.raises(Misuse, match="an aligned workspace"):
+            product(cuda, a, a)
+    (plan,) = blas.on_device(0)._plans.items()
+    blas.on_device(0)._plans[plan[0]] = plan[1]._replace(workspace=64)
     with pytest.raises(Misuse, match="bytes of workspace, got 64"):
         product(cuda, a, a)
 

@@ -347,6 +347,14 @@ MUTANTS = [
         "elements of .* are wrong",
         NOISE,
     ),
+    Mutant(
+        "select: a product and a sum that may be fused",
+        "cuda/selection",
+        {"add(multiply(x[i], scale), shift)": "x[i] * scale + shift"},
+        check_arithmetic,
+        "fused in the PTX",
+        "selection._select_float32",
+    ),
 ]
 
 

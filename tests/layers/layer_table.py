@@ -30,10 +30,38 @@ def dense(torch, x, weight, bias):
     return torch.nn.functional.linear(x, weight.T, bias)
 
 
-def mask(torch, x):
+def mask(torch, x, noise_shape=None):
     """Return minidl's mask, since the dropout of PyTorch draws other bits."""
     address = {"seed": SEED, "stream": 0, "step": STEP}
-    return torch.from_numpy(rng.keep_mask(tuple(x.shape), RATE, **address))
+    return torch.from_numpy(rng.keep_mask(noise_shape or tuple(x.shape), RATE, **address))
+
+
+def shared(*noise_shape):
+    """Return dropout with shared decisions, in PyTorch."""
+    return lambda torch, x: x * mask(torch, x, noise_shape) / (1 - RATE)
+
+
+def alpha(*noise_shape):
+    """Return alpha dropout, in PyTorch."""
+
+    def function(torch, x):
+        kept = mask(torch, x, noise_shape)
+        limit = torch.nn.functional.selu(torch.tensor(-1e3, dtype=x.dtype))
+        factor = ((1 - RATE) * (1 + RATE * limit**2)) ** -0.5
+        return factor * torch.where(kept, x, limit) - factor * RATE * limit
+
+    return function
+
+
+def drop_connect(torch, x, weight, bias):
+    """Return a layer with dropped weights, in PyTorch."""
+    return dense(torch, x, weight * mask(torch, weight) / (1 - RATE), bias)
+
+
+def drop_connect_per_sample(torch, x, weight):
+    """Return a layer with a mask of the weight for each sample, in PyTorch."""
+    kept = mask(torch, weight, (len(x), *weight.shape))
+    return torch.einsum("b...i,bio->b...o", x, weight * kept / (1 - RATE))
 
 
 def normal(torch, x):
@@ -59,10 +87,15 @@ LAYERS = {
     "Activation": [
         Row(partial(layers.Activation, "linear"), (3, 5), lambda torch, x: x * 1),
         Row(partial(layers.Activation, "relu"), (3, 5), lambda torch, x: torch.relu(x)),
+        Row(partial(layers.Activation, "selu"), (3, 5), lambda torch, x: torch.selu(x)),
         Row(partial(layers.Activation, "sigmoid"), (3, 5), lambda torch, x: torch.sigmoid(x)),
         Row(partial(layers.Activation, "softmax"), (3, 5), lambda torch, x: torch.softmax(x, -1)),
         Row(partial(layers.Activation, "tanh"), (3, 5), lambda torch, x: torch.tanh(x)),
         Row(partial(layers.Activation, square), (3, 5), lambda torch, x: x * x),
+    ],
+    "AlphaDropout": [
+        Row(partial(layers.AlphaDropout, RATE, seed=SEED), (3, 70), alpha()),
+        Row(partial(layers.AlphaDropout, RATE, (None, 1, None), SEED), (3, 4, 5), alpha(3, 1, 5)),
     ],
     "ConcreteDropout": [
         Row(concrete, (3, 70), concrete_in_torch),
@@ -100,6 +133,36 @@ LAYERS = {
             lambda torch, *inputs: torch.softmax(dense(torch, *inputs), -1),
         ),
     ],
+    "DropConnect": [
+        Row(
+            partial(layers.DropConnect, 4, RATE, seed=SEED, kernel_initializer=RANDOM),
+            (3, 5),
+            drop_connect,
+        ),
+        Row(
+            partial(
+                layers.DropConnect,
+                4,
+                RATE,
+                True,
+                "relu",
+                use_bias=False,
+                seed=SEED,
+                kernel_initializer=RANDOM,
+            ),
+            (3, 5),
+            lambda torch, *inputs: torch.relu(drop_connect_per_sample(torch, *inputs)),
+        ),
+        Row(
+            partial(layers.DropConnect, 2, RATE, True, seed=SEED, kernel_initializer=RANDOM),
+            (3, 2, 2, 5),
+            lambda *inputs: drop_connect_per_sample(*inputs[:-1]) + inputs[-1],
+        ),
+    ],
+    "DropPath": [
+        Row(partial(layers.DropPath, RATE, seed=SEED), (5, 3, 4), shared(5, 1, 1)),
+        Row(partial(layers.DropPath, RATE, "step", SEED), (5, 3, 4), shared(1, 1, 1)),
+    ],
     "Dropout": [
         Row(
             partial(layers.Dropout, RATE, seed=SEED),
@@ -112,6 +175,8 @@ LAYERS = {
             lambda torch, x: x * mask(torch, x),
         ),
         Row(partial(layers.Dropout, RATE, seed=SEED), (5,)),
+        Row(partial(layers.Dropout, RATE, (None, 1, 5), SEED), (3, 4, 5), shared(3, 1, 5)),
+        Row(partial(layers.Dropout, RATE, (1, None), SEED), (3, 5), shared(1, 5)),
     ],
     "Flatten": [
         Row(layers.Flatten, (3, 2, 4), lambda torch, x: torch.flatten(x, 1)),
@@ -147,6 +212,24 @@ LAYERS = {
     "Rescaling": [
         Row(partial(layers.Rescaling, 1 / 255), (3, 5), lambda torch, x: x / 255),
         Row(partial(layers.Rescaling, 2.0, offset=-1.0), (3, 5), lambda torch, x: x * 2 - 1),
+    ],
+    "SpatialDropout1D": [
+        Row(partial(layers.SpatialDropout1D, RATE, SEED), (3, 4, 5), shared(3, 1, 5)),
+    ],
+    "SpatialDropout2D": [
+        Row(partial(layers.SpatialDropout2D, RATE, None, SEED), (3, 2, 4, 5), shared(3, 1, 1, 5)),
+        Row(
+            partial(layers.SpatialDropout2D, RATE, "channels_first", SEED),
+            (3, 5, 2, 4),
+            shared(3, 5, 1, 1),
+        ),
+    ],
+    "SpatialDropout3D": [
+        Row(
+            partial(layers.SpatialDropout3D, RATE, seed=SEED),
+            (3, 2, 1, 4, 5),
+            shared(3, 1, 1, 1, 5),
+        ),
     ],
     "Softmax": [
         Row(layers.Softmax, (3, 5), lambda torch, x: torch.softmax(x, -1)),

@@ -193,7 +193,7 @@ def test_constraint_on_missing_axis_raises_when_layer_is_built():
     [("gelu", "'gelu'"), (["relu"], r"\['relu'\]"), (np.tanh, "<ufunc 'tanh'>")],
 )
 def test_unknown_activation_is_rejected_with_the_names(given, shown):
-    message = f"activation: .*linear, relu, sigmoid, softmax, tanh, got {shown}"
+    message = f"activation: .*linear, relu, selu, sigmoid, softmax, tanh, got {shown}"
     with pytest.raises(ValueError, match=message):
         layers.Dense(2, activation=given)
 

@@ -18,6 +18,7 @@ RNG = np.random.default_rng(20160818)  # draws the inputs below, in their order
 # Operations without a counterpart in PyTorch. Those that are neither here nor in CASES have there
 # their own name, in torch or torch.nn.functional, and are called with the inputs of op_table.
 EXCLUDED = {
+    "affine_dropout": "its mask is minidl's own; tests/oracle/test_training_torch.py compares it",
     "dropout": "its mask is minidl's own; PyTorch draws from another generator",
     "dense": "its mask is minidl's own; tests/trainer/test_fusion.py compares it, too",
     "noise": "its numbers are minidl's own; tests/layers/layer_table.py compares them in layers",
@@ -143,6 +144,7 @@ CASES: dict[str, list[tuple[tuple, dict, Callable]]] = {
         )
     ],
     "relu": [((x,), {}, torch.relu) for x in (distinct(3, 4), np.zeros(2, "float32"))],
+    "selu": [((x,), {}, torch.selu) for x in (draw(3, 4), FAR, np.zeros(2, "float32"))],
     "sigmoid": [((x,), {}, torch.sigmoid) for x in (draw(3, 4), FAR)],
     "softmax": [
         ((x,), {"axis": axis}, torch.softmax)
@@ -255,6 +257,7 @@ FUNCTIONS = {
     "exp": lambda x: x.exp(),
     "log": lambda x: x.log(),
     "relu": lambda x: x.relu(),
+    "selu": lambda x: x.selu() if isinstance(x, Tensor) else torch.selu(x),
     "sigmoid": lambda x: x.sigmoid(),
     "tanh": lambda x: x.tanh(),
     "clip": lambda x: x.clip(-1, 1),
@@ -273,6 +276,7 @@ FUNCTIONS = {
 # Gradients that differ from those of PyTorch on purpose, by the index in EDGES.
 DIFFERENT = {
     "relu": {9: 0},  # NaN is not above 0; the fused kernels decide the same
+    "selu": {9: NAN},  # NaN stays; PyTorch: the slope of positive numbers
     "square root": {0: 0, 3: INF},  # x ** -0.5 at -inf and -0, where PyTorch takes a root
     "maximum with NaN": {**dict.fromkeys(range(9), 0), 9: 1},  # NaN is the largest; PyTorch: NaN
 }

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import itertools
 import logging
+import math
 import threading
 import weakref
 
@@ -35,7 +36,7 @@ from minidl.constraints import MaxNorm
 from minidl.engine import ops
 from minidl.engine.tensor import apply
 from minidl.optimizers import schedules
-from minidl.trainer import recorder
+from minidl.trainer import loop, recorder
 from minidl.trainer.fusion import Plan
 from minidl.trainer.recorder import Recorder
 from minidl.trainer.table import Numbers, Table
@@ -733,6 +734,24 @@ def test_first_step_of_an_epoch_copies_the_order_and_the_table(cuda_double):
     # The launch is the fill that puts the cursor back.
     expected = nothing | {"graph_launches": 1, "host_to_device": 3, "launches": 1}
     assert recorded.steps[7] == expected
+
+
+def test_steps_without_callbacks_are_launched_several_at_once(cuda_double, tmp_path, monkeypatch):
+    from minidl_kernels.cuda import recording
+
+    monkeypatch.setattr(recording, "TOGETHER", 4)
+    monkeypatch.setattr(loop, "LONGEST_WAIT", math.inf)  # the double is slow
+
+    def train(model, *used, record):
+        cuda_double.reset()
+        fit(model, *used, record=record, batch_size=1, epochs=2)  # 14 steps in an epoch
+        if record:
+            # Recorded and tried; 11 steps, 2 times 4 and 3; 14 steps, 3 times 4 and 2.
+            assert cuda_double.graph_launches == 2 + (2 + 3) + (3 + 2)
+            assert cuda_double.nodes == (1 + 4) * model.recording.launches
+        return model
+
+    check(lambda: network("cuda:0", decaying()), tmp_path, 2 * len(X) - SPENT, train)
 
 
 def test_recording_is_dropped_after_a_change(device):

@@ -133,6 +133,25 @@ STACKS = {
     "rate 1 before the first layer": lambda: [layers.Dropout(1.0), layers.Dense(5, **RELU)],
     "rate 0": lambda: [layers.Dense(5, **RELU), layers.Dropout(0.0)],
     "rate 0 before the first layer": lambda: [layers.Dropout(0.0), layers.Dense(5, **RELU)],
+    "shared by all features": lambda: [layers.Dropout(0.3, (None, 1)), layers.Dense(5, **RELU)],
+    "shared by all samples": lambda: [
+        layers.Dense(5, **RELU),
+        layers.Dropout(0.3, (1, None), scaling="inference"),
+    ],
+    "shared at rate 1": lambda: [layers.Dense(5, **RELU), layers.Dropout(1.0, (None, 1))],
+    "alpha dropout": lambda: [
+        layers.Dense(5, **RELU),
+        layers.AlphaDropout(0.3),
+        layers.Dense(4, **RELU),
+        layers.AlphaDropout(0.5, (None, 1)),
+    ],
+    "drop path": lambda: [
+        layers.Dense(5, **RELU),
+        layers.DropPath(0.3),
+        layers.Dense(4, **RELU),
+        layers.DropPath(0.3, "step"),
+    ],
+    "drop connect": lambda: [layers.DropConnect(5, 0.3, activation="relu"), layers.Dropout(0.3)],
     "scaling inference": lambda: [
         layers.Dense(5, **RELU),
         layers.Dropout(0.3, scaling="inference"),
@@ -145,10 +164,16 @@ STACKS = {
         layers.Dropout(schedules.PolynomialDecay(0.5, 10, 0.2), scaling="inference"),
         layers.GaussianDropout(schedules.PolynomialDecay(0.0, 10, 0.5)),
     ],
+    "scheduled rates of the family": lambda: [
+        layers.Dropout(schedules.PolynomialDecay(0.0, 10, 0.5), (None, 1)),
+        layers.AlphaDropout(schedules.PolynomialDecay(0.0, 10, 0.5)),
+        layers.DropConnect(5, schedules.PolynomialDecay(0.5, 7, 0.0), activation="relu"),
+        layers.DropPath(schedules.PolynomialDecay(0.1, 10, 0.5)),
+    ],
 }
 
 
-@pytest.mark.parametrize("name", quick(STACKS, "rate 0", "scheduled rates"))
+@pytest.mark.parametrize("name", quick(STACKS, "rate 0", "alpha dropout", "scheduled rates"))
 def test_recorded_stack_gives_eager_bits(name, device, tmp_path):
     def make():
         stack = [layers.Input((6,)), *STACKS[name](), layers.Dense(3, **SOFTMAX)]

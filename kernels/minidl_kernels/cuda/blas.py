@@ -1,7 +1,7 @@
 """Matrix products by cuBLASLt, with the same bits in a CUDA graph and outside of one.
 
 CuPy rejects products while a stream captures. Here, an algorithm is chosen once for each kind of
-product, and each stream has a workspace of its own. Nothing else decides the bits.
+product, and each product has a workspace of its own. Nothing else decides the bits.
 
 The constants are those of ``cublasLt.h``, ``cublas_api.h`` and ``library_types.h``. They are the
 same in CUDA 12 and 13.
@@ -18,7 +18,7 @@ from cuda import pathfinder
 
 from minidl_kernels.checks import KERNEL_TYPES
 
-WORKSPACE = 2**25  # bytes; what NVIDIA recommends for Hopper
+WORKSPACE = 2**25  # bytes at most; what NVIDIA recommends for Hopper
 
 _SUCCESS = 0  # CUBLAS_STATUS_SUCCESS
 _NO_TRANSPOSE, _TRANSPOSE = 0, 1  # CUBLAS_OP_N, CUBLAS_OP_T
@@ -137,7 +137,7 @@ def multiply(a: Any, b: Any, transpose_a: bool, transpose_b: bool, out: Any | No
     """Return the product of two matrices, computed on CuPy's current stream.
 
     The first product of a kind asks cuBLASLt for its algorithm. It cannot run while the stream
-    captures, and neither can the first product on a stream.
+    captures.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def multiply(a: Any, b: Any, transpose_a: bool, transpose_b: bool, out: Any | No
     Raises
     ------
     RuntimeError
-        If cuBLASLt is not found or fails, or if the stream captures and something is missing.
+        If cuBLASLt is not found or fails, or if the stream captures the first product of a kind.
     """
     a, transpose_a = _stored(a, transpose_a)
     b, transpose_b = _stored(b, transpose_b)
@@ -175,14 +175,10 @@ def _stored(matrix: Any, transposed: bool) -> tuple[Any, bool]:
 
 
 class _Device:
-    """A device's handle of cuBLASLt, its plans by kind of product, and its workspaces by stream.
-
-    Nothing is freed, since CUDA graphs use the workspaces by their addresses.
-    """
+    """A device's handle of cuBLASLt, and its plans by kind of product."""
 
     def __init__(self) -> None:
         self._plans: dict[Kind, _Plan] = {}
-        self._workspaces: dict[int, Any] = {}
 
     @functools.cached_property
     def _library(self) -> Any:
@@ -193,17 +189,20 @@ class _Device:
         return self._created("cublasLtCreate")
 
     def multiply(self, kind: Kind, a: int, b: int, out: int) -> None:
-        """Queue a product of the matrices at these addresses on the current stream."""
+        """Queue a product of the matrices at these addresses on the current stream.
+
+        The workspace is freed at once: CuPy's pools give its memory to later work on the same
+        stream only. That of a recorded product belongs to the recording, whose pool is the current
+        one. So the recording can be replayed on any stream. CuPy aligns memory to 512 bytes, and
+        cuBLASLt requires 256.
+        """
         stream = cupy.cuda.get_current_stream()
         plan = self._plans.get(kind) or self._new_plan(kind, stream)
-        workspace = 0
-        if plan.workspace:
-            memory = self._workspaces.get(stream.ptr) or self._new_workspace(kind, stream)
-            workspace = memory.ptr
+        workspace = cupy.cuda.alloc(plan.workspace) if plan.workspace else None
         self._library.cublasLtMatmul(
             self._handle, plan.operation, plan.alpha, b, plan.b, a, plan.a, plan.beta,
             out, plan.out, out, plan.out, plan.algorithm,
-            workspace, WORKSPACE if workspace else 0, stream.ptr,
+            0 if workspace is None else workspace.ptr, plan.workspace, stream.ptr,
         )  # fmt: skip
 
     def _new_plan(self, kind: Kind, stream: Any) -> _Plan:
@@ -238,15 +237,6 @@ class _Device:
         algorithm = byref(result.algo)
         plan = _Plan(operation, alpha, beta, a, b, out, algorithm, result.workspaceSize)
         return self._plans.setdefault(kind, plan)  # the first one, if two threads are here
-
-    def _new_workspace(self, kind: Kind, stream: Any) -> Any:
-        """Allocate the workspace of a stream: products that run side by side may not share one.
-
-        Its memory is from no pool, since a recording may own the current pool. That of cudaMalloc
-        is aligned to 256 bytes, as cuBLASLt requires.
-        """
-        _refuse_capture(stream, kind)
-        return self._workspaces.setdefault(stream.ptr, cupy.cuda.Memory(WORKSPACE))
 
     def _preference(self, dtype: np.dtype) -> Any:
         """Return what cuBLASLt shall observe when it chooses an algorithm."""
@@ -287,8 +277,8 @@ def _refuse_capture(stream: Any, kind: Kind) -> None:
     """Raise RuntimeError if a stream captures: cuBLASLt may then refuse to choose an algorithm."""
     if stream.is_capturing():
         raise RuntimeError(
-            "matmul: expected a product that ran on this stream before its capture, got the first "
-            f"one of {kind}. Compute it once before the capture."
+            "matmul: expected a product that ran before this capture, got the first one of "
+            f"{kind}. Compute it once before the capture."
         )
 
 

@@ -8,11 +8,15 @@ to capture that one. `stream` orders this stream and the caller's by events, in 
 What changes between replays must be read from memory: see `scalars`. Whatever else Python passes to
 a kernel is kept: numbers, shapes, grids and addresses. So each array that exists before `record`
 must live as long as the recording.
+
+A launch of a graph takes Python and the driver some microseconds, and leaves a gap on the device.
+So `TOGETHER` replays are one launch: of a second graph, which has copies of the first one in a row.
 """
 
 import contextlib
 import functools
 import gc
+import logging
 import re
 import threading
 import weakref
@@ -20,8 +24,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import cupy
+from cuda.bindings import driver
 
 from minidl_kernels.placed import NotRecorded
+
+TOGETHER = 16  # replays in one launch; `fit` asks for as many
+
+_log = logging.getLogger("minidl_kernels")
 
 
 class Recording:
@@ -37,7 +46,8 @@ class Recording:
 
     def __init__(self, graph: Any, pool: Any):
         self._device = cupy.cuda.Device()
-        self._graphs = [graph]  # the only reference, so that `close` destroys it
+        # The only references, so that `close` destroys them: the graph; then its chain, or None.
+        self._graphs = [graph]
         self._close = weakref.finalize(self, _release, self._device, self._graphs, pool)
         self._close.atexit = False  # the driver is gone before
 
@@ -54,16 +64,82 @@ class Recording:
             raise RuntimeError("Recording: expected an open recording, got a closed one. Record.")
         return self._graphs[0]
 
+    @property
+    def _chain(self) -> Any:
+        """The graph of `TOGETHER` replays, made when it is first needed; None if CUDA has none."""
+        if len(self._graphs) == 1:
+            self._graphs.append(_chain_of(self._graph))
+        return self._graphs[1]
+
     def replay(self, times: int = 1) -> None:
-        """Queue the work so many times; nothing waits for it."""
+        """Queue the work so many times; nothing waits for it.
+
+        If several threads replay one recording, they must order this, as by events.
+        """
         graph = self._graph
         with self._device, stream() as current:
+            if times >= TOGETHER and (chain := self._chain) is not None:
+                for _ in range(times // chain.times):
+                    chain.launch(current)
+                times %= chain.times
             for _ in range(times):
                 graph.launch(current)
 
     def close(self) -> None:
-        """Destroy the graph and free its memory. Arrays that the work made stay valid."""
+        """Destroy the graphs and free their memory. Arrays that the work made stay valid."""
         self._close()
+
+
+class _Chain:
+    """A graph of several copies of another graph in a row, destroyed with its last reference.
+
+    CuPy cannot add a graph to a graph, and CUDA rejects the launch of one while a stream captures.
+    So the driver adds each copy as a child, which begins when the one before it has ended. CUDA
+    rejects a child with nodes that allocate memory. A pool of CuPy allocates it beside the graph.
+
+    Attributes
+    ----------
+    times : int
+        The number of copies.
+    """
+
+    def __init__(self, graph: Any, times: int):
+        runtime = cupy.cuda.runtime
+        child, self.times = driver.CUgraph(graph.graph), times
+        whole = _checked(driver.cuGraphCreate(0))
+        try:
+            before: list[Any] = []
+            for _ in range(times):
+                added = driver.cuGraphAddChildGraphNode(whole, before, len(before), child)
+                before = [_checked(added)]
+            self._executable = runtime.graphInstantiate(int(whole))
+        finally:
+            runtime.graphDestroy(int(whole))  # the executable graph has what it needs
+        destroy = weakref.finalize(self, runtime.graphExecDestroy, self._executable)
+        destroy.atexit = False  # the driver is gone before
+
+    def launch(self, stream: Any) -> None:
+        """Queue all copies on a stream."""
+        cupy.cuda.runtime.graphLaunch(self._executable, stream.ptr)
+
+
+def _chain_of(graph: Any) -> _Chain | None:
+    """Return the chain of a graph, or None with a line in the log if there can be none."""
+    try:
+        if not getattr(graph, "graph", 0):
+            raise RuntimeError("this CuPy does not keep the graph that was captured")
+        return _Chain(graph, TOGETHER)
+    except RuntimeError as error:  # of CUDA or CuPy
+        _log.info("recording: each replay is a launch of its own: %s", error)
+        return None
+
+
+def _checked(result: tuple[Any, ...]) -> Any:
+    """Return the value of a driver's function, or raise RuntimeError."""
+    status, *values = result
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise RuntimeError(f"expected CUDA_SUCCESS of the driver, got {status.name}")
+    return values[0]
 
 
 def record(work: Callable[[], None]) -> Recording:
@@ -159,7 +235,7 @@ _pools_in_use: list[tuple[Any, Any]] = []
 
 
 def _release(device: Any, graphs: list[Any], pool: Any) -> None:
-    """Destroy the graph, then free the memory, then drop the pool.
+    """Destroy the graphs, then free the memory, then drop the pool.
 
     With another order, CuPy 13 frees memory of a graph that is alive, and CuPy 14 leaks it. CuPy 13
     frees memory of living arrays with their pool, so a pool is kept until its arrays are gone.

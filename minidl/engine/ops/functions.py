@@ -3,7 +3,9 @@
 from minidl.backend import Array, Backend
 from minidl.engine.ops.op import Result, differentiable, made_of_kernels
 
-__all__ = ["clip", "exp", "log", "log_softmax", "relu", "sigmoid", "softmax", "tanh"]
+SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+
+__all__ = ["clip", "exp", "log", "log_softmax", "relu", "selu", "sigmoid", "softmax", "tanh"]
 
 
 @differentiable
@@ -31,6 +33,18 @@ def relu(backend: Backend, x: Array) -> Result:
     """Return the positive part of `x`; the gradient at 0 is 0."""
     y = backend.xp.maximum(x, 0)
     return y, (lambda g: backend.xp.where(y > 0, g, 0),)
+
+
+@differentiable
+def selu(backend: Backend, x: Array) -> Result:
+    """Return s x where x > 0, else s a (exp(x) - 1): Klambauer et al., NeurIPS 2017, equation 2.
+
+    The constants s and a make 0 and 1 a fixed point of mean and variance. The gradient at 0 is s a.
+    """
+    xp = backend.xp
+    s, a = SELU_SCALE, SELU_ALPHA
+    y = xp.where(x > 0, s * x, s * a * xp.expm1(xp.minimum(x, 0)))
+    return y, (lambda g: g * xp.where(y > 0, s, y + s * a),)
 
 
 @differentiable

@@ -2,13 +2,21 @@
 
 from collections.abc import Callable, Sequence
 
-from minidl_kernels.mask_contract import scale
+import numpy as np
+from minidl_kernels.mask_contract import scale as dropout_scale
 
 from minidl.backend import Array, Backend
 from minidl.engine.ops.op import JointVjp, Result, differentiable, made_of_kernels
 from minidl.rng import Address
 
-__all__ = ["dense", "dense_cross_entropy", "dropout", "noise", "sparse_cross_entropy"]
+__all__ = [
+    "affine_dropout",
+    "dense",
+    "dense_cross_entropy",
+    "dropout",
+    "noise",
+    "sparse_cross_entropy",
+]
 
 
 @differentiable
@@ -26,6 +34,41 @@ def dropout(
         return backend.dropout(array, rate, address, rescale=rescale)
 
     return apply(x), (apply,)
+
+
+@differentiable
+@made_of_kernels
+def affine_dropout(
+    backend: Backend,
+    x: Array,
+    *,
+    rate: float,
+    address: Address,
+    noise_shape: tuple[int, ...],
+    scale: float,
+    shift: float = -0.0,
+    dropped: float = 0.0,
+) -> Result:
+    """Return ``x * scale + shift`` where elements are kept, and `dropped` elsewhere.
+
+    The decisions are those of an array of `noise_shape`. Elements share one along an axis of length
+    1 there, and `x` broadcasts to longer ones. The gradient draws the same mask: none is kept.
+    """
+    shape = np.broadcast_shapes(x.shape, noise_shape)
+    has_own_shape = shape == x.shape
+
+    def select(array: Array, *numbers: float, out: Array | None = None) -> Array:
+        keep = backend.keep_factors(noise_shape, rate, address, array.dtype)
+        return backend.select(array, keep, *numbers, out=out)
+
+    def vjp(
+        g: Array, wanted: Sequence[bool], out: Sequence[Array | None]
+    ) -> Sequence[Array | None]:
+        writes_out = has_own_shape and g.dtype in Backend.KERNEL_TYPES
+        return (select(g, scale, out=out[0] if writes_out else None),)
+
+    y = select(x if has_own_shape else backend.xp.broadcast_to(x, shape), scale, shift, dropped)
+    return y, vjp
 
 
 @differentiable
@@ -68,7 +111,7 @@ def dense(
 
     def vjp_affine(g: Array, g_bias: Array | None) -> tuple[Array, Array]:
         if activation == "relu":
-            factor = 1.0 if rate == 1 else scale(rate, y.dtype, rescale)
+            factor = 1.0 if rate == 1 else dropout_scale(rate, y.dtype, rescale)
             return backend.bias_act_dropout_vjp(g, y, factor, g_bias)
         backend.not_recorded("a dense layer without relu adds up the gradient of its bias")
         g_z = g if address is None else backend.dropout(g, rate, address, rescale=rescale)
