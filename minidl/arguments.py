@@ -1,5 +1,6 @@
 """Checks of arguments, and choice by name."""
 
+import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Set
@@ -239,6 +240,31 @@ def choose(
         f"{what}: expected {article} {kind.__name__} or one of {', '.join(table)}, "
         f"got {given!r}. {sentence(advice)}"
     )
+
+
+def shown_arguments(thing: Any) -> dict[str, Any]:
+    """Return the constructor's arguments that are not at their defaults, from the attributes."""
+    return {
+        p.name: getattr(thing, p.name)
+        for p in inspect.signature(type(thing)).parameters.values()
+        if p.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        and getattr(thing, p.name) != p.default
+    }
+
+
+def written(thing: Any, shown: Mapping[str, Any]) -> str:
+    """Return the call of a constructor as text; a function is written as its name.
+
+    Examples
+    --------
+    >>> written(1.0, {"rate": abs, "seed": 3})
+    'float(rate=abs, seed=3)'
+    """
+    texts = (
+        f"{name}={value.__name__ if inspect.isroutine(value) else repr(value)}"
+        for name, value in shown.items()
+    )
+    return f"{type(thing).__name__}({', '.join(texts)})"
 
 
 def undefined(owner: object, method: str) -> NoReturn:

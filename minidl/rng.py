@@ -17,10 +17,11 @@ from 2**31 + 1      initial weights: parameter n of a model uses 2**31 + 1 + n
 ==================  ================================================================
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from minidl_kernels.checks import check_rate, checked_integer
@@ -67,6 +68,7 @@ class _Block:
     first_stream: int = 0
     batch_size: int | None = None
     calls: dict["RandomStream", int] = field(default_factory=dict)
+    moving: Mapping["RandomStream", tuple[Any, ...]] = field(default_factory=dict)
 
 
 _OUTSIDE = Frame(None)
@@ -85,7 +87,12 @@ def is_training() -> bool:
     return _block.get().value is not None
 
 
-def training(*, step: int | None = None, row_offset: int | None = None) -> Scope:
+def training(
+    *,
+    step: int | None = None,
+    row_offset: int | None = None,
+    moving: Mapping["RandomStream", tuple[Any, ...]] | None = None,
+) -> Scope:
     """Put all layers that are called inside into training mode.
 
     The block does not reach threads that start inside it: each thread opens its own. It can also
@@ -99,6 +106,9 @@ def training(*, step: int | None = None, row_offset: int | None = None) -> Scope
     row_offset : int, optional
         Index of the batch's first sample in the global batch, in [0, 2**32). Micro-batches and
         workers share the step and differ in `row_offset`. Default 0.
+    moving : mapping of RandomStream to tuple, optional
+        The numbers that kernels take for a rate that is a schedule, if they are known: those of
+        a recorded step are placed. Default: each layer computes its own.
 
     Raises
     ------
@@ -122,7 +132,8 @@ def training(*, step: int | None = None, row_offset: int | None = None) -> Scope
         step = checked_integer("training: step", step, 2**32)
     if row_offset is not None:
         row_offset = checked_integer("training: row_offset", row_offset, 2**32)
-    return Scope("training", _block, lambda: _Block(step, row_offset))
+    moving = {} if moving is None else moving
+    return Scope("training", _block, lambda: _Block(step, row_offset, moving=moving))
 
 
 def monte_carlo(*, sample: int, row_offset: int) -> Scope:
@@ -214,6 +225,22 @@ class RandomStream:
     def seed(self) -> int | None:
         """The seed of the next draw: its own, or the model's until the first draw."""
         return self.model_seed if self.own_seed is None else self.own_seed
+
+    @property
+    def training_step(self) -> int:
+        """The training step of the next draw: that of `training` if given, else its own.
+
+        In Monte-Carlo prediction, where the address holds the draw instead, it is its own.
+        """
+        block: _Block | None = _block.get().value
+        is_given = block is not None and block.step is not None and not block.first_stream
+        return block.step if is_given else self.step  # type: ignore[union-attr, return-value]
+
+    @property
+    def moving(self) -> tuple[Any, ...] | None:
+        """The numbers that `training` holds for it, or None."""
+        block: _Block | None = _block.get().value
+        return None if block is None else block.moving.get(self)
 
     def restore(self, *, seed: int | None, number: int | None, is_fixed: bool) -> None:
         """Set the address, which a checkpoint holds."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl_kernels.placed import PlacedInt
+from minidl_kernels.placed import MovingRate, PlacedInt
 
 # The dtypes of the kernels.
 KERNEL_TYPES = frozenset({np.dtype("float32"), np.dtype("float64")})
@@ -54,7 +54,7 @@ def checked_integer(name: str, value: Any, stop: int) -> int:
 
 
 def check_rate(rate: float) -> float:
-    """Return `rate`, the probability of being dropped, as a Python float.
+    """Return `rate`, the probability of being dropped, as a Python float; a `MovingRate` stays one.
 
     Raises
     ------
@@ -70,6 +70,8 @@ def check_rate(rate: float) -> float:
     ValueError: dropout: expected a rate in [0, 1], got 1.5. Pass the probability of dropping.
     """
     if type(rate) is float and 0 <= rate <= 1:  # the usual case, checked at each step
+        return rate
+    if isinstance(rate, MovingRate):
         return rate
     expected = "dropout: expected a rate in [0, 1]"
     if isinstance(rate, (bool, np.bool)) or not isinstance(rate, Real):

@@ -29,6 +29,7 @@ from numpy import uint32
 
 from minidl_kernels.checks import check_rate, checked_integer
 from minidl_kernels.philox import philox4x32_10
+from minidl_kernels.placed import MovingRate, place_of
 
 LANES = 16
 TILE = 4 * LANES
@@ -142,7 +143,7 @@ def check_lengths(shape: tuple[int, ...], who: str = "mask") -> tuple[int, ...]:
 
 
 def pack(address: Address, rate: float) -> PackedAddress:
-    """Return a checked address and the threshold of a rate below 1.
+    """Return a checked address and the threshold of a rate below 1, which may be placed.
 
     Examples
     --------
@@ -163,15 +164,16 @@ def threshold(rate: float) -> int:
     >>> threshold(0.5) == 2**31
     True
     """
-    return int(check_rate(rate) * WORDS)
+    rate = check_rate(rate)
+    return rate.numbers[0] if isinstance(rate, MovingRate) else int(rate * WORDS)
 
 
-@functools.lru_cache(typed=True)  # called at each step
 def scale(rate: float, dtype: Any, rescale: bool = True) -> Any:
     """Return 1 / (1 - rate), the factor of a kept element, as a scalar for arrays of this dtype.
 
     It is computed in float64 and rounded once: to float64 for float64 arrays, to float32 for
-    float32 and float16 arrays. A float16 product is computed in float32 and rounded once.
+    float32 and float16 arrays. A float16 product is computed in float32 and rounded once. The
+    factor of a `MovingRate` may be placed.
 
     Parameters
     ----------
@@ -194,10 +196,21 @@ def scale(rate: float, dtype: Any, rescale: bool = True) -> Any:
     >>> scale(0.2, np.float32)
     np.float32(1.25)
     """
-    rate, dtype = check_rate(rate), np.dtype(dtype)
+    if not (rescale and isinstance(rate, MovingRate)):
+        return _scale(rate, dtype, rescale)
+    factor = rate.numbers[1]
+    return _rounded(factor, np.dtype(dtype)) if place_of(factor) is None else factor
+
+
+@functools.lru_cache(typed=True)  # called at each step
+def _scale(rate: float, dtype: Any, rescale: bool) -> Any:
+    rate = check_rate(rate)
     if rate == 1:
         raise ValueError("dropout: expected a rate below 1, got 1. At rate 1, use zeros.")
-    factor = 1 / (1 - rate) if rescale else 1
+    return _rounded(1 / (1 - rate) if rescale else 1, np.dtype(dtype))
+
+
+def _rounded(factor: float, dtype: np.dtype) -> Any:
     if dtype == np.float64:
         return np.float64(factor)
     if dtype in (np.float16, np.float32):

@@ -5,6 +5,7 @@ same. A number that changes is placed: it has a value for Python, and a place in
 kernels read it. Arithmetic with it returns ordinary numbers, which stay the same.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -54,6 +55,32 @@ class PlacedFloat(float):
     def __new__(cls, value: float, place: Any) -> "PlacedFloat":
         self = super().__new__(cls, value)
         self.place = place
+        return self
+
+
+class MovingRate(float):
+    """The rate of one step, with the numbers that kernels take for it; they may be placed.
+
+    Parameters
+    ----------
+    rate : float
+        In [0, 1).
+    numbers : sequence
+        Of a layer that drops: the threshold of `mask_contract.threshold` and the factor of a kept
+        element. Other layers may have other numbers.
+
+    Examples
+    --------
+    >>> rate = MovingRate(0.5, (2**31, 2.0))
+    >>> rate * 2, rate.numbers
+    (1.0, (2147483648, 2.0))
+    """
+
+    numbers: Sequence[Any]
+
+    def __new__(cls, rate: float, numbers: Sequence[Any]) -> "MovingRate":
+        self = super().__new__(cls, rate)
+        self.numbers = numbers
         return self
 
 

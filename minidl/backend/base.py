@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from minidl_kernels import checks, mask_contract
 from minidl_kernels.mask_contract import Address, PackedAddress
+from minidl_kernels.placed import place_of
 
 from minidl.backend.arrays import FLOATS, Array
 from minidl.backend.kernel import kernel
@@ -51,7 +52,8 @@ class Backend(OptimizerRules, RandomNumbers, Recordings, Selection):
         x : array
             float16, float32 or float64. Axis 0 is the batch; fewer than two axes are one row.
         rate : float
-            Probability of being dropped, in [0, 1].
+            Probability of being dropped, in [0, 1]. With a `MovingRate`, which has no special
+            cases, the same code runs at each rate.
         address : Address
             Address of the mask; its `row_offset` is the position of ``x[0]`` in the global batch.
         rescale : bool
@@ -75,7 +77,7 @@ class Backend(OptimizerRules, RandomNumbers, Recordings, Selection):
         with self.active:
             if rate == 1:  # by selection: 0 * infinity would be NaN
                 return self.xp.zeros(x.shape, x.dtype)
-            if rate == 0 or x.size == 0:
+            if (type(rate) is float and rate == 0) or x.size == 0:
                 self.not_recorded("dropout at rate 0 copies")
                 return self.xp.array(x, order="C")
             # The contract computes float16 in float32 and rounds once.
@@ -168,7 +170,7 @@ class Backend(OptimizerRules, RandomNumbers, Recordings, Selection):
         floor = dtype.type(checks.check_choice("dense", "activation", activation, _FLOORS))
         rate = checks.check_rate(rate)
         shape, packed = (x.shape[0], weight.shape[1]), mask_contract.KEEP_ALL
-        if rate > 0:
+        if rate > 0 or type(rate) is not float:
             address = mask_contract.check_address(shape, address)
             if rate == 1:
                 return self.xp.zeros(shape, dtype)
@@ -204,7 +206,7 @@ class Backend(OptimizerRules, RandomNumbers, Recordings, Selection):
         g, y : array
             Gradient of the result, and the result: shape (rows, units), float32 or float64.
         factor : float
-            Factor of the kept elements, rounded to that dtype.
+            Factor of the kept elements, rounded to that dtype. It may be placed.
         g_bias : array, optional
             C-contiguous array for the second gradient, shape (units,).
         """
@@ -216,7 +218,8 @@ class Backend(OptimizerRules, RandomNumbers, Recordings, Selection):
         g_z = self.xp.empty(y.shape, y.dtype)
         if y.size:
             g, y = self._contiguous(g), self._contiguous(y)
-            self._bias_act_dropout_vjp(g, y, y.dtype.type(factor), g_z, g_bias)
+            factor = y.dtype.type(factor) if place_of(factor) is None else factor
+            self._bias_act_dropout_vjp(g, y, factor, g_z, g_bias)
         else:
             g_bias[...] = 0
         return g_z, g_bias

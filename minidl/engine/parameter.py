@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.arguments import number_array
+from minidl.arguments import number, number_array
 from minidl.backend import Array, Backend
 from minidl.constraints import MaxNorm
 from minidl.engine.backward import next_number
@@ -25,9 +25,11 @@ class Parameter(Tensor):
         The random stream of its initial values.
     constraint : MaxNorm or None
         Applied after each update.
+    learning_rate_factor : float
+        0 or above. Optimizers update this weight with their learning rate times this factor.
     """
 
-    __slots__ = ("changed_at", "constraint", "name", "stream")
+    __slots__ = ("_learning_rate_factor", "changed_at", "constraint", "name", "stream")
 
     def __init__(self, values: np.ndarray, backend: Backend, name: str, stream: int):
         self._fill(backend.asarray(values), backend)
@@ -36,6 +38,16 @@ class Parameter(Tensor):
         self.name = name
         self.stream = stream
         self.constraint: MaxNorm | None = None
+        self.learning_rate_factor = 1.0
+
+    @property
+    def learning_rate_factor(self) -> float:
+        """The factor of the learning rate."""
+        return self._learning_rate_factor
+
+    @learning_rate_factor.setter
+    def learning_rate_factor(self, factor: float) -> None:
+        self._learning_rate_factor = number(self.name, "learning_rate_factor", factor, "[0, inf)")
 
     def __getstate__(self) -> Any:
         """Return the state of a copy: another process counts its changes anew."""

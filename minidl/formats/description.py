@@ -212,6 +212,7 @@ def describe_network(model: Sequential) -> dict[str, Any]:
             "stream": parameter.stream,
             "trainable": parameter.requires_grad,
             "constraint": describe(parameter.constraint),
+            "learning_rate_factor": parameter.learning_rate_factor,
         }
         for parameter in model.parameters()
     ]
@@ -349,6 +350,7 @@ class Builder:
             parameter.requires_grad = bool(row["trainable"])
             stream = rng.checked_integer(f"{parameter.name}: stream", row["stream"], 2**32)
             parameter.stream = stream
+            parameter.learning_rate_factor = row.get("learning_rate_factor", 1.0)
             if row["constraint"] is not None:
                 parameter.constraint = self.build(row["constraint"], constraints.MaxNorm)
                 parameter.constraint.check(parameter.shape)

@@ -13,6 +13,7 @@ import numpy as np
 from minidl.layers import (
     Activation,
     AlphaDropout,
+    ConcreteDropout,
     Dense,
     DropConnect,
     Dropout,
@@ -90,6 +91,8 @@ class _Graph:
             return self._drop(layer, x)
         if kind in (GaussianDropout, GaussianNoise):  # which do nothing in inference
             return x
+        if kind is ConcreteDropout:
+            return self._apply(layer.layer, x)
         if kind in SHARED_DROPOUTS:
             return self._keep(layer, x)
         if kind in (Dense, DropConnect):
@@ -126,20 +129,23 @@ class _Graph:
 
     def _drop(self, layer: Dropout, x: str) -> str:
         label = layer.path
-        if layer.rate == 1:
+        rate = layer.rate_at(layer.step)
+        if rate == 1:
             raise ValueError(f"export: expected dropout rates below 1, got 1 in {label}.")
-        x = self._node("Dropout", label, x, self._number(f"{label}/rate", layer.rate))
+        x = self._node("Dropout", label, x, self._number(f"{label}/rate", rate))
         if layer.scaling == "train":
             return x
         # In training this undoes the node's scaling; in inference it is the layer's own.
-        return self._node("Mul", f"{label}/keep", x, self._number(f"{label}/by", 1 - layer.rate))
+        return self._node("Mul", f"{label}/keep", x, self._number(f"{label}/by", 1 - rate))
 
     def _keep(self, layer: Any, x: str) -> str:
         """Add what a layer does in inference that ONNX cannot do in training."""
         label = layer.path
         if getattr(layer, "scaling", "train") == "train":
             return self._node("Identity", label, x)
-        return self._node("Mul", label, x, self._number(f"{label}/by", 1 - layer.rate))
+        return self._node(
+            "Mul", label, x, self._number(f"{label}/by", 1 - layer.rate_at(layer.step))
+        )
 
     def _node(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
         name = self._unique(name)

@@ -4,6 +4,7 @@ from minidl.engine.parameter import Parameter
 from minidl.layers.activations import Activation, ReLU, Softmax
 from minidl.layers.alpha_dropout import AlphaDropout
 from minidl.layers.base import Layer
+from minidl.layers.concrete_dropout import ConcreteDropout
 from minidl.layers.dense import Dense
 from minidl.layers.drop_connect import DropConnect
 from minidl.layers.drop_path import DropPath
@@ -15,6 +16,7 @@ from minidl.layers.spatial_dropout import SpatialDropout1D, SpatialDropout2D, Sp
 __all__ = [
     "Activation",
     "AlphaDropout",
+    "ConcreteDropout",
     "Dense",
     "DropConnect",
     "DropPath",

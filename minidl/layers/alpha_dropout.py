@@ -1,14 +1,16 @@
 """Dropout for self-normalizing networks."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+from minidl_kernels.mask_contract import threshold
+
 from minidl import rng
-from minidl.arguments import Number
 from minidl.engine import ops
 from minidl.engine.ops.functions import SELU_ALPHA, SELU_SCALE
 from minidl.engine.tensor import Tensor, apply
-from minidl.layers.random_layer import NoiseShape, RandomLayer, checked_noise_shape
+from minidl.layers.random_layer import NoiseShape, RandomLayer, Rate, checked_noise_shape
 
 NEGATIVE_SATURATION = -SELU_SCALE * SELU_ALPHA  # the limit of selu towards minus infinity
 
@@ -22,7 +24,7 @@ class AlphaDropout(RandomLayer):
 
     Parameters
     ----------
-    rate : float
+    rate : float or callable
         The probability of being dropped, in [0, 1]. At rate 1 the output is 0, the mean.
     noise_shape, seed, stream
         As in `Dropout`. A noise shape that shares all axes but batch and channel is known as
@@ -41,11 +43,11 @@ class AlphaDropout(RandomLayer):
     array([[-0.7792,  1.6656]], dtype=float32)
     """
 
-    rate: Any = Number("[0, 1]")
+    rate: Any = Rate("[0, 1]")
 
     def __init__(
         self,
-        rate: float,
+        rate: float | Callable[[int], float],
         noise_shape: NoiseShape | None = None,
         seed: int | None = None,
         *,
@@ -60,14 +62,15 @@ class AlphaDropout(RandomLayer):
         """Return `x` in inference; in training, kept and dropped elements by the formula."""
         if not rng.is_training():
             return x
+        rate = self.current_rate()
         shape, address = self.next_decisions(x.shape, self.noise_shape)
-        if self.rate == 0:
+        if rate == 0 and not self.is_scheduled:
             return x
-        scale, shift, dropped = self.factors()
+        scale, shift, dropped = (1.0, -0.0, 0.0) if rate == 1 else self.numbers_for(rate)[1:]
         return apply(
             ops.affine_dropout,
             x,
-            rate=self.rate,
+            rate=rate,
             address=address,
             noise_shape=shape,
             scale=scale,
@@ -75,10 +78,8 @@ class AlphaDropout(RandomLayer):
             dropped=dropped,
         )
 
-    def factors(self) -> tuple[float, float, float]:
-        """Return factor and shift of kept elements, and the value of dropped ones."""
-        p, q, s = self.rate, 1 - self.rate, NEGATIVE_SATURATION
-        if q == 0:
-            return 1.0, -0.0, 0.0
+    def numbers_of(self, rate: float) -> tuple[int | float, ...]:
+        """Return threshold, factor and shift of kept elements, and the value of dropped ones."""
+        p, q, s = rate, 1 - rate, NEGATIVE_SATURATION
         a = 1 / math.sqrt(q * (1 + p * s**2))
-        return a, -a * p * s, a * q * s
+        return threshold(rate), a, -a * p * s, a * q * s

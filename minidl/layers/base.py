@@ -16,6 +16,7 @@ from minidl.backend import get_backend
 from minidl.constraints import MaxNorm
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor
+from minidl.layers import terms
 from minidl.layers.placement import Placement
 from minidl.rng import RandomStream
 
@@ -91,6 +92,10 @@ class Layer:
             [0., 0.]], dtype=float32)
     """
 
+    # The terms of the latest forward pass are in a slot: attributes stay the same between calls.
+    __slots__ = ("__dict__", "__weakref__", "_terms")
+    _terms: terms.Terms
+
     # Here as well as in __init__, for subclasses that do not call it.
     name: str | None = None
     name_is_given = False
@@ -136,6 +141,10 @@ class Layer:
 
         def __getattr__(self, name: str) -> Any:
             return missing_attribute(self, "Layer", name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state of a copy, without the terms of a forward pass."""
+        return vars(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.label}>"
@@ -186,6 +195,7 @@ class Layer:
         shape: tuple[int, ...],
         initializer: str | initializers.Initializer,
         constraint: MaxNorm | None = None,
+        learning_rate_factor: float = 1.0,
     ) -> Parameter:
         """Return a new weight; call this in `build` and store the result in an attribute.
 
@@ -199,14 +209,16 @@ class Layer:
             The initial values.
         constraint : MaxNorm, optional
             Applied after each update.
+        learning_rate_factor : float
+            0 or above. Optimizers multiply their learning rate by it for this weight.
 
         Raises
         ------
         RuntimeError
             If the initial values are random and neither a model nor the initializer has a seed.
         ValueError
-            If the layer has a weight of that name, or initializer or constraint do not fit the
-            shape.
+            If the layer has a weight of that name, initializer or constraint do not fit the
+            shape, or the factor is negative.
         """
         if name in self._weight_names:
             raise ValueError(
@@ -234,8 +246,52 @@ class Layer:
         values = np.array(values, placement.dtype, order="C")
         parameter = Parameter(values, placement.backend, full_name, stream)
         parameter.constraint = constraint
+        parameter.learning_rate_factor = learning_rate_factor
         self._weight_names = (*self._weight_names, name)
         return parameter
+
+    def add_loss(self, term: Tensor) -> None:
+        """Add a term to the loss that `fit` minimises and that `fit` and `evaluate` report.
+
+        Call this in `call`. Sample weights do not scale the term, and `predict` ignores it. A loop
+        written by hand adds the model's `losses`. On the CPU, steps with terms are not recorded.
+
+        Parameters
+        ----------
+        term : Tensor
+            A scalar.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `term` is not a Tensor, not a scalar, or on another device.
+        RuntimeError
+            Outside of `call`.
+
+        Examples
+        --------
+        >>> class SmallOutputs(Layer):
+        ...     def call(self, x):
+        ...         self.add_loss(0.5 * (x * x).mean())
+        ...         return x
+        >>> layer = SmallOutputs()
+        >>> y = layer(Tensor([1.0, 3.0]))
+        >>> [term.item() for term in layer.losses]
+        [2.5]
+        """
+        found = terms.current()
+        if found is None:
+            raise RuntimeError(
+                f"{self.label}: expected add_loss within call, got it outside. Call the layer."
+            )
+        backend = None if self.placement is None else self.placement.backend
+        found.append((self, terms.checked(self.label, term, backend)))
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """The terms that this layer, and layers below it, added in the latest call of this one."""
+        below = set(self.walk())
+        return [term for layer, term in getattr(self, "_terms", ()) if layer in below]
 
     # -------------------------------------------------------------------- for users
 
@@ -249,6 +305,11 @@ class Layer:
         ValueError
             If `x` does not have the layer's ``input_shape``.
         """
+        of_pass = terms.current()
+        if of_pass is None:  # the outermost call of a forward pass
+            with terms.collected():
+                return Layer.__call__(self, x)
+        self._terms = of_pass
         if not isinstance(x, Tensor):
             refuse_layers(self.label, x)
             raise TypeError(

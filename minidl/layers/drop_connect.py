@@ -5,14 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 from minidl import rng
-from minidl.arguments import Number
 from minidl.constraints import MaxNorm
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
 from minidl.initializers import Initializer
 from minidl.layers.base import Layer
 from minidl.layers.dense import Dense
-from minidl.layers.random_layer import RandomLayer
+from minidl.layers.random_layer import RandomLayer, Rate
 
 
 class DropConnect(Dense, RandomLayer):
@@ -25,8 +24,8 @@ class DropConnect(Dense, RandomLayer):
     ----------
     units : int
         The size of the output's last axis, at least 1.
-    rate : float
-        The probability of being dropped, in [0, 1].
+    rate : float or callable
+        The probability of being dropped, in [0, 1], or a function of the step as in `Dropout`.
     per_sample : bool
         Whether each sample has its own mask, which takes memory for a weight per sample. Otherwise
         all samples of a step share one, in all its micro-batches.
@@ -52,13 +51,13 @@ class DropConnect(Dense, RandomLayer):
     array([[0., 2., 0.]], dtype=float32)
     """
 
-    rate: Any = Number("[0, 1]")
+    rate: Any = Rate("[0, 1]")
     __repr__ = Layer.__repr__
 
     def __init__(
         self,
         units: int,
-        rate: float,
+        rate: float | Callable[[int], float],
         per_sample: bool = False,
         activation: str | Callable[[Tensor], Tensor] | None = None,
         use_bias: bool = True,
@@ -84,21 +83,18 @@ class DropConnect(Dense, RandomLayer):
         self.rate = rate
         self.per_sample = per_sample
 
-    def kept_scale(self) -> float:
-        """Return the factor of kept weights; at rate 1 there are none."""
-        return 1.0 if self.rate == 1 else 1 / (1 - self.rate)
-
     def call(self, x: Tensor) -> Tensor:
         """Return the layer's output, in training with dropped weights."""
         self.check_input(x)
         if not rng.is_training():
             return self.with_weight(x, self.weight)
         shape = (len(x), *self.weight.shape) if self.per_sample else self.weight.shape
+        rate = self.current_rate()
         address = self.random_stream.next_address(shape, per_step=not self.per_sample)
-        if self.rate == 0:
+        if rate == 0 and not self.is_scheduled:
             return self.with_weight(x, self.weight)
-        numbers: dict[str, Any] = {"rate": self.rate, "address": address}
-        numbers |= {"noise_shape": shape, "scale": self.kept_scale()}
+        scale = 1.0 if rate == 1 else self.numbers_for(rate)[1]  # at rate 1 no weight is kept
+        numbers = {"rate": rate, "address": address, "noise_shape": shape, "scale": scale}
         weights = apply(ops.affine_dropout, self.weight, **numbers)
         if not self.per_sample:
             return self.with_weight(x, weights)

@@ -1,5 +1,6 @@
 """Dropout of whole branches."""
 
+from collections.abc import Callable
 from typing import Any
 
 from minidl.layers.dropout import Dropout
@@ -17,8 +18,8 @@ class DropPath(Dropout):
 
     Parameters
     ----------
-    rate : float
-        The probability of being dropped, in [0, 1].
+    rate : float or callable
+        The probability of being dropped, in [0, 1], or a function of the step as in `Dropout`.
     per : {"sample", "step"}
         Whether each sample has its own decision, or all samples of a step share one, in all its
         micro-batches.
@@ -43,7 +44,7 @@ class DropPath(Dropout):
 
     def __init__(
         self,
-        rate: float,
+        rate: float | Callable[[int], float],
         per: str = "sample",
         seed: int | None = None,
         *,

@@ -1,12 +1,12 @@
 """Dropout."""
 
+from collections.abc import Callable
 from typing import Any
 
 from minidl import rng
-from minidl.arguments import Number
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
-from minidl.layers.random_layer import NoiseShape, RandomLayer, checked_noise_shape
+from minidl.layers.random_layer import NoiseShape, RandomLayer, Rate, checked_noise_shape
 
 SCALINGS = ("train", "inference")
 
@@ -21,8 +21,11 @@ class Dropout(RandomLayer):
 
     Parameters
     ----------
-    rate : float
-        The probability of being dropped, in [0, 1].
+    rate : float or callable
+        The probability of being dropped, in [0, 1]; or a function of the training step that returns
+        one in [0, 1), such as a schedule of `minidl.optimizers.schedules`. The step is that of
+        ``training(step=...)`` if given, else `step`; so it is in inference and in Monte-Carlo
+        prediction.
     noise_shape : tuple, optional
         For each axis of the input None or its length, or 1: all elements along the axis share their
         decisions then. ``(None, 1, None)`` drops a feature at all times of a sequence. If axis 0 is
@@ -47,7 +50,8 @@ class Dropout(RandomLayer):
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type or is out of range.
+        If an argument has the wrong type or is out of range. ValueError from a call in training
+        mode if the schedule returns a number outside of [0, 1); nothing is changed then.
 
     Examples
     --------
@@ -61,13 +65,20 @@ class Dropout(RandomLayer):
     array([[0., 2., 0., 2., 2., 0.]], dtype=float32)
     >>> layer
     Dropout(rate=0.5, seed=0, stream=0, step=1)
+
+    Early dropout, for the first 1,000 steps only:
+
+    >>> def early(step):
+    ...     return 0.5 if step < 1000 else 0.0
+    >>> Dropout(early).rate_at(1000)
+    0.0
     """
 
-    rate: Any = Number("[0, 1]")
+    rate: Any = Rate("[0, 1]")
 
     def __init__(
         self,
-        rate: float,
+        rate: float | Callable[[int], float],
         noise_shape: NoiseShape | None = None,
         seed: int | None = None,
         *,
@@ -86,24 +97,27 @@ class Dropout(RandomLayer):
         """Return `x` with dropped elements in training, scaled by `scaling`."""
         if not rng.is_training():
             return x if self.scaling == "train" else self._scale_for_inference(x)
+        rate = self.current_rate()
         shape, address = self.next_decisions(x.shape, self.noise_shape_for(x.shape))
-        if self.rate == 0:
+        if rate == 0 and not self.is_scheduled:
             return x
-        drawn = {"rate": self.rate, "address": address}
+        drawn = {"rate": rate, "address": address}
         if shape == x.shape:
             return apply(ops.dropout, x, **drawn, rescale=self.scaling == "train")
-        return apply(ops.affine_dropout, x, **drawn, noise_shape=shape, scale=self.kept_scale())
+        scale = self.kept_scale(rate)
+        return apply(ops.affine_dropout, x, **drawn, noise_shape=shape, scale=scale)
 
     def noise_shape_for(self, shape: tuple[int, ...]) -> NoiseShape | None:
         """Return the noise shape for inputs of `shape`."""
         return self.noise_shape
 
-    def kept_scale(self) -> float:
-        """Return the factor of kept elements; at rate 1 there are none."""
-        return 1.0 if self.rate == 1 or self.scaling == "inference" else 1 / (1 - self.rate)
+    def kept_scale(self, rate: float) -> float:
+        """Return the factor of kept elements, which may be placed; at rate 1 there are none."""
+        return 1.0 if rate == 1 or self.scaling == "inference" else self.numbers_for(rate)[1]
 
     def _scale_for_inference(self, x: Tensor) -> Tensor:
         """Return `x` times the probability of being kept."""
-        if self.rate == 1:  # zeros by selection: 0 * infinity would be NaN
+        rate = float(self.current_rate())
+        if rate == 1:  # zeros by selection: 0 * infinity would be NaN
             return apply(ops.dropout, x, rate=1.0, address=rng.Address(0, 0, 0))
-        return x * (1 - self.rate)
+        return x * (1 - rate)

@@ -1,13 +1,14 @@
 """Layers of normal noise, which regularises in training."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from minidl import rng
 from minidl.arguments import Number
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
-from minidl.layers.random_layer import RandomLayer
+from minidl.layers.random_layer import RandomLayer, Rate
 
 
 class GaussianNoise(RandomLayer):
@@ -63,7 +64,12 @@ class GaussianNoise(RandomLayer):
 
     def call(self, x: Tensor) -> Tensor:
         """Return `x` with noise in training."""
-        return _noisy(self, x, self.stddev, is_factor=False)
+        if not rng.is_training():
+            return x
+        address = self.random_stream.next_address(x.shape)  # the draw counts without noise, too
+        if self.stddev == 0:
+            return x
+        return apply(ops.noise, x, sigma=self.stddev, address=address, is_factor=False)
 
 
 class GaussianDropout(RandomLayer):
@@ -77,9 +83,9 @@ class GaussianDropout(RandomLayer):
 
     Parameters
     ----------
-    rate : float
-        The rate of the dropout with the same variance, in [0, 1). Unlike in Keras, 1 is rejected:
-        sigma would be infinite.
+    rate : float or callable
+        The rate of the dropout with the same variance, in [0, 1), or a function of the training
+        step, as of `Dropout`. Unlike in Keras, 1 is rejected: sigma would be infinite.
     seed, stream : int, optional
         As of `GaussianNoise`.
 
@@ -102,11 +108,11 @@ class GaussianDropout(RandomLayer):
     array([[ 1.4726, -1.076 ,  3.4798]], dtype=float32)
     """
 
-    rate: Any = Number("[0, 1)")
+    rate: Any = Rate("[0, 1)")
 
     def __init__(
         self,
-        rate: float,
+        rate: float | Callable[[int], float],
         *,
         seed: int | None = None,
         stream: int | None = None,
@@ -117,18 +123,14 @@ class GaussianDropout(RandomLayer):
 
     def call(self, x: Tensor) -> Tensor:
         """Return `x` times noise in training."""
-        return _noisy(self, x, self._sigma(), is_factor=True)
+        if not rng.is_training():
+            return x
+        rate, address = self.next_draw(x.shape)
+        if rate == 0 and not self.is_scheduled:
+            return x
+        (sigma,) = self.numbers_for(rate)
+        return apply(ops.noise, x, sigma=sigma, address=address, is_factor=True)
 
-    def _sigma(self) -> float:
+    def numbers_of(self, rate: float) -> tuple[int | float, ...]:
         """Return the standard deviation of the factors."""
-        return math.sqrt(self.rate / (1 - self.rate))
-
-
-def _noisy(layer: RandomLayer, x: Tensor, sigma: float, *, is_factor: bool) -> Tensor:
-    """Return `x` with the noise of a layer; without noise, the draw counts all the same."""
-    if not rng.is_training():
-        return x
-    address = layer.random_stream.next_address(x.shape)
-    if sigma == 0:
-        return x
-    return apply(ops.noise, x, sigma=sigma, address=address, is_factor=is_factor)
+        return (math.sqrt(rate / (1 - rate)),)

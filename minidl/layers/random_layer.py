@@ -1,10 +1,12 @@
 """Base class of the layers that draw random decisions or numbers."""
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from minidl.arguments import count
+from minidl_kernels.mask_contract import threshold
+from minidl_kernels.placed import MovingRate
+
+from minidl.arguments import Number, count, finite, shown_arguments, written
 from minidl.layers.base import Layer
 from minidl.rng import Address, RandomStream
 
@@ -12,8 +14,24 @@ NoiseShape = Sequence[int | None]
 """For each axis of an input: None or its length, or 1 if its elements share their decisions."""
 
 
+class Rate(Number):
+    """Attribute that holds a number in an interval, or a function of the training step."""
+
+    def __set__(self, owner: object, value: Any) -> None:
+        if callable(value) and not isinstance(value, type):
+            vars(owner)[self._name] = value
+        else:
+            super().__set__(owner, value)
+
+
 class RandomLayer(Layer):
     """A layer with one random stream; a subclass draws from it in `call`, in training mode.
+
+    A subclass with a `Rate` in the attribute `rate` can take a schedule. Its `call` gets rate and
+    address from `next_draw`, and the numbers for its kernels from `numbers_for`. It overrides
+    `numbers_of` if its kernels take other numbers than a threshold and a factor. In a recorded step
+    the numbers of a schedule are placed: `call` passes them to kernels, and does not compute with
+    them or with the rate.
 
     Parameters
     ----------
@@ -32,6 +50,8 @@ class RandomLayer(Layer):
     TypeError, ValueError
         If an argument has the wrong type or is out of range.
     """
+
+    rate: Any  # a number or a schedule, if the subclass has it
 
     def __init__(
         self, *, seed: int | None = None, stream: int | None = None, **layer_arguments: Any
@@ -53,6 +73,66 @@ class RandomLayer(Layer):
     def step(self) -> int:
         """The step of the next draw if ``training`` gives none."""
         return self.random_stream.step
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the rate is a function of the training step."""
+        return callable(vars(self).get("rate"))
+
+    def rate_at(self, step: int) -> float:
+        """Return the rate of a training step.
+
+        Raises
+        ------
+        ValueError
+            If the schedule returns something else than a number in [0, 1).
+        """
+        if not self.is_scheduled:
+            return self.rate
+        try:
+            value = self.rate(int(step))
+        except ArithmeticError as error:  # an overflow, or a division by zero
+            value = error
+        rate = finite(value)
+        if rate is None or not 0 <= rate < 1:
+            raise ValueError(
+                f"{self.label}: expected its rate to return a number in [0, 1), got {value!r} for "
+                f"step {step}. Correct the schedule."
+            )
+        return rate
+
+    def current_rate(self) -> float:
+        """Return the rate of the training step, in inference that of the layer's own step.
+
+        If the rate is a schedule, it is a `MovingRate`.
+        """
+        stream = self.random_stream
+        rate, numbers = self.rate_at(stream.training_step), stream.moving
+        if not self.is_scheduled:
+            return rate
+        return MovingRate(rate, self.numbers_of(rate) if numbers is None else numbers)
+
+    def next_draw(self, shape: tuple[int, ...]) -> tuple[float, Address]:
+        """Return the rate and the address of this call's draw, and count the call.
+
+        Raises
+        ------
+        ValueError
+            As `rate_at`, and then nothing is changed; and as `RandomStream.next_address`.
+        """
+        rate = self.current_rate()
+        return rate, self.random_stream.next_address(shape)
+
+    def numbers_of(self, rate: float) -> tuple[int | float, ...]:
+        """Return the numbers that the layer's kernels take for a rate below 1, at any step.
+
+        An integer is below 2**32; a real number is rounded to the dtype of the kernel.
+        """
+        return threshold(rate), 1 / (1 - rate)
+
+    def numbers_for(self, rate: float) -> tuple[int | float, ...]:
+        """Return `numbers_of` a rate that `next_draw` returned; they may be placed."""
+        return tuple(rate.numbers) if isinstance(rate, MovingRate) else self.numbers_of(rate)
 
     def next_decisions(
         self, shape: tuple[int, ...], noise_shape: NoiseShape | None
@@ -89,14 +169,17 @@ class RandomLayer(Layer):
 
     def __repr__(self) -> str:
         """Return the constructor's arguments that are not at their defaults, and the address."""
-        shown = {
-            p.name: getattr(self, p.name)
-            for p in inspect.signature(type(self)).parameters.values()
-            if p.kind is not inspect.Parameter.VAR_KEYWORD and getattr(self, p.name) != p.default
-        }
+        shown = shown_arguments(self)
         for name in ("seed", "stream", "step"):
             shown[name] = shown.pop(name, getattr(self, name))
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+        return written(self, shown)
+
+
+def scheduled(layer: Layer) -> Iterator[RandomLayer]:
+    """Yield the layers whose rate is a schedule, of a layer and those below it."""
+    for each in layer.walk():
+        if isinstance(each, RandomLayer) and each.is_scheduled:
+            yield each
 
 
 def checked_noise_shape(who: str, noise_shape: Any) -> tuple[int | None, ...] | None:

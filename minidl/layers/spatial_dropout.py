@@ -1,5 +1,6 @@
 """Dropout of whole feature maps."""
 
+from collections.abc import Callable
 from typing import Any
 
 from minidl.layers.dropout import Dropout
@@ -34,8 +35,8 @@ class SpatialDropout1D(_SpatialDropout):
 
     Parameters
     ----------
-    rate : float
-        The probability of being dropped, in [0, 1].
+    rate : float or callable
+        The probability of being dropped, in [0, 1], or a function of the step as in `Dropout`.
     seed, stream
         As in `Dropout`.
 
@@ -58,7 +59,7 @@ class SpatialDropout1D(_SpatialDropout):
 
     def __init__(
         self,
-        rate: float,
+        rate: float | Callable[[int], float],
         seed: int | None = None,
         *,
         stream: int | None = None,
@@ -75,8 +76,8 @@ class SpatialDropout2D(_SpatialDropout):
 
     Parameters
     ----------
-    rate : float
-        The probability of being dropped, in [0, 1].
+    rate : float or callable
+        The probability of being dropped, in [0, 1], or a function of the step as in `Dropout`.
     data_format : {"channels_last", "channels_first"}, optional
         Whether the channels are the last axis or axis 1; None is ``"channels_last"``.
     seed, stream
@@ -102,7 +103,7 @@ class SpatialDropout2D(_SpatialDropout):
 
     def __init__(
         self,
-        rate: float,
+        rate: float | Callable[[int], float],
         data_format: str | None = None,
         seed: int | None = None,
         *,

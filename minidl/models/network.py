@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +17,7 @@ from minidl.backend.arrays import FLOAT_TYPES
 from minidl.engine.backward import no_grad
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor, as_tensor
+from minidl.layers import terms
 from minidl.layers.adoption import adopt
 from minidl.layers.base import Layer, refuse_layers
 from minidl.layers.placement import Placement
@@ -330,8 +332,9 @@ class Network(Layer):
         zeros = np.zeros((rows, *sample_shape), dtype=self.dtype)
         outermost._traces = True
         try:
-            # A layer of the user may divide by zeros or take their logarithm.
-            with rng.inference(), no_grad(), np.errstate(all="ignore"):
+            # A layer may divide by zeros, take their logarithm, or a mean of no rows.
+            quiet = warnings.catch_warnings(action="ignore", category=RuntimeWarning)
+            with rng.inference(), no_grad(), terms.collected(), np.errstate(all="ignore"), quiet:
                 y = self(zeros)
         except BaseException:
             self.placement.weight_streams = streams  # a layer that was broken off is built again

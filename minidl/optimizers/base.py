@@ -7,6 +7,7 @@ for one array.
 
 import operator
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +120,12 @@ class Optimizer(RefusesMethods):
         """Return the step size of an update for its learning rate: usually the same."""
         return rate
 
-    def numbers(self, ahead: int = 0) -> tuple[float, float]:
+    def numbers(
+        self, ahead: int = 0, factors: Sequence[float] = (1.0,)
+    ) -> tuple[tuple[float, float], ...]:
         """Return step size and decay of the next update, or a later one, which `rule` takes.
+
+        Each pair is for one of the factors of the learning rate.
 
         Raises
         ------
@@ -128,8 +133,9 @@ class Optimizer(RefusesMethods):
             If the schedule returns an invalid learning rate.
         """
         iterations = self.iterations + ahead
-        rate = self._rate(iterations)
-        return self.step_size(rate, iterations), 1 - rate * (self.weight_decay or 0)
+        rate, decay = self._rate(iterations), self.weight_decay or 0
+        rates = [rate * factor for factor in factors]
+        return tuple((self.step_size(each, iterations), 1 - each * decay) for each in rates)
 
     def gradients_of(self, parameters: Sequence[Parameter]) -> Mapping[Parameter, Array]:
         """Return the arrays that `update` reads gradients from, for ``backward(into=...)``.
@@ -144,11 +150,13 @@ class Optimizer(RefusesMethods):
             return self._laid_out(trained).gradient_views
 
     def update(
-        self, parameters: Sequence[Parameter], numbers: tuple[float, float] | None = None
+        self,
+        parameters: Sequence[Parameter],
+        numbers: Sequence[tuple[float, float]] | None = None,
     ) -> None:
         """Update `parameters` from their ``grad``, and clear ``grad``.
 
-        `numbers` are what `numbers` returns, if they are known.
+        `numbers` are what `numbers` returns for `factors_of` the parameters, if they are known.
 
         Parameters that require no gradient are frozen: they stay as they are. So do those without
         a gradient, on which no loss depends: neither weights nor state of theirs change, as in
@@ -174,7 +182,9 @@ class Optimizer(RefusesMethods):
                 "backward() on a loss that depends on them."
             )
         self.backend = backend = parameters[0].backend
-        rate, decay = self.numbers() if numbers is None else numbers
+        factors = factors_of(parameters)
+        numbers = self.numbers(0, factors) if numbers is None else numbers
+        by_factor = dict(zip(factors, numbers, strict=True))
         with backend.active:
             buffers = self._laid_out(parameters)
             for parameter, view in buffers.gradient_views.items():
@@ -189,7 +199,7 @@ class Optimizer(RefusesMethods):
                 parameter.note_change()
             kept = [view.copy() for view in self._views_of(without)] if without else []
             self.is_changing = True
-            self.rule(buffers.weights, buffers.gradients, rate, decay)
+            self._run_rule(buffers, by_factor)
             for parameter in parameters:
                 if parameter.constraint is not None:
                     backend.not_recorded(f"{parameter.name} has a constraint")
@@ -200,6 +210,21 @@ class Optimizer(RefusesMethods):
                 self.without_gradient |= {parameter.name: None for parameter in without}
         self.iterations += 1
         self.is_changing = False
+
+    def _run_rule(self, buffers: "_Buffers", numbers: Mapping[float, tuple[float, float]]) -> None:
+        """Run the rule on each part of the buffers whose weights share a factor."""
+        if len(numbers) == 1:
+            self.rule(buffers.weights, buffers.gradients, *next(iter(numbers.values())))
+            return
+        state, end = self.state, 0
+        try:
+            for factor, group in groupby(self._parameters, _factor):
+                start, end = end, end + sum(parameter.size for parameter in group)
+                self.state = {name: flat[start:end] for name, flat in state.items()}
+                weights, gradients = buffers.weights[start:end], buffers.gradients[start:end]
+                self.rule(weights, gradients, *numbers[factor])
+        finally:
+            self.state = state
 
     def count_updates(self, parameters: Sequence[Parameter], times: int) -> None:
         """Count updates of `parameters` that were replayed."""
@@ -318,6 +343,14 @@ class _Buffers:
 def _trained(parameters: Sequence[Parameter]) -> list[Parameter]:
     """Return the parameters that are not frozen."""
     return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+_factor = operator.attrgetter("learning_rate_factor")
+
+
+def factors_of(parameters: Sequence[Parameter]) -> list[float]:
+    """Return the factors of the learning rate that occur, in order, each once."""
+    return list(dict.fromkeys(map(_factor, parameters)))
 
 
 def _views(flat: Array, parameters: Sequence[Parameter]) -> dict[Parameter, Array]:

@@ -1,11 +1,11 @@
-"""Learning-rate schedules: functions of the number of updates."""
+"""Schedules of the learning rate, or of a dropout rate: functions of the number of updates."""
 
 import math
 from collections.abc import Iterable
 from typing import Any
 
 from minidl.alternatives import keras_defaults
-from minidl.arguments import Number, as_list, finite, number, undefined
+from minidl.arguments import Number, as_list, finite, number, shown_arguments, undefined, written
 
 __all__ = [
     "CosineDecay",
@@ -13,6 +13,7 @@ __all__ = [
     "InverseTimeDecay",
     "LearningRateSchedule",
     "PiecewiseConstantDecay",
+    "PolynomialDecay",
 ]
 
 RATE = "a finite number, 0 or above"
@@ -46,6 +47,13 @@ class LearningRateSchedule:
     The rate may grow, as in Keras. An update whose rate overflows, or is otherwise invalid, raises
     ValueError and changes nothing.
     """
+
+    def __repr__(self) -> str:
+        """Return the constructor's arguments that are not at their defaults, if they are kept."""
+        try:
+            return written(self, shown_arguments(self))
+        except (AttributeError, TypeError, ValueError):  # a user's class may keep others
+            return super().__repr__()
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of update `step`: finite, 0 or above. The first step is 0."""
@@ -200,3 +208,61 @@ class CosineDecay(LearningRateSchedule):
         """Return the learning rate; after `decay_steps` it is constant."""
         cosine = (1 + math.cos(math.pi * min(step / self.decay_steps, 1.0))) / 2
         return self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha)
+
+
+@keras_defaults(name="PolynomialDecay")
+class PolynomialDecay(LearningRateSchedule):
+    """Polynomial from the initial value to `end_learning_rate`, in `decay_steps` updates.
+
+    Parameters
+    ----------
+    initial_learning_rate : float
+        The learning rate of the first update.
+    decay_steps : int
+        The number of updates until the end, above 0.
+    end_learning_rate : float
+        The last value, 0 or above. It may be larger than the first.
+    power : float
+        The degree, 0 or above: 1 is a straight line.
+    cycle : bool
+        Whether to begin anew after the end, each time with `decay_steps` more updates until the
+        next end.
+
+    Examples
+    --------
+    >>> PolynomialDecay(0.1, decay_steps=10, end_learning_rate=0.0)(5)
+    0.05
+
+    As a dropout rate that grows from 0 (Morerio et al., "Curriculum dropout", ICCV 2017, grows it
+    by an exponential):
+
+    >>> from minidl import layers
+    >>> layers.Dropout(PolynomialDecay(0.0, 10, 0.5)).rate_at(5)
+    0.25
+    """
+
+    initial_learning_rate: Any = Number("[0, inf)", keeps_int=True)
+    decay_steps: Any = Number("(0, inf)", keeps_int=True)
+    end_learning_rate: Any = Number("[0, inf)", keeps_int=True)
+    power: Any = Number("[0, inf)", keeps_int=True)
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: int,
+        end_learning_rate: float = 0.0001,
+        power: float = 1.0,
+        cycle: bool = False,
+    ):
+        self.initial_learning_rate = initial_learning_rate
+        self.decay_steps = decay_steps
+        self.end_learning_rate = end_learning_rate
+        self.power = power
+        self.cycle = cycle
+
+    def __call__(self, step: int) -> float:
+        """Return (initial - end) * (1 - step / decay_steps) ** power + end."""
+        periods = max(1, math.ceil(step / self.decay_steps)) if self.cycle else 1
+        left = 1 - min(step / (self.decay_steps * periods), 1)
+        difference = self.initial_learning_rate - self.end_learning_rate
+        return difference * left**self.power + self.end_learning_rate

@@ -7,6 +7,7 @@ from minidl.batches import Batch
 from minidl.engine.backward import no_grad
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor
+from minidl.layers import terms
 from minidl.trainer.fusion import Plan
 from minidl.trainer.loop import Run
 
@@ -52,11 +53,14 @@ def _failing_layer(plan: Plan, batch: Batch, step: int) -> str | None:
     if not _is_finite(batch.x):
         return "the inputs"
     x = batch.x
-    with rng.training(step=step), no_grad():
+    with rng.training(step=step), no_grad(), terms.collected() as added:
         for layer in plan.layers:
             x = layer(x)
             if not _is_finite(x):
                 return f"the outputs of {layer.label}"
+        for layer, term in added:
+            if not _is_finite(term):
+                return f"a term of the loss by {layer.label}"
         loss = plan.loss_of(x, batch)
     return None if _is_finite(loss) else "the loss"
 

@@ -36,6 +36,8 @@ def fingerprint_of(model: Any, state: Mapping[str, Any]) -> Fingerprint:
     found: Fingerprint = []
     for parameter in model.parameters():
         found.append((f"requires_grad of {parameter.name}", parameter.requires_grad))
+        factor = parameter.learning_rate_factor
+        found.append((f"learning_rate_factor of {parameter.name}", factor))
         found.append((f"the constraint of {parameter.name}", _value(parameter.constraint, backend)))
     for layer in model.walk():
         found += _arguments(layer, layer.label, backend)

@@ -15,6 +15,7 @@ from minidl.backend import Array, Backend
 from minidl.batches import Batch, Feed, Samples
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
+from minidl.layers import terms
 from minidl.layers.base import Layer
 from minidl.layers.dense import Dense
 from minidl.layers.dropout import Dropout
@@ -39,7 +40,7 @@ class DenseThenDropout:
         dense, dropout = self.dense, self.dropout
         if not (
             rng.is_training()
-            and dropout.rate > 0
+            and (dropout.is_scheduled or dropout.rate > 0)
             and dense.built
             and dropout.built
             and dense.fused_activation is not None
@@ -47,14 +48,15 @@ class DenseThenDropout:
         ):
             return dropout(dense(x))
         dense.check_input(x)
+        rate, address = dropout.next_draw((len(x), dense.units))
         return apply(
             ops.dense,
             x,
             dense.weight,
             dense.bias,
             activation=dense.fused_activation,
-            rate=dropout.rate,
-            address=dropout.random_stream.next_address((len(x), dense.units)),
+            rate=rate,
+            address=address,
             rescale=dropout.scaling == "train",
         )
 
@@ -150,30 +152,45 @@ class Plan:
 
     def outputs(self, batch: Batch) -> Tensor:
         """Return the model's outputs for a batch of the feed."""
-        with rng.batch_of(len(batch.x)):
+        with rng.batch_of(len(batch.x)), terms.collected():
             x = self._through_stages(batch.x)
             return x if self._classifier is None else self._classifier(x)
 
     def compare(self, batch: Batch) -> Comparison:
-        """Return the mean loss of a batch of the feed, and what `Totals.add` takes.
+        """Return the loss of a batch of the feed, and what `Totals.add` takes.
+
+        The loss is the mean of the samples, and the terms that layers add.
 
         Returns
         -------
         loss : Tensor
-            The mean loss.
+            The loss.
         sums : array
-            The mean loss and the sum of each metric.
+            The loss and the sum of each metric.
         counts : tuple of int
             The number of values in each of the sums.
         compared : tuple of Tensor or None
             What `Totals.update_metrics` takes, if a metric is not a mean.
         """
-        with rng.batch_of(len(batch.x)):
+        with rng.batch_of(len(batch.x)), terms.collected() as added:
             x = self._through_stages(batch.x)
             last = self._classifier
             if last is not None and last.is_one_op(x):
-                return self._classify(last, x, batch)
-            return self._compare_outputs(x if last is None else last(x), batch)
+                found = self._classify(last, x, batch)
+            else:
+                found = self._compare_outputs(x if last is None else last(x), batch)
+        return self._with_terms(found, [term for _, term in added]) if added else found
+
+    def _with_terms(self, found: Comparison, added: Sequence[Tensor]) -> Comparison:
+        """Add the terms of layers to what `compare` returns."""
+        loss, sums, *others = found
+        self._backend.not_recorded("layers add terms to the loss")
+        for term in added:
+            loss = loss + term.astype(loss.dtype)
+        with self._backend.active:
+            sums = sums.copy()
+            sums[0] = loss.data
+        return loss, sums, *others
 
     def _classify(self, last: Dense, x: Tensor, batch: Batch) -> Comparison:
         """Return `compare` for the input of the last layer, by one operation."""

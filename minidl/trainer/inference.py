@@ -9,6 +9,7 @@ from minidl import rng
 from minidl.backend import Array
 from minidl.batches import Batch
 from minidl.engine.backward import no_grad
+from minidl.layers.random_layer import scheduled
 from minidl.trainer.fusion import Plan
 from minidl.trainer.recorder import (
     NOT_WANTED,
@@ -54,6 +55,10 @@ class _Inference(Work):
         """What became of the recordings."""
         return self._recorder.report
 
+    def _steps(self) -> list[tuple[Any, str]]:
+        """Return what a `Watch` takes for the training steps that decide rates."""
+        return [(layer.random_stream, "step") for layer in scheduled(self._model)]
+
 
 class Evaluation(_Inference):
     """Means of loss and metrics over the batches of a plan."""
@@ -90,7 +95,8 @@ class Evaluation(_Inference):
         """Return what a recording relies on."""
         plan = self._plan
         attributes = (self, "_totals.sums"), (plan, "loss", "metrics")
-        return Watch(self._model, *attributes, parts=[plan.loss, *plan.metrics])
+        parts = [plan.loss, *plan.metrics]
+        return Watch(self._model, *attributes, *self._steps(), parts=parts)
 
 
 class Prediction(_Inference):
@@ -113,7 +119,7 @@ class Prediction(_Inference):
 
     def watch(self) -> Watch:
         """Return what a recording relies on."""
-        return Watch(self._model)
+        return Watch(self._model, *self._steps())
 
 
 class MonteCarlo(Prediction):

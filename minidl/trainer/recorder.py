@@ -148,7 +148,8 @@ class Watch:
         self._ids = [*map(id, self._arrays_before)]
         self._weights = [(parameter, parameter.data) for parameter in model.parameters()]
         found = [(threads, "_chosen"), (model, *(n for n in vars(model) if n not in _IN_MOTION))]
-        found += [(p, "_requires_grad", "constraint") for p in model.parameters()]
+        of_weight = "_requires_grad", "constraint", "_learning_rate_factor"
+        found += [(parameter, *of_weight) for parameter in model.parameters()]
         found += [(stream, "own_seed", "model_seed", "number") for stream in model.streams()]
         # With two names or more, a getter returns a tuple: compared by identity first.
         getters = [(attrgetter(*names, names[0]), thing) for thing, *names in (*found, *attributes)]
@@ -231,7 +232,8 @@ class Recorder:
             self.give_up("layers, weights or settings change from batch to batch")
             return work.run(batch, work.numbers())
         if kept is None:
-            kept = _Kept(Table(self._backend, self._dtype, len(work.feed), size, work.repeats))
+            sizes = len(work.feed), size, work.repeats
+            kept = _Kept(Table(self._backend, self._dtype, *sizes, work.numbers()))
             kept.table.aim(batch, work.numbers)
             self._run_placed(kept)  # compiles the kernels that read numbers from their places
             kept.watch = work.watch()

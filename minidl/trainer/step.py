@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 from minidl import rng
 from minidl.batches import Batch
+from minidl.layers.random_layer import RandomLayer
 from minidl.optimizers import Optimizer
+from minidl.optimizers.base import factors_of
 from minidl.rng import RandomStream
 from minidl.trainer.fusion import Plan
 from minidl.trainer.interrupts import Interrupts
@@ -52,6 +54,7 @@ class Step(Work):
         model = self.state.model
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self._streams = model.streams()
+        self._random = [layer for layer in model.walk() if isinstance(layer, RandomLayer)]
 
     @property
     def optimizer(self) -> Optimizer:
@@ -64,10 +67,15 @@ class Step(Work):
         self.run(batch, self.numbers())
 
     def numbers(self, ahead: int = 0) -> Numbers:
-        """Return step, step size and decay of the next update, or of a later one."""
-        rate, decay = self.optimizer.numbers(ahead)
+        """Return the numbers of the next update, or of a later one."""
         step = rng.checked_integer("fit: step", self.state.step + ahead, 2**32)
-        return Numbers(step, 0, rate, decay)
+        updates = self.optimizer.numbers(ahead, factors_of(self.trained))
+        rates = tuple(layer.numbers_of(layer.rate_at(step)) for layer in self._scheduled)
+        return Numbers(step, 0, updates, rates)
+
+    @property
+    def _scheduled(self) -> list[RandomLayer]:
+        return [layer for layer in self._random if layer.is_scheduled]
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Update the weights once.
@@ -77,7 +85,9 @@ class Step(Work):
         """
         state, optimizer, totals = self.state, self.optimizer, self.state.totals
         before = [stream.step for stream in self._streams]
-        with rng.training(step=numbers.step):
+        streams = (layer.random_stream for layer in self._scheduled)
+        moving = dict(zip(streams, numbers.rates, strict=True))
+        with rng.training(step=numbers.step, moving=moving):
             loss, sums, counts, compared = self.plan.compare(batch)
         for parameter in self.trained:
             parameter.grad = None  # a callback, or a step that was interrupted, may have left one
@@ -86,7 +96,7 @@ class Step(Work):
         with self.held():
             state.is_torn = True  # until the update is counted
             try:
-                optimizer.update(self.trained, (numbers.rate, numbers.decay))
+                optimizer.update(self.trained, numbers.updates)
             except Exception:
                 state.is_torn = optimizer.is_changing  # it may have raised before any change
                 raise

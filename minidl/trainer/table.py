@@ -1,7 +1,8 @@
 """The numbers of the next batches, in a table on the device."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 from minidl_kernels.placed import PlacedFloat, PlacedInt
@@ -15,8 +16,14 @@ class Numbers(NamedTuple):
 
     step: int = 0  # the number of the training step, or of the Monte-Carlo draw
     row_offset: int = 0  # of the batch's first row, in the addresses of masks
-    rate: float = 0.0  # step size and decay of the optimizer
-    decay: float = 1.0
+    # Step size and decay of the optimizer, for each factor of the learning rate.
+    updates: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
+    # Of each layer whose rate is a schedule, what its kernels take for the rate.
+    rates: tuple[tuple[int | float, ...], ...] = ()
+
+    def flat(self) -> list[int | float]:
+        """Return all numbers."""
+        return [*self[:2], *chain(*self.updates, *self.rates)]
 
 
 class Table:
@@ -33,6 +40,8 @@ class Table:
         The dtype of the weights.
     samples, size, repeats : int
         The number of samples, of samples in a batch, and of runs for each batch.
+    numbers : Numbers
+        An example: the numbers of all batches have its structure.
 
     Attributes
     ----------
@@ -40,7 +49,15 @@ class Table:
         The place of the batch: its rows in the data set.
     """
 
-    def __init__(self, backend: Backend, dtype: np.dtype, samples: int, size: int, repeats: int):
+    def __init__(
+        self,
+        backend: Backend,
+        dtype: np.dtype,
+        samples: int,
+        size: int,
+        repeats: int,
+        numbers: Numbers,
+    ):
         xp = backend.xp
         self._backend, self._size, self._repeats = backend, size, repeats
         floating = np.result_type(dtype, "float32")  # no kernel knows float16
@@ -48,13 +65,14 @@ class Table:
         self._order = xp.zeros(samples, "int64")
         self._source: Array = ()
         self._cursor = xp.zeros(1, "int64")
+        integers, floats = (len(values) for values in _by_kind(numbers))
         self._columns = (
             xp.zeros(capacity, "int64"),
-            xp.zeros((capacity, 2), "uint32"),
-            xp.zeros((capacity, 2), floating),
+            xp.zeros((capacity, integers), "uint32"),
+            xp.zeros((capacity, floats), floating),
         )
         self.rows = xp.zeros(size, "int64")
-        self._integers, self._floats = xp.zeros(2, "uint32"), xp.zeros(2, floating)
+        self._integers, self._floats = xp.zeros(integers, "uint32"), xp.zeros(floats, floating)
         self._known: list[tuple[int, Numbers]] = []  # the table on the host
         self._next = 0  # the cursor on the host
         self._ahead = capacity  # the number of rows to fill
@@ -75,13 +93,16 @@ class Table:
 
     def placed(self, numbers: Numbers) -> Numbers:
         """Return the numbers of this batch with the places from which kernels read them."""
-        step, row_offset, rate, decay = numbers
-        return Numbers(
-            PlacedInt(step, self._integers[0:1]),
-            PlacedInt(row_offset, self._integers[1:2]),
-            PlacedFloat(rate, self._floats[0:1]),
-            PlacedFloat(decay, self._floats[1:2]),
-        )
+        integers, floats = _each_place(self._integers), _each_place(self._floats)
+
+        def place(number: float) -> Any:
+            if isinstance(number, int):
+                return PlacedInt(number, next(integers))
+            return PlacedFloat(number, next(floats))
+
+        step, row_offset, *groups = numbers
+        placed_first = place(step), place(row_offset)  # in the order of `flat`
+        return Numbers(*placed_first, *(tuple(tuple(map(place, g)) for g in gs) for gs in groups))
 
     def _fill(self, start: int, numbers: Callable[[int], Numbers]) -> None:
         """Fill the table with the numbers of the batch at `start` and of those after it."""
@@ -96,7 +117,7 @@ class Table:
             except Exception:  # a schedule may have an end; it raises again when its turn comes
                 break
         starts, rows = zip(*self._known, strict=True)
-        parts = starts, [row[:2] for row in rows], [row[2:] for row in rows]
+        parts = starts, *zip(*map(_by_kind, rows), strict=True)
         for column, values in zip(self._columns, parts, strict=True):
             column[: len(starts)] = self._backend.asarray(np.array(values, column.dtype))
         self._cursor[...] = 0
@@ -117,3 +138,14 @@ class Table:
     def left(self) -> int:
         """The number of rows that are not copied yet."""
         return len(self._known) - self._next
+
+
+def _each_place(row: Array) -> Iterator[Array]:
+    """Yield the places of a row, arrays of one element."""
+    return (row[n : n + 1] for n in range(len(row)))
+
+
+def _by_kind(numbers: Numbers) -> tuple[list[int], list[float]]:
+    """Return the integers and the real numbers, each in their order."""
+    flat = numbers.flat()
+    return [n for n in flat if isinstance(n, int)], [n for n in flat if isinstance(n, float)]

@@ -19,6 +19,7 @@ ARGUMENTS = {
     "CosineDecay": (0.1, 5),
     "ExponentialDecay": (0.1, 5, 0.5),
     "InverseTimeDecay": (0.1, 5, 0.5),
+    "PolynomialDecay": (0.1, 5),
 }
 
 

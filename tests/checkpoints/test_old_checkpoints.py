@@ -31,6 +31,7 @@ def test_old_checkpoint_loads_with_all_its_numbers(path, device):
     assert {f"weights/{name}" for name in weights} == {n for n in arrays if n[:8] == "weights/"}
     for name, weight in weights.items():
         np.testing.assert_array_equal(weight, arrays[f"weights/{name}"])
+    assert {parameter.learning_rate_factor for parameter in model.parameters()} == {1.0}
     assert (model.step, model.epoch) == (arrays["model/step"], arrays["model/epoch"])
 
 

@@ -130,8 +130,8 @@ def test_dropout_on_several_threads_has_the_bits_of_one(pieces, dtype, monkeypat
 
 def test_last_columns_have_the_words_of_the_contract():
     @numba.njit(error_model="numpy")
-    def drop(x, out, address, step, row_offset, words):
-        address = dropout.unpack(address, step, row_offset)
+    def drop(x, out, address, step, row_offset, threshold, words):
+        address = dropout.unpack(address, step, row_offset, threshold)
         dropout.drop_row(x, out, 0, 2**34 - 64, address, np.float32(1), words)
 
     x, out = np.ones(64, "float32"), np.empty(64, "float32")
@@ -148,8 +148,8 @@ def test_lanes_run_in_vector_registers_without_fused_arithmetic(dtype):
     fresh = numba.njit(error_model="numpy")(dropout._dropout.py_func)
     number, integer = getattr(numba, dtype), numba.int64
     array, words = number[::1], numba.uint32[::1]
-    places = words, words, words
-    fresh.compile((integer, integer, array, array, integer, integer, *places, number))
+    places = words, words, words, words, array
+    fresh.compile((integer, integer, array, array, integer, integer, *places))
     (assembly,) = fresh.inspect_asm().values()
     products = [line for line in assembly.splitlines() if "vpmuludq" in line]
     # Two products a round, less those that the compiler moves out of the loop.

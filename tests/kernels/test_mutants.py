@@ -53,7 +53,7 @@ class Mutant(NamedTuple):
 PHILOX_WORD = "uint32(c1 ^ uint64(key0) ^ (product1 >> WORD_BITS))"
 PHILOX_WORD_NOT_CAST = "c1 ^ key0 ^ (product1 >> WORD_BITS)"
 KEPT = "kept = x * scale"
-RESULT = "y0 = _drop_element(x0, w0, threshold, scale)"
+RESULT = "y0 = _drop_element(x0, w0, threshold, factor)"
 INDENT = " " * 12
 BARRIER = "cuda.syncthreads()  # type: ignore[call-arg]"
 

@@ -10,7 +10,7 @@ from backends import assert_same_bits, launches_go_to, special_numbers
 from minidl_kernels import mask_contract
 from minidl_kernels.checks import checked_integer
 from minidl_kernels.mask_contract import Address
-from minidl_kernels.placed import PlacedFloat, PlacedInt, place_of
+from minidl_kernels.placed import MovingRate, PlacedFloat, PlacedInt, place_of
 
 needs_cuda = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("numba_cuda", "cupy"))),
@@ -59,6 +59,25 @@ def dense(backend, x, number):
     return (backend.dense(x, np.eye(x.shape[1], dtype=x.dtype), x[0], **options),)
 
 
+def moving(x, number):
+    """Return a rate of 0.3 whose threshold and factor are numbers for kernels."""
+    return MovingRate(0.3, (number(int(0.3 * 2**32), "uint32"), number(1 / (1 - 0.3), x.dtype)))
+
+
+def dropout_at_moving_rate(backend, x, number):
+    return (backend.dropout(x, moving(x, number), Address(SEED, 3, 4, 9)),)
+
+
+def dense_at_moving_rate(backend, x, number):
+    options = {"activation": "relu", "rate": moving(x, number), "address": Address(SEED, 3, 4, 9)}
+    return (backend.dense(x, np.eye(x.shape[1], dtype=x.dtype), x[0], **options),)
+
+
+def vjp(backend, x, number):
+    factor = mask_contract.scale(moving(x, number), x.dtype)
+    return backend.bias_act_dropout_vjp(x[::-1], x, factor)
+
+
 def noise(is_factor):
     def call(backend, x, number):
         address = Address(SEED, 3, number(4, "uint32"), 9)
@@ -82,6 +101,9 @@ def update(rule, states, **options):
 CALLS = {
     "dropout": dropout,
     "dense": dense,
+    "dropout at a moving rate": dropout_at_moving_rate,
+    "dense at a moving rate": dense_at_moving_rate,
+    "gradient at a moving rate": vjp,
     "noise": noise(is_factor=False),
     "noise around 1": noise(is_factor=True),
     "sgd": update("sgd", 0, momentum=0.0, nesterov=False),
@@ -104,7 +126,8 @@ def by_ptx(name, dtype, number, capability=(8, 0)):
         builds[-1].launch(grid, block, *arguments)
 
     x = special_numbers((5, 70), dtype)
-    x = np.nan_to_num(x, posinf=9, neginf=-9) if name == "dense" else x  # its product is NumPy's
+    if "dense" in name:  # its product is NumPy's
+        x = np.nan_to_num(x, posinf=9, neginf=-9)
     with launches_go_to(run) as backend:
         results = CALLS[name](backend, x, number)
     (build,) = builds
@@ -184,4 +207,5 @@ def test_places_are_the_parameters_of_the_compiled_kernel(name):
     with launches_go_to(check) as backend:
         CALLS[name](backend, np.ones((5, 70), "float32"), lambda number, dtype: number)
         CALLS[name](backend, np.ones((5, 70), "float32"), placed)
-    assert places[1] - places[0] == 2 * 7  # two places, each an array of seven words
+    count = 1 if name == "gradient at a moving rate" else 2
+    assert places[1] - places[0] == count * 7  # each place is an array of seven words

@@ -69,6 +69,20 @@ def normal(torch, x):
     return torch.from_numpy(rng.normal(tuple(x.shape), seed=SEED, stream=0, step=STEP)).to(x.dtype)
 
 
+def concrete(**arguments):
+    """Return a layer that learns its rate, with the weights of `concrete_in_torch`."""
+    inner = layers.Dense(4, kernel_initializer=RANDOM, bias_initializer="ones")
+    return layers.ConcreteDropout(inner, RATE, 0.5, seed=SEED, **arguments)
+
+
+def concrete_in_torch(torch, x, logit, weight, bias):
+    """Return the layer that learns its rate, in PyTorch, with minidl's uniform numbers."""
+    address = {"seed": SEED, "stream": 0, "step": STEP}
+    u = torch.from_numpy(rng.uniform(tuple(x.shape), **address)).to(x.dtype)
+    z = torch.sigmoid((logit + torch.logit(u)) / 0.5)
+    return dense(torch, x * (1 - z) / (1 - torch.sigmoid(logit)), weight, bias)
+
+
 LAYERS = {
     "Activation": [
         Row(partial(layers.Activation, "linear"), (3, 5), lambda torch, x: x * 1),
@@ -82,6 +96,10 @@ LAYERS = {
     "AlphaDropout": [
         Row(partial(layers.AlphaDropout, RATE, seed=SEED), (3, 70), alpha()),
         Row(partial(layers.AlphaDropout, RATE, (None, 1, None), SEED), (3, 4, 5), alpha(3, 1, 5)),
+    ],
+    "ConcreteDropout": [
+        Row(concrete, (3, 70), concrete_in_torch),
+        Row(concrete, (2, 3, 5), concrete_in_torch),
     ],
     "Dense": [
         Row(

@@ -160,7 +160,7 @@ def test_alpha_dropout_follows_its_formula(noise_shape, dtype, device):
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.3, 0.5, 0.9, 0.999])
 def test_alpha_dropout_keeps_mean_and_variance(rate):
     """For inputs with mean 0 and variance 1, by the expectation over the mask."""
-    scale, shift, dropped = layers.AlphaDropout(rate).factors()
+    _, scale, shift, dropped = layers.AlphaDropout(rate).numbers_of(rate)
     mean = (1 - rate) * shift + rate * dropped
     square = (1 - rate) * (scale**2 + shift**2) + rate * dropped**2
     assert math.isclose(mean, 0, abs_tol=1e-13)

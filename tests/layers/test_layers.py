@@ -108,8 +108,13 @@ def test_strided_input_has_same_bits(make, shape):
     np.testing.assert_array_equal(first, second)
 
 
+# The product of a `Dense` may have other bits for other numbers of rows.
 RANDOM_ROWS = [
-    name for name, row in ROWS.items() if row.make().held(rng.RandomStream) and len(row.shape) > 1
+    name
+    for name, row in ROWS.items()
+    if row.make().held(rng.RandomStream)
+    and not row.make().held(layers.Dense)
+    and len(row.shape) > 1
 ]
 
 

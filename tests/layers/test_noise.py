@@ -108,7 +108,8 @@ def test_noise_has_its_mean_and_variance(make):
 def test_gaussian_dropout_has_the_variance_of_dropout(rate):
     # A factor of Dropout is 1 / (1 - rate) with probability 1 - rate, and else 0.
     variance = (1 - rate) * (1 / (1 - rate) - 1) ** 2 + rate
-    assert math.isclose(layers.GaussianDropout(rate)._sigma() ** 2, variance, abs_tol=1e-15)
+    (sigma,) = layers.GaussianDropout(rate).numbers_of(rate)
+    assert math.isclose(sigma**2, variance, abs_tol=1e-15)
 
 
 @EACH_LAYER

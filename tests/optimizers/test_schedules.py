@@ -23,6 +23,27 @@ def test_schedules_equal_their_formulas(step):
     assert piecewise == (0.3 if step <= 9 else 0.2 if step <= 20 else 0.1)
 
 
+@pytest.mark.parametrize("power", [0.5, 1, 2])
+@pytest.mark.parametrize(
+    ("step", "left", "left_in_cycle"),
+    [(0, 1, 1), (4, 0.6, 0.6), (10, 0, 0), (11, 0, 1 - 11 / 20), (20, 0, 0), (21, 0, 1 - 21 / 30)],
+)
+def test_polynomial_decay_equals_the_formula_of_keras(step, left, left_in_cycle, power):
+    for cycle, share in ((False, left), (True, left_in_cycle)):
+        rate = schedules.PolynomialDecay(0.5, 10, 0.1, power, cycle)(step)
+        assert rate == pytest.approx(0.4 * share**power + 0.1, rel=1e-12)
+
+
+def test_polynomial_decay_may_grow_from_zero():
+    found = [schedules.PolynomialDecay(0.0, 4, 0.5)(step) for step in range(6)]
+    assert found == [0.0, 0.125, 0.25, 0.375, 0.5, 0.5]
+
+
+def test_repr_of_a_schedule_shows_its_arguments():
+    schedule = schedules.PiecewiseConstantDecay([2], [0.1, 0.2])
+    assert repr(schedule) == "PiecewiseConstantDecay(boundaries=[2], values=[0.1, 0.2])"
+
+
 def test_cosine_decay_ends_at_alpha():
     assert schedules.CosineDecay(0.1, 10)(10) == 0
     assert schedules.CosineDecay(0.1, 10, alpha=0.5)(11) == pytest.approx(0.05)
@@ -41,6 +62,7 @@ def test_piecewise_decay_rejects_values_that_do_not_fit_boundaries():
         (schedules.ExponentialDecay, {"decay_rate": 0.5}),
         (schedules.InverseTimeDecay, {"decay_rate": 0.5}),
         (schedules.CosineDecay, {}),
+        (schedules.PolynomialDecay, {}),
     ],
 )
 def test_decay_steps_that_are_not_above_zero_are_rejected(kind, more, steps):

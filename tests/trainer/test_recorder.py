@@ -58,6 +58,9 @@ def stack(*hidden):
 # ------------------------------------------------------------------------------ the table
 
 
+EXAMPLE = Numbers(0, 0, ((0.0, 1.0), (0.0, 1.0)), ((0, 1.0), (0.0,)))
+
+
 class Placed:
     """A table over batches of a feed, and what kernels find in its places."""
 
@@ -65,13 +68,14 @@ class Placed:
         self.backend = backend
         self.feed = Feed(Samples(X[:count], LABELS[:count]), backend, np.dtype("float32"))
         self.order = rng.permutation(count, seed=1, epoch=0)
-        self.table = Table(backend, np.dtype("float32"), count, size, repeats)
+        self.table = Table(backend, np.dtype("float32"), count, size, repeats, EXAMPLE)
         self.asked = []
 
     def numbers_from(self, step):
         def numbers(ahead):
             self.asked.append(step + ahead)
-            return Numbers(step + ahead, 7, 1 / (1 + step + ahead), 0.5)
+            rates = ((step + ahead + 2**31, 0.25), (1.5 / (1 + step + ahead),))
+            return Numbers(step + ahead, 7, ((1 / (1 + step + ahead), 0.5), (3.0, 0.1)), rates)
 
         return numbers
 
@@ -81,7 +85,7 @@ class Placed:
         self.table.begin()
         placed = self.table.placed(numbers(0))
         return self.backend.to_numpy(self.table.rows).tolist(), [
-            self.backend.to_numpy(number.place).item() for number in placed
+            self.backend.to_numpy(number.place).item() for number in placed.flat()
         ]
 
 
@@ -96,11 +100,13 @@ def test_table_has_the_rows_and_numbers_of_each_batch(size, backend):
             step = epoch * 10 + number
             rows, numbers = placed.begin(batch, placed.numbers_from(step))
             assert rows == order[number * size :][:size].tolist()
-            assert numbers == [step, 7, float(np.float32(1 / (1 + step))), 0.5]
+            updates, rates = [1 / (1 + step), 0.5, 3.0, 0.1], [step + 2**31, 0.25, 1.5 / (1 + step)]
+            expected = step, 7, *updates, *rates
+            assert numbers == [n if isinstance(n, int) else np.float32(n) for n in expected]
 
 
 def test_placed_numbers_are_those_of_python(backend):
-    table, numbers = Placed(backend).table, Numbers(5, 3, 0.1, 0.9)
+    table, numbers = Placed(backend).table, Numbers(5, 3, ((0.1, 0.9), (0.2, 0.8)), EXAMPLE.rates)
     assert table.placed(numbers) == numbers
 
 
@@ -134,7 +140,8 @@ def test_table_ends_where_a_schedule_ends(backend):
 
     def numbers_from(step):
         def numbers(ahead):
-            return Numbers(step + ahead, 0, [0.5, 0.25, 0.125][step + ahead], 1.0)
+            rate = [0.5, 0.25, 0.125][step + ahead]
+            return EXAMPLE._replace(step=step + ahead, updates=((rate, 1.0), (rate, 1.0)))
 
         return numbers
 
@@ -174,6 +181,29 @@ def test_schedule_with_an_end_that_is_not_reached_gives_eager_bits(device, tmp_p
 # ------------------------------------------------------------------------------ the trial
 
 
+# The field of `Numbers` that holds a number, and its place there.
+BAKED = {
+    "step": ("step",),
+    "rate": ("updates", 0, 0),
+    "decay": ("updates", 0, 1),
+    "rate of a factor": ("updates", 1, 0),
+    "decay of a factor": ("updates", 1, 1),
+    "threshold": ("rates", 0, 0),
+    "scale": ("rates", 0, 1),
+    "threshold after a dense layer": ("rates", 1, 0),
+    "scale after a dense layer": ("rates", 1, 1),
+}
+
+
+def with_part_of(values, place, others):
+    """Return nested tuples with one value, at a place, of others."""
+    if not place:
+        return others
+    first, *rest = place
+    changed = with_part_of(values[first], rest, others[first])
+    return (*values[:first], changed, *values[first + 1 :])
+
+
 def bake(name, monkeypatch):
     """Let the recorded step have a number of its batch as Python passes it, not in its place."""
     if name == "rows":
@@ -186,10 +216,16 @@ def bake(name, monkeypatch):
         monkeypatch.setattr(Recorder, "__call__", called)
         monkeypatch.setattr(recorder, "Batch", lambda feed, rows: now[0])
         return
-    placed = Table.placed
+    placed, (field, *place) = Table.placed, BAKED[name]
 
     def baked_number(self, numbers):
-        return placed(self, numbers)._replace(**{name: getattr(numbers, name)})
+        return placed(self, numbers)._replace(
+            **{
+                field: with_part_of(
+                    getattr(placed(self, numbers), field), place, getattr(numbers, field)
+                )
+            }
+        )
 
     monkeypatch.setattr(Table, "placed", baked_number)
 
@@ -198,13 +234,27 @@ def decaying():
     return optimizers.AdamW(schedules.ExponentialDecay(0.05, 3, 0.5), weight_decay=0.1)
 
 
-@pytest.mark.parametrize("name", quick(["step", "rate", "decay", "rows"], "step", "rate"))
+def moving_network(device):
+    """Return a network with scheduled rates and two factors of the learning rate."""
+    stack = [
+        layers.Input((6,)),
+        layers.Dropout(schedules.PolynomialDecay(0.0, 4, 0.8)),
+        layers.Dense(40, activation="relu"),
+        layers.Dropout(schedules.PolynomialDecay(0.8, 4, 0.0)),
+        layers.Dense(3, **SOFTMAX),
+    ]
+    model = network(device, decaying(), stack)
+    model.layers[1].bias.learning_rate_factor = 2.0
+    return model
+
+
+@pytest.mark.parametrize("name", quick([*BAKED, "rows"], "step", "rate", "threshold", "scale"))
 def test_trial_finds_a_number_that_is_baked_in(name, device, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, LOGGER)
-    eager = fit(network(device, decaying()), record=False)
+    eager = fit(moving_network(device), record=False)
     bake(name, monkeypatch)
     with pytest.warns(UserWarning, match="^fit: expected the bits of an eager batch"):
-        model = fit(network(device, decaying()))
+        model = fit(moving_network(device))
     reason = "a replayed batch had other bits than an eager one"
     assert model.recording[:2] == (1, 0)
     assert model.recording.reason == reason
@@ -214,7 +264,7 @@ def test_trial_finds_a_number_that_is_baked_in(name, device, tmp_path, monkeypat
 
 @pytest.mark.slow_on("cuda-double")
 def test_numbers_that_nothing_bakes_pass_the_trial(device, tmp_path):
-    check(lambda: network(device, decaying()), tmp_path)
+    check(lambda: moving_network(device), tmp_path)
 
 
 class Lying(layers.Layer):

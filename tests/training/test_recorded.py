@@ -58,6 +58,7 @@ SCHEDULES = {
     "inverse": lambda: schedules.InverseTimeDecay(0.1, 5, 0.5),
     "piecewise": lambda: schedules.PiecewiseConstantDecay([3, 9], [0.1, 0.05, 0.01]),
     "cosine": lambda: schedules.CosineDecay(0.1, 15),
+    "polynomial": lambda: schedules.PolynomialDecay(0.1, 15, 0.01, power=2),
     "user": Warmup,
 }
 
@@ -155,10 +156,24 @@ STACKS = {
         layers.Dense(5, **RELU),
         layers.Dropout(0.3, scaling="inference"),
     ],
+    "scheduled rates": lambda: [
+        layers.Dropout(schedules.PolynomialDecay(0.0, 10, 0.5)),
+        layers.Dense(5, **RELU),
+        layers.Dropout(schedules.PolynomialDecay(0.5, 7, 0.0)),
+        layers.Dense(4, **RELU),
+        layers.Dropout(schedules.PolynomialDecay(0.5, 10, 0.2), scaling="inference"),
+        layers.GaussianDropout(schedules.PolynomialDecay(0.0, 10, 0.5)),
+    ],
+    "scheduled rates of the family": lambda: [
+        layers.Dropout(schedules.PolynomialDecay(0.0, 10, 0.5), (None, 1)),
+        layers.AlphaDropout(schedules.PolynomialDecay(0.0, 10, 0.5)),
+        layers.DropConnect(5, schedules.PolynomialDecay(0.5, 7, 0.0), activation="relu"),
+        layers.DropPath(schedules.PolynomialDecay(0.1, 10, 0.5)),
+    ],
 }
 
 
-@pytest.mark.parametrize("name", quick(STACKS, "rate 0", "alpha dropout", "scaling inference"))
+@pytest.mark.parametrize("name", quick(STACKS, "rate 0", "alpha dropout", "scheduled rates"))
 def test_recorded_stack_gives_eager_bits(name, device, tmp_path):
     def make():
         stack = [layers.Input((6,)), *STACKS[name](), layers.Dense(3, **SOFTMAX)]

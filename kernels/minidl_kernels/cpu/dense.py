@@ -39,7 +39,8 @@ def bias_act_dropout(
     >>> z
     array([[2., 0.]])
     """
-    launch.launch(_bias_act_dropout, z, bias, floor, *launch.placed_address(address), scale)
+    finish = *launch.placed_address(address), launch.placed(scale, z.dtype)
+    launch.launch(_bias_act_dropout, z, bias, floor, *finish)
 
 
 def bias_act_dropout_vjp(g: Any, y: Any, factor: Any, g_z: Any, g_bias: Any) -> None:
@@ -54,7 +55,7 @@ def bias_act_dropout_vjp(g: Any, y: Any, factor: Any, g_z: Any, g_bias: Any) -> 
         Gradient of the output, and the output: shape (rows, units), float32 or float64,
         C-contiguous.
     factor : numpy scalar
-        Factor of the kept elements, of that dtype.
+        Factor of the kept elements, of that dtype. It may be placed.
     g_z : numpy.ndarray
         Output: g * factor if y > 0, else 0; it may be `g`.
     g_bias : numpy.ndarray
@@ -69,17 +70,24 @@ def bias_act_dropout_vjp(g: Any, y: Any, factor: Any, g_z: Any, g_bias: Any) -> 
     (array([[2., 0.],
            [6., 8.]]), array([8., 8.]))
     """
-    arguments = g, y, factor, g_z, g_bias
+    arguments = g, y, launch.placed(factor, y.dtype), g_z, g_bias
     launch.launch_pieces(pool.pieces(y.size), _bias_act_dropout_vjp, *arguments)
 
 
 @jit.kernel
 def _bias_act_dropout(
-    z: Any, bias: Any, floor: Any, words: Any, step: Any, row_offset: Any, scale: Any
+    z: Any,
+    bias: Any,
+    floor: Any,
+    words: Any,
+    step: Any,
+    row_offset: Any,
+    threshold: Any,
+    scale: Any,
 ) -> None:
-    address = dropout.unpack(words, step, row_offset)
+    address = dropout.unpack(words, step, row_offset, threshold)
     zero = np.int64(0)  # for a literal, the block would be compiled anew
-    finish_block(z, bias, zero, len(z), zero, floor, address, scale)
+    finish_block(z, bias, zero, len(z), zero, floor, address, scale[0])
 
 
 @jit.kernel
@@ -103,7 +111,7 @@ def _bias_act_dropout_vjp(
 ) -> None:
     """Compute the gradients of a piece of the columns, so that each sum is of one thread."""
     start, stop = pool.share(piece, pieces, g_bias.size, pool.UNIT)
-    zero = g.dtype.type(0)
+    zero, by = g.dtype.type(0), factor[0]
     sums = g_bias[start:stop]
     # A separate buffer: g and g_z may alias, which prevents vectorisation.
     passed = np.empty(sums.size, g.dtype)
@@ -112,7 +120,7 @@ def _bias_act_dropout_vjp(
     for row in range(g.shape[0]):
         gradient, output, target = g[row, start:stop], y[row, start:stop], g_z[row, start:stop]
         for i in range(sums.size):
-            passed[i] = gradient[i] * factor if output[i] > zero else zero
+            passed[i] = gradient[i] * by if output[i] > zero else zero
         for i in range(sums.size):
             target[i] = passed[i]
             sums[i] += passed[i]

@@ -27,7 +27,7 @@ def dropout(x: Any, out: Any, address: mask_contract.PackedAddress, scale: Any) 
     address : PackedAddress
         Which elements are dropped; the number of threads has no influence.
     scale : numpy scalar
-        Factor of the kept elements, of the dtype of `x`.
+        Factor of the kept elements, of the dtype of `x`. It may be placed.
 
     Examples
     --------
@@ -47,14 +47,14 @@ def dropout(x: Any, out: Any, address: mask_contract.PackedAddress, scale: Any) 
         rows,
         columns,
         *launch.placed_address(address),
-        scale,
+        launch.placed(scale, x.dtype),
     )
 
 
 @jit.inline
-def unpack(words: Any, step: Any, row_offset: Any) -> tuple[Any, ...]:
+def unpack(words: Any, step: Any, row_offset: Any, threshold: Any) -> tuple[Any, ...]:
     """Return the words of an address, to be held in registers."""
-    return words[0], words[1], words[2], step[0], row_offset[0], words[5]
+    return words[0], words[1], words[2], step[0], row_offset[0], threshold[0]
 
 
 @jit.inline
@@ -101,10 +101,11 @@ def _dropout(
     words: Any,
     step: Any,
     row_offset: Any,
+    threshold: Any,
     scale: Any,
 ) -> None:
     """Drop from parts of rows, which are numbered through the array."""
-    address = unpack(words, step, row_offset)
+    address, factor = unpack(words, step, row_offset, threshold), scale[0]
     drawn = np.empty(TILE, np.uint32)
     parts = (columns + PART - 1) // PART
     start, stop = pool.share(piece, pieces, rows * parts, 1)
@@ -113,7 +114,7 @@ def _dropout(
     for _ in range(start, stop):
         first = row * columns + column
         end = first + min(PART, columns - column)
-        drop_row(x[first:end], out[first:end], row, column, address, scale, drawn)
+        drop_row(x[first:end], out[first:end], row, column, address, factor, drawn)
         column += PART
         if column >= columns:
             row, column = row + 1, 0

@@ -46,6 +46,7 @@ def placed(number: Any, dtype: Any) -> np.ndarray:
 
 
 def placed_address(address: PackedAddress) -> tuple[np.ndarray, ...]:
-    """Return the words of an address, and the places of its step and its row offset."""
-    places = placed(address.step, np.uint32), placed(address.row_offset, np.uint32)
-    return np.array(address, np.uint32), *places
+    """Return the words of an address, and the places of step, row offset and threshold."""
+    words = np.array(address, np.uint32)
+    places = enumerate(map(place_of, address[3:]), start=3)
+    return words, *(words[n : n + 1] if place is None else place for n, place in places)

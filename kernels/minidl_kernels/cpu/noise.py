@@ -138,11 +138,13 @@ def _noise(
     words: Any,
     step: Any,
     row_offset: Any,
+    threshold: Any,
     sigma: Any,
     kind: Any,
 ) -> None:
     """Compute tiles, which are numbered through the array."""
-    key0, key1, stream, step, row_offset, _ = dropout.unpack(words, step, row_offset)
+    address = dropout.unpack(words, step, row_offset, threshold)
+    key0, key1, stream, step, row_offset, _ = address
     sigma = sigma[0]
     words, drawn = np.empty(TILE, np.uint32), np.empty(TILE, np.float32)
     tiles = (columns + TILE - 1) // TILE

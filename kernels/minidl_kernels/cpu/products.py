@@ -92,7 +92,7 @@ def dense_layer(
     (rows, inputs), (_, units) = x.shape, weight.shape
     if _fits(rows, units, inputs, x, weight, y):
         pieces = pieces_of_product(rows, units, inputs)
-        finish = (bias, floor, *launch.placed_address(address), scale)
+        finish = (bias, floor, *launch.placed_address(address), launch.placed(scale, x.dtype))
         launch.launch_pieces(pieces, _dense, blas.holders, x, weight, y, *finish)
     else:
         matmul(x, weight, False, False, y)
@@ -204,6 +204,7 @@ def _dense(
     words: Any,
     step: Any,
     row_offset: Any,
+    threshold: Any,
     scale: Any,
 ) -> None:
     row, rows, column, columns = _block(piece, pieces, y.shape[0], y.shape[1])
@@ -214,5 +215,5 @@ def _dense(
     if pieces == 1:
         blas.release(holders)
     part = bias[column : column + columns]
-    address = dropout.unpack(words, step, row_offset)
-    dense.finish_block(y, part, row, rows, column, floor, address, scale)
+    address = dropout.unpack(words, step, row_offset, threshold)
+    dense.finish_block(y, part, row, rows, column, floor, address, scale[0])

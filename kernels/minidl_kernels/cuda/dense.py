@@ -9,6 +9,7 @@ from numpy import uint32, uint64
 from minidl_kernels import mask_contract
 from minidl_kernels.cuda import dropout, launch, reduction, scalars
 from minidl_kernels.cuda.reduction import BLOCK, LANES, chunks
+from minidl_kernels.cuda.scalars import number
 
 
 def bias_act_dropout(
@@ -40,7 +41,7 @@ def bias_act_dropout(
         uint64(rows),
         uint64(units),
         scalars.words(address),
-        scale,
+        scalars.argument(scale, z.dtype.type),
     )
 
 
@@ -58,7 +59,7 @@ def bias_act_dropout_vjp(g: Any, y: Any, factor: Any, g_z: Any, g_bias: Any) -> 
         Gradient of the output, and the output: shape (rows, units), float32 or float64,
         C-contiguous.
     factor : numpy scalar
-        Factor of the kept elements, of that dtype.
+        Factor of the kept elements, of that dtype. It may be placed.
     g_z : cupy.ndarray
         Output: g * factor if y > 0, else 0; it may be `g`.
     g_bias : cupy.ndarray
@@ -76,7 +77,7 @@ def bias_act_dropout_vjp(g: Any, y: Any, factor: Any, g_z: Any, g_bias: Any) -> 
         parts.reshape(-1),
         uint64(rows),
         uint64(units),
-        factor,
+        scalars.argument(factor, y.dtype.type),
     )
     reduction.add_chunks(parts, g_bias)
 
@@ -95,7 +96,7 @@ def _bias_act_dropout_vjp(
 ) -> None:
     """Write the gradient of a chunk of rows of flat arrays, and sum its columns."""
     partial = cuda.shared.array(BLOCK, y.dtype)
-    zero = np.float32(0)
+    zero, by = np.float32(0), number(factor)
     lane, warp = reduction.place()
     chunk = uint64(cuda.blockIdx.x)  # type: ignore[arg-type]
     tile = uint64(cuda.blockIdx.y)  # type: ignore[arg-type]
@@ -107,7 +108,7 @@ def _bias_act_dropout_vjp(
         while row < end:
             gradient = g[i]
             active = y[i] > zero
-            gradient = gradient * factor if active else zero
+            gradient = gradient * by if active else zero
             g_z[i] = gradient
             total += gradient
             row = uint64(row + uint64(32))

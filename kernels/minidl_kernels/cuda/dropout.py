@@ -26,9 +26,10 @@ def dropout(x: Any, out: Any, address: mask_contract.PackedAddress, scale: Any) 
         Of one shape and dtype, float32 or float64, C-contiguous and not empty; they may be the same
         array.
     address : PackedAddress
-        Which elements are dropped; the grid has no influence. Step and row offset may be placed.
+        Which elements are dropped; the grid has no influence. Step, row offset and threshold
+        may be placed.
     scale : numpy scalar
-        Factor of the kept elements, of the dtype of `x`.
+        Factor of the kept elements, of the dtype of `x`. It may be placed.
     """
     rows, columns = mask_contract.rows_and_columns(x.shape)
     launch.launch_tiles(
@@ -40,7 +41,7 @@ def dropout(x: Any, out: Any, address: mask_contract.PackedAddress, scale: Any) 
         uint64(rows),
         uint64(columns),
         scalars.words(address),
-        scale,
+        scalars.argument(scale, x.dtype.type),
     )
 
 
@@ -64,13 +65,14 @@ def drop_tiles(
     """Drop from flat `x`, or, if there is a bias, from the larger of `x + bias` and `floor`.
 
     `bias` is None or has an element for each column; `address` is a tuple or an array of six words.
-    Of a tuple, step and row offset may be arrays of one word.
+    Of a tuple, step, row offset and threshold may be arrays of one word; so may `scale`.
     A thread is one lane of a tile: it computes one Philox block and uses its words for four
     columns, 16 apart, so that neighbouring threads load and store neighbours. Indices into the
     arrays have 64 bits; numbers that are known to be small have 32, which a GPU computes faster.
     """
     key0, key1, stream, step = address[0], address[1], address[2], number(address[3])
-    row_offset, threshold = number(address[4]), address[5]
+    row_offset, threshold = number(address[4]), number(address[5])
+    factor = number(scale)
     thread_x, thread_y = cuda.grid(2)  # type: ignore[call-arg, var-annotated]
     threads_x, threads_y = cuda.gridsize(2)
     # All constants are typed: a bare 16 would make the arithmetic int64.
@@ -109,10 +111,10 @@ def drop_tiles(
                 x1 = _at_least(floor, x1 + b1)
                 x2 = _at_least(floor, x2 + b2)
                 x3 = _at_least(floor, x3 + b3)
-            y0 = _drop_element(x0, w0, threshold, scale)
-            y1 = _drop_element(x1, w1, threshold, scale)
-            y2 = _drop_element(x2, w2, threshold, scale)
-            y3 = _drop_element(x3, w3, threshold, scale)
+            y0 = _drop_element(x0, w0, threshold, factor)
+            y1 = _drop_element(x1, w1, threshold, factor)
+            y2 = _drop_element(x2, w2, threshold, factor)
+            y3 = _drop_element(x3, w3, threshold, factor)
             if lane0 < width:
                 out[i] = y0
             if lane1 < width:

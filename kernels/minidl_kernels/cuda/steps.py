@@ -35,7 +35,7 @@ def begin(
     rows : cupy.ndarray
         Output: the rows of the batch, int64, shape (count,).
     integers_now, floats_now : cupy.ndarray
-        Outputs: the row of the table, each of shape (columns,), with columns up to 256.
+        Outputs: the row of the table, each of shape (columns,).
     """
     places = rows, integers_now, floats_now
     # One block, since all threads must have read the cursor before it is advanced.
@@ -75,10 +75,14 @@ def _begin(
     while i < uint64(rows.size):
         rows[i] = order[uint64(start + i)]
         i = uint64(i + uint64(cuda.gridsize(1)))
-    if thread < uint64(integers_now.size):
-        integers_now[thread] = integers[row, thread]
-    if thread < uint64(floats_now.size):
-        floats_now[thread] = floats[row, thread]
+    i = thread
+    while i < uint64(integers_now.size):
+        integers_now[i] = integers[row, i]
+        i = uint64(i + uint64(cuda.gridsize(1)))
+    i = thread
+    while i < uint64(floats_now.size):
+        floats_now[i] = floats[row, i]
+        i = uint64(i + uint64(cuda.gridsize(1)))
     cuda.syncthreads()
     if thread == uint64(0):
         cursor[thread] = int64(row + uint64(1))
