@@ -14,7 +14,7 @@ from minidl import get_backend
 REFERENCE = Reference()
 DTYPES = ["float32", "float64"]
 SIZES = [(0, 3, 4), (3, 0, 4), (1, 1, 1), (4, 5, 3), (33, 17, 10), (10, 64, 257), (257, 9, 65)]
-SIZES += [(1, 300, 512), (512, 300, 1)]
+SIZES += [(1, 300, 512), (512, 300, 1), (70, 900, 144)]
 
 
 def operands(size, transpose_a, transpose_b, dtype):
@@ -102,6 +102,22 @@ def test_small_product_has_the_bits_of_numpy(transposed, shape):
     flags = {"transpose_a": bool(transposed[0]), "transpose_b": bool(transposed[1])}
     expected = np.matmul(a.T if transposed[0] else a, b.T if transposed[1] else b)
     assert get_backend("cpu").matmul(a, b, **flags).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "inner"),
+    [*[(dtype, inner) for dtype in DTYPES for inner in (32, 400, 449, 500)], ("float32", 1000)],
+)
+@pytest.mark.parametrize("transposed", [(0, 0), (1, 0)], ids=str)
+def test_product_in_tiles_has_the_bits_of_a_whole_one(dtype, transposed, inner, monkeypatch):
+    if not blas._has_small:
+        pytest.skip("OpenBLAS has no products without copies for this processor")
+    a, b = operands((300, inner, 144), *transposed, dtype)
+    flags = {"transpose_a": bool(transposed[0])}
+    assert blas.tile_depth(300 * inner * 144, a, b, np.empty((300, 144), dtype)) > 0
+    in_tiles = get_backend("cpu").matmul(a, b, **flags)
+    monkeypatch.setattr(blas, "_has_small", False)
+    assert_same_bits(in_tiles, get_backend("cpu").matmul(a, b, **flags))
 
 
 @pytest.mark.parametrize("transposed", [(0, 1), (1, 0)], ids=str)

@@ -13,6 +13,8 @@ from minidl_kernels.cpu import blas, current, dense, dropout, jit, launch, pool
 # Smaller products are finished before a second thread has started.
 SERIAL_BELOW = 500_000  # multiplications
 
+_ROWS = 12  # of tiles, or a multiple; OpenBLAS multiplies 6 rows at a time
+
 
 def matmul(a: Any, b: Any, transpose_a: bool, transpose_b: bool, out: Any) -> Any:
     """Return the product of two arrays as `numpy.matmul` does, stacks and vectors included.
@@ -39,7 +41,8 @@ def matmul(a: Any, b: Any, transpose_a: bool, transpose_b: bool, out: Any) -> An
         if _fits(rows, columns, inner, a, b, a if out is None else out):
             out = np.empty((rows, columns), a.dtype) if out is None else out
             pieces = pieces_of_product(rows, columns, inner)
-            options = int(transpose_a), int(transpose_b)
+            depth = 0 if transpose_b else blas.tile_depth(rows * columns * inner, a, b, out)
+            options = int(transpose_a), int(transpose_b), depth
             launch.launch_pieces(pieces, _multiply, blas.holders, a, b, out, *options)
             return out
     a = a.swapaxes(-1, -2) if transpose_a else a
@@ -93,7 +96,8 @@ def dense_layer(
     if _fits(rows, units, inputs, x, weight, y):
         pieces = pieces_of_product(rows, units, inputs)
         finish = (bias, floor, *launch.placed_address(address), launch.placed(scale, x.dtype))
-        launch.launch_pieces(pieces, _dense, blas.holders, x, weight, y, *finish)
+        depth = blas.tile_depth(rows * units * inputs, x, weight, y)
+        launch.launch_pieces(pieces, _dense, blas.holders, x, weight, y, depth, *finish)
     else:
         matmul(x, weight, False, False, y)
         dense.bias_act_dropout(y, bias, floor, address, scale)
@@ -148,28 +152,43 @@ def _multiply_block(
     out: Any,
     transpose_a: Any,
     transpose_b: Any,
+    depth: Any,
     row: Any,
     rows: Any,
     column: Any,
     columns: Any,
 ) -> None:
+    """Write a block of the product; a large one in tiles, see `blas.tile_depth`."""
     if rows == 0 or columns == 0:
         return
     lda, ldb, ldc, size = a.shape[1], b.shape[1], out.shape[1], out.itemsize
-    blas.gemm(
-        transpose_a,
-        transpose_b,
-        rows,
-        columns,
-        a.shape[0] if transpose_a else lda,
-        a.ctypes.data + size * row * (1 if transpose_a else lda),
-        lda,
-        b.ctypes.data + size * column * (ldb if transpose_b else 1),
-        ldb,
-        out.ctypes.data + size * (row * ldc + column),
-        ldc,
-        out.dtype.type(1),
-    )
+    inner = a.shape[0] if transpose_a else lda
+    if rows * columns * inner <= blas.SMALL:
+        depth = 0
+    one = out.dtype.type(1)
+    width = pool.UNIT if depth else columns
+    for j in range(column, column + columns, width):
+        k = 0
+        while k < inner:
+            part = blas.part(inner - k, depth) if depth else inner
+            height = max(blas.SMALL // (width * part) // _ROWS, 1) * _ROWS if depth else rows
+            for i in range(row, row + rows, height):
+                blas.gemm(
+                    transpose_a,
+                    transpose_b,
+                    min(height, row + rows - i),
+                    min(width, column + columns - j),
+                    part,
+                    a.ctypes.data + size * (k * lda + i if transpose_a else i * lda + k),
+                    lda,
+                    b.ctypes.data + size * (j * ldb + k if transpose_b else k * ldb + j),
+                    ldb,
+                    out.ctypes.data + size * (i * ldc + j),
+                    ldc,
+                    one,
+                    one if k else one - one,
+                )
+            k += part
 
 
 @jit.kernel
@@ -182,11 +201,12 @@ def _multiply(
     out: Any,
     transpose_a: Any,
     transpose_b: Any,
+    depth: Any,
 ) -> None:
     row, rows, column, columns = _block(piece, pieces, out.shape[0], out.shape[1])
     if pieces == 1:  # else `calls.run` holds
         blas.hold(holders)
-    _multiply_block(a, b, out, transpose_a, transpose_b, row, rows, column, columns)
+    _multiply_block(a, b, out, transpose_a, transpose_b, depth, row, rows, column, columns)
     if pieces == 1:
         blas.release(holders)
 
@@ -199,6 +219,7 @@ def _dense(
     x: Any,
     weight: Any,
     y: Any,
+    depth: Any,
     bias: Any,
     floor: Any,
     words: Any,
@@ -211,7 +232,7 @@ def _dense(
     no = np.int64(0)  # for a literal, the block would be compiled anew
     if pieces == 1:
         blas.hold(holders)
-    _multiply_block(x, weight, y, no, no, row, rows, column, columns)
+    _multiply_block(x, weight, y, no, no, depth, row, rows, column, columns)
     if pieces == 1:
         blas.release(holders)
     part = bias[column : column + columns]
