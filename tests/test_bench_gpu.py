@@ -161,7 +161,7 @@ def check_report(lines, batch):
         assert sum(line.startswith(f"- {module}: ") for line in lines) == 1
     assert f"- numpy: numpy {np.__version__}" in lines
     passed = [line for line in lines if line.startswith("- PASS ")]
-    masks, training = 6 + len(gpu.DTYPES), 1 + 2 * len(gpu.LOSS_LIMITS)
+    masks, training = 6 + 2 * len(gpu.DTYPES), 1 + 2 * len(gpu.LOSS_LIMITS)
     recorded = 2 + 2 * len(recordings.DTYPES)
     assert len(passed) == masks + len(gpu.OPS) + len(gpu.OPTIMIZERS) + training + recorded
     assert "The longer check: `pytest --device cuda:0`" in lines
@@ -487,6 +487,7 @@ def test_recording_checks_count_replays_and_launches(double_with_short_recording
     assert seen[PRODUCTS].reason.startswith("9 products")
 
 
+@pytest.mark.exhaustive
 def test_recording_checks_find_training_without_replays(double_with_short_recordings):
     class Unknown(layers.Flatten):
         """A layer that does not declare recordable = True."""
@@ -520,6 +521,7 @@ def test_recording_checks_find_other_bits(double_with_short_recordings, monkeypa
     assert failed[TOGETHER].startswith("batch 4, weight 0: ")
 
 
+@pytest.mark.exhaustive
 def test_recording_checks_find_steps_that_are_launched_singly(
     double_with_short_recordings, monkeypatch
 ):
@@ -530,6 +532,7 @@ def test_recording_checks_find_steps_that_are_launched_singly(
     assert "expected launches of 2 steps and then none, got 0 and 0" in failed[TOGETHER]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("what", ["history", "checkpoint"])
 def test_recording_checks_find_another(what, double_with_short_recordings, monkeypatch):
     right, numbers = recordings.trained, itertools.count()
@@ -548,6 +551,7 @@ def test_recording_checks_find_another(what, double_with_short_recordings, monke
     assert what[:-1] in failed[SAME_BITS]
 
 
+@pytest.mark.exhaustive
 def test_recording_checks_find_another_number_of_nodes(double_with_short_recordings, monkeypatch):
     right = recordings.eager_launches
     monkeypatch.setattr(recordings, "eager_launches", lambda *arguments: right(*arguments) - 1)

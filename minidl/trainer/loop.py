@@ -69,6 +69,7 @@ class Run:
         self.step = self.make_step()
         reason = self._obstacle() if self.record else NOT_WANTED
         self.recorder = Recorder(self.model.backend, self.model.dtype, self.step, reason)
+        self._step_seconds = 0.0  # of the last step
 
     @functools.cached_property
     def _evaluation(self) -> Evaluation:
@@ -146,15 +147,14 @@ class Run:
             self.recorder.give_up(reason)
         backend = self.model.backend
         most = 1 if callbacks.act_on_batches else STEPS_AT_ONCE
-        at_once = 1
         with backend.active, backend.stream():
             batches = self.batches_left()
             for batch in batches:
                 callbacks.notify("on_train_batch_begin", self.position.batch, {})
                 begun = time.monotonic()
-                done = self.recorder.work_ahead(batch, at_once)
-                seconds = (time.monotonic() - begun) / done
-                at_once = most if most * seconds < LONGEST_WAIT else 1
+                is_short = most * self._step_seconds < LONGEST_WAIT
+                done = self.recorder.work_ahead(batch, most if is_short else 1)
+                self._step_seconds = (time.monotonic() - begun) / done
                 callbacks.notify("on_train_batch_end", self.position.batch - 1, totals)
                 deque(islice(batches, done - 1), maxlen=0)  # the others are done, too
                 if self.model.stop_training:

@@ -226,7 +226,7 @@ def test_fast_mathematics_on_the_cpu_has_other_bits():
     x, out = np.random.default_rng(3).standard_normal((2, 2**16)).astype("float32")
     words, place = np.array([7, 9, 1, 2, 0, 0], "uint32"), np.zeros(1, "uint32")
     sigma = np.array([0.3], "float32")
-    arguments = x, out, 1, x.size, words, place, place, sigma, noise.SUM
+    arguments = x, out, 1, x.size, words, place, place, place, sigma, noise.SUM
     noise._noise(0, 1, *arguments)
     expected = out.copy()
     fast(0, 1, *arguments)
@@ -241,9 +241,8 @@ def test_normal_numbers_run_in_vector_registers_without_fused_arithmetic(dtype):
     fresh = numba.njit(error_model="numpy")(noise._noise.py_func)
     number, integer, words = getattr(numba, dtype), numba.int64, numba.uint32[::1]
     array = number[::1]
-    fresh.compile(
-        (integer, integer, array, array, integer, integer, words, words, words, array, integer)
-    )
+    address = words, words, words, words
+    fresh.compile((integer, integer, array, array, integer, integer, *address, array, integer))
     (assembly,) = fresh.inspect_asm().values()
     roots = [line for line in assembly.splitlines() if "vsqrt" in line]
     assert any("vsqrtps" in line and ("ymm" in line or "zmm" in line) for line in roots)
