@@ -94,6 +94,14 @@ def loss_and_error(model: models.Sequential, x: np.ndarray, y: np.ndarray) -> tu
     return loss, 100 * (1 - accuracy)
 
 
+def calibration_error(probabilities: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
+    """Return the expected calibration error in percent (Guo et al., ICML 2017, equation 3)."""
+    confidence, is_right = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, weights=is_right - confidence, minlength=bins)
+    return 100 * float(np.abs(gaps).sum() / len(y))
+
+
 def once(log: Path, run: dict[str, object], find: Callable[[], float]) -> float:
     """Return a run's number: from the log, a line of JSON for each run, or found now and added."""
     for line in log.read_text().splitlines() if log.exists() else []:

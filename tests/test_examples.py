@@ -109,8 +109,18 @@ def run_process(name, picture):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+# Of the programs whose claim is not of the paper.
+SOURCES = {
+    "concrete": 'Gal, Hron & Kendall, "Concrete dropout", NeurIPS 2017',
+    "early_late": 'Liu et al., "Dropout reduces underfitting", ICML 2023',
+    "uncertainty": 'Gal & Ghahramani, "Dropout as a Bayesian approximation", ICML 2016',
+}
+
 # What makes a program's quick form tiny, besides few digits.
 TINY = {
+    "concrete": {"QUICK": ((100, 200), 4, (8, 8))},
+    "early_late": {"SEEDS": 1},
+    "family": {"RATES": (0.1,), "UNITS": (16, 8)},
     "data_size": {"QUICK": {100: (2, 2), 200: (1, 1)}},
     "overfitting": {"QUICK": {100: (32, 2), 200: (128, 1)}},
     "paper_table": {"QUICK_EPOCHS": 1},
@@ -195,8 +205,11 @@ def check_numbers(result, name):
 
 def test_programs_are_complete():
     assert PROGRAMS == [
+        "concrete",
         "data_size",
+        "early_late",
         "ensemble",
+        "family",
         "features",
         "overfitting",
         "paper_table",
@@ -205,6 +218,7 @@ def test_programs_are_complete():
         "same_everywhere",
         "scaling",
         "sparsity",
+        "uncertainty",
     ]
 
 
@@ -218,7 +232,8 @@ def test_program_on_tiny_data_prints_numbers_and_draws(name, run_tiny, tmp_path)
 def test_program_is_short_and_cites_its_claim(name):
     text = (EXAMPLES / f"{name}.py").read_text()
     assert len(text.splitlines()) < 100
-    assert "Srivastava et al., JMLR 15 (2014)" in text.split('"""')[1].replace("\n", " ")
+    source = SOURCES.get(name, "Srivastava et al., JMLR 15 (2014)")
+    assert source in text.split('"""')[1].replace("\n", " ")
 
 
 @pytest.mark.parametrize("name", ["missing/a.png", "a.jpg"])
@@ -289,9 +304,39 @@ def masks_are_equal_everywhere(result):
     assert result["largest_loss_difference"] < 0.05
 
 
+def learned_rates_fall_as_the_data_grow(result):
+    rates = [np.array(size["rates"])[:, 0].mean() for size in result["sizes"].values()]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > 1.5 * rates[-1]
+
+
+def early_dropout_costs_less_training_loss_than_dropout_in_all_steps(result):
+    losses = {
+        name.split(", ")[-1]: way["training_loss"] for name, way in result.items() if ", " in name
+    }
+    assert losses["no dropout"] < losses["first half"] < losses["all steps"]
+
+
+def every_member_learns(result):
+    assert len(result["members"]) == 8
+    for numbers in result["members"].values():
+        assert max(numbers["test_error_percent"]) < 15
+        assert max(numbers["calibration_percent"]) < 15
+
+
+def turned_digits_are_uncertain(result):
+    information = result["mutual_information_of_ones"]
+    assert information[0] == min(information)
+    assert max(information) > 5 * information[0]
+    assert min(result["area_under_curve"].values()) > 0.6
+
+
 # Besides data_size and paper_table, whose quick forms are too small for their claims.
 CLAIMS = {
+    "concrete": learned_rates_fall_as_the_data_grow,
+    "early_late": early_dropout_costs_less_training_loss_than_dropout_in_all_steps,
     "ensemble": ensemble_of_more_networks_is_closer_to_weight_scaling,
+    "family": every_member_learns,
     "features": features_cancel_less_with_dropout,
     "overfitting": overfitting_has_a_higher_training_loss_with_dropout,
     "rate": high_rate_hurts_less_if_the_network_grows_with_it,
@@ -299,6 +344,7 @@ CLAIMS = {
     "same_everywhere": masks_are_equal_everywhere,
     "scaling": scalings_and_formula_have_one_expectation,
     "sparsity": activations_are_sparser_with_dropout,
+    "uncertainty": turned_digits_are_uncertain,
 }
 
 
