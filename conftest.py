@@ -71,11 +71,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark a test as slow on the devices that its mark `slow_on` names."""
+    """Mark a test as slow or exhaustive on the devices that `slow_on` or `exhaustive_on` names."""
     for item in items:
-        for mark in item.iter_markers("slow_on"):
-            if item.callspec.params["device"] in mark.args:
-                item.add_marker("slow")
+        for name in ("slow", "exhaustive"):
+            for mark in item.iter_markers(f"{name}_on"):
+                if item.callspec.params["device"] in mark.args:
+                    item.add_marker(name)
 
 
 @pytest.fixture

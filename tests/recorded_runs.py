@@ -19,9 +19,12 @@ REPLAYS = (FULL * EPOCHS - SPENT) + (EPOCHS - SPENT)
 
 
 def quick(cases, *on_double):
-    """Return the cases, all but a few of them slow on the double."""
-    slow = pytest.mark.slow_on("cuda-double")
-    return [case if case in on_double else pytest.param(case, marks=slow) for case in cases]
+    """Return the cases; on the double all but a few are slow, and every second one exhaustive."""
+    marks = [getattr(pytest.mark, name)("cuda-double") for name in ("slow_on", "exhaustive_on")]
+    return [
+        case if case in on_double else pytest.param(case, marks=marks[number % 2])
+        for number, case in enumerate(cases)
+    ]
 
 
 def network(device="cpu", optimizer=None, stack=None, dtype="float32", **compiled):

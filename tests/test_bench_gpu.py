@@ -188,7 +188,7 @@ def test_report_on_tiny_data_has_all_parts(tiny_report, tmp_path, capsys):
     assert written[:-1] == [f"#{line}" if line.startswith("#") else line for line in lines]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_report_has_all_parts(double, small_report, capsys):
     assert gpu.main(["--device", "cuda:0", "--quick"]) == 0
     check_report(capsys.readouterr().out.splitlines(), batch="1,000")
@@ -507,6 +507,7 @@ def recompiled(model, stack):
     return other
 
 
+@pytest.mark.exhaustive
 def test_recording_checks_find_other_bits(double_with_short_recordings, monkeypatch):
     seeds = itertools.count()
 

@@ -387,7 +387,7 @@ def test_paper_table_on_tiny_data_prints_numbers_draws_and_resumes(run_tiny, tmp
     check_paper_table(run_tiny, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_paper_table_prints_numbers_draws_and_resumes(tmp_path):
     check_paper_table(run_process, tmp_path)
 

@@ -66,7 +66,12 @@ def test_weight_with_a_factor_has_the_bits_of_its_own_optimizer(name, dtype, dev
     assert bits(one) != bits(network([1.0] * 6, dtype=dtype, device=device))
 
 
-@pytest.mark.parametrize("name", MAKERS)
+RARE = pytest.mark.exhaustive_on("cuda-double")
+
+
+@pytest.mark.parametrize(
+    "name", ["adam", *(pytest.param(name, marks=RARE) for name in MAKERS if name != "adam")]
+)
 def test_recorded_factors_give_eager_bits(name, device):
     trained = [
         fit(network(optimizer=MAKERS[name](rate_times(1)), device=device), record=record)

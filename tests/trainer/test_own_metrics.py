@@ -203,9 +203,15 @@ class Breaks(Callback):
             raise KeyboardInterrupt
 
 
+RARE = pytest.mark.exhaustive_on("cuda-double")
+
+
 @own_metrics
-@pytest.mark.parametrize("way", ["in the process", "from a file", "in a copy"])
-@pytest.mark.parametrize("step", [3, 7, 9])
+@pytest.mark.parametrize(
+    "way",
+    ["from a file", *(pytest.param(way, marks=RARE) for way in ("in the process", "in a copy"))],
+)
+@pytest.mark.parametrize("step", [7, *(pytest.param(step, marks=RARE) for step in (3, 9))])
 def test_resumed_run_has_the_values_of_an_uninterrupted_run(kind, way, step, device, tmp_path):
     whole, model = network(kind, device=device), network(kind, device=device)
     expected = fit(whole).history

@@ -229,7 +229,7 @@ def test_run_broken_inside_a_callback_resumes_to_equal_outcome(
     assert_equal(break_and_resume(tmp_path, how, monkeypatch, inside(*case)), whole)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("how", RESUMED)
 @pytest.mark.parametrize("position", range(7))
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: "-".join(map(str, moment)))
@@ -344,7 +344,11 @@ def test_sigint_at_the_entry_or_exit_of_a_scope_leaves_no_scope_set(name):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "stride",
-    [997, pytest.param(211, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.exhaustive)],
+    [
+        1997,
+        pytest.param(661, marks=pytest.mark.slow),
+        *(pytest.param(stride, marks=pytest.mark.exhaustive) for stride in (211, 7)),
+    ],
 )
 def test_run_interrupted_by_sigint_at_any_point_resumes_to_equal_outcome(stride, whole, tmp_path):
     folder = tmp_path / "0"

@@ -120,7 +120,10 @@ def test_inference_scales_by_the_rate_of_the_layers_own_step():
     assert layer(X1[:1, :1]).item() == np.float32(1 - 0.4)  # of step 4, the next one
 
 
-@pytest.mark.parametrize("record", [True, False])
+RARE = pytest.mark.exhaustive_on("cuda-double")
+
+
+@pytest.mark.parametrize("record", [True, pytest.param(False, marks=RARE)])
 def test_draws_have_the_rate_of_the_layers_own_step(record, device):
     scheduled = fit(network(device, stack=stack()), epochs=1)
     fixed = network(device, stack=stack())
@@ -186,7 +189,7 @@ def fail(model):
     raise Fault
 
 
-@pytest.mark.parametrize("step", [2, 6, 9])
+@pytest.mark.parametrize("step", [6, *(pytest.param(step, marks=RARE) for step in (2, 9))])
 def test_run_that_breaks_off_in_mid_schedule_resumes_to_eager_bits(step, device, tmp_path):
     model = network(device, stack=stack())
     with pytest.raises(Fault):
