@@ -68,7 +68,7 @@ def train(member: Callable, rate: float, data: tuple, epochs: int, seed: int, de
 def main() -> None:
     chosen = arguments(__doc__)
     (x, y), (x_test, y_test) = digits(chosen.quick)
-    held_out, epochs = len(x) // 6, 4 if chosen.quick else 6
+    held_out, epochs = len(x) // 6, 4 if chosen.quick else 5
     seeds = range(chosen.seed, chosen.seed + (1 if chosen.quick else SEEDS))
     data, (x_held, y_held) = (x[:-held_out], y[:-held_out]), (x[-held_out:], y[-held_out:])
     found = {}
