@@ -7,6 +7,7 @@ import pytest
 
 import minidl
 from minidl import Tensor, callbacks, layers, models, rng
+from minidl.optimizers.schedules import PolynomialDecay
 
 SEED, STEP, RATE = 3, 5, 0.4
 SELU_LIMIT = -1.0507009873554805 * 1.6732632423543772
@@ -412,6 +413,8 @@ def network(device):
         layers.DropPath(0.1, "step"),
         layers.GaussianNoise(0.2),
         layers.GaussianDropout(0.1),
+        layers.ConcreteDropout(layers.Dense(6, "relu"), 0.2),
+        layers.Dropout(PolynomialDecay(0.4, decay_steps=9, end_learning_rate=0.1)),
         layers.Dense(3, "softmax"),
     ]
     model = models.Sequential(stack, seed=SEED, device=device)
