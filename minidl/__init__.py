@@ -2,7 +2,7 @@
 
 ======================  ====================================================================
 `models`                `Sequential` and `Model`: compile, fit, evaluate, predict, summary
-`layers`                `Dense`, `Dropout` and others; `Layer`, the base class of your own
+`layers`                `Dense`, `Dropout` and its family; `Layer`, the base of your own
 `losses`, `metrics`     what training minimises, and what it reports
 `optimizers`            `SGD`, `RMSprop`, `Adam`, `AdamW`, and learning-rate schedules
 `initializers`          initial values of weights
@@ -12,7 +12,7 @@
 `Tensor`, `no_grad`     the automatic differentiation, which can be used alone
 `from_dlpack`           a tensor that shares the memory of another library's array
 `training`              training mode and the address of its random draws
-`rng`                   random streams, and the masks at an address
+`rng`                   random streams; masks and random numbers at an address
 `set_num_threads`       the number of CPU threads; also MINIDL_NUM_THREADS
 `get_backend`           the backend of a device, by its name
 `DeviceError`           raised for a device that is not available

@@ -184,7 +184,7 @@ class RandomStream:
 
     A random layer holds one in an attribute. The model finds it there by its type, numbers it,
     saves it and restores it. Make one draw for each stream in a call; a layer with two draws holds
-    two streams.
+    two streams. Outside of a model nothing numbers them: give each a number or a seed of its own.
 
     Parameters
     ----------

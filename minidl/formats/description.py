@@ -198,7 +198,7 @@ def describe_network(model: Sequential) -> dict[str, Any]:
         does not have the name of its layer or the dtype of the model.
     """
     described = describe(model)
-    twice = [layer.label for layer, count in Counter(_all_layers(model)).items() if count > 1]
+    twice = [layer.label for layer, count in _occurrences(model).items() if count > 1]
     if twice:
         raise ValueError(
             f"save: expected each layer once in the model, got {twice[0]} more than once. Keep the "
@@ -246,12 +246,16 @@ def _check_weights(model: Sequential) -> None:
                 )
 
 
-def _all_layers(model: Sequential) -> Iterator[Layer]:
-    """Yield the layers of a model and of the models in it, each as often as it occurs."""
-    for layer in model.layers:
-        yield layer
-        if isinstance(layer, Sequential):
-            yield from _all_layers(layer)
+def _occurrences(model: Sequential) -> Counter[Layer]:
+    """Return how often each layer occurs in the lists of models and attributes of layers."""
+    counts: Counter[Layer] = Counter()
+    waiting: list[Layer] = [model]
+    while waiting:
+        layer = waiting.pop()
+        below = layer.layers if isinstance(layer, Sequential) else layer.held(Layer)
+        waiting += [each for each in dict.fromkeys(below) if each not in counts]
+        counts.update(below)
+    return counts
 
 
 # ------------------------------------------------------------------------------ building

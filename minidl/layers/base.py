@@ -289,7 +289,10 @@ class Layer:
 
     @property
     def losses(self) -> list[Tensor]:
-        """The terms that this layer, and layers below it, added in the latest call of this one."""
+        """The terms that this layer, and layers below it, added in its latest call.
+
+        `fit`, `evaluate` and `predict` call the layers of a model, but not the model itself.
+        """
         below = set(self.walk())
         return [term for layer, term in getattr(self, "_terms", ()) if layer in below]
 

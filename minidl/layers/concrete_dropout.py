@@ -51,7 +51,7 @@ class ConcreteDropout(RandomLayer):
     logit : Parameter
         log(p / (1 - p)), of shape (1,).
     learned_rate : float
-        The present p.
+        The present p; `rate` until the layer is built.
 
     Raises
     ------
@@ -135,7 +135,7 @@ class ConcreteDropout(RandomLayer):
     @property
     def learned_rate(self) -> float:
         """The present rate; reading it waits for the device."""
-        return 1 / (1 + math.exp(-self.logit.item()))
+        return (1 + math.tanh(self.logit.item() / 2)) / 2 if self.built else self.rate
 
 
 class _Constant(Initializer):

@@ -80,6 +80,11 @@ class DropConnect(Dense, RandomLayer):
             stream=stream,
             **layer_arguments,
         )
+        if not isinstance(per_sample, bool):
+            raise TypeError(
+                f"DropConnect: expected per_sample to be True or False, got {per_sample!r}. Pass "
+                'the activation by name: activation="relu".'
+            )
         self.rate = rate
         self.per_sample = per_sample
 

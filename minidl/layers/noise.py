@@ -54,8 +54,8 @@ class GaussianNoise(RandomLayer):
     def __init__(
         self,
         stddev: float,
-        *,
         seed: int | None = None,
+        *,
         stream: int | None = None,
         **layer_arguments: Any,
     ):
@@ -113,8 +113,8 @@ class GaussianDropout(RandomLayer):
     def __init__(
         self,
         rate: float | Callable[[int], float],
-        *,
         seed: int | None = None,
+        *,
         stream: int | None = None,
         **layer_arguments: Any,
     ):

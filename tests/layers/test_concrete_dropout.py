@@ -193,3 +193,18 @@ def test_copy_has_its_own_rate():
 def test_wrong_arguments_are_rejected(arguments, error, message):
     with pytest.raises(error, match=f"^ConcreteDropout: {message}"):
         layers.ConcreteDropout(*arguments)
+
+
+def test_learned_rate_before_the_build_and_at_large_logits():
+    layer = layers.ConcreteDropout(layers.Dense(2, kernel_initializer="ones"), 0.3, seed=0)
+    assert layer.learned_rate == 0.3
+    layer(Tensor(np.ones((1, 3), "float32")))
+    layer.logit.data[...] = -800
+    assert layer.learned_rate == 0
+
+
+def test_layers_that_share_a_dense_layer_are_not_saved(tmp_path):
+    shared = layers.Dense(3)
+    stack = [layers.ConcreteDropout(shared, input_shape=(3,)), layers.ConcreteDropout(shared)]
+    with pytest.raises(ValueError, match="save: expected each layer once in the model, got dense"):
+        models.Sequential(stack, seed=0).save(tmp_path / "shared.safetensors")

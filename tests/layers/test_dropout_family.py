@@ -384,6 +384,16 @@ def test_unknown_choices_are_rejected():
         layers.DropPath(RATE, "batch")
 
 
+def test_drop_connect_rejects_an_activation_in_the_place_of_per_sample():
+    with pytest.raises(TypeError, match=r"DropConnect: expected per_sample .*got 'relu'\. Pass "):
+        layers.DropConnect(4, RATE, "relu")
+
+
+@pytest.mark.parametrize("kind", [layers.GaussianNoise, layers.GaussianDropout])
+def test_seed_of_noise_is_the_second_argument_as_in_keras(kind):
+    assert kind(RATE, 7).seed == 7
+
+
 def test_repr_shows_what_was_given():
     assert repr(layers.Dropout(0.5, [None, 1], 2)) == (
         "Dropout(rate=0.5, noise_shape=(None, 1), seed=2, stream=None, step=0)"
