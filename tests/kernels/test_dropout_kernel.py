@@ -16,6 +16,7 @@ ADDRESS = Address(seed=2**40 + 17, stream=3, step=2**32 - 1, row_offset=2**31)
 REFERENCE = Reference()
 DTYPES = ["float32", "float64"]
 SHAPES = [
+    (2 * 64 + 5, 1),
     *[(), (0,), (1,), (5,), (16,), (63,), (64,), (65,), (257,)],
     *[(0, 5), (5, 0), (60, 10), (7, 100), (2, 3, 65), (4, 5, 3, 2)],
 ]
@@ -119,7 +120,15 @@ def test_dropout_on_the_cpu_takes_any_strides(view):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("pieces", [2, 3, 5])
 def test_dropout_on_several_threads_has_the_bits_of_one(pieces, dtype, monkeypatch):
-    shapes = [(257, 10), (65, 256), (3, 2**15 + 5), (2**17 + 3,), (1, 2**14), (1, 1)]
+    shapes = [
+        (257, 10),
+        (2**16 + 3, 1),
+        (65, 256),
+        (3, 2**15 + 5),
+        (2**17 + 3,),
+        (1, 2**14),
+        (1, 1),
+    ]
     arrays = [special_numbers(shape, dtype) for shape in shapes]
     monkeypatch.setattr(pool, "pieces", lambda size: 1)
     serial = [get_backend("cpu").dropout(x, 0.3, ADDRESS) for x in arrays]

@@ -90,6 +90,20 @@ def drop_row(x: Any, out: Any, row: Any, column: Any, address: Any, scale: Any, 
             target[i] = _drop_element(source[i], words[i], threshold, scale)
 
 
+@jit.inline
+def drop_column(x: Any, out: Any, row: Any, address: Any, scale: Any, words: Any) -> None:
+    """Drop from rows of one element, as decisions for whole samples are; at most a tile of them.
+
+    A tile for each row would compute 64 words and use one.
+    """
+    key0, key1, stream, step, row_offset, threshold = address
+    counter1, zero = uint32(row_offset + uint32(row)), uint32(0)
+    for i in range(x.size):
+        words[i] = _philox(zero, uint32(counter1 + uint32(i)), stream, step, key0, key1)[0]
+    for i in range(x.size):
+        out[i] = _drop_element(x[i], words[i], threshold, scale)
+
+
 @jit.kernel
 def _dropout(
     piece: Any,
@@ -107,6 +121,12 @@ def _dropout(
     """Drop from parts of rows, which are numbered through the array."""
     address, factor = unpack(words, step, row_offset, threshold), scale[0]
     drawn = np.empty(TILE, np.uint32)
+    if columns == 1:
+        start, stop = pool.share(piece, pieces, rows, TILE)
+        for row in range(start, stop, TILE):
+            end = min(row + TILE, stop)
+            drop_column(x[row:end], out[row:end], row, address, factor, drawn)
+        return
     parts = (columns + PART - 1) // PART
     start, stop = pool.share(piece, pieces, rows * parts, 1)
     row = start // parts
