@@ -84,6 +84,19 @@ class MovingRate(float):
         return self
 
 
+def keeps_all(rate: float) -> bool:
+    """Return whether a rate is 0 for good: nothing is dropped, and no kernel needs to run.
+
+    A `MovingRate` of 0 may be another in the next replay of what is recorded now.
+
+    Examples
+    --------
+    >>> keeps_all(0.0), keeps_all(MovingRate(0.0, (0, 1.0)))
+    (True, False)
+    """
+    return rate == 0 and not isinstance(rate, MovingRate)
+
+
 def place_of(number: Any) -> Any:
     """Return the place of a placed number, or None.
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from minidl_kernels import checks, mask_contract
 from minidl_kernels.mask_contract import Address, PackedAddress
-from minidl_kernels.placed import place_of
+from minidl_kernels.placed import keeps_all, place_of
 
 from minidl.backend.arrays import FLOATS, Array
 from minidl.backend.kernel import kernel
@@ -77,7 +77,7 @@ class Backend(OptimizerRules, RandomNumbers, Recordings, Selection):
         with self.active:
             if rate == 1:  # by selection: 0 * infinity would be NaN
                 return self.xp.zeros(x.shape, x.dtype)
-            if (type(rate) is float and rate == 0) or x.size == 0:
+            if keeps_all(rate) or x.size == 0:
                 self.not_recorded("dropout at rate 0 copies")
                 return self.xp.array(x, order="C")
             # The contract computes float16 in float32 and rounds once.
@@ -104,7 +104,9 @@ class Backend(OptimizerRules, RandomNumbers, Recordings, Selection):
         with self.active:
             # Not `self.ones`, which keeps its arrays: masks have many shapes.
             ones = self.xp.ones(shape, np.promote_types(dtype, "float32"))
-            return ones if rate == 0 else self.dropout(ones, rate, address, rescale=False)
+            if keeps_all(rate):
+                return ones
+            return self.dropout(ones, rate, address, rescale=False)
 
     @kernel("dropout")
     def _dropout(self, x: Array, out: Array, address: PackedAddress, scale: Any) -> None:
@@ -170,7 +172,7 @@ class Backend(OptimizerRules, RandomNumbers, Recordings, Selection):
         floor = dtype.type(checks.check_choice("dense", "activation", activation, _FLOORS))
         rate = checks.check_rate(rate)
         shape, packed = (x.shape[0], weight.shape[1]), mask_contract.KEEP_ALL
-        if rate > 0 or type(rate) is not float:
+        if not keeps_all(rate):
             address = mask_contract.check_address(shape, address)
             if rate == 1:
                 return self.xp.zeros(shape, dtype)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minidl_kernels.mask_contract import threshold
+from minidl_kernels.placed import keeps_all
 
 from minidl import rng
 from minidl.engine import ops
@@ -64,7 +65,7 @@ class AlphaDropout(RandomLayer):
             return x
         rate = self.current_rate()
         shape, address = self.next_decisions(x.shape, self.noise_shape)
-        if rate == 0 and not self.is_scheduled:
+        if keeps_all(rate):
             return x
         scale, shift, dropped = (1.0, -0.0, 0.0) if rate == 1 else self.numbers_for(rate)[1:]
         return apply(

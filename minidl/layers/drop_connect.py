@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from minidl_kernels.placed import keeps_all
+
 from minidl import rng
 from minidl.constraints import MaxNorm
 from minidl.engine import ops
@@ -96,7 +98,7 @@ class DropConnect(Dense, RandomLayer):
         shape = (len(x), *self.weight.shape) if self.per_sample else self.weight.shape
         rate = self.current_rate()
         address = self.random_stream.next_address(shape, per_step=not self.per_sample)
-        if rate == 0 and not self.is_scheduled:
+        if keeps_all(rate):
             return self.with_weight(x, self.weight)
         scale = 1.0 if rate == 1 else self.numbers_for(rate)[1]  # at rate 1 no weight is kept
         numbers = {"rate": rate, "address": address, "noise_shape": shape, "scale": scale}

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from minidl_kernels.placed import keeps_all
+
 from minidl import rng
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
@@ -99,7 +101,7 @@ class Dropout(RandomLayer):
             return x if self.scaling == "train" else self._scale_for_inference(x)
         rate = self.current_rate()
         shape, address = self.next_decisions(x.shape, self.noise_shape_for(x.shape))
-        if rate == 0 and not self.is_scheduled:
+        if keeps_all(rate):
             return x
         drawn = {"rate": rate, "address": address}
         if shape == x.shape:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from minidl_kernels.placed import keeps_all
+
 from minidl import rng
 from minidl.arguments import Number
 from minidl.engine import ops
@@ -126,7 +128,7 @@ class GaussianDropout(RandomLayer):
         if not rng.is_training():
             return x
         rate, address = self.next_draw(x.shape)
-        if rate == 0 and not self.is_scheduled:
+        if keeps_all(rate):
             return x
         (sigma,) = self.numbers_for(rate)
         return apply(ops.noise, x, sigma=sigma, address=address, is_factor=True)

@@ -285,3 +285,34 @@ def test_outcome_of_scheduled_rates_is_a_file_with_the_schedules(tmp_path):
     first, second = (outcome(fit(network(stack=stack())), tmp_path) for _ in range(2))
     assert first == second
     assert b"CosineDecay" in first["file"]
+
+
+def late(step):
+    return 0.0 if step < 6 else 0.5
+
+
+late.recordable = True
+LATE = {
+    "dropout": lambda: layers.Dropout(late),
+    "shared by the step": lambda: layers.Dropout(late, (1, None)),
+    "drop path": lambda: layers.DropPath(late),
+    "alpha dropout": lambda: layers.AlphaDropout(late),
+    "Gaussian dropout": lambda: layers.GaussianDropout(late),
+    "drop connect": lambda: layers.DropConnect(8, late, activation="relu"),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_rate_that_is_0_when_a_step_is_recorded_gives_eager_bits(name):
+    def trained(record):
+        stack = [
+            layers.Dense(8, "relu", input_shape=(6,)),
+            LATE[name](),
+            layers.Dense(3, "softmax"),
+        ]
+        return fit(network(stack=stack), record=record)
+
+    recorded, eager = trained(True), trained(False)
+    assert recorded.step > 6
+    assert recorded.recording.replays > 0
+    assert bits(recorded) == bits(eager)
