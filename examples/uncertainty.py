@@ -47,17 +47,17 @@ def main() -> None:
     information = np.stack([each.mutual_information for each in found])
     predicted, confidence = mean.argmax(axis=2), mean.max(axis=2)
     is_wrong = predicted != labels
-    spread = np.take_along_axis(np.stack([each.std for each in found]), predicted[..., None], 2)
+    deviation = np.stack([each.std for each in found])
+    spread = np.take_along_axis(deviation, predicted[..., None], 2)
     scores = {"mutual_information": information, "spread": spread[..., 0], "doubt": 1 - confidence}
     areas = {name: area_under_curve(s.ravel(), is_wrong.ravel()) for name, s in scores.items()}
 
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(6, 5), sharex=True)
-    shown = mean[:, np.flatnonzero(is_one)[0]]
-    deviation = np.stack([each.std for each in found])[:, np.flatnonzero(is_one)[0]]
-    for digit in np.argsort(shown.max(axis=0))[-4:][::-1]:
-        line = top.plot(angles, shown[:, digit], label=f"{digit}")[0]
-        low, high = shown[:, digit] - deviation[:, digit], shown[:, digit] + deviation[:, digit]
-        top.fill_between(angles, low, high, alpha=0.2, color=line.get_color())
+    first = np.flatnonzero(is_one)[0]
+    for digit in np.argsort(mean[:, first].max(axis=0))[-4:][::-1]:
+        shown, by = mean[:, first, digit], deviation[:, first, digit]
+        line = top.plot(angles, shown, label=f"{digit}")[0]
+        top.fill_between(angles, shown - by, shown + by, alpha=0.2, color=line.get_color())
     top.set(ylabel="probability, one image of a 1", ylim=(0, 1))
     top.legend(title="class", ncols=2)
     by_angle = information[:, is_one].mean(axis=1)

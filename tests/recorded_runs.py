@@ -18,9 +18,12 @@ SPENT = 3  # batches of a size before the first replay: eager, recorded, trial
 REPLAYS = (FULL * EPOCHS - SPENT) + (EPOCHS - SPENT)
 
 
+RARE = pytest.mark.exhaustive_on("cuda-double")
+
+
 def quick(cases, *on_double):
     """Return the cases; on the double all but a few are slow, and every second one exhaustive."""
-    marks = [getattr(pytest.mark, name)("cuda-double") for name in ("slow_on", "exhaustive_on")]
+    marks = pytest.mark.slow_on("cuda-double"), RARE
     return [
         case if case in on_double else pytest.param(case, marks=marks[number % 2])
         for number, case in enumerate(cases)

@@ -100,8 +100,8 @@ class DropConnect(Dense, RandomLayer):
         address = self.random_stream.next_address(shape, per_step=not self.per_sample)
         if keeps_all(rate):
             return self.with_weight(x, self.weight)
-        scale = 1.0 if rate == 1 else self.numbers_for(rate)[1]  # at rate 1 no weight is kept
-        numbers = {"rate": rate, "address": address, "noise_shape": shape, "scale": scale}
+        numbers = {"rate": rate, "address": address, "noise_shape": shape}
+        numbers["scale"] = self.kept_scale(rate)
         weights = apply(ops.affine_dropout, self.weight, **numbers)
         if not self.per_sample:
             return self.with_weight(x, weights)

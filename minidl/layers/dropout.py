@@ -114,8 +114,8 @@ class Dropout(RandomLayer):
         return self.noise_shape
 
     def kept_scale(self, rate: float) -> float:
-        """Return the factor of kept elements, which may be placed; at rate 1 there are none."""
-        return 1.0 if rate == 1 or self.scaling == "inference" else self.numbers_for(rate)[1]
+        """Return the factor of kept elements in training."""
+        return 1.0 if self.scaling == "inference" else super().kept_scale(rate)
 
     def _scale_for_inference(self, x: Tensor) -> Tensor:
         """Return `x` times the probability of being kept."""

@@ -134,6 +134,10 @@ class RandomLayer(Layer):
         """Return `numbers_of` a rate that `next_draw` returned; they may be placed."""
         return tuple(rate.numbers) if isinstance(rate, MovingRate) else self.numbers_of(rate)
 
+    def kept_scale(self, rate: float) -> float:
+        """Return the factor of kept elements, which may be placed; at rate 1 there are none."""
+        return 1.0 if rate == 1 else self.numbers_for(rate)[1]
+
     def next_decisions(
         self, shape: tuple[int, ...], noise_shape: NoiseShape | None
     ) -> tuple[tuple[int, ...], Address]:

@@ -2,8 +2,8 @@
 
 Only this file decides what is fused: a leading `Rescaling` and `Flatten` into the gathering of
 batches, a `Dense` with the `Dropout` after it if that shares no decisions, and the last layer of a
-classifier with its loss and accuracy. The results equal those of
-the separate operations up to rounding, and the masks have the same bits.
+classifier with its loss and accuracy. The results equal those of the separate operations up to
+rounding, and the masks have the same bits.
 """
 
 from collections.abc import Callable, Sequence

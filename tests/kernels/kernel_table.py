@@ -219,8 +219,7 @@ CUDA_KERNELS = {
     ),
     "steps._begin": Row(begin),
     "steps._add_sums": Row(add_sums, (256,), wide=LONG_SUMS),
-    "selection._select_float32": Row(select, dtypes=("float32",)),
-    "selection._select_float64": Row(select, dtypes=("float64",)),
+    "selection._select": Row(select),
     "gather._gather_float32": Row(gather, dtypes=("float32",)),
     "gather._gather_float64": Row(gather, dtypes=("float64",)),
 }

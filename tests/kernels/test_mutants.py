@@ -350,10 +350,10 @@ MUTANTS = [
     Mutant(
         "select: a product and a sum that may be fused",
         "cuda/selection",
-        {"add(multiply(x[i], scale), shift)": "x[i] * scale + shift"},
+        {"scalars.add(x[i] * scale, shift)": "x[i] * scale + shift"},
         check_arithmetic,
         "fused in the PTX",
-        "selection._select_float32",
+        "selection._select",
     ),
 ]
 

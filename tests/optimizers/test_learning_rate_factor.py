@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from recorded_runs import RARE
 from small_models import bits
 
 from minidl import Tensor, callbacks, layers, models, optimizers, training
@@ -64,9 +65,6 @@ def test_weight_with_a_factor_has_the_bits_of_its_own_optimizer(name, dtype, dev
             each.update([parameter])
         assert bits(one) == bits(other)
     assert bits(one) != bits(network([1.0] * 6, dtype=dtype, device=device))
-
-
-RARE = pytest.mark.exhaustive_on("cuda-double")
 
 
 @pytest.mark.parametrize(

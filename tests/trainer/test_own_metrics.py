@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from recorded_runs import RARE
 from small_models import LABELS, X, bits, classifier
 
 from minidl import Tensor, models
@@ -201,9 +202,6 @@ class Breaks(Callback):
         if self.model.step == self.step:
             self.step = None
             raise KeyboardInterrupt
-
-
-RARE = pytest.mark.exhaustive_on("cuda-double")
 
 
 @own_metrics

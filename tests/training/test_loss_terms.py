@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from recorded_runs import LABELS, X, assert_equal, fit, network
+from recorded_runs import LABELS, RARE, X, assert_equal, fit, network
 from small_models import bits
 
 from minidl import Tensor, callbacks, layers, losses, models, optimizers, rng, training
@@ -168,9 +168,6 @@ def test_add_loss_outside_of_a_call_is_rejected():
 
 
 # ------------------------------------------------------------------------------ fit
-
-
-RARE = pytest.mark.exhaustive_on("cuda-double")
 
 
 @pytest.mark.parametrize("record", [True, pytest.param(False, marks=RARE)])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from recorded_runs import EPOCHS, LABELS, X, assert_equal, check, fit, network, outcome
+from recorded_runs import EPOCHS, LABELS, RARE, X, assert_equal, check, fit, network, outcome
 from small_models import bits
 
 from minidl import Tensor, callbacks, layers, losses, models, optimizers, rng, training
@@ -118,9 +118,6 @@ def test_inference_scales_by_the_rate_of_the_layers_own_step():
     assert layer(X1[:1, :1]).item() == np.float32(0.2)
     masked(layer, step=3)
     assert layer(X1[:1, :1]).item() == np.float32(1 - 0.4)  # of step 4, the next one
-
-
-RARE = pytest.mark.exhaustive_on("cuda-double")
 
 
 @pytest.mark.parametrize("record", [True, pytest.param(False, marks=RARE)])

@@ -18,7 +18,6 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from minidl_kernels.cpu import blas, jit
 
@@ -29,8 +28,6 @@ _WORDS = _WORD.as_pointer()
 _REGION = ir.FunctionType(ir.VoidType(), [_WORDS] * 4)
 
 _FLOATS = {np.dtype("float32"): ("f", "I"), np.dtype("float64"): ("d", "q")}
-
-_intrinsic: Any = intrinsic  # whose types do not know that compiled code passes no context
 
 
 class Call(NamedTuple):
@@ -194,7 +191,7 @@ def _c_call(is_region: bool) -> Any:
 
         return types.void(address, arguments), generate
 
-    return _intrinsic(call)
+    return jit.intrinsic(call)
 
 
 _call = _c_call(is_region=False)

@@ -38,17 +38,7 @@ def dropout(x: Any, out: Any, address: mask_contract.PackedAddress, scale: Any) 
     array([[2., 0., 2., 0.],
            [0., 2., 2., 2.]], dtype=float32)
     """
-    rows, columns = mask_contract.rows_and_columns(x.shape)
-    launch.launch_pieces(
-        pool.pieces(x.size),
-        _dropout,
-        x.reshape(-1),
-        out.reshape(-1),
-        rows,
-        columns,
-        *launch.placed_address(address),
-        launch.placed(scale, x.dtype),
-    )
+    launch.launch_rows(_dropout, x, out, address, scale)
 
 
 @jit.inline

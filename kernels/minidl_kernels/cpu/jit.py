@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba import extending
 from numba.core import caching, event
 
 import minidl_kernels
@@ -21,6 +22,8 @@ _NOT_CACHED = (
 
 # The line to log before a kernel is compiled, by the kernel's Python function.
 _announcements: dict[Callable[..., Any], str] = {}
+
+intrinsic: Any = extending.intrinsic  # whose types do not know that no context is passed
 
 
 def inline(function: Callable[..., Any]) -> Any:

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl_kernels.cpu import calls, current
-from minidl_kernels.mask_contract import PackedAddress
+from minidl_kernels.cpu import calls, current, pool
+from minidl_kernels.mask_contract import PackedAddress, rows_and_columns
 from minidl_kernels.placed import place_of
 
 
@@ -37,6 +37,24 @@ def launch_pieces(pieces: int, kernel: Any, *arguments: Any) -> None:
     calls.run(np.array([[call.address, words.buffer_info()[0], pieces]]))
     if current.thread.recording is not None:
         current.thread.recording.add(kernel, arguments, pieces)
+
+
+def launch_rows(
+    kernel: Any, x: Any, out: Any, address: PackedAddress, number: Any, *more: Any
+) -> None:
+    """Launch a kernel that draws for the rows of flat arrays, with a number that may be placed."""
+    rows, columns = rows_and_columns(out.shape)
+    launch_pieces(
+        pool.pieces(out.size),
+        kernel,
+        x.reshape(-1),
+        out.reshape(-1),
+        rows,
+        columns,
+        *placed_address(address),
+        placed(number, out.dtype),
+        *more,
+    )
 
 
 def placed(number: Any, dtype: Any) -> np.ndarray:

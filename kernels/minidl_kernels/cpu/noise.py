@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 from numba import types
-from numba.extending import intrinsic
 from numpy import uint32
 
-from minidl_kernels import mask_contract
 from minidl_kernels import normal as numbers
 from minidl_kernels.cpu import dropout, jit, launch, pool
 from minidl_kernels.mask_contract import LANES, TILE, PackedAddress
@@ -30,13 +28,14 @@ def uniform(out: Any, address: PackedAddress) -> None:
 
     Examples
     --------
+    >>> from minidl_kernels.mask_contract import Address, pack
     >>> out = np.empty((2, 2))
-    >>> uniform(out, mask_contract.pack(mask_contract.Address(seed=3, stream=0, step=0), 0.0))
+    >>> uniform(out, pack(Address(seed=3, stream=0, step=0), 0.0))
     >>> out.round(3)
     array([[0.817, 0.268],
            [0.419, 0.76 ]])
     """
-    _launch(out, out, address, 0.0, UNIFORM)
+    launch.launch_rows(_noise, out, out, address, 0.0, UNIFORM)
 
 
 def normal(out: Any, address: PackedAddress) -> None:
@@ -44,13 +43,14 @@ def normal(out: Any, address: PackedAddress) -> None:
 
     Examples
     --------
+    >>> from minidl_kernels.mask_contract import Address, pack
     >>> out = np.empty((2, 2))
-    >>> normal(out, mask_contract.pack(mask_contract.Address(seed=3, stream=0, step=0), 0.0))
+    >>> normal(out, pack(Address(seed=3, stream=0, step=0), 0.0))
     >>> out.round(3)
     array([[ 0.473, -1.538],
            [-0.031, -0.669]])
     """
-    _launch(out, out, address, 0.0, NORMAL)
+    launch.launch_rows(_noise, out, out, address, 0.0, NORMAL)
 
 
 def noise(x: Any, out: Any, sigma: float, address: PackedAddress, *, is_factor: bool) -> None:
@@ -70,29 +70,15 @@ def noise(x: Any, out: Any, sigma: float, address: PackedAddress, *, is_factor: 
 
     Examples
     --------
+    >>> from minidl_kernels.mask_contract import Address, pack
     >>> x = np.full((2, 2), 10.0)
-    >>> address = mask_contract.pack(mask_contract.Address(seed=3, stream=0, step=0), 0.0)
+    >>> address = pack(Address(seed=3, stream=0, step=0), 0.0)
     >>> noise(x, x, 0.1, address, is_factor=False)
     >>> x.round(3)
     array([[10.047,  9.846],
            [ 9.997,  9.933]])
     """
-    _launch(x, out, address, sigma, PRODUCT if is_factor else SUM)
-
-
-def _launch(x: Any, out: Any, address: PackedAddress, sigma: float, kind: int) -> None:
-    rows, columns = mask_contract.rows_and_columns(out.shape)
-    launch.launch_pieces(
-        pool.pieces(out.size),
-        _noise,
-        x.reshape(-1),
-        out.reshape(-1),
-        rows,
-        columns,
-        *launch.placed_address(address),
-        launch.placed(sigma, out.dtype),
-        kind,
-    )
+    launch.launch_rows(_noise, x, out, address, sigma, PRODUCT if is_factor else SUM)
 
 
 def _bitcast(source: Any, target: Any) -> Any:
@@ -107,8 +93,7 @@ def _bitcast(source: Any, target: Any) -> Any:
 
         return target(source), generate
 
-    untyped: Any = intrinsic  # whose types do not know that compiled code passes no context
-    return untyped(cast)
+    return jit.intrinsic(cast)
 
 
 _bits = _bitcast(types.float32, types.int32)

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from numba import cuda
-from numba.cuda import libdevice
 from numpy import uint64
 
 from minidl_kernels.cuda import launch, scalars
@@ -32,7 +31,7 @@ def select(x: Any, keep: Any, out: Any, scale: float, shift: float, dropped: flo
     distances = itertools.accumulate(keep.shape[:0:-1], initial=1, func=int.__mul__)
     steps = [step * (n > 1) for n, step in zip(keep.shape, [*distances][::-1], strict=True)]
     launch.launch(
-        _select_float32 if x.dtype == np.float32 else _select_float64,
+        _select,
         (across, down, deep),
         (width, height, 1),
         x.reshape(-1),
@@ -44,51 +43,41 @@ def select(x: Any, keep: Any, out: Any, scale: float, shift: float, dropped: flo
     )
 
 
-def _kernel(dtype: Any, multiply: Any, add: Any) -> Any:
-    """Return the kernel for a dtype; `multiply` and `add` are never fused."""
-    zero = dtype(0)
-
-    @cuda.jit
-    def select(
-        x: Any,
-        keep: Any,
-        out: Any,
-        lengths: Any,
-        steps: Any,
-        scale: Any,
-        shift: Any,
-        dropped: Any,
-    ) -> None:
-        """Select in flat arrays; the threads share the last three of the five axes."""
-        scale, shift, dropped = number(scale), number(shift), number(dropped)
-        n0, n1, n2, n3, n4 = lengths
-        step0, step1, step2, step3, step4 = steps
-        thread_x, thread_y, thread_z = cuda.grid(3)  # type: ignore[call-arg, var-annotated]
-        threads_x, threads_y, threads_z = cuda.gridsize(3)
-        a = uint64(0)
-        while a < n0:
-            b = uint64(0)
-            while b < n1:
-                c = uint64(thread_z)
-                while c < n2:
-                    d = uint64(thread_y)
-                    while d < n3:
-                        row = uint64(((a * n1 + b) * n2 + c) * n3 + d)
-                        first = uint64(a * step0 + b * step1 + c * step2 + d * step3)
-                        e = uint64(thread_x)
-                        while e < n4:
-                            i = uint64(row * n4 + e)
-                            kept = add(multiply(x[i], scale), shift)
-                            is_kept = keep[uint64(first + e * step4)] != zero
-                            out[i] = kept if is_kept else dropped
-                            e = uint64(e + uint64(threads_x))
-                        d = uint64(d + uint64(threads_y))
-                    c = uint64(c + uint64(threads_z))
-                b = uint64(b + uint64(1))
-            a = uint64(a + uint64(1))
-
-    return select
-
-
-_select_float32 = _kernel(np.float32, libdevice.fmul_rn, libdevice.fadd_rn)
-_select_float64 = _kernel(np.float64, libdevice.dmul_rn, libdevice.dadd_rn)
+@cuda.jit
+def _select(
+    x: Any,
+    keep: Any,
+    out: Any,
+    lengths: Any,
+    steps: Any,
+    scale: Any,
+    shift: Any,
+    dropped: Any,
+) -> None:
+    """Select in flat arrays; the threads share the last three of the five axes."""
+    scale, shift, dropped = number(scale), number(shift), number(dropped)
+    n0, n1, n2, n3, n4 = lengths
+    step0, step1, step2, step3, step4 = steps
+    thread_x, thread_y, thread_z = cuda.grid(3)  # type: ignore[call-arg, var-annotated]
+    threads_x, threads_y, threads_z = cuda.gridsize(3)
+    a = uint64(0)
+    while a < n0:
+        b = uint64(0)
+        while b < n1:
+            c = uint64(thread_z)
+            while c < n2:
+                d = uint64(thread_y)
+                while d < n3:
+                    row = uint64(((a * n1 + b) * n2 + c) * n3 + d)
+                    first = uint64(a * step0 + b * step1 + c * step2 + d * step3)
+                    e = uint64(thread_x)
+                    while e < n4:
+                        i = uint64(row * n4 + e)
+                        kept = scalars.add(x[i] * scale, shift)
+                        is_kept = keep[uint64(first + e * step4)] != np.float32(0)
+                        out[i] = kept if is_kept else dropped
+                        e = uint64(e + uint64(threads_x))
+                    d = uint64(d + uint64(threads_y))
+                c = uint64(c + uint64(threads_z))
+            b = uint64(b + uint64(1))
+        a = uint64(a + uint64(1))
