@@ -136,6 +136,11 @@ class Batch:
     def __len__(self) -> int:
         return self._stop - self.start
 
+    def part(self, first: int, stop: int) -> "Batch":
+        """Return the batch of some of its samples, in [first, stop)."""
+        rows = self.start + first, self.start + stop
+        return Batch(self._feed, self.order, *rows, self._host_order)
+
     @functools.cached_property
     def _gathered(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         rows = slice(self.start, self._stop)

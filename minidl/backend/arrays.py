@@ -76,6 +76,10 @@ class DeviceArrays:
         total = self.widened(array).sum(axis=axis, keepdims=keepdims)
         return total.astype(array.dtype) if array.dtype == _FLOAT16 else total
 
+    def facts(self) -> dict[str, Any]:
+        """Return what the bits of results depend on, besides the program."""
+        return {}
+
     def ones(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return a small array of ones, made once and shared: do not modify it."""
         key = shape, np.dtype(dtype)

@@ -40,13 +40,18 @@ class CupyBackend(Backend):
                 f"cuda:{index}: expected a number below {count}, the number of devices that the "
                 f"driver finds, got {index}. Use one of them."
             )
-        self.name = f"cuda:{index}"
+        self.name, self._index = f"cuda:{index}", index
         self.active = cupy.cuda.Device(index)
 
     def to_numpy(self, array: Array) -> np.ndarray:
         """Return a copy on the host; this waits for the device."""
         with self.active:
             return cupy.asnumpy(array)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the bits of results depend on, besides the program."""
+        name = cupy.cuda.runtime.getDeviceProperties(self._index)["name"].decode()
+        return {"the kind of GPU": name, "the version of CuPy": cupy.__version__}
 
     def synchronize(self) -> None:
         """Wait until the current stream has finished."""

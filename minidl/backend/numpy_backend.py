@@ -1,9 +1,10 @@
 """The CPU: NumPy arrays and Numba kernels."""
 
+import importlib
 from typing import Any
 
 import numpy as np
-from minidl_kernels import checks, cpu
+from minidl_kernels import checks, cpu, threads
 from minidl_kernels.cpu import current
 
 from minidl.backend.arrays import Array
@@ -25,6 +26,11 @@ class NumpyBackend(Backend):
     def __init__(self) -> None:
         super().__init__()
         cpu.check_environment()  # here, and not in the first kernel, deep within training
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the bits of results depend on, besides the program."""
+        blas = importlib.import_module(f"{self.kernels}.blas")
+        return {"the number of threads": threads.num_threads(), "OpenBLAS for": blas.core_name()}
 
     def cross_entropy(self, z: Array, bias: Array, labels: Array, sums: Array) -> None:
         """Write both sums; raise ValueError if a label is outside [0, classes)."""

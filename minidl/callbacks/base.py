@@ -90,6 +90,9 @@ class Callback:
         defines `on_epoch_end`.
     comes_last : bool
         Whether it is called after all callbacks for which this is False, to record what they did.
+    writes : bool
+        Whether it prints, or writes files. Of several workers, only the first calls it then. A
+        callback that adds to logs, or changes training, must be called by all.
 
     Examples
     --------
@@ -111,6 +114,7 @@ class Callback:
     model: Model
     params: dict[str, Any]
     comes_last = False
+    writes = False
 
     def __init_subclass__(cls, **arguments: Any):
         super().__init_subclass__(**arguments)
@@ -160,7 +164,7 @@ class CallbackList:
     ``state.progress`` after each of them.
     """
 
-    def __init__(self, callbacks: Sequence[Callback], model: Model):
+    def __init__(self, callbacks: Sequence[Callback], model: Model, rank: int = 0):
         self._state = model.train_state
         self._callbacks: dict[str, Callback] = {}
         self._begun = ExitStack()  # closes the callbacks that have begun
@@ -169,7 +173,8 @@ class CallbackList:
             name = type(callback).__name__
             key = f"{name}_{counts[name]}" if counts[name] else name
             counts[name] += 1
-            self._callbacks[key] = callback
+            if rank == 0 or not callback.writes:
+                self._callbacks[key] = callback
             callback.model = model
 
     def begin(self, params: dict[str, Any]) -> None:
@@ -196,6 +201,11 @@ class CallbackList:
         self._state.progress = self._state.progress._replace(
             callbacks=tuple(self._callbacks), memories=memories
         )
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the callbacks that all workers call."""
+        return [name for name, callback in self._callbacks.items() if not callback.writes]
 
     def _memory_of(self, key: str) -> dict[str, Any]:
         return copies(self._callbacks[key].state(), self._state.model.backend)

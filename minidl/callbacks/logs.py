@@ -52,6 +52,7 @@ class CSVLogger(Callback):
     separator: str = ","
     append: bool = False
     comes_last = True
+    writes = True
 
     def __post_init__(self) -> None:
         separator = self.separator
@@ -190,6 +191,7 @@ class TensorBoard(Callback):
     """
 
     comes_last = True
+    writes = True
 
     def __init__(self, log_dir: PathLike = "logs"):
         with from_extra("tensorboard", "tensorboardX", who="TensorBoard"):

@@ -16,6 +16,7 @@ class ProgressBar(Callback):
     """A bar for each epoch on a terminal, and one line for each epoch anywhere else."""
 
     comes_last = True
+    writes = True
 
     def on_train_begin(self, logs: Logs) -> None:
         """Reset the clock and the bar."""

@@ -81,6 +81,7 @@ class ModelCheckpoint(Monitor):
     """
 
     comes_last = True
+    writes = True
 
     def __init__(
         self,

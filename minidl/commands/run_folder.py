@@ -42,6 +42,7 @@ class RunFolder(Callback):
     """
 
     comes_last = True  # so that other callbacks can reject the run before anything is written
+    writes = True
 
     def __init__(self, folder: PathLike, configuration: Mapping[str, Any], *, is_resumed: bool):
         self.folder = Path(folder)

@@ -57,6 +57,8 @@ class EventLog:
 class Watch(Callback):
     """Clock of the training steps, and events of the epochs."""
 
+    writes = True
+
     def __init__(self, log: EventLog, samples: int, batch_size: int):
         self.log = log
         self.samples = samples
@@ -106,6 +108,7 @@ class Start(Callback):
     """Event of the start, written if no other callback has rejected the run."""
 
     comes_last = True
+    writes = True
 
     def __init__(self, log: EventLog, facts: Mapping[str, Any]):
         self.log = log

@@ -23,6 +23,7 @@ from minidl.layers.base import Layer
 from minidl.metrics import Metric
 from minidl.metrics import get as get_metric
 from minidl.models.network import Network
+from minidl.trainer.distribution import Distribution
 from minidl.trainer.fusion import Plan
 from minidl.trainer.inference import Evaluation, MonteCarlo, Prediction
 from minidl.trainer.loop import Run
@@ -154,6 +155,7 @@ class Model(Network, RefusesMethods):
         initial_epoch: int = 0,
         resume: bool = False,
         record: bool = True,
+        distribution: Distribution | None = None,
     ) -> History:
         """Train the model on samples of the host, each once in an epoch.
 
@@ -191,6 +193,8 @@ class Model(Network, RefusesMethods):
         record : bool
             Whether a step is recorded once and then replayed, which gives the same bits in less
             time. ``model.recording`` is the report. `Layer` lists what your own classes need.
+        distribution : DataParallel, optional
+            The processes that share each batch; all of them call `fit` with the same arguments.
 
         Returns
         -------
@@ -205,6 +209,51 @@ class Model(Network, RefusesMethods):
             If data and arguments do not fit, before anything is trained. The last run, its history
             and its position then stay as they were.
         """
+        if not isinstance(distribution, Distribution | None):
+            raise TypeError(
+                f"fit: expected distribution to be a DataParallel, got {distribution!r:.80}. Pass "
+                "minidl.distributed.DataParallel(), or leave it out."
+            )
+        distribution = distribution or Distribution()
+        with distribution.guarded():
+            with distribution.agreed():
+                run, arguments, params = self._new_run(
+                    (x, y, sample_weight),
+                    batch_size,
+                    epochs,
+                    verbose,
+                    callbacks,
+                    validation_split,
+                    validation_data,
+                    shuffle,
+                    initial_epoch,
+                    resume,
+                    record,
+                    distribution,
+                )
+            self._train(run, arguments, params, initial_epoch, resume)
+        for warning in run.warnings:
+            with suppress(AttributeError, ValueError):  # of a closed or unusual sys.stderr
+                # The caller's line, past the decorators.
+                warnings.warn(warning, stacklevel=4)
+        return self.history
+
+    def _new_run(
+        self,
+        data: tuple[Any, Any, Any],
+        batch_size: int | None,
+        epochs: int,
+        verbose: str | int,
+        callbacks: Callback | Iterable[Callback] | None,
+        validation_split: float,
+        validation_data: Sequence[Any] | None,
+        shuffle: bool,
+        initial_epoch: int,
+        resume: bool,
+        record: bool,
+        distribution: Distribution,
+    ) -> tuple[Run, dict[str, int], dict[str, Any]]:
+        """Check what `fit` was given; return the run, its arguments, and those of callbacks."""
         if self.run is not None:
             raise RuntimeError(
                 f"fit: {self.label} is already being trained. In a callback, call evaluate() or "
@@ -222,7 +271,7 @@ class Model(Network, RefusesMethods):
                 f"fit: expected resume=True or initial_epoch={initial_epoch}, got both. Leave one "
                 "of them out."
             )
-        samples = self._checked_samples("fit", x, y, sample_weight)
+        samples = self._checked_samples("fit", *data)
         self._build_for(samples.x.shape[1:])
         held_out = None
         if validation_data is not None:
@@ -243,31 +292,48 @@ class Model(Network, RefusesMethods):
 
         state = self.train_state
         bars: list[Callback] = [ProgressBar()] if verbose else []
-        callback_list = CallbackList(bars + listed, self)
-        arguments = run_arguments(samples, held_out, batch_size=batch_size, shuffle=bool(shuffle))
+        callback_list = CallbackList(bars + listed, self, distribution.rank)
+        shards = distribution.shards
+        arguments = run_arguments(
+            samples, held_out, batch_size=batch_size, shuffle=bool(shuffle), shards=shards
+        )
         if resume:
             state.check_resume(arguments)
-        is_new = not resume or not self.position.batch_size
-        if is_new:
+        if not resume or not self.position.batch_size:
             assert self.optimizer is not None, "checked with the samples"
             self.optimizer.check(self.parameters())
         validation = None if held_out is None else self._plan(held_out)
         plan = self._plan(samples)
-        run = Run(self, state, plan, epochs, validation, callback_list, record=record)
+        parts = plan, epochs, validation, callback_list
+        run = Run(self, state, *parts, record=record, distribution=distribution)
         names = [*state.logged, *(f"val_{name}" for name in state.logged if held_out is not None)]
+        params = {"epochs": epochs, "verbose": verbose, "metrics": names}
+        return run, arguments, params
+
+    def _train(
+        self,
+        run: Run,
+        arguments: dict[str, int],
+        params: dict[str, Any],
+        initial_epoch: int,
+        resume: bool,
+    ) -> None:
+        """Train; if the run is rejected before, the model stays as it was."""
+        state, distribution = self.train_state, run.distribution
         last_run, last_rate = vars(state).copy(), state.learning_rate
         was_stopped = self.stop_training
         try:
             self.run = run
-            with closing(callback_list):
+            with closing(run.callbacks):
                 try:
-                    if is_new:
-                        state.begin_run(arguments, initial_epoch)
-                    # An interrupted run that is resumed keeps a stop that was set before.
-                    if not resume or state.progress.moment is None:
-                        self.stop_training = False
-                    params = {"epochs": epochs, "steps": run.steps, "verbose": verbose}
-                    callback_list.begin(params | {"metrics": names})
+                    with distribution.agreed():
+                        if not resume or not self.position.batch_size:
+                            state.begin_run(arguments, initial_epoch)
+                        # An interrupted run that is resumed keeps a stop that was set before.
+                        if not resume or state.progress.moment is None:
+                            self.stop_training = False
+                        run.callbacks.begin(params | {"steps": run.steps})
+                    distribution.begin(run, arguments | {"epochs": run.epochs})
                 except BaseException:  # this run was rejected
                     vars(state).update(last_run)
                     self.stop_training = was_stopped
@@ -277,11 +343,6 @@ class Model(Network, RefusesMethods):
                 run.train()
         finally:
             self.run = None
-        for warning in run.warnings:
-            with suppress(AttributeError, ValueError):  # of a closed or unusual sys.stderr
-                # The caller's line, past the decorators.
-                warnings.warn(warning, stacklevel=4)
-        return self.history
 
     def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
         """Return the samples, checked against the outputs, loss and metrics."""

@@ -237,6 +237,12 @@ class Optimizer(RefusesMethods):
         """The flat buffers that an update changes: weights and state; none before the first one."""
         return {} if self._buffers is None else {"weights": self._buffers.weights, **self.state}
 
+    @property
+    def gradients(self) -> Array:
+        """The flat buffer of `gradients_of`, once it was called."""
+        assert self._buffers is not None, "made by gradients_of"
+        return self._buffers.gradients
+
     def settings(self) -> list[str]:
         """Return the names of the attributes that `rule` depends on."""
         return [name for name in vars(self) if name not in _COUNTERS]

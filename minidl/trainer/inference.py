@@ -1,6 +1,6 @@
 """Evaluation and prediction, also by Monte-Carlo dropout: works that a `Recorder` records."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -161,6 +161,11 @@ class MonteCarlo(Prediction):
     def numbers(self, ahead: int = 0) -> Numbers:
         """Return the number of the draw, and the first row of the batch."""
         return Numbers(self._draw + ahead, self._first_row)
+
+    def upcoming(self, batch: Batch) -> Iterator[tuple[int, Numbers]]:
+        """Yield the start of the batch, and the numbers of each draw that it has left."""
+        for ahead in range(self.repeats - self._draw):
+            yield batch.start, self.numbers(ahead)
 
     def counters(self) -> list[tuple[Any, str]]:
         """Return what `run` counts on the host."""

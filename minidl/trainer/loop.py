@@ -13,10 +13,10 @@ import numpy as np
 
 from minidl import rng
 from minidl.batches import Batch
+from minidl.trainer.distribution import Distribution
 from minidl.trainer.fusion import Plan
 from minidl.trainer.inference import Evaluation
-from minidl.trainer.interrupts import Interrupts
-from minidl.trainer.recorder import NOT_WANTED, Recorder, obstacle_of
+from minidl.trainer.recorder import NOT_WANTED, obstacle_of
 from minidl.trainer.state import Position, TrainState
 from minidl.trainer.step import Step
 from minidl.trainer.totals import Totals
@@ -45,9 +45,13 @@ class Run:
         The callbacks.
     record : bool
         Whether steps are recorded.
+    distribution : Distribution
+        The processes that share the run.
 
     Attributes
     ----------
+    interrupts : Interrupts
+        What lets Ctrl-C wait.
     is_training : bool
         Whether weights that a callback sets are a part of the run: until its end.
     warnings : list of Warning
@@ -60,22 +64,23 @@ class Run:
     epochs: int
     validation: Plan | None
     callbacks: Any
-    interrupts: Interrupts = field(default_factory=Interrupts)
     is_training: bool = True
     warnings: list[Warning] = field(default_factory=list)
     record: bool = True
+    distribution: Distribution = field(default_factory=Distribution)
 
     def __post_init__(self) -> None:
+        self.interrupts = self.distribution.interrupts()
         self.step = self.make_step()
-        reason = self._obstacle() if self.record else NOT_WANTED
-        self.recorder = Recorder(self.model.backend, self.model.dtype, self.step, reason)
+        self.recorder = self.step.recorder(self._obstacle() if self.record else NOT_WANTED)
         self._step_seconds = 0.0  # of the last step
 
     @functools.cached_property
     def _evaluation(self) -> Evaluation:
         assert self.validation is not None, "asked for validation only"
         batches = math.ceil(len(self.validation.feed) / self.position.batch_size)
-        return Evaluation(self.model, self.validation, self.record, batches * self.epochs)
+        runs = batches * self.epochs
+        return self.distribution.evaluation(self.model, self.validation, self.record, runs)
 
     @property
     def position(self) -> Position:
@@ -111,6 +116,7 @@ class Run:
                 if self.position.batch < self.steps:
                     break  # stopped within the epoch: it is neither validated nor recorded
                 means |= self._validate()
+                self.distribution.check_equal(state)
                 state.end_epoch(means)
                 callbacks.notify("on_epoch_end", epoch, means)
             self._warn_of_weights_without_gradient()
@@ -134,8 +140,8 @@ class Run:
     def _has_epochs(self) -> bool:
         if self.position.batch == self.steps:
             return True  # the epoch has yet to be validated and recorded
-        is_left = self.position.epoch < self.epochs
-        return is_left and not self.model.stop_training and not self.state.obstacle
+        is_stopped = self.distribution.must_stop(self.model)
+        return self.position.epoch < self.epochs and not is_stopped and not self.state.obstacle
 
     def _train_epoch(self) -> dict[str, float]:
         """Train on the batches that the epoch has left; return the epoch's logs."""
@@ -157,7 +163,7 @@ class Run:
                 self._step_seconds = (time.monotonic() - begun) / done
                 callbacks.notify("on_train_batch_end", self.position.batch - 1, totals)
                 deque(islice(batches, done - 1), maxlen=0)  # the others are done, too
-                if self.model.stop_training:
+                if self.distribution.must_stop(self.model):
                     break
         self.model.recording = self.recorder.report
         return dict(totals)
@@ -176,7 +182,7 @@ class Run:
 
     def make_step(self) -> Step:
         """Return the step that updates the weights of this run."""
-        return Step(self.state, self.plan, self.interrupts)
+        return self.distribution.step(self.state, self.plan, self.interrupts)
 
     def begin_totals(self) -> Totals:
         """Return new totals of the epoch in progress, with the batches that are done."""

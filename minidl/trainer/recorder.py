@@ -17,7 +17,7 @@ eagerly, with one line in the log.
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from operator import attrgetter
 from types import FunctionType
@@ -87,7 +87,7 @@ class Work:
     feed : Feed
         The source of the batches.
     repeats : int
-        The number of runs for each batch. If there are several, ``numbers().step`` counts them.
+        The number of runs for each batch.
     """
 
     who: str
@@ -97,6 +97,12 @@ class Work:
     def numbers(self, ahead: int = 0) -> Numbers:
         """Return the numbers of the next batch, or of a later one."""
         return Numbers()
+
+    def upcoming(self, batch: Batch) -> Iterator[tuple[int, Numbers]]:
+        """Yield start and numbers of this batch, and of the next batches of its size."""
+        size = len(batch)
+        for ahead, start in enumerate(range(batch.start, len(batch.order) - size + 1, size)):
+            yield start, self.numbers(ahead)
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Work on a batch by ordinary code."""
@@ -234,12 +240,12 @@ class Recorder:
         if kept is None:
             sizes = len(work.feed), size, work.repeats
             kept = _Kept(Table(self._backend, self._dtype, *sizes, work.numbers()))
-            kept.table.aim(batch, work.numbers)
+            kept.table.aim(batch, work.upcoming(batch))
             self._run_placed(kept)  # compiles the kernels that read numbers from their places
             kept.watch = work.watch()
             self._kept[size] = kept
             return kept.done
-        kept.table.aim(batch, work.numbers)
+        kept.table.aim(batch, work.upcoming(batch))
         if kept.is_proven:
             times = min(times, kept.table.left)
             work.replay(kept.recording, kept.done.counted, times)

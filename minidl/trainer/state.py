@@ -33,6 +33,8 @@ class Position(NamedTuple):
         Arguments of the run; 0 before the first.
     data_checksum, validation_checksum : int
         `Samples.checksum` of the training and validation samples; 0 without any.
+    shards : int
+        The number of parts that each batch is cut into.
     """
 
     epoch: int = 0
@@ -42,6 +44,7 @@ class Position(NamedTuple):
     shuffle: int = 0
     data_checksum: int = 0
     validation_checksum: int = 0
+    shards: int = 1
 
     def differences(self, arguments: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
         """Yield name, old and new value of each of `run_arguments` that is not the run's."""
@@ -51,7 +54,7 @@ class Position(NamedTuple):
 
 
 def run_arguments(
-    samples: Samples, held_out: Samples | None, *, batch_size: int, shuffle: bool
+    samples: Samples, held_out: Samples | None, *, batch_size: int, shuffle: bool, shards: int = 1
 ) -> dict[str, int]:
     """Return the data and arguments that a resumed run must share, as fields of `Position`."""
     return {
@@ -60,6 +63,7 @@ def run_arguments(
         "shuffle": int(shuffle),
         "data_checksum": samples.checksum(),
         "validation_checksum": 0 if held_out is None else held_out.checksum(),
+        "shards": shards,
     }
 
 
@@ -365,6 +369,8 @@ class TrainState:
         known = self.totals_of_epoch()
         totals = [known.get(name, (0.0, 0)) for name in self.logged]
         fields, metrics = self.progress.position._asdict(), self.metrics_of_epoch()
+        if fields["shards"] == 1:  # as in files of versions that knew no shards
+            del fields["shards"]
         return {f"position/{name}": np.array(value, "int64") for name, value in fields.items()} | {
             "position/totals": np.array([total for total, _ in totals], "float64"),
             "position/counts": np.array([count for _, count in totals], "int64"),
@@ -408,7 +414,8 @@ class TrainState:
                     is_fixed=bool(state["random/is_fixed"][index]),
                 )
         if "position/epoch" in state:
-            fields = {name: int(state[f"position/{name}"]) for name in Position._fields}
+            known = [name for name in Position._fields if f"position/{name}" in state]
+            fields = {name: int(state[f"position/{name}"]) for name in known}
             self.progress = self.progress._replace(position=Position(**fields))
             sums, counts = state["position/totals"].tolist(), state["position/counts"].tolist()
             columns = {name: column for column, name in enumerate(self.logged)}

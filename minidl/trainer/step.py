@@ -5,19 +5,21 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from minidl import rng
+from minidl.backend import Array
 from minidl.batches import Batch
+from minidl.engine.tensor import Tensor
 from minidl.layers.random_layer import RandomLayer
 from minidl.optimizers import Optimizer
 from minidl.optimizers.base import factors_of
 from minidl.rng import RandomStream
 from minidl.trainer.fusion import Plan
 from minidl.trainer.interrupts import Interrupts
-from minidl.trainer.recorder import Done, Watch, Work
+from minidl.trainer.recorder import Done, Recorder, Watch, Work
 from minidl.trainer.state import TrainState
 from minidl.trainer.table import Numbers
 
 
-class _Counted(NamedTuple):
+class Counted(NamedTuple):
     """What a step counts on the host."""
 
     values: Sequence[int]  # in each column of the totals
@@ -83,33 +85,58 @@ class Step(Work):
         On an exception before the update, weights and counters are unchanged. An exception within
         the update sets ``state.is_torn``.
         """
-        state, optimizer, totals = self.state, self.optimizer, self.state.totals
-        before = [stream.step for stream in self._streams]
-        streams = (layer.random_stream for layer in self._scheduled)
-        moving = dict(zip(streams, numbers.rates, strict=True))
-        with rng.training(step=numbers.step, moving=moving):
-            loss, sums, counts, compared = self.plan.compare(batch)
-        for parameter in self.trained:
-            parameter.grad = None  # a callback, or a step that was interrupted, may have left one
-        loss.backward(into=optimizer.gradients_of(self.trained))
+        totals = self.state.totals
+        with self.drawing() as drew:
+            sums, counts, compared = self.backward(batch, numbers)
         self.exchange()
         with self.held():
-            state.is_torn = True  # until the update is counted
-            try:
-                optimizer.update(self.trained, numbers.updates)
-            except Exception:
-                state.is_torn = optimizer.is_changing  # it may have raised before any change
-                raise
-            totals.add(sums, counts)
-            state.count_steps()
-            state.is_torn = False
+            self.update(numbers, [(sums, counts)])
             if compared is not None:
                 totals.update_metrics(*compared)
-        steps = zip(self._streams, before, strict=True)
-        drew = [stream for stream, number in steps if stream.step != number]
-        return Done(optimizer.buffers | {"totals": totals.sums}, _Counted(counts, drew))
+        return Done(self.optimizer.buffers | {"totals": totals.sums}, Counted(counts, drew))
 
-    def replay(self, recording: Any, counted: _Counted, times: int) -> None:
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[list[RandomStream]]:
+        """Yield a list to which the random streams that draw inside are added at the end."""
+        before, drew = [stream.step for stream in self._streams], list[RandomStream]()
+        yield drew
+        steps = zip(self._streams, before, strict=True)
+        drew += [stream for stream, number in steps if stream.step != number]
+
+    def backward(
+        self, batch: Batch, numbers: Numbers, gradient: Tensor | None = None
+    ) -> tuple[Array, Sequence[int], tuple[Tensor, Tensor] | None]:
+        """Compute the gradients of a batch; return what `Plan.compare` does beside the loss.
+
+        `gradient` is that of the loss, 1 by default.
+        """
+        streams = (layer.random_stream for layer in self._scheduled)
+        moving = dict(zip(streams, numbers.rates, strict=True))
+        with rng.training(step=numbers.step, row_offset=numbers.row_offset, moving=moving):
+            loss, *others = self.plan.compare(batch)
+        if gradient is not None and gradient.dtype != loss.dtype:
+            loss.backend.not_recorded("the loss has a dtype of its own")
+        for parameter in self.trained:
+            parameter.grad = None  # a callback, or a step that was interrupted, may have left one
+        loss.backward(gradient, into=self.optimizer.gradients_of(self.trained))
+        sums, counts, compared = others
+        return sums, counts, compared
+
+    def update(self, numbers: Numbers, parts: Sequence[tuple[Array, Sequence[int]]]) -> None:
+        """Update the weights, and count the update; add sums and counts of each part of a batch."""
+        state, optimizer = self.state, self.optimizer
+        state.is_torn = True  # until the update is counted
+        try:
+            optimizer.update(self.trained, numbers.updates)
+        except Exception:
+            state.is_torn = optimizer.is_changing  # it may have raised before any change
+            raise
+        for sums, counts in parts:
+            state.totals.add(sums, counts)
+        state.count_steps()
+        state.is_torn = False
+
+    def replay(self, recording: Any, counted: Counted, times: int) -> None:
         """Update the weights by a recording of `run`, so many times, and count it."""
         state = self.state
         with self.held():
@@ -127,8 +154,12 @@ class Step(Work):
         optimizer = self.optimizer
         of_state, of_plan = (self.state, "optimizer", "totals.sums"), (self.plan, "loss", "metrics")
         attributes = of_state, of_plan, (self, "trained"), (optimizer, *optimizer.settings())
-        parts, arrays = [self.plan.loss, *self.plan.metrics], lambda: [*optimizer.buffers.values()]
-        return Watch(self.state.model, *attributes, parts=parts, arrays=arrays)
+        parts = [self.plan.loss, *self.plan.metrics]
+        return Watch(self.state.model, *attributes, parts=parts, arrays=self.arrays)
+
+    def arrays(self) -> list[Array]:
+        """Return the arrays that recordings read and that may be replaced."""
+        return [*self.optimizer.buffers.values()]
 
     def counters(self) -> list[tuple[Any, str]]:
         """Return what `run` counts on the host."""
@@ -153,3 +184,8 @@ class Step(Work):
 
     def exchange(self) -> None:
         """Combine the gradients with those of other workers; alone, do nothing."""
+
+    def recorder(self, reason: str) -> Any:
+        """Return what works on batches as `Recorder.work_ahead`; `reason` is the recorder's."""
+        model = self.state.model
+        return Recorder(model.backend, model.dtype, self, reason)

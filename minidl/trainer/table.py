@@ -1,7 +1,8 @@
 """The numbers of the next batches, in a table on the device."""
 
-from collections.abc import Callable, Iterator
-from itertools import chain
+import contextlib
+from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,7 +60,7 @@ class Table:
         numbers: Numbers,
     ):
         xp = backend.xp
-        self._backend, self._size, self._repeats = backend, size, repeats
+        self._backend = backend
         floating = np.result_type(dtype, "float32")  # no kernel knows float16
         capacity = -(-samples // size) if repeats == 1 else repeats
         self._order = xp.zeros(samples, "int64")
@@ -77,19 +78,20 @@ class Table:
         self._next = 0  # the cursor on the host
         self._ahead = capacity  # the number of rows to fill
 
-    def aim(self, batch: Batch, numbers: Callable[[int], Numbers]) -> None:
+    def aim(self, batch: Batch, upcoming: Iterator[tuple[int, Numbers]]) -> None:
         """Make sure that `begin` copies the numbers of this batch next.
 
-        ``numbers(n)`` returns the numbers of the n-th batch after this one.
+        `upcoming` is as `Work.upcoming` for this batch.
         """
+        now = next(upcoming)
         if batch.order is not self._source:
             self._source = batch.order
             self._order[: len(self._source)] = self._source
         is_exhausted = self._next == len(self._known)
-        if is_exhausted or self._known[self._next] != (batch.start, numbers(0)):
+        if is_exhausted or self._known[self._next] != now:
             # After an unforeseen change, the numbers may change at each batch.
-            self._ahead = 2 * self._ahead if is_exhausted else 1
-            self._fill(batch.start, numbers)
+            self._ahead = min(2 * self._ahead, len(self._columns[0])) if is_exhausted else 1
+            self._fill(now, upcoming)
 
     def placed(self, numbers: Numbers) -> Numbers:
         """Return the numbers of this batch with the places from which kernels read them."""
@@ -104,18 +106,13 @@ class Table:
         placed_first = place(step), place(row_offset)  # in the order of `flat`
         return Numbers(*placed_first, *(tuple(tuple(map(place, g)) for g in gs) for gs in groups))
 
-    def _fill(self, start: int, numbers: Callable[[int], Numbers]) -> None:
-        """Fill the table with the numbers of the batch at `start` and of those after it."""
-        first = numbers(0)
-        self._known = [(start, first)]
-        stride, runs = self._size, (len(self._source) - start) // self._size
-        if self._repeats > 1:
-            stride, runs = 0, self._repeats - first.step
-        for n in range(1, min(self._ahead, runs)):
-            try:
-                self._known.append((start + n * stride, numbers(n)))
-            except Exception:  # a schedule may have an end; it raises again when its turn comes
-                break
+    def _fill(self, now: tuple[int, Numbers], upcoming: Iterator[tuple[int, Numbers]]) -> None:
+        """Fill the table with start and numbers of this batch and of the next ones."""
+        self._known = [now]
+        # A schedule may have an end; it raises again when its turn comes.
+        with contextlib.suppress(Exception):
+            for row in islice(upcoming, self._ahead - 1):
+                self._known.append(row)
         starts, rows = zip(*self._known, strict=True)
         parts = starts, *zip(*map(_by_kind, rows), strict=True)
         for column, values in zip(self._columns, parts, strict=True):

@@ -54,6 +54,11 @@ if available:
     _has_small = _core() in _AVX512
 
 
+def core_name() -> str:
+    """Return the kind of processor that OpenBLAS has chosen its kernels for; empty if unknown."""
+    return _core().decode() if available else ""
+
+
 def tile_depth(multiplications: int, a: Any, b: Any, out: Any) -> int:
     """Return the inner size of the largest tiles of a product; 0 if tiles do not pay.
 

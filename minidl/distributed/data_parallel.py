@@ -1,0 +1,230 @@
+"""Training by several workers: each computes the gradients of a part of every batch."""
+
+import contextlib
+import platform
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from minidl_kernels import threads
+
+from minidl.arguments import number, positive_integer
+from minidl.distributed.communicator import Communicator
+from minidl.distributed.interrupts import SharedInterrupts
+from minidl.distributed.mpi import Mpi, WorkerError, launched_size
+from minidl.distributed.shared_evaluation import SharedEvaluation
+from minidl.distributed.shared_step import SharedStep
+from minidl.trainer.distribution import Distribution
+from minidl.trainer.fusion import Plan
+from minidl.trainer.inference import Evaluation
+from minidl.trainer.interrupts import Interrupts
+from minidl.trainer.state import TrainState
+from minidl.trainer.step import Step
+from minidl.version import __version__
+
+
+class DataParallel(Distribution):
+    """Distribution of each batch over the processes that ``mpiexec`` started.
+
+    Each batch is cut into `shards`, and the processes, called workers, share these out. The sum of
+    their gradients does not depend on the number of workers. So the trained weights have the same
+    bits for 1, 2 or 8 workers, if shards, threads and kind of processor are the same.
+
+    Parameters
+    ----------
+    shards : int
+        The number of parts of each batch, at least the number of workers. It decides the bits of
+        the result. With 1, they are those of `fit` without a distribution.
+    timeout : float
+        Seconds that a worker waits for another one before all are ended.
+
+    Attributes
+    ----------
+    rank, size : int
+        The number of this worker, and of all workers.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If several processes were started, and mpi4py is not installed.
+    RuntimeError
+        If mpi4py uses another MPI than that of ``mpiexec``.
+    ValueError
+        If there are more workers than shards.
+
+    Examples
+    --------
+    >>> from minidl import layers, models
+    >>> x, y = np.ones((10, 3)), np.ones((10, 1))
+    >>> model = models.Sequential([layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> history = model.fit(x, y, verbose=0, distribution=DataParallel(shards=4))
+    """
+
+    def __init__(self, shards: int = 8, *, timeout: float = 600.0):
+        self.shards = positive_integer("DataParallel: shards", shards)
+        self.timeout = number("DataParallel", "timeout", timeout, "(0, inf)")
+        self._workers = communicator(self.timeout)
+        self.rank, self.size = self._workers.rank, self._workers.size
+        self._agreed_error: BaseException | None = None
+        self._interrupts = SharedInterrupts()
+        if self.size > self.shards:
+            raise ValueError(
+                f"DataParallel: expected at least {self.size} shards for {self.size} processes, "
+                f"got {self.shards}. Pass more shards, or start fewer processes."
+            )
+
+    @property
+    def bytes_sent(self) -> int:
+        """The bytes of arrays that this worker has sent."""
+        return self._workers.bytes_sent
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all workers, by rank: anything that can be pickled.
+
+        All workers must call it at the same point of their programs.
+        """
+        return self._workers.gather(value)
+
+    def first_on_machine(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context that one worker of each machine enters first, as for a download."""
+        return self._workers.first_on_machine()
+
+    def device(self, name: str) -> str:
+        """Return the device of this worker: for ``"cuda"``, the GPU of its rank on its machine."""
+        return name
+
+    # -------------------------------------------------------------------- within fit
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Let signals wait, and end all workers by an error that is not one of all."""
+        self._interrupts = SharedInterrupts()
+        self._interrupts.install()
+        try:
+            yield
+        except BaseException as error:
+            if error is not self._agreed_error and self.size > 1:
+                status = error.code if isinstance(error, SystemExit) else 1
+                line = " ".join(f"{type(error).__name__}: {error}".split())
+                self._workers.abort(line, status if isinstance(status, int) and status else 1)
+            raise
+        finally:
+            self._interrupts.restore()
+
+    @contextlib.contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Raise on all workers if one of them raises inside.
+
+        The worker raises its own error, the others `WorkerError`.
+        """
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+        text = None if error is None else f"{type(error).__name__}: {error}"
+        texts = self.gather(text)
+        failed = [rank for rank, text in enumerate(texts) if text is not None]
+        if error is None and failed:
+            error = WorkerError(f"rank {failed[0]}: {texts[failed[0]]}")
+        if error is not None:
+            self._agreed_error = error
+            raise error
+
+    def begin(self, run: Any, arguments: Mapping[str, int]) -> None:
+        """Check that all workers are about to train the same.
+
+        Raises
+        ------
+        WorkerError
+            On all workers, if a fact differs, or the gradients of the first shard.
+        """
+        facts = environment() | run.model.backend.facts() | arguments
+        facts |= {"callbacks": run.callbacks.names} | dict(run.state.fingerprint())
+        self._compare(facts)
+        batch = next(run.batches_left(), None)
+        if self.size > 1 and batch is not None:
+            with run.model.backend.active, run.model.backend.stream():
+                gradients = run.step.trial(batch)
+            name = "the gradients of one shard (check processors, libraries and data)"
+            self._compare({name: zlib.crc32(gradients.tobytes())})
+
+    def _compare(self, facts: Mapping[str, Any]) -> None:
+        """Raise WorkerError on all workers if a fact differs."""
+        texts = {name: _ADDRESS.sub("", str(value)) for name, value in facts.items()}
+        known = self.gather(texts)
+        for name in dict.fromkeys(name for each in known for name in each):
+            values = [each.get(name, "nothing") for each in known]
+            if len(set(values)) > 1:
+                ranks = {v: [r for r, w in enumerate(values) if w == v] for v in values}
+                found = "; ".join(
+                    f"{value:.80} on rank {', '.join(map(str, r))}" for value, r in ranks.items()
+                )
+                self._agreed_error = WorkerError(
+                    f"fit: expected {name} to be equal in all processes, got {found}. Start all "
+                    "with the same program, data and environment."
+                )
+                raise self._agreed_error
+
+    def interrupts(self) -> Interrupts:
+        """Return what defers Ctrl-C in a run."""
+        return self._interrupts
+
+    def step(self, state: TrainState, plan: Plan, interrupts: Interrupts) -> Step:
+        """Return the step of a run."""
+        return SharedStep(state, plan, interrupts, self._workers, self.shards)
+
+    def evaluation(self, model: Any, plan: Plan, record: bool, batches: int) -> Evaluation:
+        """Return the validation of a run."""
+        return SharedEvaluation(model, plan, record, batches, self._workers)
+
+    def must_stop(self, model: Any) -> bool:
+        """Return whether a worker stops here; raise on all what a signal to one of them raises."""
+        here = model.stop_training, self._interrupts.pending
+        stop, signal_number = self._workers.largest(here)
+        model.stop_training = model.stop_training or bool(stop)
+        if signal_number:
+            try:
+                self._interrupts.settle(signal_number)
+            except BaseException as error:
+                self._agreed_error = error
+                raise
+        return model.stop_training
+
+    def check_equal(self, state: TrainState) -> None:
+        """Raise WorkerError on all workers if their weights differ."""
+        if self.size > 1:
+            weights = [np.ascontiguousarray(w.numpy()) for w in state.model.parameters()]
+            checksums = [zlib.crc32(weight.data) for weight in weights]
+            self._compare(
+                {"the weights (does a callback change them, or the settings?)": checksums}
+            )
+
+
+def communicator(timeout: float) -> Communicator:
+    """Return the communicator among the processes that were started together."""
+    global _communicator
+    if _communicator is None:
+        _communicator = Mpi(timeout) if launched_size() > 1 else Communicator()
+    if isinstance(_communicator, Mpi):
+        _communicator.timeout = timeout
+    return _communicator
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of functions, which differ between processes
+_communicator: Communicator | None = None  # one for the process, as MPI itself
+
+
+def environment() -> dict[str, Any]:
+    """Return what results depend on outside of the program, by name."""
+    packages = {name: version(name) for name in ("numpy", "numba")}
+    return {
+        "the version of minidl": __version__,
+        "the version of Python": platform.python_version(),
+        **{f"the version of {name}": number for name, number in packages.items()},
+        "the number of threads": threads.num_threads(),
+    }

@@ -1,0 +1,73 @@
+"""Exchange of gradients: each worker adds up one slice for all, and sends the sum to all.
+
+A worker sends about 2 (W - 1) / W gradients in a step, whatever the number of shards.
+"""
+
+from minidl.backend import Array, Backend
+from minidl.distributed.communicator import Communicator, Message
+from minidl.distributed.tree import BLOCK, Part, TreeSum, owned, rows_of, subtrees
+
+
+class Exchange:
+    """Sums over the shards of all workers.
+
+    Parameters
+    ----------
+    communicator : Communicator
+        The workers.
+    shards : int
+        The number of shards of a batch.
+    backend : Backend
+        The device of the arrays.
+
+    Attributes
+    ----------
+    gradients : TreeSum
+        Where a worker adds the gradients of its shards, in order.
+    """
+
+    def __init__(self, communicator: Communicator, shards: int, backend: Backend):
+        self._communicator, self._shards, self._xp = communicator, shards, backend.xp
+        block = BLOCK if backend.name == "cpu" else None
+        self.gradients, self._slice = TreeSum(self._xp, block), TreeSum(self._xp, block)
+        self._box: Array = None
+
+    def __call__(self, total: Array, tails: Array) -> None:
+        """Write the sum over all shards to `total`, and the tail of each worker to its place.
+
+        Parameters
+        ----------
+        total : array
+            Output, shape (n,).
+        tails : array
+            Shape (workers, k); the row of this worker is sent to all others.
+        """
+        workers = self._communicator
+        if workers.size == 1:
+            self.gradients.write(total)
+            return
+        mine, others = self.gradients.parts(), [n for n in range(workers.size) if n != workers.rank]
+        slices = [slice(*rows_of(n, workers.size, len(total))) for n in range(workers.size)]
+        here = slices[workers.rank]
+        trees = [list(subtrees(owned(self._shards, workers.size, n))) for n in range(workers.size)]
+        if self._box is None:
+            received = sum(len(trees[n]) for n in others)
+            self._box = self._xp.empty((received, here.stop - here.start), total.dtype)
+        box, parts = iter(self._box), list[Part]()
+        sends, receives = list[Message](), list[Message]()
+        for n in range(workers.size):
+            arrays = [part.array[here] for part in mine]
+            if n != workers.rank:
+                arrays = [next(box) for _ in trees[n]]
+                receives += [(n, array) for array in arrays]
+                sends += [(n, part.array[slices[n]]) for part in mine]
+            parts += [Part(*tree, array) for tree, array in zip(trees[n], arrays, strict=True)]
+        workers.transfer(sends, receives)
+        for part in parts:
+            self._slice.add(*part)
+        self._slice.write(total[here])
+        self.gradients.clear()
+        workers.transfer(
+            [(n, array) for n in others for array in (total[here], tails[workers.rank])],
+            [(n, array) for n in others for array in (total[slices[n]], tails[n])],
+        )

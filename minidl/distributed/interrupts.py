@@ -1,0 +1,72 @@
+"""Ctrl-C and SIGTERM in a run of several workers: all stop after the same step."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from minidl.trainer.interrupts import Interrupts
+
+SIGNALS = signal.SIGINT, signal.SIGTERM
+
+
+class SharedInterrupts(Interrupts):
+    """Deferral of signals until all workers have agreed to stop.
+
+    From `install` to `restore`, a signal waits in `pending`. A second one is handled at once, which
+    ends all workers. After `settle`, further signals are ignored: ``mpiexec`` sends its own to each
+    worker, which may come late.
+
+    Attributes
+    ----------
+    pending : int
+        The number of the signal that waits, or 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_held = True
+        self.pending = 0
+        self._is_settled = False
+        self._original: dict[int, Any] = {}
+
+    def __enter__(self) -> "SharedInterrupts":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the handlers: they stay until `restore`."""
+
+    def release(self) -> None:
+        """Go on waiting."""
+
+    def install(self) -> None:
+        """Let signals wait from now on."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in SIGNALS:
+            handler = signal.getsignal(number)
+            if handler not in (signal.SIG_IGN, None):
+                self._original[number] = signal.signal(number, self._receive)
+
+    def restore(self) -> None:
+        """Restore the handlers of before."""
+        while self._original:
+            signal.signal(*self._original.popitem())
+
+    def settle(self, number: int) -> None:
+        """Handle a signal that all workers have agreed on, as if this one had received it."""
+        self._is_settled, self.pending = True, 0
+        self._handle(number, None)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._is_settled:
+            return
+        if self.pending:
+            self._handle(number, frame)
+        self.pending = number
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        handler = self._original.get(number)
+        if not callable(handler):  # SIGTERM without a handler would kill this worker alone
+            raise KeyboardInterrupt
+        handler(number, frame)
