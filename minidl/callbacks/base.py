@@ -18,7 +18,8 @@ from minidl.optimizers import Optimizer
 from minidl.storage.atomic import PathLike
 from minidl.storage.tensor_file import as_json, check_dtype
 from minidl.trainer.loop import Run
-from minidl.trainer.state import History, Moment, Position, TrainState, copies
+from minidl.trainer.position import Position
+from minidl.trainer.state import History, Moment, TrainState, copies
 
 Logs = Mapping[str, float]
 

@@ -41,7 +41,7 @@ from minidl.commands.watch import EventLog, Start, Watch, process_seconds
 from minidl.datasets.idx_dataset import Split
 from minidl.formats import checkpoint
 from minidl.storage.folders import latest
-from minidl.trainer.state import run_arguments
+from minidl.trainer.position import run_arguments
 from minidl.version import __version__
 
 

@@ -17,6 +17,7 @@ from minidl.distributed.interrupts import SharedInterrupts
 from minidl.distributed.mpi import Mpi, WorkerError, launched_size
 from minidl.distributed.shared_evaluation import SharedEvaluation
 from minidl.distributed.shared_step import SharedStep
+from minidl.losses import Loss
 from minidl.trainer.distribution import Distribution
 from minidl.trainer.fusion import Plan
 from minidl.trainer.inference import Evaluation
@@ -143,6 +144,8 @@ class DataParallel(Distribution):
         WorkerError
             On all workers, if a fact differs, or the gradients of the first shard.
         """
+        with self.agreed():
+            _check_loss(run.model.loss)
         facts = environment() | run.model.backend.facts() | arguments
         facts |= {"callbacks": run.callbacks.names} | dict(run.state.fingerprint())
         self._compare(facts)
@@ -203,6 +206,15 @@ class DataParallel(Distribution):
             self._compare(
                 {"the weights (does a callback change them, or the settings?)": checksums}
             )
+
+
+def _check_loss(loss: Loss) -> None:
+    """Raise ValueError if a loss may be no mean over the samples, as parts of a batch need."""
+    if type(loss).__call__ is not Loss.__call__:
+        raise ValueError(
+            f"fit: expected a loss that is the mean of its per_sample, got {type(loss).__name__}, "
+            "which defines __call__. Define per_sample only, or leave distribution out."
+        )
 
 
 def communicator(timeout: float) -> Communicator:

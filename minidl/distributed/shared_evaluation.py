@@ -1,7 +1,7 @@
 """Validation by several workers."""
 
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from operator import itemgetter
 from typing import Any
 
@@ -13,6 +13,8 @@ from minidl.trainer.fusion import Plan
 from minidl.trainer.inference import Evaluation
 from minidl.trainer.recorder import Done
 from minidl.trainer.table import Numbers
+
+_Sums = tuple[int, Any, Sequence[int]]
 
 
 class SharedEvaluation(Evaluation):
@@ -34,16 +36,25 @@ class SharedEvaluation(Evaluation):
             return super().means(batches)
         workers, backend = self._workers, self._model.backend
         workers.doing = "in validation"
-        mine: list[tuple[int, Any, Sequence[int]]] = []
+        mine: list[_Sums] = []
         self._totals = self._plan.new_totals()
         with backend.active, backend.stream(), rng.inference(), no_grad():
-            for number, batch in enumerate(batches):
-                if number % workers.size == workers.rank:
-                    done = self._recorder(batch)
-                    mine.append((number, backend.to_numpy(done.results["sums"]), done.counted))
+            dealt = islice(enumerate(batches), workers.rank, None, workers.size)
+            if self._is_first:  # kernels are compiled once on each machine
+                with workers.first_on_machine():
+                    mine += self._sums_of(islice(dealt, 1))
+            mine += self._sums_of(dealt)
+            self._is_first = False
             for _, sums, counts in sorted(chain(*workers.gather(mine)), key=itemgetter(0)):
                 self._totals.add(backend.asarray(sums), counts)
         return dict(self._totals)
+
+    def _sums_of(self, numbered: Iterable[tuple[int, Batch]]) -> Iterator[_Sums]:
+        """Yield number, sums and counts of each batch."""
+        for number, batch in numbered:
+            done = self._recorder(batch)
+            # A copy: a recording writes the sums of the next batch to the same place.
+            yield number, self._model.backend.to_numpy(done.results["sums"]), done.counted
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Compare a batch; with metrics that are not means, also add it to the totals."""

@@ -38,7 +38,7 @@ from minidl.rng import checked_integer
 from minidl.storage import tensor_file
 from minidl.storage.atomic import PathLike
 from minidl.storage.tensor_file import TensorFile, check_dtype
-from minidl.trainer.state import Position
+from minidl.trainer.position import Position
 from minidl.version import __version__
 
 FORMAT = 1

@@ -4,7 +4,7 @@ import math
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,8 @@ from minidl.trainer.distribution import Distribution
 from minidl.trainer.fusion import Plan
 from minidl.trainer.inference import Evaluation, MonteCarlo, Prediction
 from minidl.trainer.loop import Run
-from minidl.trainer.state import COMPILED_WITHIN_EPOCH, History, run_arguments
+from minidl.trainer.position import run_arguments
+from minidl.trainer.state import COMPILED_WITHIN_EPOCH, History
 
 DEFAULT_BATCH_SIZE = 32
 NOT_WEIGHTED = {"loss_weights": None, "weighted_metrics": None}
@@ -217,132 +218,68 @@ class Model(Network, RefusesMethods):
         distribution = distribution or Distribution()
         with distribution.guarded():
             with distribution.agreed():
-                run, arguments, params = self._new_run(
-                    (x, y, sample_weight),
-                    batch_size,
-                    epochs,
-                    verbose,
-                    callbacks,
-                    validation_split,
-                    validation_data,
-                    shuffle,
-                    initial_epoch,
-                    resume,
-                    record,
-                    distribution,
+                if self.run is not None:
+                    raise RuntimeError(
+                        f"fit: {self.label} is already being trained. In a callback, call "
+                        "evaluate() or predict(), or train copy.deepcopy(model)."
+                    )
+                listed = checked_callbacks(callbacks)
+                batch_size = _batch_size("fit", batch_size)
+                verbose = checked_verbose("fit", verbose)
+                epochs = rng.checked_integer("fit: epochs", epochs, 2**32)
+                initial_epoch = rng.checked_integer("fit: initial_epoch", initial_epoch, 2**32)
+                if shuffle not in (True, False):
+                    raise ValueError(f"fit: expected shuffle to be True or False, got {shuffle!r}.")
+                if resume and initial_epoch:
+                    raise ValueError(
+                        f"fit: expected resume=True or initial_epoch={initial_epoch}, got both. "
+                        "Leave one of them out."
+                    )
+                samples = self._checked_samples("fit", x, y, sample_weight)
+                self._build_for(samples.x.shape[1:])
+                held_out = self._held_out(validation_data)
+                if held_out is None and validation_split:
+                    samples, held_out = samples.split(validation_split)
+                if not any(parameter.requires_grad for parameter in self.parameters()):
+                    raise ValueError(
+                        f"fit: expected weights to train, got none in {self.label}. Add a Dense "
+                        "layer, or set requires_grad=True."
+                    )
+
+                state = self.train_state
+                bars: list[Callback] = [ProgressBar()] if verbose else []
+                callback_list = CallbackList(bars + listed, self, distribution.rank)
+                shards = distribution.shards
+                arguments = run_arguments(
+                    samples, held_out, batch_size=batch_size, shuffle=bool(shuffle), shards=shards
                 )
-            self._train(run, arguments, params, initial_epoch, resume)
-        for warning in run.warnings:
+                if resume:
+                    state.check_resume(arguments)
+                is_new = not resume or not self.position.batch_size
+                if is_new:
+                    assert self.optimizer is not None, "checked with the samples"
+                    self.optimizer.check(self.parameters())
+                validation = None if held_out is None else self._plan(held_out)
+                plan = self._plan(samples)
+                parts = plan, epochs, validation, callback_list
+                run = Run(self, state, *parts, record=record, distribution=distribution)
+            run.start(arguments, initial_epoch, verbose, is_new=is_new, is_resumed=bool(resume))
+        for warning in run.warnings if distribution.rank == 0 else ():
             with suppress(AttributeError, ValueError):  # of a closed or unusual sys.stderr
                 # The caller's line, past the decorators.
                 warnings.warn(warning, stacklevel=4)
         return self.history
 
-    def _new_run(
-        self,
-        data: tuple[Any, Any, Any],
-        batch_size: int | None,
-        epochs: int,
-        verbose: str | int,
-        callbacks: Callback | Iterable[Callback] | None,
-        validation_split: float,
-        validation_data: Sequence[Any] | None,
-        shuffle: bool,
-        initial_epoch: int,
-        resume: bool,
-        record: bool,
-        distribution: Distribution,
-    ) -> tuple[Run, dict[str, int], dict[str, Any]]:
-        """Check what `fit` was given; return the run, its arguments, and those of callbacks."""
-        if self.run is not None:
-            raise RuntimeError(
-                f"fit: {self.label} is already being trained. In a callback, call evaluate() or "
-                "predict(), or train copy.deepcopy(model)."
-            )
-        listed = checked_callbacks(callbacks)
-        batch_size = _batch_size("fit", batch_size)
-        verbose = checked_verbose("fit", verbose)
-        epochs = rng.checked_integer("fit: epochs", epochs, 2**32)
-        initial_epoch = rng.checked_integer("fit: initial_epoch", initial_epoch, 2**32)
-        if shuffle not in (True, False):
-            raise ValueError(f"fit: expected shuffle to be True or False, got {shuffle!r}.")
-        if resume and initial_epoch:
+    def _held_out(self, validation_data: Sequence[Any] | None) -> Samples | None:
+        """Return the samples of ``validation_data``, or None without any."""
+        if validation_data is None:
+            return None
+        if not isinstance(validation_data, list | tuple) or len(validation_data) not in (2, 3):
             raise ValueError(
-                f"fit: expected resume=True or initial_epoch={initial_epoch}, got both. Leave one "
-                "of them out."
+                "fit: expected validation_data to be (x, y) or (x, y, sample_weight), got a "
+                f"{type(validation_data).__name__}. Pass a tuple of arrays."
             )
-        samples = self._checked_samples("fit", *data)
-        self._build_for(samples.x.shape[1:])
-        held_out = None
-        if validation_data is not None:
-            if not isinstance(validation_data, list | tuple) or len(validation_data) not in (2, 3):
-                got = type(validation_data).__name__
-                raise ValueError(
-                    "fit: expected validation_data to be (x, y) or (x, y, sample_weight), got a "
-                    f"{got}. Pass a tuple of arrays."
-                )
-            held_out = self._checked_samples("fit: validation_data", *validation_data)
-        elif validation_split:
-            samples, held_out = samples.split(validation_split)
-        if not any(parameter.requires_grad for parameter in self.parameters()):
-            raise ValueError(
-                f"fit: expected weights to train, got none in {self.label}. Add a Dense layer, or "
-                "set requires_grad=True."
-            )
-
-        state = self.train_state
-        bars: list[Callback] = [ProgressBar()] if verbose else []
-        callback_list = CallbackList(bars + listed, self, distribution.rank)
-        shards = distribution.shards
-        arguments = run_arguments(
-            samples, held_out, batch_size=batch_size, shuffle=bool(shuffle), shards=shards
-        )
-        if resume:
-            state.check_resume(arguments)
-        if not resume or not self.position.batch_size:
-            assert self.optimizer is not None, "checked with the samples"
-            self.optimizer.check(self.parameters())
-        validation = None if held_out is None else self._plan(held_out)
-        plan = self._plan(samples)
-        parts = plan, epochs, validation, callback_list
-        run = Run(self, state, *parts, record=record, distribution=distribution)
-        names = [*state.logged, *(f"val_{name}" for name in state.logged if held_out is not None)]
-        params = {"epochs": epochs, "verbose": verbose, "metrics": names}
-        return run, arguments, params
-
-    def _train(
-        self,
-        run: Run,
-        arguments: dict[str, int],
-        params: dict[str, Any],
-        initial_epoch: int,
-        resume: bool,
-    ) -> None:
-        """Train; if the run is rejected before, the model stays as it was."""
-        state, distribution = self.train_state, run.distribution
-        last_run, last_rate = vars(state).copy(), state.learning_rate
-        was_stopped = self.stop_training
-        try:
-            self.run = run
-            with closing(run.callbacks):
-                try:
-                    with distribution.agreed():
-                        if not resume or not self.position.batch_size:
-                            state.begin_run(arguments, initial_epoch)
-                        # An interrupted run that is resumed keeps a stop that was set before.
-                        if not resume or state.progress.moment is None:
-                            self.stop_training = False
-                        run.callbacks.begin(params | {"steps": run.steps})
-                    distribution.begin(run, arguments | {"epochs": run.epochs})
-                except BaseException:  # this run was rejected
-                    vars(state).update(last_run)
-                    self.stop_training = was_stopped
-                    if last_rate is not None:
-                        state.learning_rate = last_rate
-                    raise
-                run.train()
-        finally:
-            self.run = None
+        return self._checked_samples("fit: validation_data", *validation_data)
 
     def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
         """Return the samples, checked against the outputs, loss and metrics."""

@@ -25,8 +25,9 @@ from minidl.optimizers import Optimizer
 from minidl.storage import registry
 from minidl.storage.atomic import PathLike
 from minidl.trainer.loop import Run
+from minidl.trainer.position import Position
 from minidl.trainer.recorder import Recording
-from minidl.trainer.state import History, Position, TrainState
+from minidl.trainer.state import History, TrainState
 from minidl.trainer.summary import summary_table
 
 

@@ -5,6 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -16,8 +17,9 @@ from minidl.batches import Batch
 from minidl.trainer.distribution import Distribution
 from minidl.trainer.fusion import Plan
 from minidl.trainer.inference import Evaluation
+from minidl.trainer.position import Position
 from minidl.trainer.recorder import NOT_WANTED, obstacle_of
-from minidl.trainer.state import Position, TrainState
+from minidl.trainer.state import TrainState
 from minidl.trainer.step import Step
 from minidl.trainer.totals import Totals
 
@@ -91,6 +93,46 @@ class Run:
     def steps(self) -> int:
         """The number of steps in an epoch."""
         return math.ceil(len(self.plan.feed) / self.position.batch_size)
+
+    def start(
+        self,
+        arguments: Mapping[str, int],
+        first_epoch: int,
+        verbose: int,
+        *,
+        is_new: bool,
+        is_resumed: bool,
+    ) -> None:
+        """Begin the run with `run_arguments`, and train.
+
+        If a callback or another process rejects the run, the model stays as it was.
+        """
+        model, state = self.model, self.state
+        before, rate, was_stopped = vars(state).copy(), state.learning_rate, model.stop_training
+        held_out = state.logged if self.validation is not None else ()
+        params: dict[str, Any] = {"epochs": self.epochs, "verbose": verbose}
+        params["metrics"] = [*state.logged, *(f"val_{name}" for name in held_out)]
+        try:
+            model.run = self
+            with closing(self.callbacks):
+                try:
+                    with self.distribution.agreed():
+                        if is_new:
+                            state.begin_run(arguments, first_epoch)
+                        # An interrupted run that is resumed keeps a stop that was set before.
+                        if not is_resumed or state.progress.moment is None:
+                            model.stop_training = False
+                        self.callbacks.begin(params | {"steps": self.steps})
+                    self.distribution.begin(self, {**arguments, "epochs": self.epochs})
+                except BaseException:  # this run was rejected
+                    vars(state).update(before)
+                    model.stop_training = was_stopped
+                    if rate is not None:
+                        state.learning_rate = rate
+                    raise
+                self.train()
+        finally:
+            model.run = None
 
     def train(self) -> None:
         """Train until the last epoch is over, or until ``model.stop_training``."""

@@ -11,60 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl.backend import Backend
-from minidl.batches import Samples
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import Optimizer
 from minidl.trainer.fingerprint import Fingerprint, changed, fingerprint_of
+from minidl.trainer.position import Position
 from minidl.trainer.totals import MetricStates, Sums, Totals
 
 COMPILED_WITHIN_EPOCH = "compile was called within the epoch in progress"  # an obstacle
-
-
-class Position(NamedTuple):
-    """Progress of a `fit` run, and the data and arguments that it was begun with.
-
-    Attributes
-    ----------
-    epoch : int
-        The epoch in progress, or the next one, as `fit` counts them.
-    batch : int
-        The number of its batches that are done.
-    batch_size, samples, shuffle : int
-        Arguments of the run; 0 before the first.
-    data_checksum, validation_checksum : int
-        `Samples.checksum` of the training and validation samples; 0 without any.
-    shards : int
-        The number of parts that each batch is cut into.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    batch_size: int = 0
-    samples: int = 0
-    shuffle: int = 0
-    data_checksum: int = 0
-    validation_checksum: int = 0
-    shards: int = 1
-
-    def differences(self, arguments: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
-        """Yield name, old and new value of each of `run_arguments` that is not the run's."""
-        for name, value in arguments.items():
-            if self.batch_size and getattr(self, name) != value:
-                yield name, getattr(self, name), value
-
-
-def run_arguments(
-    samples: Samples, held_out: Samples | None, *, batch_size: int, shuffle: bool, shards: int = 1
-) -> dict[str, int]:
-    """Return the data and arguments that a resumed run must share, as fields of `Position`."""
-    return {
-        "batch_size": batch_size,
-        "samples": len(samples),
-        "shuffle": int(shuffle),
-        "data_checksum": samples.checksum(),
-        "validation_checksum": 0 if held_out is None else held_out.checksum(),
-        "shards": shards,
-    }
 
 
 class Moment(NamedTuple):
@@ -238,7 +191,7 @@ class TrainState:
         return self.obstacle
 
     def fingerprint(self) -> Fingerprint:
-        """Return what a resumed run relies on, which is noted at the end of runs and of loading."""
+        """Return what a resumed run relies on; it is noted at the end of runs and of loading."""
         assert self.optimizer is not None, "compiled for the run"
         weights = {name: weight.data for name, weight in self._weights().items()}
         counters = {"model/step": np.array(self.step), "model/epoch": np.array(self.epoch)}
@@ -368,9 +321,9 @@ class TrainState:
     def _position_state(self) -> dict[str, Any]:
         known = self.totals_of_epoch()
         totals = [known.get(name, (0.0, 0)) for name in self.logged]
-        fields, metrics = self.progress.position._asdict(), self.metrics_of_epoch()
-        if fields["shards"] == 1:  # as in files of versions that knew no shards
-            del fields["shards"]
+        metrics, position = self.metrics_of_epoch(), self.progress.position._asdict().items()
+        # Older versions knew no shards.
+        fields = {name: value for name, value in position if (name, value) != ("shards", 1)}
         return {f"position/{name}": np.array(value, "int64") for name, value in fields.items()} | {
             "position/totals": np.array([total for total, _ in totals], "float64"),
             "position/counts": np.array([count for _, count in totals], "int64"),
@@ -414,8 +367,8 @@ class TrainState:
                     is_fixed=bool(state["random/is_fixed"][index]),
                 )
         if "position/epoch" in state:
-            known = [name for name in Position._fields if f"position/{name}" in state]
-            fields = {name: int(state[f"position/{name}"]) for name in known}
+            known = {name: f"position/{name}" for name in Position._fields}
+            fields = {name: int(state[key]) for name, key in known.items() if key in state}
             self.progress = self.progress._replace(position=Position(**fields))
             sums, counts = state["position/totals"].tolist(), state["position/counts"].tolist()
             columns = {name: column for column, name in enumerate(self.logged)}

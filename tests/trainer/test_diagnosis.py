@@ -10,7 +10,7 @@ from minidl.optimizers import SGD, Optimizer
 from minidl.trainer.diagnosis import CHANGED_BY_A_STEP, non_finite_weight, repeat_until_failure
 from minidl.trainer.fusion import Plan
 from minidl.trainer.loop import Run
-from minidl.trainer.state import run_arguments
+from minidl.trainer.position import run_arguments
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # overflows of NumPy
 

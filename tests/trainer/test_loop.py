@@ -11,7 +11,7 @@ from minidl.batches import Samples
 from minidl.callbacks import Callback
 from minidl.trainer.fusion import Plan
 from minidl.trainer.loop import Run
-from minidl.trainer.state import run_arguments
+from minidl.trainer.position import run_arguments
 
 X = np.arange(30.0).reshape(10, 3) / 30
 Y = X[:, :1] * 2

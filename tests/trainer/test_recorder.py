@@ -38,7 +38,7 @@ from minidl.engine.tensor import apply
 from minidl.optimizers import schedules
 from minidl.trainer import loop, recorder
 from minidl.trainer.fusion import Plan
-from minidl.trainer.recorder import Recorder
+from minidl.trainer.recorder import Recorder, Work
 from minidl.trainer.table import Numbers, Table
 
 LOGGER = "minidl.trainer.recorder"
@@ -61,6 +61,13 @@ def stack(*hidden):
 EXAMPLE = Numbers(0, 0, ((0.0, 1.0), (0.0, 1.0)), ((0, 1.0), (0.0,)))
 
 
+def upcoming(batch, numbers):
+    """Yield start and numbers of a batch and of the next ones, as a work does."""
+    work = Work()
+    work.numbers = numbers
+    return Work.upcoming(work, batch)
+
+
 class Placed:
     """A table over batches of a feed, and what kernels find in its places."""
 
@@ -81,7 +88,7 @@ class Placed:
 
     def begin(self, batch, numbers):
         """Begin a batch; return its rows and its numbers, as kernels read them."""
-        self.table.aim(batch, numbers)
+        self.table.aim(batch, upcoming(batch, numbers))
         self.table.begin()
         placed = self.table.placed(numbers(0))
         return self.backend.to_numpy(self.table.rows).tolist(), [
@@ -116,7 +123,7 @@ def test_table_is_copied_to_the_device_once_in_an_epoch(cuda_double):
     for step, batch in enumerate(placed.feed.batches(2, placed.order)):
         cuda_double.reset()
         with placed.backend.active:
-            placed.table.aim(batch, placed.numbers_from(step))
+            placed.table.aim(batch, upcoming(batch, placed.numbers_from(step)))
             placed.table.begin()
         uploads.append(cuda_double.host_to_device)
     assert uploads == [3, 0, 0, 0, 0, 0, 0]  # starts, integers and floats

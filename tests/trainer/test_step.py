@@ -10,7 +10,8 @@ from minidl.constraints import MaxNorm
 from minidl.optimizers import SGD, AdamW, Optimizer
 from minidl.trainer.fusion import Plan
 from minidl.trainer.interrupts import Interrupts
-from minidl.trainer.state import TrainState, run_arguments
+from minidl.trainer.position import run_arguments
+from minidl.trainer.state import TrainState
 from minidl.trainer.step import Step
 from minidl.trainer.totals import Totals
 
