@@ -63,14 +63,15 @@ class SharedStep(Step):
         self._tails: Array = None
         self._has_updated = False
         super().__init__(state, plan, interrupts)
-        self._exchange = Exchange(communicator, shards, state.model.backend)
         self._work = _ShardGradients(self, self._owned)
         self.recorder(NOT_WANTED)
 
     def begin_epoch(self) -> None:
         """Choose the weights to train."""
         super().begin_epoch()
-        self.without, self._is_known = set[Parameter](), False  # the weights without a gradient
+        self.without = set[Parameter]()  # the weights without a gradient in the latest step
+        # A new one, since its buffers have the size of the trained weights.
+        self._exchange = Exchange(self._communicator, self.shards, self.state.model.backend)
 
     # -------------------------------------------------------------------- as a recorder
 
@@ -110,6 +111,7 @@ class SharedStep(Step):
         workers, partial_sums = self._communicator, self._exchange.gradients
         workers.doing = f"in step {self.state.step}"
         found: dict[int, _Found] = {}
+        self._is_known = False  # which weights have a gradient in this step
         self._work.begin(batch)
         for shard in self._owned:
             if shard > self._owned.start:
@@ -117,6 +119,7 @@ class SharedStep(Step):
             if self._part(batch, shard):
                 found[shard] = self._gradients_of(batch, shard)
             else:
+                self.optimizer.gradients_of(self.trained)  # creates them in a first step
                 self.optimizer.gradients[...] = 0
             partial_sums.add(shard, 1, self.optimizer.gradients)
         example = next(iter(found.values()), None)
@@ -135,6 +138,7 @@ class SharedStep(Step):
     def trial(self, batch: Batch) -> np.ndarray:
         """Return the gradients of the first shard of a batch; the state stays as it was."""
         random = self.state.snapshot("random")
+        self._is_known = False
         self._work.begin(batch)
         with self._communicator.first_on_machine():
             self._first_of(batch)
