@@ -246,6 +246,7 @@ class _ShardGradients(Work):
     def begin(self, batch: Batch) -> None:
         """Begin with a batch."""
         self._batch, self._now = batch, self._step.numbers()
+        self._streams = [(stream, stream.step) for stream in self._step._streams]
 
     def aim(self, shard: int) -> None:
         """Choose the next shard."""
@@ -276,6 +277,8 @@ class _ShardGradients(Work):
     def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Compute the gradients of the shard."""
         step, backend = self._step, self._step.state.model.backend
+        for stream, number in self._streams:  # so that `drawing` sees what an earlier shard drew
+            stream.step = number
         with step.drawing() as drew:
             sums, counts, compared = step.backward(batch, numbers, self._share)
         step.note_gradients()
