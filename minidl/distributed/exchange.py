@@ -3,9 +3,15 @@
 A worker sends about 2 (W - 1) / W gradients in a step, whatever the number of shards.
 """
 
+from itertools import pairwise
+
 from minidl.backend import Array, Backend
 from minidl.distributed.communicator import Communicator, Message
-from minidl.distributed.tree import BLOCK, Part, TreeSum, owned, rows_of, subtrees
+from minidl.distributed.tree import BLOCK, Part, TreeSum, owned, subtrees
+
+# A slice begins at a multiple of this: at the end of an array that is no whole number of vector
+# registers, NumPy adds two NaNs to the right one, and elsewhere to the left one.
+UNIT = 16
 
 
 class Exchange:
@@ -47,7 +53,9 @@ class Exchange:
             self.gradients.write(total)
             return
         mine, others = self.gradients.parts(), [n for n in range(workers.size) if n != workers.rank]
-        slices = [slice(*rows_of(n, workers.size, len(total))) for n in range(workers.size)]
+        units = -(-len(total) // UNIT)
+        bounds = [n * units // workers.size * UNIT for n in range(workers.size + 1)]
+        slices = [slice(start, min(stop, len(total))) for start, stop in pairwise(bounds)]
         here = slices[workers.rank]
         trees = [list(subtrees(owned(self._shards, workers.size, n))) for n in range(workers.size)]
         if self._box is None:
