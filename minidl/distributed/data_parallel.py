@@ -147,7 +147,8 @@ class DataParallel(Distribution):
         with self.agreed():
             _check_loss(run.model.loss)
         facts = environment() | run.model.backend.facts() | arguments
-        facts |= {"callbacks": run.callbacks.names} | dict(run.state.fingerprint())
+        facts |= {"callbacks": run.callbacks.names, "the first epoch": run.position.epoch}
+        facts |= {"the first batch": run.position.batch} | dict(run.state.fingerprint())
         self._compare(facts)
         batch = next(run.batches_left(), None)
         if self.size > 1 and batch is not None:
