@@ -1,6 +1,6 @@
 """Run the benchmarks and write what they found: `bench/RESULTS.md` and `bench/results.png`.
 
-    python -m bench [--quick] [train dropout memory startup scaling]
+    python -m bench [--quick] [train dropout memory startup scaling distributed]
 
 Without names all are run, which takes about an hour; with names the others' results stay. The
 figures themselves are kept in `bench/results.json`, from which the report and the picture are made.
@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench import dropout, memory, scaling, startup, train
+from bench import distributed, dropout, memory, scaling, startup, train
 from bench.report import command_parser, with_section
 
 FOLDER = Path(__file__).parent
@@ -22,6 +22,7 @@ PROGRAMS = {
     "memory": memory,
     "startup": startup,
     "scaling": scaling,
+    "distributed": distributed,
 }
 PICTURES: dict[str, Sequence[Callable[[Any, Any], None]]] = {
     "train": [train.draw],
