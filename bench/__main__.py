@@ -7,7 +7,7 @@ figures themselves are kept in `bench/results.json`, from which the report and t
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ PICTURES: dict[str, Sequence[Callable[[Any, Any], None]]] = {
     "dropout": [dropout.draw],
     "scaling": [scaling.draw, scaling.draw_memory],
 }
+# Pages beside the folder that show a part, by program: their path and its lines.
+PAGES: dict[str, tuple[str, Callable[[Any], Iterable[str]]]] = {
+    "distributed": ("docs/more-than-one-machine.md", distributed.summary),
+}
 PICTURE_LINE = "![Training, dropout, and how `fit` scales](results.png)"
 
 
@@ -45,6 +49,11 @@ def write(folder: Path, new: Mapping[str, Any]) -> None:
         if name in results:
             text = with_section(text, f"bench.{name}", program.section(results[name]))
     report.write_text(text, encoding="utf-8")
+    for name in new.keys() & PAGES.keys():
+        file, lines = PAGES[name]
+        page = folder.parent / file
+        text = with_section(page.read_text(encoding="utf-8"), f"bench.{name}", lines(new[name]))
+        page.write_text(text, encoding="utf-8")
 
 
 def draw(path: Path, results: Mapping[str, Any]) -> bool:

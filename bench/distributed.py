@@ -193,6 +193,29 @@ def section(result: Mapping[str, Any]) -> Iterator[str]:
     yield from left_out_lines(result["left_out"])
 
 
+def summary(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of `docs/more-than-one-machine.md`."""
+    batches = result["batches"]
+    yield (
+        "Milliseconds of a training step, for the network of the README on MNIST, one thread a "
+        "process (median; the speed-up is that of the best epochs):"
+    )
+    yield ""
+    names = [PLAIN, shared(8, 1), shared(8, 2), *(ddp(adam, 2) for adam in ("default", "fused"))]
+    speed_up = [_ratio(batch["rounds"], shared(8, 1), shared(8, 2)) for batch in batches]
+    yield from table(
+        (result["processor"], *(f"batch {batch['batch_size']}" for batch in batches)),
+        [
+            *(
+                (name, *(_milliseconds(batch["rounds"], name).split()[0] for batch in batches))
+                for name in names
+                if name in batches[0]["rounds"][0]["seconds"]
+            ),
+            ("speed-up by the second process, 8 shards", *speed_up),
+        ],
+    )
+
+
 def _ratio(rounds: Sequence[Round], above: str, below: str) -> str:
     are_there = {above, below} <= rounds[0]["seconds"].keys()
     return f"{median_ratio(rounds, above, below):.2f}" if are_there else ""

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import psutil
 import pytest
 
+from bench import __main__ as bench_all
 from bench import cost, distributed, epochs, groups, scaling
 from bench.cost import Machine, Times, machine_of, predict
 from bench.distributed import PLAIN, ddp, shared
@@ -127,6 +128,24 @@ def test_section_has_ratios_milliseconds_and_notes():
     assert "- the sides' losses in the last epoch are within 10.0% of plain `fit`'s" in lines
     assert "- left out: a peer: it is away" in lines
     assert any("had the bits of one process" in line for line in lines)
+
+
+def test_write_shows_the_summary_on_its_page(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra plot)")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "RESULTS.md").write_text("# Results\n")
+    page = tmp_path / "docs" / "more-than-one-machine.md"
+    page.write_text(
+        "before\n\n<!-- begin bench.distributed -->\n<!-- end bench.distributed -->\nafter\n"
+    )
+    bench_all.write(tmp_path / "bench", {"distributed": result_of(ANSWERS)})
+    lines = page.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("before", "after")
+    assert f"| {shared(8, 2)} | 75.00 |" in lines
+    assert f"| {ddp('fused', 2)} | 300.00 |" in lines
+    assert "| speed-up by the second process, 8 shards | 3.00 |" in lines
+    assert "## Training by two processes" in (tmp_path / "bench" / "RESULTS.md").read_text()
 
 
 def test_section_names_sides_with_other_bits():
