@@ -207,8 +207,19 @@ def f():
 
 # What programs may import: the public modules, and the kernels for their own benchmark.
 PUBLIC = {
-    *("backend", "callbacks", "checkpoint", "constraints", "datasets", "engine", "initializers"),
-    *("layers", "losses", "metrics", "models", "optimizers", "rng", "testing", "train", "predict"),
+    *("backend", "callbacks", "checkpoint", "constraints", "datasets", "distributed", "engine"),
+    *(
+        "initializers",
+        "layers",
+        "losses",
+        "metrics",
+        "models",
+        "optimizers",
+        "rng",
+        "testing",
+        "train",
+        "predict",
+    ),
 }
 
 

@@ -652,7 +652,7 @@ def test_write_adds_results_and_keeps_the_rest(tmp_path):
 def test_main_rejects_unknown_program(capsys):
     with pytest.raises(SystemExit):
         bench_all.main(["trian"])
-    assert "expected train, dropout, memory, startup, scaling, got trian" in (
+    assert "expected train, dropout, memory, startup, scaling, distributed, got trian" in (
         capsys.readouterr().err
     )
 
