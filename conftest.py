@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Generator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -80,9 +81,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     item.add_marker(name)
 
 
-def pytest_collection_finish() -> None:
-    """Hide the modules and the collected tests from the garbage collector."""
-    hide_from_the_collector()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage while the tests are collected, nor ever modules and tests."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        hide_from_the_collector()
+        gc.enable()
 
 
 def hide_from_the_collector() -> None:
