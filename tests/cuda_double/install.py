@@ -77,7 +77,8 @@ def run_compiled(
     state.launch()
 
     def execute(*plain: Any) -> None:
-        compiled(kernel, types).launch(grid, block, *plain, batch=THREADS_AT_ONCE)
+        built = compiled(kernel, types)
+        built.launch(grid, block, *plain, batch=THREADS_AT_ONCE, counting=False)
 
     if state.capture is None:
         state.loaded.add(loaded)
