@@ -12,6 +12,7 @@ import numpy as np
 from minidl_kernels import threads
 
 from minidl.arguments import number, positive_integer
+from minidl.backend import get_backend
 from minidl.distributed.communicator import Communicator
 from minidl.distributed.interrupts import SharedInterrupts
 from minidl.distributed.mpi import Mpi, WorkerError, launched_size
@@ -95,8 +96,26 @@ class DataParallel(Distribution):
         return self._workers.first_on_machine()
 
     def device(self, name: str) -> str:
-        """Return the device of this worker: for ``"cuda"``, the GPU of its rank on its machine."""
-        return name
+        """Return the name of the device on which this worker should train.
+
+        Parameters
+        ----------
+        name : str
+            ``"cuda"`` for the GPU whose number is the rank of this worker on its machine; with
+            more workers than GPUs, they share these. ``"auto"`` for the same, or the CPU without
+            a GPU. Any other name, such as ``"cuda:1"``, is the same device on each machine.
+
+        Raises
+        ------
+        ValueError
+            If there is no device of that name.
+        DeviceError
+            If the GPU is unavailable.
+        """
+        backend = get_backend(name)
+        if name not in ("cuda", "auto") or backend.name == "cpu":
+            return backend.name
+        return f"cuda:{self._workers.local_rank % backend.count}"
 
     # -------------------------------------------------------------------- within fit
 

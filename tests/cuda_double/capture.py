@@ -46,6 +46,7 @@ class Stream:
         self._capture: Capture | None = None
         self._before: list[Stream | None] = []
         self._order = Order(null, not non_blocking)
+        self._unfinished: list[Callable[[], None]] = []  # what copies do when the host waits
         state.streams.add(self)
 
     def __eq__(self, other: object) -> bool:
