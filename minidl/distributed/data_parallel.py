@@ -177,7 +177,7 @@ class DataParallel(Distribution):
 
     def _compare(self, facts: Mapping[str, Any]) -> None:
         """Raise WorkerError on all workers if a fact differs."""
-        texts = {name: _ADDRESS.sub("", str(value)) for name, value in facts.items()}
+        texts = {name: _OWN.sub("", str(value)) for name, value in facts.items()}
         known = self.gather(texts)
         for name in dict.fromkeys(name for each in known for name in each):
             values = [each.get(name, "nothing") for each in known]
@@ -246,7 +246,8 @@ def communicator(timeout: float) -> Communicator:
     return _communicator
 
 
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of functions, which differ between processes
+# What differs between processes: addresses of functions, and the number of a GPU.
+_OWN = re.compile(r" at 0x[0-9a-f]+|(?<='cuda):\d+")
 _communicator: Communicator | None = None  # one for the process, as MPI itself
 
 
