@@ -6,6 +6,7 @@ A device is the number of GPUs that the test double of CuPy pretends to have, or
 one. Each run gets a folder of its own in FOLDER, for the number of workers and the device.
 """
 
+import gc
 import json
 import logging
 import sys
@@ -86,6 +87,7 @@ def main(folder, *devices):
 
         with cuda_double(int(device)) as counts:
             train(place, "cuda", counts)
+            gc.collect()  # while the devices of its recordings are there
 
 
 if __name__ == "__main__":
