@@ -5,6 +5,7 @@ have the order of one fixed tree.
 """
 
 import atexit
+import functools
 import logging
 import platform
 import warnings
@@ -37,7 +38,7 @@ def transfer_on(workers: Communicator) -> Transfer:
     places = workers.gather(Place(platform.node(), gpu, _load_nccl() is not None))
     if reason := obstacle(places):
         if workers.rank == 0:
-            log.info("fit: workers exchange gradients through the host: %s", reason)
+            _report(reason)
         return Staged(workers).transfer
     key = tuple(places)
     if key not in _connected:
@@ -122,6 +123,12 @@ class Staged:
 def _not_empty(messages: Sequence[Message]) -> list[Message]:
     """Return the messages with content; both ends leave out the same ones."""
     return [(other, array) for other, array in messages if array.size]
+
+
+@functools.cache
+def _report(reason: str) -> None:
+    """Log a reason, once in a process."""
+    log.info("fit: workers exchange gradients through the host: %s", reason)
 
 
 def _load_nccl() -> Any:
