@@ -37,8 +37,8 @@ class CupyBackend(Backend):
             ) from error
         if index >= self.count:
             raise DeviceError(
-                f"cuda:{index}: expected a number below {self.count}, the number of devices that the "
-                f"driver finds, got {index}. Use one of them."
+                f"cuda:{index}: expected a number below {self.count}, the number of devices that "
+                f"the driver finds, got {index}. Use one of them."
             )
         self.name, self._index = f"cuda:{index}", index
         self.active = cupy.cuda.Device(index)

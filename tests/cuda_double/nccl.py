@@ -100,7 +100,9 @@ class NcclCommunicator:
         """End the communicator; NCCL waits for the others."""
         raise NotImplementedError("the double does not compute NcclCommunicator.destroy")
 
-    def _queue(self, name: str, buf: int, count: int, datatype: int, peer: int, stream: int) -> None:
+    def _queue(
+        self, name: str, buf: int, count: int, datatype: int, peer: int, stream: int
+    ) -> None:
         if _depth == 0:
             raise Misuse(f"{name} is outside of a group: it may wait forever for the other end")
         if not self._is_open or self._device != state.current_device:

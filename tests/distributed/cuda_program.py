@@ -2,23 +2,23 @@
 
     mpiexec -n 2 python tests/distributed/cuda_program.py FOLDER DEVICES...
 
-A device is the number of GPUs that the test double of CuPy pretends to have, or ``cuda`` for a real
-one. Each run gets a folder of its own in FOLDER, for the number of workers and the device.
+A device is the number of GPUs that the test double of CuPy pretends to have, or a real one by its
+name. Each run gets a folder of its own in FOLDER, for the number of workers and the device.
 """
 
 import gc
 import json
 import logging
 import sys
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / folder) for folder in ("tests/ptx", "tests", "kernels", "")]
+sys.path.append(str(Path(__file__).parents[1]))  # cuda_double
+sys.path.append(str(Path(__file__).parents[1] / "ptx"))
 
+import minidl
 from minidl import callbacks, layers, models, optimizers
 from minidl.distributed import DataParallel
 
@@ -76,11 +76,12 @@ def train(folder, device, counts):
 
 def main(folder, *devices):
     """Train on each device."""
+    minidl.set_num_threads(1)
     size = DataParallel(shards=4).size
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for device in devices:
         place = Path(folder) / f"{size}-{device}"
-        if device == "cuda":
+        if not device.isdigit():
             train(place, device, None)
             continue
         from cuda_double.install import cuda_double
