@@ -123,8 +123,9 @@ class ndarray(OnDevice):
         elif blocking:
             out[...] = copy
         else:
+            state.stream.finish(out)  # the device writes there after its earlier copies
             out[...] = poisoned(copy)
-            state.stream._unfinished.append(lambda: operator.setitem(out, ..., copy))
+            state.stream._unfinished.append((out, lambda: operator.setitem(out, ..., copy)))
         state.download(blocking)
         return out
 
@@ -145,7 +146,7 @@ class ndarray(OnDevice):
             if arr.tobytes() != copy.tobytes():
                 raise Misuse("an array of the host changed before its copy to the device was done")
 
-        state.stream._unfinished.append(check)
+        state.stream._unfinished.append((arr, check))
 
     def item(self) -> Any:
         """Return the only element as a Python number."""

@@ -106,9 +106,7 @@ class State:
     def finish(self, stream: Any) -> None:
         """Do what a wait for a stream makes visible."""
         stream._order.is_waited_for()
-        unfinished, stream._unfinished = stream._unfinished, []
-        for finish in unfinished:
-            finish()
+        stream.finish()
 
 
 state = State()

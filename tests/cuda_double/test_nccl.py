@@ -107,6 +107,15 @@ def test_copy_to_the_host_is_there_after_a_wait(arrays):
     assert host.tolist() == [0, 1, 2, 3]
 
 
+def test_copies_to_and_from_one_host_array_are_done_in_their_order(arrays):
+    host = np.ones(4)
+    arrays[1].set(host)
+    arrays[0].get(out=host, blocking=False)
+    sys.modules["cupy"].cuda.get_current_stream().synchronize()
+    assert host.tolist() == [0, 1, 2, 3]
+    assert arrays[1].tolist() == [1, 1, 1, 1]
+
+
 def test_host_array_that_changes_before_its_copy_is_done_raises(arrays):
     from cuda_double.devices import Misuse
 
