@@ -6,7 +6,7 @@ import numpy as np
 
 from cuda_double import graphs, nccl
 from cuda_double.capture import POISON, Event, Stream, get_current_stream
-from cuda_double.devices import Device, Namespace, state
+from cuda_double.devices import Device, Misuse, Namespace, state
 from cuda_double.pools import MemoryPointer, MemoryPool, using_allocator
 
 MEMORY = 2**33  # bytes of a device
@@ -44,7 +44,7 @@ def cuda_namespace(real: ModuleType) -> Namespace:
         Graph=graphs.Graph,
         MemoryPointer=MemoryPointer,
         alloc=MemoryPointer,
-        alloc_pinned_memory=lambda size: np.full(size, POISON, "u1"),
+        alloc_pinned_memory=_page_locked,
         MemoryPool=MemoryPool,
         using_allocator=using_allocator,
         get_current_stream=get_current_stream,
@@ -53,3 +53,10 @@ def cuda_namespace(real: ModuleType) -> Namespace:
     )
     namespace.nccl = nccl  # CuPy has its names only if NCCL is installed
     return namespace
+
+
+def _page_locked(size: int) -> np.ndarray:
+    """Return memory of the host; CuPy's pointer to no bytes is null, which NumPy cannot read."""
+    if size == 0:
+        raise Misuse("page-locked memory of 0 bytes")
+    return np.full(size, POISON, "u1")
