@@ -123,7 +123,7 @@ class ndarray(OnDevice):
         elif blocking:
             out[...] = copy
         else:
-            state.stream.finish(out)  # the device writes there after its earlier copies
+            state.stream._finish(out)  # the device writes there after its earlier copies
             out[...] = poisoned(copy)
             state.stream._unfinished.append((out, lambda: operator.setitem(out, ..., copy)))
         state.download(blocking)

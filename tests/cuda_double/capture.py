@@ -75,7 +75,7 @@ class Stream:
         state.current_stream = self
         return self
 
-    def finish(self, host: np.ndarray | None = None) -> None:
+    def _finish(self, host: np.ndarray | None = None) -> None:
         """Finish all copies, or those that use an array of the host."""
         work, self._unfinished = self._unfinished, []
         for used, finish in work:

@@ -106,7 +106,7 @@ class State:
     def finish(self, stream: Any) -> None:
         """Do what a wait for a stream makes visible."""
         stream._order.is_waited_for()
-        stream.finish()
+        stream._finish()
 
 
 state = State()
