@@ -119,6 +119,11 @@ class Batch:
         The part of `order` that is the batch; without `stop`, up to its end.
     host_order : numpy.ndarray, optional
         The same as `order` on the host.
+
+    Attributes
+    ----------
+    first_row : int
+        The number of samples before the batch: its first row in the addresses of drawn outputs.
     """
 
     def __init__(
@@ -130,6 +135,7 @@ class Batch:
         host_order: np.ndarray | None = None,
     ):
         self.order, self.start = order, start
+        self.first_row = start
         self._stop = len(order) if stop is None else min(stop, len(order))
         self._feed, self._host_order = feed, host_order
 
@@ -179,6 +185,11 @@ class Feed:
     flat : bool
         Whether inputs are flattened to one axis beside the batch.
 
+    Attributes
+    ----------
+    shortage : str
+        A warning if there were fewer batches than expected, or an empty string.
+
     Examples
     --------
     >>> from minidl.backend import get_backend
@@ -187,6 +198,8 @@ class Feed:
     >>> [batch.x.numpy().tolist() for batch in feed.batches(2, order=np.array([2, 0, 1]))]
     [[[3.0], [1.0]], [[2.0]]]
     """
+
+    shortage = ""
 
     def __init__(
         self,
@@ -213,9 +226,18 @@ class Feed:
         return len(self._x)
 
     @property
-    def is_on_device(self) -> bool:
-        """Whether the device holds the samples."""
-        return self._backend.is_array(self._x)
+    def obstacle(self) -> str:
+        """Why the work on its batches must not be recorded, or an empty string."""
+        is_on_device = self._backend.is_array(self._x)
+        return "" if is_on_device else "the samples are too large for the device"
+
+    def steps(self, size: int) -> float:
+        """Return the number of batches in an epoch; inf if it is not known yet."""
+        return math.ceil(len(self) / size)
+
+    def begin_epoch(self) -> bool:
+        """Prepare the next epoch; return whether it has a batch."""
+        return True
 
     def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[Batch]:
         """Yield the samples in batches of `size`, in `order`; the last batch may be smaller."""

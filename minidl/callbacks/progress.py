@@ -53,16 +53,16 @@ class ProgressBar(Callback):
 
 def bar(title: str, feed: Feed, batch_size: int, verbose: int) -> Iterator[Batch]:
     """Yield the batches of a feed, with a bar on a terminal if `verbose` is 1."""
-    steps = math.ceil(len(feed) / batch_size)
+    steps = feed.steps(batch_size)
     with _bar(title, steps, verbose) as shown:
         for batch in feed.batches(batch_size):
             yield batch
             shown.update()
 
 
-def _bar(title: str, steps: int, verbose: int, done: int = 0) -> tqdm:
+def _bar(title: str, steps: float | None, verbose: int, done: int = 0) -> tqdm:
     return tqdm(
-        total=steps,
+        total=None if steps == math.inf else steps,
         initial=done,
         desc=title,
         unit="step",

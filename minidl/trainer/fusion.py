@@ -22,6 +22,7 @@ from minidl.layers.dropout import Dropout
 from minidl.layers.reshaping import Flatten, Rescaling
 from minidl.losses import Loss, SparseCategoricalCrossentropy
 from minidl.metrics import Accuracy, Metric, SparseCategoricalAccuracy
+from minidl.trainer.batch_source import BatchSource, SourceFeed
 from minidl.trainer.totals import MetricStates, Sums, Totals
 
 Stage = Callable[[Tensor], Tensor]
@@ -84,7 +85,7 @@ class Plan:
         The device.
     dtype : numpy.dtype
         The dtype of the inputs in a batch.
-    samples : Samples
+    samples : Samples or BatchSource
         The data set.
     loss : Loss, optional
         None for predictions.
@@ -108,13 +109,17 @@ class Plan:
         layers: Sequence[Layer],
         backend: Backend,
         dtype: Any,
-        samples: Samples,
+        samples: Samples | BatchSource,
         loss: Loss | None = None,
         metrics: Sequence[Metric] = (),
     ):
         self.layers, options = _after_feed(layers)
-        self.feed = Feed(samples, backend, dtype, **options)
-        self._backend, self._dtype, self._samples = backend, dtype, samples
+        self._backend, self._dtype = backend, dtype
+        if isinstance(samples, BatchSource):
+            self.feed: Feed = SourceFeed(samples, backend, dtype, **options)
+            self._samples = samples.example
+        else:
+            self.feed, self._samples = Feed(samples, backend, dtype, **options), samples
         self._sums: Array | None = None  # of all totals: one place for recorded steps
         self.set_comparison(loss, metrics)
 
