@@ -44,6 +44,10 @@ class DataMethods(Network):
         return found
 
     def _of_batch(self, who: str, x: Any, y: Any = None, weight: Any = None) -> Samples:
+        if y is None:
+            raise TypeError(
+                f"{who}: expected batches (x, y), got x without y. Yield tuples of both."
+            )
         return self._checked_samples(f"{who}: a batch", x, y, weight)
 
     def _inputs(self, x: Any, steps: int | None) -> Samples | BatchSource:
@@ -70,8 +74,8 @@ class DataMethods(Network):
             return self._data(who, validation_data, None, None, steps)
         if not isinstance(validation_data, list | tuple) or len(validation_data) not in (2, 3):
             raise ValueError(
-                f"{who}: expected (x, y), (x, y, sample_weight) or an iterable of batches, got a "
-                f"{type(validation_data).__name__}. Pass a tuple of arrays."
+                "fit: expected validation_data to be (x, y), (x, y, sample_weight) or an iterable "
+                f"of batches, got a {type(validation_data).__name__}. Pass a tuple of arrays."
             )
         _refuse_steps(who, steps)
         return self._checked_samples(who, *validation_data)

@@ -294,8 +294,8 @@ class Model(DataMethods, RefusesMethods):
             raise RuntimeError(f"{who}: expected a compiled model. Call model.compile first.")
         if y is None:
             raise TypeError(
-                f"{who}: expected arrays x and y, or an iterable of batches (x, y), got a "
-                f"{type(x).__name__} and no y. Pass y."
+                f"{who}: expected arrays x and y, got a {type(x).__name__} and no y. Pass y, or an "
+                "iterable of batches (x, y)."
             )
         samples = Samples.checked(who, x, y, weight)
         assert samples.y is not None, "given above"

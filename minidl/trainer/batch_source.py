@@ -22,9 +22,8 @@ def yields_batches(x: Any, kinds: type | tuple[type, ...] = (tuple, list)) -> bo
     (True, True, False)
     """
     if isinstance(x, Sequence):
-        first: Any = x[0] if len(x) else None
-        is_batch = isinstance(first, kinds)
-        return is_batch and len(first) > 0 and getattr(first[0], "ndim", 0) > 0  # type: ignore[arg-type,index]
+        batch: Any = x[0] if len(x) and isinstance(x[0], kinds) else ()
+        return len(batch) > 0 and getattr(batch[0], "ndim", 0) > 0
     is_array = hasattr(x, "__array__") or hasattr(x, "__array_interface__")
     if is_array or isinstance(x, Mapping | Set):
         return False
