@@ -25,8 +25,8 @@ class BackupAndRestore(ModelCheckpoint):
         The folder. Only one run at a time may use it. Of several workers, the first writes it, and
         all must be able to read it.
     save_freq : "epoch" or int
-        How often the run is saved: after each epoch, or after so many steps. It is also saved if
-        an exception or Ctrl-C interrupts it.
+        The run is saved after each epoch and, if this is a number, after so many steps. It is also
+        saved if an exception or Ctrl-C interrupts it.
     double_checkpoint : bool
         Whether the backup before the last one is kept, too.
     delete_checkpoint : bool
@@ -51,7 +51,8 @@ class BackupAndRestore(ModelCheckpoint):
         double_checkpoint: bool = False,
         delete_checkpoint: bool = True,
     ):
-        super().__init__(backup_dir, save_freq=save_freq, keep=2 if double_checkpoint else 1)
+        keep = 2 if double_checkpoint else 1
+        super().__init__(backup_dir, save_freq=save_freq, every_epochs=1, keep=keep)
         self.delete_checkpoint = delete_checkpoint
 
     def restore(self, model: Any, arguments: Mapping[str, int]) -> bool:

@@ -278,10 +278,12 @@ class _ModelFiles(ModelCheckpoint):
         if not self.save_weights_only:
             self.model.check_savable(self.filepath)
         if not self.params["may_log_more"]:
-            known = self.params["metrics"]
-            if self.save_freq != "epoch":
-                known = [name for name in known if not name.startswith("val_")]
-            self._path(dict.fromkeys(known, 0.0))
+            known = dict.fromkeys(self.params["metrics"], 0.0)
+            if self.save_freq == "epoch":
+                self._path(known)
+            else:
+                of_steps = {name: known[name] for name in known if not name.startswith("val_")}
+                self._path(of_steps, batch=1)
 
     def _save_step(self, batch: int, logs: Logs) -> None:
         """Save after every so many steps of the model's life."""
