@@ -5,7 +5,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,6 +20,11 @@ CHECKED_BYTES = 2**22  # read of each array for its checksum, in a few milliseco
 class Samples:
     """Inputs `x`, and targets `y` and weights if there are any; axis 0 is the samples.
 
+    Attributes
+    ----------
+    shortage : str
+        A warning if there were fewer batches than expected: never, so it is empty.
+
     Examples
     --------
     >>> len(Samples.checked("fit", [[1.0], [2.0], [3.0]], [0, 1, 2]))
@@ -29,6 +34,7 @@ class Samples:
     x: np.ndarray
     y: np.ndarray | None = None
     weight: np.ndarray | None = None
+    shortage: ClassVar[str] = ""
 
     @classmethod
     def checked(cls, who: str, x: Any, y: Any = None, weight: Any = None) -> "Samples":
@@ -71,6 +77,14 @@ class Samples:
     def __getitem__(self, rows: Any) -> "Samples":
         parts = (self.x, self.y, self.weight)
         return Samples(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
+
+    def steps(self, size: int) -> float:
+        """Return the number of batches of `size` in an epoch."""
+        return math.ceil(len(self) / size)
+
+    def begin_epoch(self) -> bool:
+        """Prepare the next epoch; return whether it has a batch."""
+        return True
 
     def checksum(self) -> int:
         """Return the CRC-32 of shapes, dtypes and values.
@@ -185,11 +199,6 @@ class Feed:
     flat : bool
         Whether inputs are flattened to one axis beside the batch.
 
-    Attributes
-    ----------
-    shortage : str
-        A warning if there were fewer batches than expected, or an empty string.
-
     Examples
     --------
     >>> from minidl.backend import get_backend
@@ -198,8 +207,6 @@ class Feed:
     >>> [batch.x.numpy().tolist() for batch in feed.batches(2, order=np.array([2, 0, 1]))]
     [[[3.0], [1.0]], [[2.0]]]
     """
-
-    shortage = ""
 
     def __init__(
         self,
@@ -230,14 +237,6 @@ class Feed:
         """Why the work on its batches must not be recorded, or an empty string."""
         is_on_device = self._backend.is_array(self._x)
         return "" if is_on_device else "the samples are too large for the device"
-
-    def steps(self, size: int) -> float:
-        """Return the number of batches in an epoch; inf if it is not known yet."""
-        return math.ceil(len(self) / size)
-
-    def begin_epoch(self) -> bool:
-        """Prepare the next epoch; return whether it has a batch."""
-        return True
 
     def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[Batch]:
         """Yield the samples in batches of `size`, in `order`; the last batch may be smaller."""

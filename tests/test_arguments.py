@@ -525,12 +525,11 @@ UNKNOWN_ARGUMENTS = {
     "kernel_regularizer": lambda m: layers.Dense(2, kernel_regularizer="l2"),
     "dtype": lambda m: layers.Dense(2, dtype="float64"),
     "unit": lambda m: layers.Dense(2, unit=3),
-    "save_best_only": lambda m: callbacks.ModelCheckpoint("best", save_best_only=True),
     "patience_": lambda m: callbacks.EarlyStopping("loss", patience_=1),
     "training": lambda m: m(X, training=True),
     "class_weight": lambda m: m.fit(X, Y, class_weight={0: 1.0}),
     "run_eagerly": lambda m: m.compile("adam", "mse", run_eagerly=True),
-    "steps": lambda m: m.evaluate(X, Y, steps=2),
+    "sample_weights": lambda m: m.evaluate(X, Y, sample_weights=Y),
     "shuffle": lambda m: m.predict(X, shuffle=False),
 }
 
@@ -579,10 +578,6 @@ DEFAULTS = {  # a call, and arguments of Keras at their defaults
     ),
     "MeanSquaredError": (losses.MeanSquaredError, {**LOSS, "name": "mean_squared_error"}),
     "Accuracy": (metrics.Accuracy, {"dtype": None}),
-    "ModelCheckpoint": (
-        lambda **k: callbacks.ModelCheckpoint("folder", **k),
-        {"save_weights_only": False, "save_best_only": False},
-    ),
     "compile": (
         lambda **k: compiled().compile("sgd", "mse", **k),
         {"run_eagerly": False, "jit_compile": "auto", "loss_weights": None},

@@ -223,13 +223,12 @@ class TensorBoard(Callback):
         self._writers: dict[str, Any] = {}
         self._next_epoch = self.model.position.epoch
         self._purge_step: int | None = None
-        self._is_resumed = self.model.step > 0
 
     def _write_step(self, batch: int, logs: Logs) -> None:
         """Write the means of the epoch so far, after every so many steps of the model's life."""
         step = self.model.step
         if step % self._every == 0:
-            writer = self._writer("batches", purge_step=step if self._is_resumed else None)
+            writer = self._writer("batches", step)
             for name, value in numbers(logs).items():
                 writer.add_scalar(f"batch_{name}", value, step)
 
@@ -254,12 +253,12 @@ class TensorBoard(Callback):
         """Write an epoch that diverged; a resumed run replaces it."""
         write_divergence(self)
 
-    def _writer(self, part: str, **options: Any) -> Any:
+    def _writer(self, part: str, purge_step: int | None = None) -> Any:
         """Return the writer of a sub-folder; its first values hide later ones of an earlier run."""
         if part not in self._writers:
             folder = os.path.join(self.log_dir, part)
-            options = {"purge_step": self._purge_step} | options
-            self._writers[part] = self._new_writer(folder, **options)
+            first = self._purge_step if purge_step is None else purge_step
+            self._writers[part] = self._new_writer(folder, purge_step=first)
         return self._writers[part]
 
     def state(self) -> dict[str, Any]:

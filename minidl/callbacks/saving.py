@@ -123,15 +123,11 @@ class ModelCheckpoint(Monitor):
         keep: int = 3,
     ):
         super().__init__("loss" if monitor is None else monitor, 0.0, mode)
-        for name, value in (
-            ("save_best_only", save_best_only),
-            ("save_weights_only", save_weights_only),
-        ):
-            if value is not False:
-                raise TypeError(
-                    f"ModelCheckpoint: expected {name} to be False for a folder, got {value!r}. "
-                    "Pass a file name, as best.weights.h5; a folder keeps the best with monitor=."
-                )
+        if save_best_only or save_weights_only:
+            raise TypeError(
+                "ModelCheckpoint: expected a file name for save_best_only and save_weights_only, "
+                f"got the folder {filepath}. Use best.safetensors, or monitor= for the folder."
+            )
         if save_freq != "epoch":
             every_steps = positive_integer("ModelCheckpoint: save_freq", save_freq)
         self.verbose = verbose
@@ -278,12 +274,9 @@ class _ModelFiles(ModelCheckpoint):
         if not self.save_weights_only:
             self.model.check_savable(self.filepath)
         if not self.params["may_log_more"]:
-            known = dict.fromkeys(self.params["metrics"], 0.0)
-            if self.save_freq == "epoch":
-                self._path(known)
-            else:
-                of_steps = {name: known[name] for name in known if not name.startswith("val_")}
-                self._path(of_steps, batch=1)
+            steps = self.save_freq != "epoch"
+            names = [n for n in self.params["metrics"] if not (steps and n.startswith("val_"))]
+            self._path(dict.fromkeys(names, 0.0), **({"batch": 1} if steps else {}))
 
     def _save_step(self, batch: int, logs: Logs) -> None:
         """Save after every so many steps of the model's life."""

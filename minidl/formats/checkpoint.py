@@ -290,7 +290,8 @@ class _Reader:
 def _check_position(position: Position) -> None:
     """Raise ValueError if no run can be at a position."""
     batches = math.ceil(position.samples / position.batch_size) if position.batch_size else 0
-    if position.samples and position.batch > batches:
+    is_known = position.samples or not position.batch_size  # else an iterable yields the batches
+    if is_known and position.batch > batches:
         raise ValueError(f"position/batch {position.batch} in an epoch of {batches} batches")
 
 

@@ -21,7 +21,8 @@ from minidl.engine.tensor import Tensor
 from minidl.layers.base import Layer
 from minidl.metrics import Metric
 from minidl.metrics import get as get_metric
-from minidl.models.data import DataMethods, checked_frequency, returned
+from minidl.models.data import DataMethods, checked_frequency, only_arrays, returned
+from minidl.models.network import Network
 from minidl.trainer.batch_source import BatchSource
 from minidl.trainer.distribution import Distribution
 from minidl.trainer.fusion import Plan
@@ -36,7 +37,7 @@ KERAS_COMPILE = {"run_eagerly": False, "steps_per_execution": 1, "jit_compile": 
 KERAS_FIT = {"class_weight": None, "workers": 1, "validation_batch_size": None}
 
 
-class Model(DataMethods, RefusesMethods):
+class Model(DataMethods, Network, RefusesMethods):
     """A layer with a device, a dtype and a seed that can be trained.
 
     A subclass sets layers as attributes in ``__init__`` and defines `call`.
@@ -252,9 +253,9 @@ class Model(DataMethods, RefusesMethods):
                 samples = self._data("fit", x, y, sample_weight, steps_per_epoch)
                 held_out = self._held_out(validation_data, validation_steps)
                 if held_out is None and validation_split:
-                    samples, held_out = self._array_samples(samples).split(validation_split)
+                    samples, held_out = only_arrays(samples).split(validation_split)
                 if type(distribution) is not Distribution:
-                    self._array_samples(samples)
+                    only_arrays(samples)
                 if not any(parameter.requires_grad for parameter in self.parameters()):
                     raise ValueError(
                         f"fit: expected weights to train, got none in {self.label}. Add a Dense "
@@ -368,9 +369,9 @@ class Model(DataMethods, RefusesMethods):
         verbose = checked_verbose("evaluate", verbose)
         observers = Observers("test", checked_callbacks(callbacks, "evaluate"))
         plan = self._plan(self._data("evaluate", x, y, sample_weight, steps))
-        evaluation = Evaluation(self, plan, record, plan.feed.steps(batch_size))
-        observers.begin(self, {"steps": plan.feed.steps(batch_size), "verbose": verbose})
-        batches = bar("Evaluation", plan.feed, batch_size, verbose)
+        evaluation = Evaluation(self, plan, record, plan.samples.steps(batch_size))
+        observers.begin(self, {"steps": plan.samples.steps(batch_size), "verbose": verbose})
+        batches = bar("Evaluation", plan, batch_size, verbose)
         values = evaluation.means(observers.watching(batches, lambda: evaluation.totals))
         observers.end(values)
         if self.run is None:
@@ -424,8 +425,8 @@ class Model(DataMethods, RefusesMethods):
         inputs = self._inputs(x, steps)
         draws = None if samples is None else positive_integer("predict: samples", samples)
         plan = Plan(self._planned_layers(), self.backend, self.dtype, inputs)
-        batches = bar("Prediction", plan.feed, batch_size, verbose)
-        runs = plan.feed.steps(batch_size)
+        batches = bar("Prediction", plan, batch_size, verbose)
+        runs = plan.samples.steps(batch_size)
         parts = self, plan, record, runs
         prediction = MonteCarlo(*parts, draws) if draws else Prediction(*parts)
         observers.begin(self, {"steps": runs, "verbose": verbose})

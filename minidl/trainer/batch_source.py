@@ -1,11 +1,14 @@
 """Batches that come from an iterable, such as a generator or a data loader."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from operator import length_hint
 from typing import Any
 
 import numpy as np
 
+from minidl.arguments import positive_integer
 from minidl.backend import Backend
 from minidl.batches import Batch, Feed, Samples
 
@@ -50,8 +53,8 @@ class BatchSource:
 
     Attributes
     ----------
-    example : Samples
-        The first batch. All others have its shapes, up to the number of samples.
+    x, y, weight : numpy.ndarray
+        Those of the first batch. All others have their shapes, up to the number of samples.
     shortage : str
         A warning if there were fewer batches than expected, or an empty string.
     done : int
@@ -70,6 +73,10 @@ class BatchSource:
     [4, 2]
     """
 
+    x: np.ndarray
+    y: np.ndarray | None
+    weight: np.ndarray | None
+
     def __init__(
         self,
         who: str,
@@ -77,20 +84,17 @@ class BatchSource:
         checked: Callable[..., Samples],
         steps: int | None = None,
     ):
-        self._who, self._iterable, self._checked, self._wanted = who, iterable, checked, steps
-        self._known = steps
-        if steps is None and hasattr(iterable, "__len__"):
-            try:
-                self._known = len(iterable)
-            except TypeError:  # some classes have no length after all
-                self._known = None
+        wanted = None if steps is None else positive_integer(f"{who}: number of steps", steps)
+        self._who, self._iterable, self._checked, self._wanted = who, iterable, checked, wanted
+        self._known = wanted or length_hint(iterable) or math.inf
         self.done, self.shortage = 0, ""
         self._iterator: Iterator[Any] | None = None
         self._next: Samples | None = None
-        self.example: Any = None
+        self._shapes: list[Any] = []
         if not self.begin_epoch():
             raise ValueError(f"{who}: expected an iterable of batches, got none. Pass a new one.")
-        self.example = self._next
+        assert self._next is not None, "the first batch"
+        self.x, self.y, self.weight = self._next.x, self._next.y, self._next.weight
 
     def begin_epoch(self) -> bool:
         """Prepare the next epoch; return whether it has a batch."""
@@ -122,12 +126,9 @@ class BatchSource:
                     )
             yield batch
 
-    @property
-    def steps(self) -> float:
-        """The number of batches in this epoch; inf if it is not known yet."""
-        if self._next is None:
-            return self.done
-        return math.inf if self._known is None else max(self._known, self.done + 1)
+    def steps(self, size: int = 0) -> float:
+        """Return the number of batches in this epoch, whatever `size` is; inf if it is unknown."""
+        return self.done if self._next is None else max(self._known, self.done + 1)
 
     def _new_iterator(self) -> Iterator[Any]:
         given = self._iterable
@@ -144,26 +145,19 @@ class BatchSource:
             is_list = isinstance(given, list) and any(getattr(part, "ndim", 0) for part in given)
             parts = given if is_list or isinstance(given, tuple) else (given,)
             if not 1 <= len(parts) <= 3:
-                raise ValueError(
-                    f"{self._who}: expected batches (x, y) or (x, y, sample_weight), got "
-                    f"{len(parts)} parts. Yield tuples of arrays."
-                )
+                wanted = "expected batches (x, y) or (x, y, sample_weight)"
+                raise ValueError(f"{self._who}: {wanted}, got {len(parts)} parts. Yield tuples.")
             batch = self._checked(*parts)
-            found, expected = _structure(batch), _structure(self.example or batch)
-            if found != expected:
+            held = batch.x, batch.y, batch.weight
+            shapes = [None if part is None else part.shape[1:] for part in held]
+            self._shapes = self._shapes or shapes
+            if shapes != self._shapes:
                 raise ValueError(
-                    f"{self._who}: expected all batches to have parts of shapes {expected} beside "
-                    f"the samples, got {found}. Yield batches of one kind."
+                    f"{self._who}: expected all batches to have parts of shapes {self._shapes} "
+                    f"beside the samples, got {shapes}. Yield batches of one kind."
                 )
-            # A copy: a generator may fill the same arrays again.
-            held = (None if p is None else np.array(p) for p in (batch.x, batch.y, batch.weight))
-            self._next = Samples(*held)  # type: ignore[arg-type]
+            self._next = copy.deepcopy(batch)  # a generator may fill the same arrays again
             return
-
-
-def _structure(batch: Samples) -> list[tuple[int, ...] | None]:
-    parts = batch.x, batch.y, batch.weight
-    return [None if part is None else part.shape[1:] for part in parts]
 
 
 class SourceFeed(Feed):
@@ -180,28 +174,14 @@ class SourceFeed(Feed):
     obstacle = "batches come from an iterable"
 
     def __init__(self, source: BatchSource, backend: Backend, dtype: np.dtype, **options: Any):
-        super().__init__(source.example, backend, dtype, **options)
-        self._source, self._options = source, options
-
-    @property
-    def shortage(self) -> str:  # type: ignore[override]
-        """A warning if there were fewer batches than expected, or an empty string."""
-        return self._source.shortage
-
-    def steps(self, size: int) -> float:
-        """Return the number of batches in this epoch; inf if it is not known yet."""
-        return self._source.steps
-
-    def begin_epoch(self) -> bool:
-        """Prepare the next epoch; return whether it has a batch."""
-        return self._source.begin_epoch()
+        self._source, self._backend = source, backend
+        self._feed_of = lambda samples: Feed(samples, backend, dtype, **options)
 
     def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[Batch]:
         """Yield the batches of an epoch as they come: `size` and `order` are not used."""
         first_row = 0
         for samples in self._source:
-            feed = Feed(samples, self._backend, self._dtype, **self._options)
-            (batch,) = feed.batches(len(samples))
+            (batch,) = self._feed_of(samples).batches(len(samples))
             batch.first_row = first_row
             first_row += len(samples)
             yield batch

@@ -96,6 +96,8 @@ class Plan:
     ----------
     layers : sequence of Layer
         The layers after the feed, not fused.
+    samples : Samples or BatchSource
+        The data set.
     feed : Feed
         The source of batches, which does the work of the first layers if it can.
     loss, metrics
@@ -114,12 +116,9 @@ class Plan:
         metrics: Sequence[Metric] = (),
     ):
         self.layers, options = _after_feed(layers)
-        self._backend, self._dtype = backend, dtype
-        if isinstance(samples, BatchSource):
-            self.feed: Feed = SourceFeed(samples, backend, dtype, **options)
-            self._samples = samples.example
-        else:
-            self.feed, self._samples = Feed(samples, backend, dtype, **options), samples
+        make = Feed if isinstance(samples, Samples) else SourceFeed
+        self.feed: Feed = make(samples, backend, dtype, **options)  # type: ignore[arg-type]
+        self._backend, self._dtype, self.samples = backend, dtype, samples
         self._sums: Array | None = None  # of all totals: one place for recorded steps
         self.set_comparison(loss, metrics)
 
@@ -135,7 +134,7 @@ class Plan:
     def _fused_classifier(self) -> Dense | None:
         """Return the last layer if one operation can compute it with loss and metrics."""
         last = self.layers[-1] if self.layers else None
-        samples = self._samples
+        samples = self.samples
         if (
             type(last) is Dense
             and last.built

@@ -83,7 +83,7 @@ class Run:
     @functools.cached_property
     def _evaluation(self) -> Evaluation:
         assert self.validation is not None, "asked for validation only"
-        runs = self.validation.feed.steps(self.position.batch_size) * self.epochs
+        runs = self.validation.samples.steps(self.position.batch_size) * self.epochs
         return self.distribution.evaluation(self.model, self.validation, self.record, runs)
 
     @property
@@ -94,7 +94,7 @@ class Run:
     @property
     def steps(self) -> float:
         """The number of steps in this epoch; inf if it is not known yet."""
-        return self.plan.feed.steps(self.position.batch_size)
+        return self.plan.samples.steps(self.position.batch_size)
 
     def start(
         self,
@@ -187,7 +187,7 @@ class Run:
             optimizer.without_gradient = {}
 
     def _warn_of_missing_batches(self) -> None:
-        shortages = [plan.feed.shortage for plan in (self.plan, self.validation) if plan]
+        shortages = [plan.samples.shortage for plan in (self.plan, self.validation) if plan]
         self.warnings += [UserWarning(text) for text in shortages if text]
 
     def _has_epochs(self) -> bool:
@@ -196,7 +196,7 @@ class Run:
         is_stopped = self.distribution.must_stop(self.model)
         goes_on = self.position.epoch < self.epochs and not is_stopped and not self.state.obstacle
         # Within an epoch, its batches are at hand already.
-        return goes_on and (self.position.batch > 0 or self.plan.feed.begin_epoch())
+        return goes_on and (self.position.batch > 0 or self.plan.samples.begin_epoch())
 
     def _train_epoch(self) -> dict[str, float]:
         """Train on the batches that the epoch has left; return the epoch's logs."""
@@ -230,7 +230,7 @@ class Run:
         """Return the epoch's logs of the validation, if it is due."""
         plan, often = self.validation, self.validation_freq
         is_due = (epoch + 1) % often == 0 if isinstance(often, int) else epoch + 1 in often
-        if plan is None or not is_due or not plan.feed.begin_epoch():
+        if plan is None or not is_due or not plan.samples.begin_epoch():
             return {}
         plan.set_comparison(self.model.loss, self.model.metrics)
         evaluation, observers = self._evaluation, self.callbacks.observers

@@ -475,7 +475,7 @@ BAD_ARGUMENTS = [
         r"fit: expected y .*ndarray of object\. Convert it to numbers\.$",
     ),
     ({"class_weight": {0: 2.0}}, TypeError, "class_weight"),
-    ({"steps_per_epoch": 3}, TypeError, "steps_per_epoch"),
+    ({"steps_per_epoch": 3}, TypeError, "fit: expected a number of steps for an iterable"),
     ({"epoch": 2}, TypeError, "'epoch'"),
 ]
 

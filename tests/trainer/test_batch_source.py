@@ -121,8 +121,8 @@ def test_source_reads_no_batch_beyond_the_steps_of_an_epoch():
 
 def test_number_of_steps_is_known_from_the_last_batch_on():
     sized, unsized = source_of(PAIRS), source_of(Unsized())
-    assert [sized.steps for _ in sized] == [5] * 5
-    assert [unsized.steps for _ in unsized] == [np.inf] * 4 + [5]
+    assert [sized.steps() for _ in sized] == [5] * 5
+    assert [unsized.steps() for _ in unsized] == [np.inf] * 4 + [5]
 
 
 def test_batches_are_copies_of_arrays_that_a_generator_fills_again():
@@ -146,8 +146,8 @@ def test_end_of_an_epoch_is_told_to_the_iterable_once():
 
 
 def test_numbers_in_a_list_are_one_batch_and_tensors_in_a_list_its_parts():
-    assert source_of([1.0, 2.0] for _ in range(1)).example.x.tolist() == [1.0, 2.0]
-    parts = source_of([np.ones((2, 1)), np.zeros(2)] for _ in range(1)).example
+    assert source_of([1.0, 2.0] for _ in range(1)).x.tolist() == [1.0, 2.0]
+    parts = source_of([np.ones((2, 1)), np.zeros(2)] for _ in range(1))
     assert (parts.x.shape, parts.y.shape) == ((2, 1), (2,))
 
 

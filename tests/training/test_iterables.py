@@ -229,9 +229,13 @@ def test_divergence_on_batches_returns_to_finite_weights():
     [
         ({"validation_split": 0.5}, ValueError, "expected arrays for validation_split"),
         ({"distribution": distributed.DataParallel(2)}, ValueError, "or a distribution, got"),
-        ({"steps_per_epoch": 0}, ValueError, "fit: steps_per_epoch: expected a positive"),
+        ({"steps_per_epoch": 0}, ValueError, "fit: number of steps: expected a positive"),
         ({"validation_freq": 0}, ValueError, "fit: validation_freq: expected a positive"),
-        ({"validation_steps": 2}, TypeError, "fit: expected validation_steps to be None"),
+        (
+            {"validation_steps": 2},
+            TypeError,
+            "fit: validation_data: expected a number of steps for an",
+        ),
         ({"sample_weight": WEIGHTS}, TypeError, "got a list and no y"),
     ],
 )
@@ -245,9 +249,9 @@ def test_argument_that_does_not_fit_batches_is_rejected_before_training(argument
 
 def test_steps_are_rejected_for_arrays():
     model = classifier()
-    with pytest.raises(TypeError, match="evaluate: expected steps to be None for arrays, got 2"):
+    with pytest.raises(TypeError, match="evaluate: expected a number of steps for an iterable of"):
         model.evaluate(X, LABELS, steps=2)
-    with pytest.raises(TypeError, match="predict: expected steps to be None for arrays, got 2"):
+    with pytest.raises(TypeError, match="predict: expected a number of steps for an iterable of"):
         model.predict(X, steps=2)
 
 
