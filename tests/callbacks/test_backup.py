@@ -192,13 +192,13 @@ def test_shared_run_resumes_from_the_backup(tmp_path):
     assert result(again) == result(plain)
 
 
-def test_weights_of_a_user_class_are_restored(tmp_path):
+def test_weights_of_a_user_class_are_restored(tmp_path, device):
     class Twice(layers.Layer):
         def call(self, x):
             return x * 2
 
     def mine():
-        model = network()
+        model = network(device=device)
         model.add(Twice())
         return model
 
