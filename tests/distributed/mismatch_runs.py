@@ -32,6 +32,13 @@ class OwnLoss(losses.SparseCategoricalCrossentropy):
     """The same by another name."""
 
 
+class Stopping(callbacks.Callback):
+    """Stops after the second batch."""
+
+    def on_train_batch_end(self, batch, logs):
+        self.model.stop_training = batch == 1
+
+
 class Spoiling(callbacks.Callback):
     """Changes a weight on rank 1 in the second epoch."""
 
@@ -156,12 +163,12 @@ OF_ARGUMENTS = "data_checksum", "validation_checksum", "batch_size", "epochs", "
 OF_ARGUMENTS += "shuffle", "shards", "threads", "OpenBLAS", "callbacks", "gradients"
 
 
-def mismatch(root, setting, model):
+def mismatch(root, setting, model, **options):
     """Return what a `fit` in which ranks differ raised and changed."""
     before, folder, log = left_of(model), root / "checkpoints", root / "log.csv"
     used = callbacks.ModelCheckpoint(folder), callbacks.CSVLogger(log)
     try:
-        setting.fit(model, *used)
+        setting.fit(model, *used, **options)
     except WorkerError as error:
         text = str(error)
     else:
@@ -199,6 +206,9 @@ def main(root):
         if differs:
             change(model)
         found[name] = mismatch(root, Setting(), model)
+    stopped = Setting().model()
+    Setting().fit(stopped, Stopping())
+    found["first batch"] = mismatch(root, Setting(), stopped, resume=differs)
     setting, model = Setting(used=[Spoiling(workers.rank)]), Setting().model()
     spoiled = mismatch(root, setting, model) | {"epoch": model.position.epoch}
     everything = workers.gather({"rejected": found, "spoiled": spoiled})
