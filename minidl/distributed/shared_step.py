@@ -239,9 +239,8 @@ class _ShardGradients(Work):
 
     def __init__(self, step: SharedStep, shards: range):
         self._step, self._shards, self.feed = step, shards, step.feed
-        backend, dtype = step.state.model.backend, step.state.model.dtype
-        with backend.active:
-            self._share = Tensor.of(backend.xp.ones((), dtype), backend)  # one place for recordings
+        # For each number of rows, the share has one place, which recordings read, and a value.
+        self._shares: dict[int, tuple[Tensor, float]] = {}
 
     def begin(self, batch: Batch) -> None:
         """Begin with a batch."""
@@ -252,8 +251,15 @@ class _ShardGradients(Work):
         """Choose the next shard."""
         self._shard = shard
         first, stop = self._bounds(shard, len(self._batch))
-        self._first = first
-        self._share.data[...] = (stop - first) / len(self._batch)
+        self._first, self._rows = first, stop - first
+        share = self._rows / len(self._batch)
+        place, before = self._shares.get(self._rows, (None, None))
+        if place is None:
+            model = self._step.state.model
+            place = Tensor.of(model.backend.xp.ones((), model.dtype), model.backend)
+        if share != before:  # else nothing need be launched
+            place.data[...] = share
+        self._shares[self._rows] = place, share
 
     def _bounds(self, shard: int, rows: int) -> tuple[int, int]:
         return rows_of(shard, self._step.shards, rows)
@@ -280,7 +286,7 @@ class _ShardGradients(Work):
         for stream, number in self._streams:  # so that `drawing` sees what an earlier shard drew
             stream.step = number
         with step.drawing() as drew:
-            sums, counts, compared = step.backward(batch, numbers, self._share)
+            sums, counts, compared = step.backward(batch, numbers, self._shares[self._rows][0])
         step.note_gradients()
         outputs = None
         if compared is not None:
