@@ -83,7 +83,8 @@ class Mpi(Communicator):
         self._notes, self._processes = None, LocalProcesses({})  # until all workers are here
         self._pid, self._hook, sys.excepthook = os.getpid(), sys.excepthook, self._end_on_error
         self._wait("start", world.Ibarrier())
-        self._comm, self._notes = world.Dup(), world.Dup()
+        # A gather that only some workers call must not meet another exchange.
+        self._comm, self._gathers, self._notes = world.Dup(), world.Dup(), world.Dup()
         self._machine = world.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = self._machine.rank, self._machine.size
         here = self._machine.allgather((self.rank, os.getpid(), namespace()))
@@ -107,9 +108,9 @@ class Mpi(Communicator):
         """Return the values of all workers, by rank."""
         mine = np.frombuffer(pickle.dumps(value), "uint8")
         lengths = np.empty(self.size, "int64")
-        self._wait("gather", self._comm.Iallgather(np.array([mine.size], "int64"), lengths))
+        self._wait("gather", self._gathers.Iallgather(np.array([mine.size], "int64"), lengths))
         everything = np.empty(lengths.sum(), "uint8")
-        self._wait("gather", self._comm.Iallgatherv(mine, (everything, lengths)))
+        self._wait("gather", self._gathers.Iallgatherv(mine, (everything, lengths)))
         ends = lengths.cumsum()
         return [
             pickle.loads(everything[end - length : end].tobytes())

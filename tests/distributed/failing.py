@@ -59,7 +59,8 @@ def train(folder, *others, model=None, **changes):
     """Begin or resume the run in a folder; return its model."""
     newest = checkpoint.latest(folder)
     model = model or (network() if newest is None else models.load(newest))
-    saver = callbacks.ModelCheckpoint(folder, every_steps=1)
+    every = {"every_steps": 1} if folder.name != "epochs" else {}
+    saver = callbacks.ModelCheckpoint(folder, **every)
     arguments = {"batch_size": 12, "epochs": EPOCHS, "verbose": 0, "validation_data": (X, Y)}
     arguments |= {"callbacks": [*others, saver], "resume": True} | changes
     model.fit(X, Y, **arguments)
