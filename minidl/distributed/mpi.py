@@ -155,8 +155,8 @@ class Mpi(Communicator):
         raise AssertionError("ended")
 
     def _print(self, error: BaseException) -> None:
-        line = " ".join(f"minidl: rank {self.rank}: {type(error).__name__}: {error}".split())
-        console.write(console.printable(line), sys.__stderr__)
+        text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
+        console.write(f"minidl: rank {self.rank}: {console.printable(text)}", sys.__stderr__)
 
     def _end_on_error(self, kind: Any, error: BaseException, trace: Any) -> None:
         """End this worker by an error that all have agreed on, or all by another one."""
@@ -213,8 +213,8 @@ class Mpi(Communicator):
             wait, number = self._noted[rank]
             if wait == self._waits and KINDS[number] != kind and waited > NOTE_AFTER + grace:
                 raise WorkerError(
-                    f"expected all workers at the same point, got this one in a {kind} and rank "
-                    f"{rank} in a {KINDS[number]}, {self.doing}. Call gather on all workers."
+                    f"expected all workers at the same point, got this one in {kind!r} and rank "
+                    f"{rank} in {KINDS[number]!r}, {self.doing}. Call gather on all workers."
                 )
         if gone and waited > 2 * NOTE_AFTER + grace:
             raise WorkerError(f"{_named(gone)} has ended, {self.doing}")

@@ -6,6 +6,7 @@
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -94,6 +95,14 @@ def fill_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 
 
+def vanish():
+    """End without a word, and keep the launcher from ending the others for some seconds."""
+    wake = f"import os, time; time.sleep(6); os.kill({os.getppid()}, {int(signal.SIGCONT)})"
+    subprocess.Popen([sys.executable, "-c", wake])
+    os.kill(os.getppid(), signal.SIGSTOP)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def send(number, times=1):
     """Return a function that sends a signal to this process."""
 
@@ -111,6 +120,7 @@ ACTIONS = {
     "_exit0": lambda: os._exit(0),
     "_exit7": lambda: os._exit(7),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "vanish": vanish,
     "sleep": sleep_for_ever,
     "loop": loop_for_ever,
     "fill": fill_disk,
