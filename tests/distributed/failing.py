@@ -1,6 +1,8 @@
-"""A small run of several workers, in which one fails: ``failing.py FAILURE FOLDER [RANK]``.
+"""A small run of several workers, in which one fails.
 
-``mpiexec -n 2 python failing.py none FOLDER`` is the run without a failure.
+``mpiexec -n 2 python failing.py FAILURE FOLDER [RANK]`` trains with the failure of a name, such as
+``raise-step``, or without one for ``none``. With several names that commas separate, each has a run
+and a folder of its own, and the errors are caught; they must be errors of all workers.
 """
 
 import contextlib
@@ -161,6 +163,15 @@ def fail(name, folder, distribution, is_here):
         if is_here:
             stopper.action = lambda: setattr(stopper.model, "stop_training", True)
         train(folder, stopper, distribution=distribution)
+    elif name == "linger-step":  # until a signal comes
+
+        def linger():
+            if distribution.rank == 0:
+                (folder.parent / "lingers").touch()
+            while not distribution._interrupts.pending:
+                time.sleep(0.01)
+
+        train(folder, Fail("on_train_batch_end", linger, 7), distribution=distribution)
     elif name == "lonely":  # a gather that only one worker calls
         gather = (lambda: distribution.gather(1)) if is_here else (lambda: None)
         train(folder, Fail("on_train_batch_end", gather, 7), distribution=distribution)
@@ -170,18 +181,28 @@ def fail(name, folder, distribution, is_here):
     elif name == "locked":
         from minidl.storage.folders import lock_folder
 
-        with lock_folder(folder) if is_here else contextlib.nullcontext():
+        with lock_folder(folder) if distribution.rank == 0 else contextlib.nullcontext():
             train(folder, distribution=distribution)
     else:
         at = 7 if moment in ("step", "batch") else None
         train(folder, Fail(MOMENTS[moment], action, at), distribution=distribution)
 
 
+def caught(name, folder, distribution, rank):
+    """Return the error of a run that fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    distribution.gather("the folder is there")
+    try:
+        fail(name, folder, distribution, distribution.rank == rank)
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
+
+
 def main() -> None:
     """Fail as the command line says."""
     set_num_threads(1)
-    name, folder = sys.argv[1], Path(sys.argv[2])
-    rank = int(sys.argv[3]) if len(sys.argv) > 3 else 1
+    name, folder, rank = sys.argv[1], Path(sys.argv[2]), int([*sys.argv, "1"][3])
     is_early = name.startswith("early-")
     launched_rank = int(os.environ.get("PMI_RANK", "0"))
     if is_early and launched_rank == rank:
@@ -189,6 +210,10 @@ def main() -> None:
     distribution = DataParallel(SHARDS, timeout=float(os.environ.get("TIMEOUT", "600")))
     if name == "none" or is_early:
         train(folder, distribution=distribution)
+    elif "," in name:
+        for each in name.split(","):
+            error = caught(each, folder / each / "epochs", distribution, rank)
+            (folder / each / f"rank-{distribution.rank}").write_text(error)
     else:
         fail(name, folder, distribution, distribution.rank == rank)
 
