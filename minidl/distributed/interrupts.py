@@ -49,19 +49,23 @@ class SharedInterrupts(Interrupts):
                 self._original[number] = signal.signal(number, self._receive)
 
     def restore(self) -> None:
-        """Restore the handlers of before."""
+        """Restore the handlers of before, and handle a signal that still waits."""
         while self._original:
             signal.signal(*self._original.popitem())
+        if self.pending:
+            signal.raise_signal(self.pending)
 
     def settle(self, number: int) -> None:
         """Handle a signal that all workers have agreed on, as if this one had received it."""
         self._is_settled, self.pending = True, 0
         self._handle(number, None)
+        self._is_settled = False  # the handler has not raised, so that training goes on
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._is_settled:
             return
         if self.pending:
+            self.pending = 0
             self._handle(number, frame)
         self.pending = number
 
