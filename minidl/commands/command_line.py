@@ -44,7 +44,22 @@ def handled_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGTERM) is terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def ignore_signals() -> None:
+    """Ignore Ctrl-C and SIGTERM from now on: ``mpiexec`` may send its own late."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Print nothing, as a process without streams."""
+    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+        yield
 
 
 def report_interrupt(interrupt: KeyboardInterrupt, advice: str = "") -> int:

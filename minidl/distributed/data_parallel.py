@@ -34,6 +34,10 @@ class DataParallel(Distribution):
     their gradients does not depend on the number of workers. So the trained weights have the same
     bits for 1, 2 or 8 workers, if shards, threads and kind of processor are the same.
 
+    Each worker computes on one thread, unless `minidl.set_num_threads` or the environment variable
+    MINIDL_NUM_THREADS has chosen a number. This holds for one process, too, and from the creation
+    of the first instance to the end of the process.
+
     Parameters
     ----------
     shards : int
@@ -76,6 +80,8 @@ class DataParallel(Distribution):
                 f"DataParallel: expected at least {self.size} shards for {self.size} processes, "
                 f"got {self.shards}. Pass more shards, or start fewer processes."
             )
+        if not threads.is_chosen():
+            threads.set_num_threads(1)
 
     @property
     def bytes_sent(self) -> int:

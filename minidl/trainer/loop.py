@@ -122,8 +122,9 @@ class Run:
                         # An interrupted run that is resumed keeps a stop that was set before.
                         if not is_resumed or state.progress.moment is None:
                             model.stop_training = False
-                        self.callbacks.begin(params | {"steps": self.steps})
                     self.distribution.begin(self, {**arguments, "epochs": self.epochs})
+                    with self.distribution.agreed():
+                        self.callbacks.begin(params | {"steps": self.steps})
                 except BaseException:  # this run was rejected
                     vars(state).update(before)
                     model.stop_training = was_stopped
