@@ -20,6 +20,14 @@ class InputError(Exception):
     """Error in the input of a command, reported in one line."""
 
 
+class UsageError(SystemExit):
+    """Exit because of invalid arguments; its text is the reason."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.code = EXIT_BAD_INPUT
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which containers and batch systems send, in a command."""
 
@@ -86,7 +94,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print `message` and exit with status 2."""
         console.write(f"{self.module}: {console.printable(message)}", sys.stderr)
-        self.exit(EXIT_BAD_INPUT)
+        raise UsageError(message)
 
 
 def number(

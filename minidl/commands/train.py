@@ -169,13 +169,20 @@ def environment() -> dict[str, Any]:
 @handled_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status, one of ``train_arguments.EXIT_STATUSES``."""
-    size = launched_size()
     try:
-        together = DataParallel(max(size, SHARDS)) if size > 1 else Distribution()
+        together = started_together()
     except (ImportError, RuntimeError) as error:  # of each process: they cannot agree
         return report_error("minidl.train", error)
     with contextlib.nullcontext() if together.rank == 0 else silent():
         return run(argv, together)
+
+
+def started_together() -> Distribution:
+    """Return the distribution over the processes that ``mpiexec`` started, if there are several."""
+    size = launched_size()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "suspicious MPI")  # it becomes an error
+        return DataParallel(max(size, SHARDS)) if size > 1 else Distribution()
 
 
 def run(argv: Sequence[str] | None, together: Distribution) -> int:

@@ -15,6 +15,7 @@ import pytest
 from minidl_kernels import threads
 
 from minidl.commands import train
+from minidl.distributed import data_parallel
 from minidl.storage.folders import latest, lock_folder
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +106,8 @@ def test_shards_of_one_process_are_in_all_records(tmp_path, alone, capsys):
         assert expected in capsys.readouterr().err
 
 
-def test_processes_of_another_mpi_are_rejected(monkeypatch, capsys):
+def test_processes_without_mpi4py_are_rejected(monkeypatch, capsys):
+    monkeypatch.setattr(data_parallel, "_communicator", None)
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     assert train.main([*SMALL]) == 2
