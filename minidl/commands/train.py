@@ -173,6 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         together = started_together()
     except (ImportError, RuntimeError) as error:  # of each process: they cannot agree
         return report_error("minidl.train", error)
+    except KeyboardInterrupt as interrupt:
+        return report_interrupt(interrupt)
     with contextlib.nullcontext() if together.rank == 0 else silent():
         return run(argv, together)
 
@@ -193,6 +195,8 @@ def run(argv: Sequence[str] | None, together: Distribution) -> int:
             distribution = DataParallel(arguments.shards) if arguments.shards else together
     except (ValueError, WorkerError) as error:
         return report_error("minidl.train", error)
+    except KeyboardInterrupt as interrupt:
+        return report_interrupt(interrupt)
     if distribution.rank > 0:
         leave_outputs_out(arguments)
     logging.basicConfig(format="%(message)s")

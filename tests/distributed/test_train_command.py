@@ -153,7 +153,11 @@ def test_files_and_output_are_equal_for_any_number_of_processes(tmp_path, alone,
 
 @needs_mpi
 @pytest.mark.parametrize(
-    ("size", "number", "expected"), [(2, signal.SIGINT, 130), (3, signal.SIGTERM, 143)]
+    ("size", "number", "expected"),
+    [
+        (2, signal.SIGINT, 130),
+        pytest.param(3, signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
 )
 def test_signal_to_mpiexec_ends_all_and_the_run_is_resumed_alone(
     size, number, expected, tmp_path, alone
@@ -179,76 +183,8 @@ def test_signal_to_mpiexec_ends_all_and_the_run_is_resumed_alone(
         assert many[name] == whole[name]
 
 
-@needs_mpi
-def test_starts_that_end_early_end_all_processes(tmp_path, alone):
-    """One start of two processes, since each takes seconds."""
-    alone(tmp_path, "--epochs", "2")  # out, net.safetensors
-    whole, checkpoints = files_of(tmp_path), tmp_path / "out" / "checkpoints"
-    damaged, locked = tmp_path / "damaged", tmp_path / "locked"
-    shutil.copytree(checkpoints, damaged)
-    latest(damaged).write_bytes(b"no checkpoint")
-    locked.mkdir()
-    before = files_of(tmp_path)
-    new = ["--out", "new", "--save", "new.safetensors", "--log-json", "new.jsonl"]
-    quiet = [*SMALL, "--epochs", "2", "--quiet"]
-    first = [*quiet, *new]
-    resumed = [*quiet, "--resume", "latest", "--checkpoint-dir"]
-    rejected = {
-        "argument --epochs: expected an integer of at least 1, got 'x'.": [["--epochs", "x"]],
-        "rank 1: .*--epochs: expected an integer of at least 1, got 'x'": [
-            first,
-            ["--epochs", "x"],
-        ],
-        "expected at least 2 shards for 2 processes, got 1": [[*first, "--shards", "1"]],
-        "expected seed .*0 on rank 0; 1 on rank 1": [first, [*first, "--seed", "1"]],
-        "rank 1: FileNotFoundError: .*train-images-idx3-ubyte": [
-            first,
-            ["--data", "kmnist", "--data-dir", "missing"],
-        ],
-        "out: expected a folder without a run": [[*quiet, "--out", "out"]],
-        "locked: another run": [[*first, "--checkpoint-dir", "locked"]],
-        "damaged/.*expected a safetensors file": [[*resumed, "damaged"]],
-        "a run with --shards 4, got one with 8": [
-            [*resumed, "out/checkpoints", "--shards", "4", "--save", "new.safetensors"]
-        ],
-    }
-    cases = [{"arguments": arguments} for arguments in rejected.values()]
-    cases.append({"arguments": [["--help"]]})
-    with lock_folder(locked):
-        results = results_of(tmp_path, cases)
-    (tmp_path / "locked" / ".lock").unlink()
-    for expected, (zero, one) in zip(rejected, results, strict=False):
-        assert (one, zero[:2]) == ([2, "", ""], [2, ""]), expected
-        assert re.fullmatch(f"minidl.train: .*{expected}.*\n", zero[2]), zero[2]
-    (status, text, err), other = results[-1]
-    assert (status, text[:6], err) == (0, "usage:", "")
-    assert other == [0, "", ""]
-    assert files_of(tmp_path) == before
-
-    diverging = [*quiet, "--lr", "1e30", "--log-json", "diverged.jsonl"]
-    parts = [*quiet, "--out", "parts", "--save", "parts.safetensors", "--resume", "latest"]
-    cases = [
-        {"arguments": [diverging]},
-        {"arguments": [parts], "interrupted": 1, "signal": "SIGTERM"},
-        {"arguments": [parts]},
-        {"arguments": [[*quiet]], "interrupted": 0, "signal": "SIGINT"},
-    ]
-    diverged, terminated, complete, interrupted = results_of(tmp_path, cases)
-    assert diverged[1] == [3, "", ""]
-    assert diverged[0][:2] == [3, ""]
-    assert "the outputs of dense_1 in step 1. Use a smaller --lr.\n" in diverged[0][2]
-    line = "interrupted; to resume, add --resume latest\n"
-    assert terminated == ([143, "", line], [143, "", ""])
-    assert [status for status, *_ in complete] == [0, 0]
-    assert complete[1] == [0, "", ""]
-    assert interrupted == ([130, "", "interrupted\n"], [130, "", ""])
-    for name in ("parts.safetensors", "parts/config.json", "parts/history.jsonl"):
-        original = name.replace("parts/", "out/").replace("parts", "net")
-        assert files_of(tmp_path)[name] == whole[original]
-
-
 def results_of(folder, cases):
-    """Return for each case the results of two processes."""
+    """Return for each case the results of two processes, of one start: it takes seconds."""
     status, out, err = ended(started(2, folder, CASES, json.dumps(cases)))
     assert (status, out, err) == (0, "", "")
     files = [folder / f"rank-{rank}.json" for rank in range(2)]
@@ -256,3 +192,66 @@ def results_of(folder, cases):
     for file in files:
         file.unlink()
     return list(zip(*results, strict=True))
+
+
+QUIET = [*SMALL, "--epochs", "2", "--quiet"]
+
+
+@needs_mpi
+def test_rejected_starts_print_one_line_and_write_nothing(tmp_path, alone):
+    alone(tmp_path, *QUIET)
+    damaged, locked = tmp_path / "damaged", tmp_path / "locked"
+    shutil.copytree(tmp_path / "out" / "checkpoints", damaged)
+    latest(damaged).write_bytes(b"no checkpoint")
+    locked.mkdir()
+    before = files_of(tmp_path)
+    new = [*QUIET, "--out", "new", "--save", "new.safetensors", "--log-json", "new.jsonl"]
+    resumed = [*QUIET, "--save", "new.safetensors", "--resume", "latest", "--checkpoint-dir"]
+    wrong, missing = ["--epochs", "x"], ["--data", "kmnist", "--data-dir", "missing"]
+    rejected = {
+        "argument --epochs: expected an integer of at least 1, got 'x'.": [wrong],
+        "rank 1: UsageError: argument --epochs: expected an integer .*": [new, wrong],
+        ".*: expected at least 2 shards for 2 processes, got 1.*": [[*new, "--shards", "1"]],
+        ".*: expected .*seed .*, got 0 on rank 0; 1 on rank 1.*": [new, [*new, "--seed", "1"]],
+        "rank 1: FileNotFoundError: .*train-images-idx3-ubyte.*": [new, missing],
+        "out: expected a folder without a run.*": [[*QUIET, "--out", "out"]],
+        "locked: another run.*": [[*new, "--checkpoint-dir", "locked"]],
+        "damaged/.*: expected a safetensors file.*": [[*resumed, "damaged"]],
+        ".*: expected a run with --shards 4, got one with 8.*": [
+            [*resumed, "out/checkpoints", "--shards", "4"]
+        ],
+    }
+    cases = [{"arguments": arguments} for arguments in [*rejected.values(), [["--help"]]]]
+    with lock_folder(locked):
+        *results, helped = results_of(tmp_path, cases)
+    (locked / ".lock").unlink()
+    for expected, (first, second) in zip(rejected, results, strict=True):
+        assert (first[:2], second) == ([2, ""], [2, "", ""]), expected
+        assert re.fullmatch(f"minidl.train: {expected}\n", first[2]), first[2]
+    (status, text, err), second = helped
+    assert (status, text.partition(":")[0], err) == (0, "usage", "")
+    assert second == [0, "", ""]
+    assert files_of(tmp_path) == before
+
+
+@needs_mpi
+def test_runs_that_diverge_or_are_interrupted_end_in_all_processes(tmp_path, alone):
+    alone(tmp_path, *QUIET)
+    many = [*QUIET, "--out", "many", "--save", "many.safetensors", "--resume", "latest"]
+    cases = [
+        {"arguments": [[*QUIET, "--lr", "1e30"]]},
+        {"arguments": [many], "interrupted": 1, "signal": "SIGTERM"},
+        {"arguments": [many]},
+        {"arguments": [QUIET], "interrupted": 0, "signal": "SIGINT"},
+    ]
+    diverged, terminated, complete, interrupted = results_of(tmp_path, cases)
+    assert (diverged[0][:2], diverged[1]) == ([3, ""], [3, "", ""])
+    assert "the outputs of dense_1 in step 1. Use a smaller --lr.\n" in diverged[0][2]
+    line = "interrupted; to resume, add --resume latest\n"
+    assert terminated == ([143, "", line], [143, "", ""])
+    assert (complete[0][0], complete[1]) == (0, [0, "", ""])
+    assert interrupted == ([130, "", "interrupted\n"], [130, "", ""])
+    files = files_of(tmp_path)
+    assert files["many.safetensors"] == files["net.safetensors"]
+    for name in ("config.json", "history.jsonl", "checkpoints/step-0000000064.safetensors"):
+        assert files[f"many/{name}"] == files[f"out/{name}"]
