@@ -224,6 +224,8 @@ class _Reader:
                 state[name] = self._array(name, value.shape, value.dtype)
             else:
                 state[name] = others.get(name, value)
+        if "position/shards" in self._file.shapes:  # of a shared run
+            state["position/shards"] = self._array("position/shards", (), "int64")
         if model.optimizer is not None:
             state |= self._optimizer_state(model, model.optimizer)
         state |= {name: others[name] for name in others if name.startswith(MEMORY)}
