@@ -95,10 +95,9 @@ class Mpi(Communicator):
     @contextlib.contextmanager
     def _limited_start(self) -> Iterator[None]:
         """End this process if MPI does not start in time: it waits in C until all processes do."""
-        if sys.__stderr__ is None:
-            yield
-            return
-        faulthandler.dump_traceback_later(self.timeout, exit=True, file=sys.__stderr__)
+        # There may be no usable stderr, and there is a largest time.
+        with contextlib.suppress(AttributeError, OSError, OverflowError, RuntimeError, ValueError):
+            faulthandler.dump_traceback_later(self.timeout, exit=True, file=sys.__stderr__)
         try:
             yield
         finally:
