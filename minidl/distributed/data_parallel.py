@@ -222,6 +222,7 @@ class DataParallel(Distribution):
 
     def must_stop(self, model: Any) -> bool:
         """Return whether a worker stops here; raise on all what a signal to one of them raises."""
+        self._workers.doing = f"after step {model.step}"
         here = model.stop_training, self._interrupts.pending
         stop, signal_number = self._workers.largest(here)
         model.stop_training = model.stop_training or bool(stop)

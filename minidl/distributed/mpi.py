@@ -96,8 +96,8 @@ class Mpi(Communicator):
     def _limited_start(self) -> Iterator[None]:
         """End this process if MPI does not start in time: it waits in C until all processes do."""
         # There may be no usable stderr, and there is a largest time.
-        with contextlib.suppress(AttributeError, OSError, OverflowError, RuntimeError, ValueError):
-            faulthandler.dump_traceback_later(self.timeout, exit=True, file=sys.__stderr__)
+        with contextlib.suppress(OverflowError, OSError, RuntimeError, ValueError):
+            faulthandler.dump_traceback_later(self.timeout, exit=True)
         try:
             yield
         finally:
@@ -169,7 +169,7 @@ class Mpi(Communicator):
         else:
             began = time.monotonic()
             while self._noted[self.speaker][0] != GONE:
-                if time.monotonic() - began > GRACE:  # it may have caught the error
+                if time.monotonic() - began > 2 * GRACE:  # it may have caught the error
                     self._print(error)
                     break
                 time.sleep(1e-3)

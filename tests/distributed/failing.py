@@ -146,6 +146,11 @@ def fail(name, folder, distribution, is_here):
     """Train with the failure of that name, an action and a moment, as ``raise_step``."""
     action_name, _, moment = name.partition("-")
     action = ACTIONS.get(action_name, print) if is_here else (lambda: None)
+    if action_name in ("sleep", "loop") and not is_here:  # wait for a short time from now on
+
+        def action():
+            return DataParallel(SHARDS, timeout=2)
+
     if moment == "before":
         action()
         train(folder, distribution=distribution)
