@@ -131,8 +131,8 @@ class DataParallel(Distribution):
                 self._workers.end(error)
             raise
         finally:
-            self._interrupts.restore()
-            self._interrupts = outer
+            ended, self._interrupts = self._interrupts, outer
+            ended.restore()
 
     def _settle(self, signal_number: int) -> None:
         """Raise on all workers what a signal to one of them raises, if there was one."""

@@ -32,6 +32,8 @@ RANK_0_FIRST = 0.5  # seconds in which an error that all have is printed by rank
 GONE = 2**62  # the note of a worker that has ended
 KINDS = "start", "gather", "agreement", "transfer", "turn", "end"  # of waits, for notes
 
+give_way = getattr(os, "sched_yield", lambda: time.sleep(0))  # Windows lacks the former
+
 
 def launched_size() -> int:
     """Return the number of processes that were started together, by the environment."""
@@ -187,7 +189,7 @@ class Mpi(Communicator):
         while not self._mpi.Request.Testall(requests):
             waited = time.monotonic() - began
             if waited < NOTE_AFTER:
-                os.sched_yield()  # the other worker may need this core
+                give_way()  # the other worker may need this core
                 continue
             if not has_noted:
                 self._write_note(self._waits, kind)

@@ -1,8 +1,9 @@
 """A small run of several workers, in which one fails.
 
 ``mpiexec -n 2 python failing.py FAILURE FOLDER [RANK]`` trains with the failure of a name, such as
-``raise-step``, or without one for ``none``. With several names that commas separate, each has a run
-and a folder of its own, and the errors are caught; they must be errors of all workers.
+``raise-step``, or without one for ``none``; rank -1 is all of them. With several names that commas
+separate, each has a run and a folder of its own, and the errors are caught; they must be errors of
+all workers.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -151,7 +153,11 @@ def fail(name, folder, distribution, is_here):
         def action():
             return DataParallel(SHARDS, timeout=2)
 
-    if moment == "before":
+    if moment == "guarded":  # the run is in a part of the program that is guarded, too
+        outer = DataParallel(SHARDS)
+        with outer.guarded():
+            fail(name.replace("guarded", "step"), folder, distribution, is_here)
+    elif moment == "before":
         action()
         train(folder, distribution=distribution)
     elif moment == "after":
@@ -161,6 +167,15 @@ def fail(name, folder, distribution, is_here):
         layer = Failing()
         layer.action = action if is_here else None
         train(folder, model=network(layer), distribution=distribution, record=False)
+    elif moment == "thread":
+        act = Fail("on_train_batch_end", action, 7)
+        thread = threading.Thread(
+            target=train, args=(folder, act), kwargs={"distribution": distribution}
+        )
+        thread.start()
+        thread.join()
+    elif name == "facts":
+        train(folder, distribution=distribution, batch_size=10 if is_here else 12)
     elif name == "arguments":
         train(folder, distribution=distribution, epochs=-1 if is_here else EPOCHS)
     elif name == "stop":
@@ -198,7 +213,7 @@ def caught(name, folder, distribution, rank):
     folder.mkdir(parents=True, exist_ok=True)
     distribution.gather("the folder is there")
     try:
-        fail(name, folder, distribution, distribution.rank == rank)
+        fail(name, folder, distribution, rank in (distribution.rank, -1))
     except BaseException as error:
         return f"{type(error).__name__}: {error}"
     return "none"
@@ -220,7 +235,7 @@ def main() -> None:
             error = caught(each, folder / each / "epochs", distribution, rank)
             (folder / each / f"rank-{distribution.rank}").write_text(error)
     else:
-        fail(name, folder, distribution, distribution.rank == rank)
+        fail(name, folder, distribution, rank in (distribution.rank, -1))
 
 
 if __name__ == "__main__":

@@ -108,6 +108,8 @@ FAILURES = [
             ("raise-validation", 2, 3, 1, BROKEN),
             ("raise-end", 0, 2, 1, BROKEN),
             ("raise-close", 1, 2, 1, BROKEN),
+            ("raise-thread", 0, 2, 1, BROKEN),
+            ("raise-guarded", 1, 2, 1, BROKEN),
             ("exit2-step", 0, 3, 2, "minidl: rank {}: SystemExit: 2"),
             ("exit0-end", 2, 3, 1, "minidl: rank {}: SystemExit: 0"),
             ("exit2-after", 1, 2, 2, None),
@@ -175,6 +177,7 @@ def test_worker_that_ends_before_mpi_starts_ends_all_at_the_timeout(failure, tmp
 INTERRUPTED = "KeyboardInterrupt: ", "KeyboardInterrupt: "
 AGREED = {
     "arguments": ("WorkerError: rank 1: ValueError: fit: epochs", "ValueError: fit: epochs", 0),
+    "facts": (*["WorkerError: fit: expected batch_size to be equal"] * 2, 0),
     "raise-begin": ("WorkerError: rank 1: ValueError: broken", "ValueError: broken", 0),
     "raise-layer": ("WorkerError: rank 1: ValueError: broken", "ValueError: broken", 0),
     "exit0-begin": ("WorkerError: rank 1: SystemExit: 0", "SystemExit: 0", 0),
@@ -182,6 +185,7 @@ AGREED = {
     "int-begin": (*INTERRUPTED, 0),
     "int-layer": (*INTERRUPTED, 0),  # while kernels compile
     "int-step": (*INTERRUPTED, 7),
+    "int-guarded": (*INTERRUPTED, 7),
     "term-batch": (*INTERRUPTED, 8),
     "int-validation": (*INTERRUPTED, 5),
     "int-epoch": (*INTERRUPTED, 1),
@@ -210,6 +214,7 @@ def test_error_of_all_leaves_workers_that_can_train_again(finished, tmp_path):
     [
         ("arguments", 1, 2, "minidl: rank 1: ValueError: fit: epochs"),
         pytest.param("locked", 0, 3, "minidl: rank 0: BlockingIOError: ", marks=pytest.mark.slow),
+        pytest.param("raise-layer", -1, 3, "minidl: rank 0: ValueError: ", marks=pytest.mark.slow),
     ],
 )
 def test_error_of_all_is_printed_once(failure, rank, workers, line, tmp_path):
@@ -277,6 +282,21 @@ def test_signal_after_the_agreement_is_ignored():
         signal.raise_signal(signal.SIGINT)
     finally:
         interrupts.restore()
+
+
+def test_signal_in_a_guarded_part_of_a_guarded_program_is_handled_once():
+    outer, inner = SharedInterrupts(), SharedInterrupts()
+    outer.install()
+    signal.raise_signal(signal.SIGINT)  # before the part begins
+    inner.install()
+    assert inner.pending == signal.SIGINT
+    with pytest.raises(KeyboardInterrupt):
+        inner.settle(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+    inner.restore()
+    signal.raise_signal(signal.SIGINT)
+    outer.restore()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_signal_that_still_waits_at_the_end_is_handled():
