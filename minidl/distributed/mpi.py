@@ -22,7 +22,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from minidl import console
-from minidl.distributed.communicator import Communicator, Message
+from minidl.backend import Backend
+from minidl.distributed.communicator import Communicator, Message, Transfer
 from minidl.distributed.local_processes import LocalProcesses, namespace
 
 # What the launchers of MPI say about the number of processes.
@@ -130,6 +131,14 @@ class Mpi(Communicator):
         requests += [self._comm.Isend(array, other) for other, array in sends]
         self.bytes_sent += sum(array.nbytes for _, array in sends)
         self._wait("transfer", *requests)
+
+    def transfer_on(self, backend: Backend) -> Transfer:
+        """Return what transfers arrays of a device."""
+        if backend.name == "cpu":
+            return self.transfer
+        from minidl.distributed.cuda_transfer import transfer_on
+
+        return transfer_on(self)
 
     @contextlib.contextmanager
     def first_on_machine(self) -> Iterator[None]:

@@ -63,14 +63,15 @@ class SharedStep(Step):
         self._tails: Array = None
         self._has_updated = False
         super().__init__(state, plan, interrupts)
-        self._exchange = Exchange(communicator, shards, state.model.backend)
         self._work = _ShardGradients(self, self._owned)
         self.recorder(NOT_WANTED)
 
     def begin_epoch(self) -> None:
         """Choose the weights to train."""
         super().begin_epoch()
-        self.without, self._is_known = set[Parameter](), False  # the weights without a gradient
+        self.without = set[Parameter]()  # the weights without a gradient in the latest step
+        # A new one, since its buffers have the size of the trained weights.
+        self._exchange = Exchange(self._communicator, self.shards, self.state.model.backend)
 
     # -------------------------------------------------------------------- as a recorder
 
@@ -110,6 +111,7 @@ class SharedStep(Step):
         workers, partial_sums = self._communicator, self._exchange.gradients
         workers.doing = f"in step {self.state.step}"
         found: dict[int, _Found] = {}
+        self._is_known = False  # which weights have a gradient in this step
         self._work.begin(batch)
         for shard in self._owned:
             if shard > self._owned.start:
@@ -117,6 +119,7 @@ class SharedStep(Step):
             if self._part(batch, shard):
                 found[shard] = self._gradients_of(batch, shard)
             else:
+                self.optimizer.gradients_of(self.trained)  # creates them in a first step
                 self.optimizer.gradients[...] = 0
             partial_sums.add(shard, 1, self.optimizer.gradients)
         example = next(iter(found.values()), None)
@@ -138,6 +141,7 @@ class SharedStep(Step):
     def trial(self, batch: Batch) -> np.ndarray:
         """Return the gradients of the first shard of a batch; the state stays as it was."""
         random = self.state.snapshot("random")
+        self._is_known = False
         self._work.begin(batch)
         with self._communicator.first_on_machine():
             self._first_of(batch)
@@ -242,20 +246,27 @@ class _ShardGradients(Work):
 
     def __init__(self, step: SharedStep, shards: range):
         self._step, self._shards, self.feed = step, shards, step.feed
-        backend, dtype = step.state.model.backend, step.state.model.dtype
-        with backend.active:
-            self._share = Tensor.of(backend.xp.ones((), dtype), backend)  # one place for recordings
+        # For each number of rows, the share has one place, which recordings read, and a value.
+        self._shares: dict[int, tuple[Tensor, float]] = {}
 
     def begin(self, batch: Batch) -> None:
         """Begin with a batch."""
         self._batch, self._now = batch, self._step.numbers()
+        self._streams = [(stream, stream.step) for stream in self._step._streams]
 
     def aim(self, shard: int) -> None:
         """Choose the next shard."""
         self._shard = shard
         first, stop = self._bounds(shard, len(self._batch))
-        self._first = first
-        self._share.data[...] = (stop - first) / len(self._batch)
+        self._first, self._rows = first, stop - first
+        share = self._rows / len(self._batch)
+        place, before = self._shares.get(self._rows, (None, None))
+        if place is None:
+            model = self._step.state.model
+            place = Tensor.of(model.backend.xp.ones((), model.dtype), model.backend)
+        if share != before:  # else nothing need be launched
+            place.data[...] = share
+        self._shares[self._rows] = place, share
 
     def _bounds(self, shard: int, rows: int) -> tuple[int, int]:
         return rows_of(shard, self._step.shards, rows)
@@ -279,8 +290,10 @@ class _ShardGradients(Work):
     def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Compute the gradients of the shard."""
         step, backend = self._step, self._step.state.model.backend
+        for stream, number in self._streams:  # so that `drawing` sees what an earlier shard drew
+            stream.step = number
         with step.drawing() as drew:
-            sums, counts, compared = step.backward(batch, numbers, self._share)
+            sums, counts, compared = step.backward(batch, numbers, self._shares[self._rows][0])
         step.note_gradients()
         outputs = None
         if compared is not None:

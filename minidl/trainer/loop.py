@@ -122,10 +122,13 @@ class Run:
                         # An interrupted run that is resumed keeps a stop that was set before.
                         if not is_resumed or state.progress.moment is None:
                             model.stop_training = False
-                        self.callbacks.begin(params | {"steps": self.steps})
                     self.distribution.begin(self, {**arguments, "epochs": self.epochs})
+                    with self.distribution.agreed():
+                        self.callbacks.begin(params | {"steps": self.steps})
                 except BaseException:  # this run was rejected
                     vars(state).update(before)
+                    if state.optimizer and not state.optimizer.iterations:
+                        state.optimizer.restore([], 0, {})  # a trial step may have laid it out
                     model.stop_training = was_stopped
                     if rate is not None:
                         state.learning_rate = rate
