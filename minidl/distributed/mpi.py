@@ -161,7 +161,7 @@ class Mpi(Communicator):
             console.write("".join(traceback.format_exception(error)), sys.__stderr__, end="")
         self._print(error)
         status = error.code if isinstance(error, SystemExit) else 1
-        self._comm.Abort(status if isinstance(status, int) and status else 1)
+        self._mpi.COMM_WORLD.Abort(status if isinstance(status, int) and status else 1)
         raise AssertionError("ended")
 
     def _print(self, error: BaseException) -> None:

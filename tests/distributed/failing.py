@@ -92,6 +92,13 @@ def loop_for_ever():
         pass
 
 
+def start_mpi_and_exit():
+    """End after MPI has started, and before minidl knows of it."""
+    import mpi4py.MPI  # noqa: F401
+
+    sys.exit(0)
+
+
 def fill_disk():
     """Let files have 1000 bytes at most."""
     import resource
@@ -121,6 +128,7 @@ ACTIONS = {
     "raise": raising(ValueError("broken")),
     "exit0": lambda: sys.exit(0),
     "exit2": lambda: sys.exit(2),
+    "mpi_exit0": start_mpi_and_exit,
     "_exit0": lambda: os._exit(0),
     "_exit7": lambda: os._exit(7),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),

@@ -165,10 +165,14 @@ def test_gather_that_one_worker_calls_ends_all(finished, tmp_path):
 
 @needs_mpi
 @pytest.mark.slow
-@pytest.mark.parametrize("failure", ["early-raise", "early-exit0"])
-def test_worker_that_ends_before_mpi_starts_ends_all_at_the_timeout(failure, tmp_path):
-    status, _ = run(failure, tmp_path, TIMEOUT="2")
-    assert status == 1
+@pytest.mark.parametrize("failure", ["early-raise", "early-exit0", "early-mpi_exit0"])
+def test_worker_that_ends_before_it_knows_the_others_ends_all_at_the_timeout(failure, tmp_path):
+    status, lines = run(failure, tmp_path, TIMEOUT="2")
+    assert status != 0
+    if failure == "early-mpi_exit0":  # otherwise MPI waits in C
+        text = "waited 2 s for rank 1, before training"
+        assert lines[-1] == f"minidl: rank 0: WorkerError: {text}"
+    assert list(tmp_path.iterdir()) == []
 
 
 # ------------------------------------------------------------------------------ errors of all
