@@ -1,18 +1,18 @@
 """Run the benchmarks and write what they found: `bench/RESULTS.md` and `bench/results.png`.
 
-    python -m bench [--quick] [train dropout memory startup scaling]
+    python -m bench [--quick] [train dropout memory startup scaling distributed]
 
 Without names all are run, which takes about an hour; with names the others' results stay. The
 figures themselves are kept in `bench/results.json`, from which the report and the picture are made.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench import dropout, memory, scaling, startup, train
+from bench import distributed, dropout, memory, scaling, startup, train
 from bench.report import command_parser, with_section
 
 FOLDER = Path(__file__).parent
@@ -22,11 +22,16 @@ PROGRAMS = {
     "memory": memory,
     "startup": startup,
     "scaling": scaling,
+    "distributed": distributed,
 }
 PICTURES: dict[str, Sequence[Callable[[Any, Any], None]]] = {
     "train": [train.draw],
     "dropout": [dropout.draw],
     "scaling": [scaling.draw, scaling.draw_memory],
+}
+# Pages beside the folder that show a part, by program: their path and its lines.
+PAGES: dict[str, tuple[str, Callable[[Any], Iterable[str]]]] = {
+    "distributed": ("docs/more-than-one-machine.md", distributed.summary),
 }
 PICTURE_LINE = "![Training, dropout, and how `fit` scales](results.png)"
 
@@ -44,6 +49,11 @@ def write(folder: Path, new: Mapping[str, Any]) -> None:
         if name in results:
             text = with_section(text, f"bench.{name}", program.section(results[name]))
     report.write_text(text, encoding="utf-8")
+    for name in new.keys() & PAGES.keys():
+        file, lines = PAGES[name]
+        page = folder.parent / file
+        text = with_section(page.read_text(encoding="utf-8"), f"bench.{name}", lines(new[name]))
+        page.write_text(text, encoding="utf-8")
 
 
 def draw(path: Path, results: Mapping[str, Any]) -> bool:

@@ -50,7 +50,9 @@ def glorot_uniform(generator: np.random.Generator) -> list[np.ndarray]:
     ]
 
 
-def minidl_network(shape: tuple[int, ...], device: str = "cpu") -> Any:
+def minidl_network(
+    shape: tuple[int, ...], device: str = "cpu", units: Sequence[int] = UNITS
+) -> Any:
     """Return minidl's network for images of a shape, compiled."""
     from minidl import layers, models
 
@@ -58,11 +60,11 @@ def minidl_network(shape: tuple[int, ...], device: str = "cpu") -> Any:
         [
             layers.Rescaling(1 / 255, input_shape=shape),
             layers.Flatten(),
-            layers.Dense(UNITS[1], activation="relu"),
+            layers.Dense(units[1], activation="relu"),
             layers.Dropout(RATES[0]),
-            layers.Dense(UNITS[2], activation="relu"),
+            layers.Dense(units[2], activation="relu"),
             layers.Dropout(RATES[1]),
-            layers.Dense(UNITS[3], activation="softmax"),
+            layers.Dense(units[3], activation="softmax"),
         ],
         device=device,
     )
@@ -162,10 +164,14 @@ def torch_epoch(
     compiled: bool = False,
     device: str = "cpu",
     graph: bool = False,
+    parallel: bool = False,
 ) -> Turn:
-    """Train step by step: default or fused Adam; eager, compiled, or as a CUDA graph."""
+    """Train step by step: default or fused Adam; eager, compiled, or as a CUDA graph.
+
+    With `parallel`, each process of `torch.distributed` trains on its part of every batch.
+    """
     import torch
-    from torch import nn
+    from torch import distributed, nn
 
     if device != "cpu":
         torch.cuda.set_device(device)
@@ -182,6 +188,10 @@ def torch_epoch(
         *(linear[1], nn.ReLU(), nn.Dropout(RATES[1])),
         linear[2],
     )
+    rank, size = 0, 1
+    if parallel:
+        rank, size = distributed.get_rank(), distributed.get_world_size()
+        network = nn.parallel.DistributedDataParallel(network)
     optimizer = torch.optim.Adam(
         network.parameters(),
         lr=LEARNING_RATE,
@@ -212,8 +222,8 @@ def torch_epoch(
     def epoch() -> float:
         total.zero_()
         for rows in torch.randperm(len(x), device=device).split(batch_size):
-            step(rows)
-        return total.item() / len(x)
+            step(rows.tensor_split(size)[rank])
+        return total.item() * size / len(x)
 
     return timed(epoch)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("minidl", "numpy", "numba", "torch", "jax")
+PACKAGES = ("minidl", "numpy", "numba", "torch", "jax", "mpi4py", "mpich")
 
 
 def command_parser(module: str, description: str | None) -> argparse.ArgumentParser:

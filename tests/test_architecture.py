@@ -45,6 +45,8 @@ ROOMS = (
     room(r"minidl/(losses|metrics|initializers|regularizers|batches|testing)\.py", 4, "numpy"),
     room(r"minidl/callbacks/progress\.py", 5, "tqdm"),
     room(r"minidl/callbacks/logs\.py", 5, "tensorboardX"),
+    room(r"minidl/distributed/mpi\.py", 5, "numpy", "mpi4py"),
+    room(r"minidl/distributed/cuda_transfer\.py", 5, "numpy", "cupy"),
     room(r"minidl/(callbacks|trainer|distributed|models)/", 5, "numpy"),
     room(r"minidl/formats/keras_weights\.py", 6, "numpy", "h5py"),
     room(r"minidl/formats/onnx_export\.py", 6, "numpy", "onnx"),
@@ -207,8 +209,19 @@ def f():
 
 # What programs may import: the public modules, and the kernels for their own benchmark.
 PUBLIC = {
-    *("backend", "callbacks", "checkpoint", "constraints", "datasets", "engine", "initializers"),
-    *("layers", "losses", "metrics", "models", "optimizers", "rng", "testing", "train", "predict"),
+    *("backend", "callbacks", "checkpoint", "constraints", "datasets", "distributed", "engine"),
+    *(
+        "initializers",
+        "layers",
+        "losses",
+        "metrics",
+        "models",
+        "optimizers",
+        "rng",
+        "testing",
+        "train",
+        "predict",
+    ),
 }
 
 

@@ -31,12 +31,15 @@ class DeviceArrays:
         The package of the device's kernels.
     active : context manager
         Makes the device the current one; reusable.
+    count : int
+        The number of devices of this kind.
     """
 
     name: str
     xp: ModuleType
     kernels: str | None = None
     active: contextlib.AbstractContextManager = contextlib.nullcontext()
+    count = 1
 
     def __init__(self) -> None:
         self._ones: dict[tuple[tuple[int, ...], np.dtype], Array] = {}

@@ -29,16 +29,16 @@ class CupyBackend(Backend):
     def __init__(self, index: int):
         super().__init__()
         try:
-            count = cupy.cuda.runtime.getDeviceCount()
+            self.count = cupy.cuda.runtime.getDeviceCount()
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise DeviceError(
                 f"cuda: expected a device, got an error of the driver: {error}. "
                 "Install a CUDA driver, or use the device cpu."
             ) from error
-        if index >= count:
+        if index >= self.count:
             raise DeviceError(
-                f"cuda:{index}: expected a number below {count}, the number of devices that the "
-                f"driver finds, got {index}. Use one of them."
+                f"cuda:{index}: expected a number below {self.count}, the number of devices that "
+                f"the driver finds, got {index}. Use one of them."
             )
         self.name, self._index = f"cuda:{index}", index
         self.active = cupy.cuda.Device(index)

@@ -154,7 +154,7 @@ class ModelCheckpoint(Monitor):
             self.save()
 
     def close(self) -> None:
-        """Save a run that was interrupted, or that another worker stopped, and unlock the folder."""
+        """Save a run that was interrupted or stopped by another worker, and unlock the folder."""
         try:
             self.save_broken_run()
         finally:

@@ -1,12 +1,13 @@
 """Communication among workers: what it must do, and the case of one worker alone."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from minidl.backend import Array
+from minidl.backend import Array, Backend
 
 Message = tuple[int, Array]  # the other worker, and a contiguous array
+Transfer = Callable[[Sequence[Message], Sequence[Message]], None]  # as `Communicator.transfer`
 
 
 class Communicator:
@@ -48,6 +49,14 @@ class Communicator:
 
         No worker goes on before it has received all; each must be the receiver of what is sent.
         """
+
+    def transfer_on(self, backend: Backend) -> Transfer:
+        """Return what transfers arrays of a device as `transfer` does those of the host.
+
+        All workers must call it at the same point of their programs, with the device as the
+        current one. On a GPU, transfers are work of the current stream.
+        """
+        return self.transfer
 
     @contextlib.contextmanager
     def first_on_machine(self) -> Iterator[None]:

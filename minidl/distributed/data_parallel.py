@@ -12,6 +12,7 @@ import numpy as np
 from minidl_kernels import threads
 
 from minidl.arguments import number, positive_integer
+from minidl.backend import get_backend
 from minidl.distributed.communicator import Communicator
 from minidl.distributed.interrupts import SharedInterrupts
 from minidl.distributed.mpi import Mpi, WorkerError, launched_size
@@ -110,8 +111,26 @@ class DataParallel(Distribution):
         return self._workers.first_on_machine()
 
     def device(self, name: str) -> str:
-        """Return the device of this worker: for ``"cuda"``, the GPU of its rank on its machine."""
-        return name
+        """Return the name of the device on which this worker should train.
+
+        Parameters
+        ----------
+        name : str
+            ``"cuda"`` for the GPU whose number is the rank of this worker on its machine; with
+            more workers than GPUs, they share these. ``"auto"`` for the same, or the CPU without
+            a GPU. Any other name, such as ``"cuda:1"``, is the same device on each machine.
+
+        Raises
+        ------
+        ValueError
+            If there is no device of that name.
+        DeviceError
+            If the GPU is unavailable.
+        """
+        backend = get_backend(name)
+        if name not in ("cuda", "auto") or backend.name == "cpu":
+            return backend.name
+        return f"cuda:{self._workers.local_rank % backend.count}"
 
     # -------------------------------------------------------------------- within fit
 
@@ -137,8 +156,8 @@ class DataParallel(Distribution):
                 self._workers.end(error)
             raise
         finally:
-            self._interrupts.restore()
-            self._interrupts = outer
+            ended, self._interrupts = self._interrupts, outer
+            ended.restore()
 
     def _settle(self, signal_number: int) -> None:
         """Raise on all workers what a signal to one of them raises, if there was one."""
@@ -187,7 +206,8 @@ class DataParallel(Distribution):
         with self.agreed():
             _check_loss(run.model.loss)
         facts = environment() | run.model.backend.facts() | arguments
-        facts |= {"callbacks": run.callbacks.names} | dict(run.state.fingerprint())
+        facts |= {"callbacks": run.callbacks.names, "the first epoch": run.position.epoch}
+        facts |= {"the first batch": run.position.batch} | dict(run.state.fingerprint())
         self._compare(facts)
         batch = next(run.batches_left(), None)
         if self.size > 1 and batch is not None:
@@ -198,7 +218,7 @@ class DataParallel(Distribution):
 
     def _compare(self, facts: Mapping[str, Any]) -> None:
         """Raise WorkerError on all workers if a fact differs."""
-        texts = {name: _ADDRESS.sub("", str(value)) for name, value in facts.items()}
+        texts = {name: _OWN.sub("", str(value)) for name, value in facts.items()}
         known = self._gather("comparison", texts)
         for name in dict.fromkeys(name for each in known for name in each):
             values = [each.get(name, "nothing") for each in known]
@@ -228,6 +248,7 @@ class DataParallel(Distribution):
 
     def must_stop(self, model: Any) -> bool:
         """Return whether a worker stops here; raise on all what a signal to one of them raises."""
+        self._workers.doing = f"after step {model.step}"
         here = model.stop_training, self._interrupts.pending
         stop, signal_number = self._workers.largest(here)
         model.stop_training = model.stop_training or bool(stop)
@@ -263,7 +284,8 @@ def communicator(timeout: float) -> Communicator:
     return _communicator
 
 
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of functions, which differ between processes
+# What differs between processes: addresses of functions, and the number of a GPU.
+_OWN = re.compile(r" at 0x[0-9a-f]+|(?<='cuda):\d+")
 _communicator: Communicator | None = None  # one for the process, as MPI itself
 
 

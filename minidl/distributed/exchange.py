@@ -6,7 +6,7 @@ A worker sends about 2 (W - 1) / W gradients in a step, whatever the number of s
 from itertools import pairwise
 
 from minidl.backend import Array, Backend
-from minidl.distributed.communicator import Communicator, Message
+from minidl.distributed.communicator import Communicator, Message, Transfer
 from minidl.distributed.tree import BLOCK, Part, TreeSum, owned, subtrees
 
 # A slice begins at a multiple of this: at the end of an array that is no whole number of vector
@@ -33,10 +33,12 @@ class Exchange:
     """
 
     def __init__(self, communicator: Communicator, shards: int, backend: Backend):
-        self._communicator, self._shards, self._xp = communicator, shards, backend.xp
+        self._communicator, self._shards = communicator, shards
+        self._backend, self._xp = backend, backend.xp
         block = BLOCK if backend.name == "cpu" else None
         self.gradients, self._slice = TreeSum(self._xp, block), TreeSum(self._xp, block)
         self._box: Array = None
+        self._transfer: Transfer = communicator.transfer
 
     def __call__(self, total: Array, tails: Array) -> None:
         """Write the sum over all shards to `total`, and the tail of each worker to its place.
@@ -61,6 +63,7 @@ class Exchange:
         if self._box is None:
             received = sum(len(trees[n]) for n in others)
             self._box = self._xp.empty((received, here.stop - here.start), total.dtype)
+            self._transfer = workers.transfer_on(self._backend)
         box, parts = iter(self._box), list[Part]()
         sends, receives = list[Message](), list[Message]()
         for n in range(workers.size):
@@ -70,12 +73,12 @@ class Exchange:
                 receives += [(n, array) for array in arrays]
                 sends += [(n, part.array[slices[n]]) for part in mine]
             parts += [Part(*tree, array) for tree, array in zip(trees[n], arrays, strict=True)]
-        workers.transfer(sends, receives)
+        self._transfer(sends, receives)
         for part in parts:
             self._slice.add(*part)
         self._slice.write(total[here])
         self.gradients.clear()
-        workers.transfer(
+        self._transfer(
             [(n, array) for n in others for array in (total[here], tails[workers.rank])],
             [(n, array) for n in others for array in (total[slices[n]], tails[n])],
         )

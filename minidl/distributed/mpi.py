@@ -22,7 +22,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from minidl import console
-from minidl.distributed.communicator import Communicator, Message
+from minidl.backend import Backend
+from minidl.distributed.communicator import Communicator, Message, Transfer
 from minidl.distributed.local_processes import LocalProcesses, namespace
 
 # What the launchers of MPI say about the number of processes.
@@ -31,6 +32,8 @@ NOTE_AFTER, WARN_AFTER, GRACE = 1.0, 60.0, 2.0  # seconds
 RANK_0_FIRST = 0.5  # seconds in which an error that all have is printed by rank 0 alone
 GONE = 2**62  # the note of a worker that has ended
 KINDS = "start", "gather", "agreement", "transfer", "turn", "end"  # of waits, for notes
+
+give_way = getattr(os, "sched_yield", lambda: time.sleep(0))  # Windows lacks the former
 
 
 def launched_size() -> int:
@@ -95,10 +98,9 @@ class Mpi(Communicator):
     @contextlib.contextmanager
     def _limited_start(self) -> Iterator[None]:
         """End this process if MPI does not start in time: it waits in C until all processes do."""
-        if sys.__stderr__ is None:
-            yield
-            return
-        faulthandler.dump_traceback_later(self.timeout, exit=True, file=sys.__stderr__)
+        # There may be no usable stderr, and there is a largest time.
+        with contextlib.suppress(OverflowError, OSError, RuntimeError, ValueError):
+            faulthandler.dump_traceback_later(self.timeout, exit=True)
         try:
             yield
         finally:
@@ -130,6 +132,14 @@ class Mpi(Communicator):
         self.bytes_sent += sum(array.nbytes for _, array in sends)
         self._wait("transfer", *requests)
 
+    def transfer_on(self, backend: Backend) -> Transfer:
+        """Return what transfers arrays of a device."""
+        if backend.name == "cpu":
+            return self.transfer
+        from minidl.distributed.cuda_transfer import transfer_on
+
+        return transfer_on(self)
+
     @contextlib.contextmanager
     def first_on_machine(self) -> Iterator[None]:
         """Let the first worker of each machine do something before the others."""
@@ -151,7 +161,7 @@ class Mpi(Communicator):
             console.write("".join(traceback.format_exception(error)), sys.__stderr__, end="")
         self._print(error)
         status = error.code if isinstance(error, SystemExit) else 1
-        self._comm.Abort(status if isinstance(status, int) and status else 1)
+        self._mpi.COMM_WORLD.Abort(status if isinstance(status, int) and status else 1)
         raise AssertionError("ended")
 
     def _print(self, error: BaseException) -> None:
@@ -170,7 +180,7 @@ class Mpi(Communicator):
         else:
             began = time.monotonic()
             while self._noted[self.speaker][0] != GONE:
-                if time.monotonic() - began > GRACE:  # it may have caught the error
+                if time.monotonic() - began > 2 * GRACE:  # it may have caught the error
                     self._print(error)
                     break
                 time.sleep(1e-3)
@@ -188,7 +198,7 @@ class Mpi(Communicator):
         while not self._mpi.Request.Testall(requests):
             waited = time.monotonic() - began
             if waited < NOTE_AFTER:
-                os.sched_yield()  # the other worker may need this core
+                give_way()  # the other worker may need this core
                 continue
             if not has_noted:
                 self._write_note(self._waits, kind)

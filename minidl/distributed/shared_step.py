@@ -128,12 +128,15 @@ class SharedStep(Step):
             self.optimizer.gradients[...] = 0
         self._counts = [self._counts_of(batch, n, example.counts) for n in range(self.shards)]
         self.exchange()
+        outputs: list[Outputs] = []
+        if example.outputs is not None:  # before the update: a worker may fail in the meantime
+            outputs = self._all_outputs({n: f.outputs for n, f in found.items()})
         # A kernel is compiled once on each machine; other workers read it from the disk.
         with nullcontext() if self._has_updated else workers.first_on_machine():
             self._update_recorder(batch)
         self._has_updated = True
-        if example.outputs is not None:
-            self._update_metrics(batch, {n: f.outputs for n, f in found.items()})
+        if outputs:
+            self._update_metrics(batch, outputs)
 
     def trial(self, batch: Batch) -> np.ndarray:
         """Return the gradients of the first shard of a batch; the state stays as it was."""
@@ -220,11 +223,15 @@ class SharedStep(Step):
         if shard in self._owned:
             self._tails[workers.rank, shard - self._owned.start] = sums
 
-    def _update_metrics(self, batch: Batch, found: Mapping[int, Outputs | None]) -> None:
+    def _all_outputs(self, found: Mapping[int, Outputs | None]) -> list[Outputs]:
+        """Return the outputs of the shards of all workers, by shard."""
+        shards = [item for part in self._communicator.gather(found) for item in part.items()]
+        return [each for _, each in sorted(shards, key=itemgetter(0))]
+
+    def _update_metrics(self, batch: Batch, all_outputs: Sequence[Outputs]) -> None:
         """Add the outputs of all workers to the metrics that are not means."""
         model = self.state.model
-        shards = [item for part in self._communicator.gather(found) for item in part.items()]
-        outputs, logits = zip(*(each for _, each in sorted(shards, key=itemgetter(0))), strict=True)
+        outputs, logits = zip(*all_outputs, strict=True)
         y_pred = Tensor(np.concatenate(outputs), device=model.device)
         if logits[0] is not None:
             y_pred.logits = Tensor(np.concatenate(logits), device=model.device)
@@ -239,9 +246,8 @@ class _ShardGradients(Work):
 
     def __init__(self, step: SharedStep, shards: range):
         self._step, self._shards, self.feed = step, shards, step.feed
-        backend, dtype = step.state.model.backend, step.state.model.dtype
-        with backend.active:
-            self._share = Tensor.of(backend.xp.ones((), dtype), backend)  # one place for recordings
+        # For each number of rows, the share has one place, which recordings read, and a value.
+        self._shares: dict[int, tuple[Tensor, float]] = {}
 
     def begin(self, batch: Batch) -> None:
         """Begin with a batch."""
@@ -252,8 +258,15 @@ class _ShardGradients(Work):
         """Choose the next shard."""
         self._shard = shard
         first, stop = self._bounds(shard, len(self._batch))
-        self._first = first
-        self._share.data[...] = (stop - first) / len(self._batch)
+        self._first, self._rows = first, stop - first
+        share = self._rows / len(self._batch)
+        place, before = self._shares.get(self._rows, (None, None))
+        if place is None:
+            model = self._step.state.model
+            place = Tensor.of(model.backend.xp.ones((), model.dtype), model.backend)
+        if share != before:  # else nothing need be launched
+            place.data[...] = share
+        self._shares[self._rows] = place, share
 
     def _bounds(self, shard: int, rows: int) -> tuple[int, int]:
         return rows_of(shard, self._step.shards, rows)
@@ -280,7 +293,7 @@ class _ShardGradients(Work):
         for stream, number in self._streams:  # so that `drawing` sees what an earlier shard drew
             stream.step = number
         with step.drawing() as drew:
-            sums, counts, compared = step.backward(batch, numbers, self._share)
+            sums, counts, compared = step.backward(batch, numbers, self._shares[self._rows][0])
         step.note_gradients()
         outputs = None
         if compared is not None:

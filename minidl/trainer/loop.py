@@ -127,6 +127,8 @@ class Run:
                         self.callbacks.begin(params | {"steps": self.steps})
                 except BaseException:  # this run was rejected
                     vars(state).update(before)
+                    if state.optimizer and not state.optimizer.iterations:
+                        state.optimizer.restore([], 0, {})  # a trial step may have laid it out
                     model.stop_training = was_stopped
                     if rate is not None:
                         state.learning_rate = rate

@@ -239,8 +239,14 @@ def test_rejected_run_begins_nothing(tmp_path, monkeypatch, capsys):
 UNPRINTABLE = "模型.safetensors"
 
 
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """Leave the pictures out of a report: they take most of the time of a small run."""
+    monkeypatch.setattr(train.report, "_figures", lambda *_: iter(()))
+
+
 @pytest.mark.parametrize("name", STREAMS)
-def test_no_stream_ends_the_command(name, tmp_path, monkeypatch):
+def test_no_stream_ends_the_command(name, without_pictures, tmp_path, monkeypatch):
     saved, stream = tmp_path / UNPRINTABLE, STREAMS[name]()
     arguments = [*SMALL, "--save", str(saved), "--out", str(tmp_path / "größe")]
     monkeypatch.setattr(sys, "stdout", stream)

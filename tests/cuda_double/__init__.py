@@ -8,6 +8,7 @@
 `pools`            memory: its owner and its pool
 `capture`          streams, their capture and graphs; all work is done through it
 `runtime`          ``cupy.cuda``
+`nccl`             ``cupy.cuda.nccl`` between processes, over MPI
 `cublaslt`         the library of matrix products: C functions over the memory of arrays
 `install`          ``get_backend("cuda")`` over the double, kernels as compiled, for one test
 `cases`            some 500 small programs; ``cupy_answers.json`` is what CuPy answered on a GPU

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cuda_double.capture import arrays_in, memory_of, perform
-from cuda_double.devices import Device, state
+from cuda_double.capture import arrays_in, memory_of, perform, poisoned
+from cuda_double.devices import Device, Misuse, state
 from cuda_double.pools import Block, OnDevice
 
 SCALARS = (bool, int, float, complex, np.number, np.bool)
@@ -112,15 +112,41 @@ class ndarray(OnDevice):
         self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True
     ) -> np.ndarray:
         """Return a copy on the host."""
+        if out is not None and (out.dtype, out.shape) != (self.dtype, self.shape):
+            raise ValueError(f"Shape or dtype mismatch: {out.shape}, {out.dtype}")
         if state.capture is None:
             self._block.check_readable()
             self._block.use()
-        state.download(blocking)
         copy = np.array(self._memory, order=order)
         if out is None:
-            return copy
-        out[...] = copy
+            out = copy
+        elif blocking:
+            out[...] = copy
+        else:
+            state.stream._finish(out)  # the device writes there after its earlier copies
+            out[...] = poisoned(copy)
+            state.stream._unfinished.append((out, lambda: operator.setitem(out, ..., copy)))
+        state.download(blocking)
         return out
+
+    def set(self, arr: Any, stream: Any = None) -> None:
+        """Copy from an array of the host, which must not change before the stream is there."""
+        if not isinstance(arr, np.ndarray):
+            raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
+        if (arr.dtype, arr.shape) != (self.dtype, self.shape):
+            raise ValueError(f"Shape or dtype mismatch: {arr.shape}, {arr.dtype}")
+        if stream is not None or not self.flags.c_contiguous:
+            raise NotImplementedError("the double sets contiguous arrays on the current stream")
+        state.upload()
+        check_device(self)
+        copy = arr.copy()
+        perform(operator.setitem, self, ..., copy, writes=True)
+
+        def check() -> None:
+            if arr.tobytes() != copy.tobytes():
+                raise Misuse("an array of the host changed before its copy to the device was done")
+
+        state.stream._unfinished.append((arr, check))
 
     def item(self) -> Any:
         """Return the only element as a Python number."""

@@ -46,6 +46,8 @@ class Stream:
         self._capture: Capture | None = None
         self._before: list[Stream | None] = []
         self._order = Order(null, not non_blocking)
+        # Arrays of the host that copies use, each with what its copy does when the host waits.
+        self._unfinished: list[tuple[np.ndarray, Callable[[], None]]] = []
         state.streams.add(self)
 
     def __eq__(self, other: object) -> bool:
@@ -72,6 +74,15 @@ class Stream:
             )
         state.current_stream = self
         return self
+
+    def _finish(self, host: np.ndarray | None = None) -> None:
+        """Finish all copies, or those that use an array of the host."""
+        work, self._unfinished = self._unfinished, []
+        for used, finish in work:
+            if host is None or np.may_share_memory(used, host):
+                finish()
+            else:
+                self._unfinished.append((used, finish))
 
     def synchronize(self) -> None:
         """Wait for the stream."""

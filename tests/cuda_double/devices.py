@@ -50,6 +50,8 @@ class State:
         self.capturing: list[Any] = []  # streams
         self.allocator: Callable | None = None
         self.loaded: set[Any] = set()  # kernels, which a first launch loads on a device
+        for stream in self.streams:
+            stream._unfinished.clear()
 
     @property
     def current_stream(self) -> Any:
@@ -99,7 +101,12 @@ class State:
     def wait(self, stream: Any) -> None:
         """Count a wait for the work of a stream."""
         self.counts.synchronizations += 1
+        self.finish(stream)
+
+    def finish(self, stream: Any) -> None:
+        """Do what a wait for a stream makes visible."""
         stream._order.is_waited_for()
+        stream._finish()
 
 
 state = State()
@@ -161,5 +168,5 @@ class Device:
         for stream in state.capturing:
             stream.synchronize()
         for stream in list(state.streams):
-            stream._order.is_waited_for()
+            state.finish(stream)
         state.counts.synchronizations += 1

@@ -59,7 +59,8 @@ def _forget_cuda(devices: Any) -> None:
     """Drop the CUDA backends and the module that knows their library; the CPU's stays."""
     from minidl_kernels.cuda import blas, recording
 
-    sys.modules.pop("minidl.backend.cupy_backend", None)
+    for name in ("minidl.backend.cupy_backend", "minidl.distributed.cuda_transfer"):
+        sys.modules.pop(name, None)
     recording._stream.cache_clear()
     recording._pools_in_use.clear()
     blas.on_device.cache_clear()
@@ -77,7 +78,8 @@ def run_compiled(
     state.launch()
 
     def execute(*plain: Any) -> None:
-        compiled(kernel, types).launch(grid, block, *plain, batch=THREADS_AT_ONCE)
+        built = compiled(kernel, types)
+        built.launch(grid, block, *plain, batch=THREADS_AT_ONCE, counting=False)
 
     if state.capture is None:
         state.loaded.add(loaded)

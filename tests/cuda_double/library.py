@@ -67,6 +67,7 @@ def double_of(real: ModuleType) -> Namespace:
     for name, compute in HANDWRITTEN.items():
         members[name] = _function(name, getattr(real, name), compute)
     _complete(real, members)
+    members["__version__"] = real.__version__
     return Namespace(real, ndarray=ndarray, cuda=cuda_namespace(real.cuda), **members)
 
 

@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minidl.datasets import idx
@@ -165,6 +165,7 @@ def read_or_reject(path, content):
     assert array.nbytes <= 2**16
 
 
+@settings(deadline=None)  # reading is not timed
 @given(content=st.binary(max_size=64), pack=st.sampled_from([bytes, gzip.compress]))
 def test_read_of_random_bytes_raises_no_other_error(scratch, content, pack):
     read_or_reject(scratch, pack(content))
@@ -172,6 +173,7 @@ def test_read_of_random_bytes_raises_no_other_error(scratch, content, pack):
     read_or_reject(scratch, pack(b"\0\0" + content))
 
 
+@settings(deadline=None)  # reading is not timed
 @given(
     dtype=st.sampled_from(DTYPES),
     shape=st.lists(st.integers(0, 5), max_size=4),

@@ -1,8 +1,9 @@
 """A small run of several workers, in which one fails.
 
 ``mpiexec -n 2 python failing.py FAILURE FOLDER [RANK]`` trains with the failure of a name, such as
-``raise-step``, or without one for ``none``. With several names that commas separate, each has a run
-and a folder of its own, and the errors are caught; they must be errors of all workers.
+``raise-step``, or without one for ``none``; rank -1 is all of them. With several names that commas
+separate, each has a run and a folder of its own, and the errors are caught; they must be errors of
+all workers.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from minidl.distributed import DataParallel
 
 X = np.arange(180.0).reshape(60, 3) % 7
 Y = X[:, :1] - X[:, 1:2]
-SHARDS, STEPS, EPOCHS = 4, 5, 3
+SHARDS, EPOCHS = 4, int(os.environ.get("EPOCHS", "3"))
 
 
 class Failing(layers.Layer):
@@ -90,6 +92,13 @@ def loop_for_ever():
         pass
 
 
+def start_mpi_and_exit():
+    """End after MPI has started, and before minidl knows of it."""
+    import mpi4py.MPI  # noqa: F401
+
+    sys.exit(0)
+
+
 def fill_disk():
     """Let files have 1000 bytes at most."""
     import resource
@@ -119,6 +128,7 @@ ACTIONS = {
     "raise": raising(ValueError("broken")),
     "exit0": lambda: sys.exit(0),
     "exit2": lambda: sys.exit(2),
+    "mpi_exit0": start_mpi_and_exit,
     "_exit0": lambda: os._exit(0),
     "_exit7": lambda: os._exit(7),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
@@ -146,7 +156,16 @@ def fail(name, folder, distribution, is_here):
     """Train with the failure of that name, an action and a moment, as ``raise_step``."""
     action_name, _, moment = name.partition("-")
     action = ACTIONS.get(action_name, print) if is_here else (lambda: None)
-    if moment == "before":
+    if action_name in ("sleep", "loop") and not is_here:  # wait for a short time from now on
+
+        def action():
+            return DataParallel(SHARDS, timeout=2)
+
+    if moment == "guarded":  # the run is in a part of the program that is guarded, too
+        outer = DataParallel(SHARDS)
+        with outer.guarded():
+            fail(name.replace("guarded", "step"), folder, distribution, is_here)
+    elif moment == "before":
         action()
         train(folder, distribution=distribution)
     elif moment == "after":
@@ -156,6 +175,15 @@ def fail(name, folder, distribution, is_here):
         layer = Failing()
         layer.action = action if is_here else None
         train(folder, model=network(layer), distribution=distribution, record=False)
+    elif moment == "thread":
+        act = Fail("on_train_batch_end", action, 7)
+        thread = threading.Thread(
+            target=train, args=(folder, act), kwargs={"distribution": distribution}
+        )
+        thread.start()
+        thread.join()
+    elif name == "facts":
+        train(folder, distribution=distribution, batch_size=10 if is_here else 12)
     elif name == "arguments":
         train(folder, distribution=distribution, epochs=-1 if is_here else EPOCHS)
     elif name == "stop":
@@ -193,7 +221,7 @@ def caught(name, folder, distribution, rank):
     folder.mkdir(parents=True, exist_ok=True)
     distribution.gather("the folder is there")
     try:
-        fail(name, folder, distribution, distribution.rank == rank)
+        fail(name, folder, distribution, rank in (distribution.rank, -1))
     except BaseException as error:
         return f"{type(error).__name__}: {error}"
     return "none"
@@ -215,7 +243,7 @@ def main() -> None:
             error = caught(each, folder / each / "epochs", distribution, rank)
             (folder / each / f"rank-{distribution.rank}").write_text(error)
     else:
-        fail(name, folder, distribution, distribution.rank == rank)
+        fail(name, folder, distribution, rank in (distribution.rank, -1))
 
 
 if __name__ == "__main__":
