@@ -128,12 +128,15 @@ class SharedStep(Step):
             self.optimizer.gradients[...] = 0
         self._counts = [self._counts_of(batch, n, example.counts) for n in range(self.shards)]
         self.exchange()
+        outputs: list[Outputs] = []
+        if example.outputs is not None:  # before the update: a worker may fail in the meantime
+            outputs = self._all_outputs({n: f.outputs for n, f in found.items()})
         # A kernel is compiled once on each machine; other workers read it from the disk.
         with nullcontext() if self._has_updated else workers.first_on_machine():
             self._update_recorder(batch)
         self._has_updated = True
-        if example.outputs is not None:
-            self._update_metrics(batch, {n: f.outputs for n, f in found.items()})
+        if outputs:
+            self._update_metrics(batch, outputs)
 
     def trial(self, batch: Batch) -> np.ndarray:
         """Return the gradients of the first shard of a batch; the state stays as it was."""
@@ -220,11 +223,15 @@ class SharedStep(Step):
         if shard in self._owned:
             self._tails[workers.rank, shard - self._owned.start] = sums
 
-    def _update_metrics(self, batch: Batch, found: Mapping[int, Outputs | None]) -> None:
+    def _all_outputs(self, found: Mapping[int, Outputs | None]) -> list[Outputs]:
+        """Return the outputs of the shards of all workers, by shard."""
+        shards = [item for part in self._communicator.gather(found) for item in part.items()]
+        return [each for _, each in sorted(shards, key=itemgetter(0))]
+
+    def _update_metrics(self, batch: Batch, all_outputs: Sequence[Outputs]) -> None:
         """Add the outputs of all workers to the metrics that are not means."""
         model = self.state.model
-        shards = [item for part in self._communicator.gather(found) for item in part.items()]
-        outputs, logits = zip(*(each for _, each in sorted(shards, key=itemgetter(0))), strict=True)
+        outputs, logits = zip(*all_outputs, strict=True)
         y_pred = Tensor(np.concatenate(outputs), device=model.device)
         if logits[0] is not None:
             y_pred.logits = Tensor(np.concatenate(logits), device=model.device)
