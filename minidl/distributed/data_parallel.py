@@ -17,7 +17,7 @@ from minidl.distributed.communicator import Communicator
 from minidl.distributed.interrupts import SharedInterrupts
 from minidl.distributed.mpi import Mpi, WorkerError, launched_size
 from minidl.distributed.shared_evaluation import SharedEvaluation
-from minidl.distributed.shared_step import SharedStep
+from minidl.distributed.shared_step import PARTLY_USED, SharedStep
 from minidl.losses import Loss
 from minidl.trainer.distribution import Distribution
 from minidl.trainer.fusion import Plan
@@ -205,9 +205,14 @@ class DataParallel(Distribution):
         """
         with self.agreed():
             _check_loss(run.model.loss)
-        facts = environment() | run.model.backend.facts() | arguments
-        facts |= {"callbacks": run.callbacks.names, "the first epoch": run.position.epoch}
+        facts = environment() | run.model.backend.facts()
+        facts |= {ARGUMENTS.get(name, name): value for name, value in arguments.items()}
+        facts |= {"the callbacks": run.callbacks.names, "the first epoch": run.position.epoch}
         facts |= {"the first batch": run.position.batch} | dict(run.state.fingerprint())
+        if self.size > 1:  # each worker reads all data anyway
+            facts["the training data"] = run.plan.samples.checksum(complete=True)
+            if run.validation is not None:
+                facts["the validation data"] = run.validation.samples.checksum(complete=True)
         self._compare(facts)
         batch = next(run.batches_left(), None)
         if self.size > 1 and batch is not None:
@@ -247,10 +252,19 @@ class DataParallel(Distribution):
         return SharedEvaluation(model, plan, record, batches, self._workers)
 
     def must_stop(self, model: Any) -> bool:
-        """Return whether a worker stops here; raise on all what a signal to one of them raises."""
+        """Return whether a worker stops here; raise on all what a signal to one of them raises.
+
+        Raises
+        ------
+        ValueError
+            On all workers, if the latest step had gradients for other weights on one of them.
+        """
         self._workers.doing = f"after step {model.step}"
-        here = model.stop_training, self._interrupts.pending
-        stop, signal_number = self._workers.largest(here)
+        pattern = zlib.crc32(" ".join(sorted(p.name for p in model.run.step.without)).encode())
+        here = model.stop_training, self._interrupts.pending, pattern, -pattern
+        stop, signal_number, most, least = self._workers.largest(here)
+        if most != -least:
+            self._agree_on(ValueError(PARTLY_USED.format("certain weights")))
         model.stop_training = model.stop_training or bool(stop)
         self._settle(signal_number)
         return model.stop_training
@@ -284,6 +298,11 @@ def communicator(timeout: float) -> Communicator:
     return _communicator
 
 
+ARGUMENTS = {  # of `fit`, in the words of its user
+    "data_checksum": "the training data",
+    "validation_checksum": "the validation data",
+    "samples": "the number of samples",
+}
 # What differs between processes: addresses of functions, and the number of a GPU.
 _OWN = re.compile(r" at 0x[0-9a-f]+|(?<='cuda):\d+")
 _communicator: Communicator | None = None  # one for the process, as MPI itself
@@ -296,5 +315,4 @@ def environment() -> dict[str, Any]:
         "the version of minidl": __version__,
         "the version of Python": platform.python_version(),
         **{f"the version of {name}": number for name, number in packages.items()},
-        "the number of threads": threads.num_threads(),
     }

@@ -21,6 +21,10 @@ from minidl.trainer.state import TrainState
 from minidl.trainer.step import Counted, Step
 from minidl.trainer.table import Numbers
 
+PARTLY_USED = (
+    "fit: expected each shard to have gradients for the same weights, got some for {} in a part of "
+    "the shards. Leave distribution out, or use them always."
+)
 Outputs = tuple[np.ndarray, np.ndarray | None]  # with their logits
 
 
@@ -184,11 +188,8 @@ class SharedStep(Step):
         for parameter in without:
             views[parameter][...] = 0
         if self._is_known and without != self.without:
-            names = ", ".join(p.name for p in without ^ self.without)
-            raise ValueError(
-                f"fit: expected each shard to have gradients for the same weights, got some for "
-                f"{names} in a part of the shards. Leave distribution out, or use them always."
-            )
+            names = ", ".join(sorted(p.name for p in without ^ self.without))
+            raise ValueError(PARTLY_USED.format(names))
         self.without, self._is_known = without, True
 
     # -------------------------------------------------------------------- parts

@@ -99,6 +99,8 @@ class Plan:
         The source of batches, which does the work of the first layers if it can.
     loss, metrics
         What the outputs are compared by.
+    samples : Samples
+        The data set.
     columns : dict of str to int
         For each logged name its column in the sums that `compare` returns.
     """
@@ -114,7 +116,7 @@ class Plan:
     ):
         self.layers, options = _after_feed(layers)
         self.feed = Feed(samples, backend, dtype, **options)
-        self._backend, self._dtype, self._samples = backend, dtype, samples
+        self._backend, self._dtype, self.samples = backend, dtype, samples
         self._sums: Array | None = None  # of all totals: one place for recorded steps
         self.set_comparison(loss, metrics)
 
@@ -130,7 +132,7 @@ class Plan:
     def _fused_classifier(self) -> Dense | None:
         """Return the last layer if one operation can compute it with loss and metrics."""
         last = self.layers[-1] if self.layers else None
-        samples = self._samples
+        samples = self.samples
         if (
             type(last) is Dense
             and last.built
