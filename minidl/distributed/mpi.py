@@ -161,8 +161,10 @@ class Mpi(Communicator):
             console.write("".join(traceback.format_exception(error)), sys.__stderr__, end="")
         self._print(error)
         status = error.code if isinstance(error, SystemExit) else 1
-        self._mpi.COMM_WORLD.Abort(status if isinstance(status, int) and status else 1)
-        raise AssertionError("ended")
+        status = status if isinstance(status, int) and status else 1
+        self._mpi.COMM_WORLD.Abort(status)
+        time.sleep(GRACE)  # MPICH returns here, and ``mpiexec`` kills this process soon
+        os._exit(status)
 
     def _print(self, error: BaseException) -> None:
         text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")

@@ -124,9 +124,9 @@ def held_out(setting):
 # A part of the name of a fact, and what makes it differ: in the setting, or in the model.
 OF_SETTING = {
     "seed": lambda s: setattr(s, "seed", 4),
-    "data_checksum": pixel,
-    "data_checksum ": label,
-    "validation_checksum": held_out,
+    "training data": pixel,
+    "training data ": label,
+    "validation data": held_out,
     "batch_size": lambda s: s.options.update(batch_size=5),
     "epochs": lambda s: s.options.update(epochs=3),
     "first epoch": lambda s: s.options.update(initial_epoch=1),
@@ -159,7 +159,7 @@ OF_MODEL = {
 
 
 # Where the model of rank 1 is the same: it can be trained afterwards.
-OF_ARGUMENTS = "data_checksum", "validation_checksum", "batch_size", "epochs", "first epoch"
+OF_ARGUMENTS = "training data", "validation data", "batch_size", "epochs", "first epoch"
 OF_ARGUMENTS += "shuffle", "shards", "threads", "OpenBLAS", "callbacks", "gradients"
 
 
