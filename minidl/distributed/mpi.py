@@ -30,6 +30,7 @@ from minidl.distributed.local_processes import LocalProcesses, namespace
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 NOTE_AFTER, WARN_AFTER, GRACE = 1.0, 60.0, 2.0  # seconds
 RANK_0_FIRST = 0.5  # seconds in which an error that all have is printed by rank 0 alone
+FORWARD = 0.3  # seconds in which ``mpiexec`` passes a line on, before it drops what is left
 GONE = 2**62  # the note of a worker that has ended
 KINDS = "start", "gather", "agreement", "transfer", "turn", "end"  # of waits, for notes
 
@@ -160,6 +161,8 @@ class Mpi(Communicator):
         if not isinstance(error, WorkerError | SystemExit | KeyboardInterrupt):
             console.write("".join(traceback.format_exception(error)), sys.__stderr__, end="")
         self._print(error)
+        with contextlib.suppress(BaseException):
+            time.sleep(FORWARD)
         status = error.code if isinstance(error, SystemExit) else 1
         status = status if isinstance(status, int) and status else 1
         self._mpi.COMM_WORLD.Abort(status)
