@@ -160,9 +160,12 @@ class Mpi(Communicator):
         if not isinstance(error, WorkerError | SystemExit | KeyboardInterrupt):
             console.write("".join(traceback.format_exception(error)), sys.__stderr__, end="")
         self._print(error)
-        status = error.code if isinstance(error, SystemExit) else 1
-        self._mpi.COMM_WORLD.Abort(status if isinstance(status, int) and status else 1)
-        raise AssertionError("ended")
+        code = error.code if isinstance(error, SystemExit) else 1
+        status = code if isinstance(code, int) and code else 1
+        self._mpi.COMM_WORLD.Abort(status)
+        with contextlib.suppress(BaseException):
+            time.sleep(GRACE)  # Abort may return before the launcher ends this process
+        os._exit(status)
 
     def _print(self, error: BaseException) -> None:
         text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
