@@ -30,6 +30,7 @@ from minidl.distributed.local_processes import LocalProcesses, namespace
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 NOTE_AFTER, WARN_AFTER, GRACE = 1.0, 60.0, 2.0  # seconds
 RANK_0_FIRST = 0.5  # seconds in which an error that all have is printed by rank 0 alone
+PASSED_ON = 0.3  # seconds in which the launcher passes on what is printed, before it ends all
 GONE = 2**62  # the note of a worker that has ended
 KINDS = "start", "gather", "agreement", "transfer", "turn", "end"  # of waits, for notes
 
@@ -162,6 +163,8 @@ class Mpi(Communicator):
         self._print(error)
         code = error.code if isinstance(error, SystemExit) else 1
         status = code if isinstance(code, int) and code else 1
+        with contextlib.suppress(BaseException):
+            time.sleep(PASSED_ON)
         self._mpi.COMM_WORLD.Abort(status)
         with contextlib.suppress(BaseException):
             time.sleep(GRACE)  # Abort may return before the launcher ends this process
