@@ -30,7 +30,7 @@ from minidl.distributed.local_processes import LocalProcesses, namespace
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 NOTE_AFTER, WARN_AFTER, GRACE = 1.0, 60.0, 2.0  # seconds
 RANK_0_FIRST = 0.5  # seconds in which an error that all have is printed by rank 0 alone
-FORWARD = 0.3  # seconds in which ``mpiexec`` passes a line on, before it drops what is left
+PASSED_ON = 0.3  # seconds in which the launcher passes on what is printed, before it ends all
 GONE = 2**62  # the note of a worker that has ended
 KINDS = "start", "gather", "agreement", "transfer", "turn", "end"  # of waits, for notes
 
@@ -161,12 +161,13 @@ class Mpi(Communicator):
         if not isinstance(error, WorkerError | SystemExit | KeyboardInterrupt):
             console.write("".join(traceback.format_exception(error)), sys.__stderr__, end="")
         self._print(error)
+        code = error.code if isinstance(error, SystemExit) else 1
+        status = code if isinstance(code, int) and code else 1
         with contextlib.suppress(BaseException):
-            time.sleep(FORWARD)
-        status = error.code if isinstance(error, SystemExit) else 1
-        status = status if isinstance(status, int) and status else 1
+            time.sleep(PASSED_ON)
         self._mpi.COMM_WORLD.Abort(status)
-        time.sleep(GRACE)  # MPICH returns here, and ``mpiexec`` kills this process soon
+        with contextlib.suppress(BaseException):
+            time.sleep(GRACE)  # Abort may return before the launcher ends this process
         os._exit(status)
 
     def _print(self, error: BaseException) -> None:
