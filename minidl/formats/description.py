@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral, Real
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,12 +35,29 @@ BASES = (
     metrics.Metric,
 )
 _ABSTRACT = {layers.Input, *BASES} - {constraints.MaxNorm}
+_OLDEST = (
+    *(losses.SparseCategoricalCrossentropy, losses.CategoricalCrossentropy),
+    *(losses.MeanSquaredError, metrics.Accuracy),
+    *(metrics.CategoricalAccuracy, metrics.SparseCategoricalAccuracy),
+)
+
+
+def _file_name(kind: type, module: ModuleType) -> str:
+    """Return the name of a class in files.
+
+    Most losses and metrics have their module, since users may have a class of the same name.
+    """
+    is_plain = module not in (losses, metrics) or kind in _OLDEST
+    return kind.__name__ if is_plain else f"{module.__name__[len('minidl.') :]}.{kind.__name__}"
+
+
 KNOWN: dict[str, type] = {
-    kind.__name__: kind
+    _file_name(kind, module): kind
     for module in (layers, initializers, constraints, optimizers, schedules, losses, metrics)
     for kind in map(vars(module).get, module.__all__)
     if inspect.isclass(kind) and issubclass(kind, BASES) and kind not in _ABSTRACT
 } | {"Sequential": Sequential}
+_NAMES: dict[Any, str] = {kind: name for name, kind in KNOWN.items()}
 
 
 # ------------------------------------------------------------------------------ describing
@@ -85,17 +103,35 @@ def describe(thing: Any) -> Any:
         }
     if not isinstance(thing, BASES) or isinstance(thing, layers.Input | Sequential):
         raise TypeError(foreign(kind))
-    if KNOWN.get(kind.__name__, kind) is not kind:
+    name = _NAMES.get(kind, kind.__name__)
+    if KNOWN.get(name, kind) is not kind:
         raise TypeError(
             f"save: expected unique names of classes, got {_full_name(kind)} with the name of a "
             "class of minidl. Rename your class."
         )
-    arguments = {name: describe(_kept(thing, name)) for name in _own_arguments(kind)}
-    if kind.__name__ not in KNOWN:
+    if isinstance(thing, losses.FunctionLoss | metrics.FunctionMetric):
+        return {"class": name, "arguments": _arguments_of_function(thing)}
+    arguments = {key: describe(_kept(thing, key)) for key in _own_arguments(kind)}
+    if kind not in _NAMES:
         arguments |= _passed_on(thing)
     if isinstance(thing, Layer):
         arguments["name"] = thing.label
-    return {"class": kind.__name__, "arguments": arguments}
+    return {"class": name, "arguments": arguments}
+
+
+def _arguments_of_function(thing: losses.FunctionLoss | metrics.FunctionMetric) -> dict[str, Any]:
+    """Return the arguments of a loss or metric that is a function of the user.
+
+    The file has the function's name. Its reader passes the function among ``custom_objects``.
+    """
+    function = thing.function
+    if not inspect.isfunction(function) or not function.__name__.isidentifier():
+        raise TypeError(
+            f"save: expected a function with a name for {type(thing).__name__}, got {function!r}. "
+            "Define it with def."
+        )
+    arguments = {name: getattr(thing, name) for name in _own_arguments(type(thing))}
+    return arguments | {"function": {"function": function.__name__}}
 
 
 def _kept(thing: Any, name: str) -> Any:
@@ -127,8 +163,8 @@ def _passed_on(thing: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if describe(getattr(plain, name)) != value}
 
 
-def kinds_of(thing: Any) -> Iterator[type]:
-    """Yield the classes that the description of `thing` names."""
+def kinds_of(thing: Any) -> Iterator[Any]:
+    """Yield the classes and functions that the description of `thing` names."""
     if isinstance(thing, list | tuple):
         for item in thing:
             yield from kinds_of(item)
@@ -139,6 +175,8 @@ def kinds_of(thing: Any) -> Iterator[type]:
         yield type(thing)
         for name in _arguments(type(thing)):
             yield from kinds_of(getattr(thing, name, None))
+    elif inspect.isfunction(thing) and activations.name_of(thing) is None:
+        yield thing
 
 
 def foreign(thing: Any) -> str:
@@ -266,26 +304,26 @@ class Builder:
 
     Parameters
     ----------
-    custom_objects : sequence of type
-        Classes of the user that a description may name.
+    custom_objects : sequence of type or function
+        Classes and functions of the user that a description may name.
 
     Raises
     ------
     TypeError
-        If one of them is not a class.
+        If one of them is neither a class nor a function.
     ValueError
         If two have one name, or one has the name of a class of minidl.
     """
 
-    def __init__(self, custom_objects: Iterable[type] = ()):
-        self._known = dict(KNOWN)
+    def __init__(self, custom_objects: Iterable[Any] = ()):
+        self._known: dict[str, Any] = dict(KNOWN)
         for kind in as_list("load", "custom_objects", custom_objects):
-            if not isinstance(kind, type):
+            if not (isinstance(kind, type) or inspect.isfunction(kind)):
                 raise TypeError(
                     f"custom_objects: expected a list of classes, got {kind!r} in it. Use "
                     "[MyLayer, MyLoss]."
                 )
-            if self._known.setdefault(kind.__name__, kind) is not kind:
+            if self._known.setdefault(_NAMES.get(kind, kind.__name__), kind) is not kind:
                 raise ValueError(
                     "custom_objects: expected classes with unique names, got two named "
                     f"{kind.__name__}. Rename your class."
@@ -307,7 +345,7 @@ class Builder:
             raise TypeError(f"expected a description of a {kind.__name__}, got {description!r:.80}")
         name = description.get("class")
         known = self._known.get(name) if isinstance(name, str) else None
-        if known is None or not issubclass(known, kind):
+        if not isinstance(known, type) or not issubclass(known, kind):
             raise ValueError(
                 f"expected a {kind.__name__} of minidl or of custom_objects, got {name!r:.80}"
             )
@@ -332,7 +370,16 @@ class Builder:
     def _argument(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self._argument(item) for item in value]
+        if isinstance(value, Mapping) and "function" in value:
+            return self._function(value["function"])
         return self.build(value, object) if isinstance(value, Mapping) else value
+
+    def _function(self, name: Any) -> Any:
+        """Return the function of the user with that name."""
+        function = self._known.get(name) if isinstance(name, str) else None
+        if not inspect.isfunction(function):
+            raise ValueError(f"expected a function of custom_objects, got {name!r:.80}")
+        return function
 
     def build_network(
         self,
