@@ -98,16 +98,16 @@ class Samples:
                 f"{class_weight!r:.80}. Use {{0: 1.0, 1: 5.0}}."
             )
         assert self.y is not None, "checked by fit"
-        y = self.y[..., 0] if self.y.ndim > 1 and self.y.shape[-1] == 1 else self.y
-        is_one_each = y.ndim == 1 or (y.ndim == 2 and np.allclose(y.sum(axis=1), 1))
-        if not is_one_each:
+        labels = self.y[..., 0] if self.y.ndim > 1 and self.y.shape[-1] == 1 else self.y
+        if labels.ndim == 2 and np.allclose(labels.sum(axis=1), 1):  # one-hot
+            labels = labels.argmax(axis=1)
+        if labels.ndim != 1:
             raise ValueError(
                 "fit: expected y with one class for each sample to use class_weight, got shape "
                 f"{self.y.shape}. Pass sample_weight instead."
             )
-        if y.ndim == 1:
-            check_whole("fit: class_weight", y)
-        labels, weight = y if y.ndim == 1 else y.argmax(axis=1), np.ones(len(self))
+        check_whole("fit: class_weight", labels)
+        weight = np.ones(len(self))
         for key, value in class_weight.items():
             label = integer("fit: class_weight: a class", key)
             weight[labels == label] = number("fit", f"class_weight[{label}]", value, "[0, inf)")

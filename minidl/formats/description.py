@@ -109,9 +109,7 @@ def describe(thing: Any) -> Any:
             f"save: expected unique names of classes, got {_full_name(kind)} with the name of a "
             "class of minidl. Rename your class."
         )
-    if isinstance(thing, losses.FunctionLoss | metrics.FunctionMetric):
-        return {"class": name, "arguments": _arguments_of_function(thing)}
-    arguments = {key: describe(_kept(thing, key)) for key in _own_arguments(kind)}
+    arguments = {key: _described(key, _kept(thing, key)) for key in _own_arguments(kind)}
     if kind not in _NAMES:
         arguments |= _passed_on(thing)
     if isinstance(thing, Layer):
@@ -119,19 +117,13 @@ def describe(thing: Any) -> Any:
     return {"class": name, "arguments": arguments}
 
 
-def _arguments_of_function(thing: losses.FunctionLoss | metrics.FunctionMetric) -> dict[str, Any]:
-    """Return the arguments of a loss or metric that is a function of the user.
+def _described(name: str, value: Any) -> Any:
+    """Return the description of an argument.
 
-    The file has the function's name. Its reader passes the function among ``custom_objects``.
+    A file names the function of a loss or metric. Its reader passes it among ``custom_objects``.
     """
-    function = thing.function
-    if not inspect.isfunction(function) or not function.__name__.isidentifier():
-        raise TypeError(
-            f"save: expected a function with a name for {type(thing).__name__}, got {function!r}. "
-            "Define it with def."
-        )
-    arguments = {name: getattr(thing, name) for name in _own_arguments(type(thing))}
-    return arguments | {"function": {"function": function.__name__}}
+    is_named = name == "function" and inspect.isfunction(value)
+    return {"function": value.__name__} if is_named else describe(value)
 
 
 def _kept(thing: Any, name: str) -> Any:
@@ -371,15 +363,11 @@ class Builder:
         if isinstance(value, list):
             return [self._argument(item) for item in value]
         if isinstance(value, Mapping) and "function" in value:
-            return self._function(value["function"])
+            found = self._known.get(str(value["function"]))
+            if not inspect.isfunction(found):
+                raise ValueError(f"expected a function of custom_objects, got {value!r:.80}")
+            return found
         return self.build(value, object) if isinstance(value, Mapping) else value
-
-    def _function(self, name: Any) -> Any:
-        """Return the function of the user with that name."""
-        function = self._known.get(name) if isinstance(name, str) else None
-        if not inspect.isfunction(function):
-            raise ValueError(f"expected a function of custom_objects, got {name!r:.80}")
-        return function
 
     def build_network(
         self,

@@ -94,7 +94,7 @@ class Loss(RefusesMethods):
         losses = self.per_sample(aligned(_beside(y_pred, "y_true", y_true), y_pred), y_pred)
         if not isinstance(losses, Tensor):
             raise TypeError(
-                f"{self._source}: expected it to return a Tensor, got a "
+                f"{source_of(self)}: expected it to return a Tensor, got a "
                 f"{type(losses).__name__}. Compute it with operations of tensors, which have a "
                 "gradient."
             )
@@ -104,11 +104,6 @@ class Loss(RefusesMethods):
         if self.reduction in (None, "none"):
             return losses
         return losses.sum() if self.reduction == "sum" else losses.mean()
-
-    @property
-    def _source(self) -> str:
-        """What returns the losses, for errors."""
-        return f"{type(self).__name__}.per_sample"
 
 
 class FunctionLoss(Loss):
@@ -144,9 +139,11 @@ class FunctionLoss(Loss):
         """Return what the function returns."""
         return self.function(y_true.astype(y_pred.dtype), y_pred)
 
-    @property
-    def _source(self) -> str:
-        return getattr(self.function, "__name__", repr(self.function))
+
+def source_of(thing: Any) -> str:
+    """Return what computes the values of the samples of a loss or metric, for errors."""
+    own = f"{type(thing).__name__}.per_sample"
+    return getattr(getattr(thing, "function", None), "__name__", own)
 
 
 def _beside(y_pred: Tensor, name: str, values: Any) -> Tensor:

@@ -36,24 +36,13 @@ __all__ = [
     "get",
 ]
 
-_BY_NAME: dict[str, Callable[[], Metric]] = {
-    "accuracy": Accuracy,
-    "acc": Accuracy,
-    "sparse_categorical_accuracy": SparseCategoricalAccuracy,
-    "categorical_accuracy": CategoricalAccuracy,
-    "binary_accuracy": BinaryAccuracy,
-    "top_k_categorical_accuracy": TopKCategoricalAccuracy,
-    "sparse_top_k_categorical_accuracy": SparseTopKCategoricalAccuracy,
-    "mean_absolute_error": MeanAbsoluteError,
-    "mae": MeanAbsoluteError,
-    "mean_squared_error": MeanSquaredError,
-    "mse": MeanSquaredError,
-    "root_mean_squared_error": RootMeanSquaredError,
-    "precision": Precision,
-    "recall": Recall,
-    "f1_score": F1Score,
-    "auc": AUC,
-}
+_KINDS: tuple[type[Metric], ...] = (
+    *(Accuracy, BinaryAccuracy, CategoricalAccuracy, SparseCategoricalAccuracy),
+    *(TopKCategoricalAccuracy, SparseTopKCategoricalAccuracy, Precision, Recall, F1Score, AUC),
+    *(MeanAbsoluteError, MeanSquaredError, RootMeanSquaredError),
+)
+_BY_NAME = {kind.name: kind for kind in _KINDS}
+_BY_NAME |= {"acc": Accuracy, "mae": MeanAbsoluteError, "mse": MeanSquaredError}
 
 
 def get(metric: str | Metric | Callable[..., Any]) -> Metric:

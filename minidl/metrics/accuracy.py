@@ -60,8 +60,16 @@ def _correct(labels: Array, y_pred: Tensor) -> Tensor:
     return y_pred.like((scores.argmax(axis=-1) == labels) & ~is_nan)
 
 
+class _TopK(Metric):
+    """Metric with a number of the largest outputs, `k`."""
+
+    def __init__(self, k: int = 5, name: str | None = None):
+        super().__init__(name)
+        self.k = positive_integer(f"{type(self).__name__}: k", k)
+
+
 @keras_defaults(dtype=(None, "float32"))
-class SparseTopKCategoricalAccuracy(SparseCategoricalAccuracy):
+class SparseTopKCategoricalAccuracy(_TopK, SparseCategoricalAccuracy):
     """Share of the samples whose class, given by its number, has one of the `k` largest outputs.
 
     Classes whose outputs are equal at the limit all count as among the largest.
@@ -83,17 +91,13 @@ class SparseTopKCategoricalAccuracy(SparseCategoricalAccuracy):
 
     name = "sparse_top_k_categorical_accuracy"
 
-    def __init__(self, k: int = 5, name: str | None = None):
-        super().__init__(name)
-        self.k = positive_integer(f"{type(self).__name__}: k", k)
-
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return True for each correct sample; a sample with NaN is not correct."""
         return _among_largest(self.k, y_true.data.reshape(y_pred.shape[:-1]), y_pred)
 
 
 @keras_defaults(dtype=(None, "float32"))
-class TopKCategoricalAccuracy(CategoricalAccuracy):
+class TopKCategoricalAccuracy(_TopK, CategoricalAccuracy):
     """Share of the samples whose largest target is where one of the `k` largest outputs is.
 
     Parameters
@@ -103,10 +107,6 @@ class TopKCategoricalAccuracy(CategoricalAccuracy):
     """
 
     name = "top_k_categorical_accuracy"
-
-    def __init__(self, k: int = 5, name: str | None = None):
-        super().__init__(name)
-        self.k = positive_integer(f"{type(self).__name__}: k", k)
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return True for each correct sample; a sample with NaN is not correct."""

@@ -10,7 +10,7 @@ from minidl.alternatives import keras_defaults
 from minidl.arguments import two_argument_function, undefined
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
-from minidl.losses.base import aligned, fitted
+from minidl.losses.base import aligned, fitted, source_of
 
 
 class Metric:
@@ -93,7 +93,7 @@ class Metric:
             values = returned.data if is_tensor else y_pred.backend.asarray(returned)
             if values.shape[:1] != y_pred.shape[:1]:
                 raise ValueError(
-                    f"{self._source}: expected one value for each of the "
+                    f"{source_of(self)}: expected one value for each of the "
                     f"{len(y_pred)} samples, got shape {values.shape}. Leave out the mean, or "
                     "define update_state and result."
                 )
@@ -103,11 +103,6 @@ class Metric:
             weight = fitted(self.name, sample_weight, wide).data
             weight = y_pred.backend.xp.broadcast_to(weight, values.shape)
             return (wide.data * weight).sum(), weight.sum()
-
-    @property
-    def _source(self) -> str:
-        """What returns the values, for errors."""
-        return f"{type(self).__name__}.per_sample"
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> None:
         """Add a batch; `fit` passes weights to ``weighted_metrics=`` only, as Keras."""
@@ -171,10 +166,6 @@ class FunctionMetric(Metric):
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return what the function returns."""
         return self.function(y_true.astype(y_pred.dtype), y_pred)
-
-    @property
-    def _source(self) -> str:
-        return self.name
 
 
 class Weighted(Metric):

@@ -79,21 +79,9 @@ class _Share(_Counts):
     thresholds: Any = Number("[0, 1]")
     _others: int
 
-    def __init__(
-        self, thresholds: float = 0.5, *, class_id: int | None = None, name: str | None = None
-    ):
+    def __init__(self, thresholds: float | None = None, *, name: str | None = None):
         super().__init__(name)
         self.thresholds = 0.5 if thresholds is None else thresholds
-        self.class_id = None if class_id is None else integer(f"{self.name}: class_id", class_id, 0)
-
-    def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
-        """Raise ValueError unless `y_true` has the outputs' shape, and there is the class."""
-        super().check(y_true, output_shape)
-        if self.class_id is not None and self.class_id >= (output_shape[-1] or 0):
-            raise ValueError(
-                f"{self.name}: expected class_id below {output_shape[-1]}, the number of outputs, "
-                f"got {self.class_id}."
-            )
 
     def positive(self, xp: Any, p: Array) -> Array:
         """Return which outputs are above the threshold."""
@@ -101,11 +89,11 @@ class _Share(_Counts):
 
     def of(self, counts: np.ndarray) -> Any:
         """Return the share, or 0 without any."""
-        kinds = counts.sum(axis=1) if self.class_id is None else counts[:, self.class_id]
+        kinds = counts.sum(axis=1)
         return _ratio(kinds[0], kinds[0] + kinds[self._others])
 
 
-@keras_defaults(top_k=None, dtype=(None, "float32"))
+@keras_defaults(top_k=None, class_id=None, dtype=(None, "float32"))
 class Precision(_Share):
     """Share of the labels that are 1 among those whose output is above a threshold.
 
@@ -113,10 +101,8 @@ class Precision(_Share):
 
     Parameters
     ----------
-    thresholds : float
-        In [0, 1]: outputs above it stand for 1. Several thresholds need a metric each.
-    class_id : int, optional
-        The output to count; None counts all.
+    thresholds : float, optional
+        In [0, 1]: outputs above it stand for 1; None is 0.5. Several thresholds need a metric each.
     name : str, optional
         The name in logs.
 
@@ -132,7 +118,7 @@ class Precision(_Share):
     _others = 1  # false positives
 
 
-@keras_defaults(top_k=None, dtype=(None, "float32"))
+@keras_defaults(top_k=None, class_id=None, dtype=(None, "float32"))
 class Recall(_Share):
     """Share of the outputs above a threshold among the labels that are 1.
 
@@ -140,7 +126,7 @@ class Recall(_Share):
 
     Parameters
     ----------
-    thresholds, class_id, name
+    thresholds, name
         As in `Precision`.
 
     Examples
