@@ -129,9 +129,7 @@ class FunctionLoss(Loss):
     8.0
     """
 
-    def __init__(
-        self, function: Callable[[Tensor, Tensor], Tensor], reduction: str | None = MEANS[0]
-    ):
+    def __init__(self, function: Callable[..., Tensor], reduction: str | None = MEANS[0]):
         super().__init__(reduction)
         self.function = two_argument_function("loss", function)
 

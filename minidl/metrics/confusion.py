@@ -205,9 +205,7 @@ class F1Score(_Counts):
     summation_method="interpolation",
     multi_label=False,
     from_logits=False,
-    thresholds=None,
-    num_labels=None,
-    label_weights=None,
+    **dict.fromkeys(("thresholds", "num_labels", "label_weights")),
     dtype=(None, "float32"),
 )
 class AUC(_Counts):
