@@ -17,6 +17,8 @@ class Loss(RefusesMethods):
 
     Parameters
     ----------
+    name : str, optional
+        A name; logs call every loss "loss".
     reduction : {"sum_over_batch_size", "sum", None}
         What a call returns: the mean of the losses, their sum, or the losses themselves. As in
         Keras, "mean" is also the first, and "none" the last. `fit` needs one of the first two, and
@@ -37,9 +39,11 @@ class Loss(RefusesMethods):
     4.0
     """
 
+    name: Any = None
     reduction: str | None = MEANS[0]  # of subclasses whose constructor sets none
 
-    def __init__(self, reduction: str | None = MEANS[0]):
+    def __init__(self, name: str | None = None, reduction: str | None = MEANS[0]):
+        self.name = name or self.name
         allowed = (*MEANS, "sum", "none", None)
         self.reduction = one_of(type(self).__name__, "reduction", reduction, allowed)
 
@@ -130,7 +134,7 @@ class FunctionLoss(Loss):
     """
 
     def __init__(self, function: Callable[..., Tensor], reduction: str | None = MEANS[0]):
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
         self.function = two_argument_function("loss", function)
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:

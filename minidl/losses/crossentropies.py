@@ -20,7 +20,7 @@ class _Crossentropy(Loss):
     activation = "softmax"  # makes probabilities of logits
 
     def __init__(self, from_logits: bool = False, *, reduction: str | None = MEANS[0]):
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
         self.from_logits = from_logits
 
     def _logits(self, y_pred: Tensor) -> Tensor:

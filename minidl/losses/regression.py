@@ -19,7 +19,8 @@ class _Regression(Loss):
     `sample_weight` may have shape (batch, steps).
     """
 
-    name: str
+    def __init__(self, reduction: str | None = MEANS[0]):
+        super().__init__(reduction=reduction)
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless `y_true` has the outputs' shape, up to an axis of length 1."""
