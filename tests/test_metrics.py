@@ -242,9 +242,8 @@ def test_function_that_returns_one_number_is_rejected_by_name():
     def mean(y_true, y_pred):
         return y_pred.mean()
 
-    with pytest.raises(
-        ValueError, match=r"^mean: expected one value for each .*Leave out the mean"
-    ):
+    message = r"^mean: expected one value for each .*Leave out the mean"
+    with pytest.raises(ValueError, match=message):
         metrics.get(mean).update_state(Tensor([0.0, 1.0]), Tensor([0.0, 1.0]))
 
 
