@@ -120,7 +120,8 @@ def describe(thing: Any) -> Any:
 def _described(name: str, value: Any) -> Any:
     """Return the description of an argument.
 
-    A file names the function of a loss or metric. Its reader passes it among ``custom_objects``.
+    The argument ``function``, as of `FunctionLoss`, may be a function of the user: a file has its
+    name, and the reader passes it among ``custom_objects``.
     """
     is_named = name == "function" and inspect.isfunction(value)
     return {"function": value.__name__} if is_named else describe(value)
