@@ -5,6 +5,7 @@ that has Keras. `test_keras_numbers.py` gives the same inputs to minidl. A case 
 since names and arguments are the same in both.
 """
 
+import datetime
 import json
 import platform
 from pathlib import Path
@@ -116,7 +117,8 @@ def record():
     keras.config.set_floatx("float64")
     answers = {
         "provenance": f"Keras {keras.__version__} on {keras.backend.backend()}, float64, "
-        f"Python {platform.python_version()}, NumPy {np.__version__}, by tests/keras_numbers.py",
+        f"Python {platform.python_version()}, NumPy {np.__version__}, by tests/keras_numbers.py, "
+        f"{datetime.date.today()}",
         "losses": {n: loss_values(make(keras), data) for n, (make, data) in LOSSES.items()},
         "metrics": {
             name: metric_values(lambda make=make: make(keras), data)

@@ -169,6 +169,28 @@ def test_function_is_recorded_if_it_declares_it(device, backend):
         assert (model.recording.reason == refusal) == is_refused
 
 
+@pytest.mark.slow_on("cuda-double")
+@pytest.mark.parametrize(
+    ("loss", "activation", "names"),
+    [
+        ("binary_crossentropy", "sigmoid", ["accuracy", "top_k_categorical_accuracy"]),
+        ("huber", None, ["mae", "mse"]),
+    ],
+)
+def test_recorded_steps_have_the_numbers_of_eager_ones(loss, activation, names, device):
+    eager, recorded = (
+        models.Sequential([layers.Dense(2, activation, input_shape=(6,))], device=device)
+        for _ in range(2)
+    )
+    y = (TARGETS > 0).astype(float)
+    for model, record in ((eager, False), (recorded, True)):
+        model.compile("adam", loss, metrics=names)
+        model.fit(X, y, batch_size=10, epochs=2, record=record, verbose=0)
+    assert recorded.history.history == eager.history.history
+    assert bits(recorded) == bits(eager)
+    assert (recorded.recording.replays > 0) == (device != "cpu")
+
+
 # ------------------------------------------------------------------------------ reductions
 
 
