@@ -9,7 +9,7 @@ import numpy as np
 
 Kind = TypeVar("Kind")
 
-TWO_CLASSES = "end with Dense(2, activation='softmax') and use sparse_categorical_crossentropy"
+TWO_CLASSES = "use binary_crossentropy, with Dense(1, activation='sigmoid')"
 SEED = "give the model its seed="
 PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
 LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
@@ -36,10 +36,11 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     },
     "callbacks": {"BackupAndRestore": "use ModelCheckpoint and fit(resume=True)"},
     "losses": {
-        "BinaryCrossentropy": TWO_CLASSES,
+        "BCEWithLogitsLoss": "use BinaryCrossentropy(from_logits=True)",
         "CrossEntropyLoss": "use SparseCategoricalCrossentropy(from_logits=True)",
+        "L1Loss": "use MeanAbsoluteError",
+        "MSELoss": "use MeanSquaredError",
     },
-    "metrics": {"BinaryAccuracy": "use Accuracy, with one output for each of the two classes"},
     "models": {"load_model": "use models.load", "save_model": "use model.save"},
     "layers": {
         "Conv2D": "use Flatten and Dense; minidl trains multilayer networks",
@@ -77,16 +78,13 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "zero_grad": "leave it out; update() clears the gradients",
     },
     # names that compile takes
-    "loss": {"bce": TWO_CLASSES, "binary_crossentropy": TWO_CLASSES},
-    "metric": {"binary_accuracy": "use accuracy, with one output for each of the two classes"},
+    "loss": {"kld": "use CategoricalCrossentropy, which differs by a constant"},
+    "metric": {"f1": "use f1_score"},
     # arguments of Keras, at another value than `keras_defaults` accepts
     "argument": {
         "bias_regularizer": DECAY,
-        "class_weight": "use sample_weight=weights[y], with an array of the classes' weights",
         "dtype": "give the model its dtype=",
         "kernel_regularizer": DECAY,
-        "label_smoothing": "smooth one-hot targets, and use categorical_crossentropy",
-        "reduction": "use loss.per_sample in a loop written by hand",
         "save_best_only": "use monitor=, with which the best is also kept",
         "save_freq": "use every_steps= or every_epochs=",
         "save_weights_only": "use model.save_weights",

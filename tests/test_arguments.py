@@ -323,8 +323,8 @@ def test_names_that_compile_lacks_have_alternatives(place, get):
             lambda: callbacks.LambdaCallback,
             "callbacks: expected one of .* Callback.*, got Lambda",
         ),
-        (lambda: losses.BinaryCrossentropy(), r"losses: .* BinaryCrossentropy\. .*Dense\(2"),
-        (lambda: metrics.AUC(), "metrics: expected one of .*Metric.*, got AUC"),
+        (lambda: losses.MSELoss(), r"losses: .* MSELoss\. Use MeanSquaredError"),
+        (lambda: metrics.IoU(), "metrics: expected one of .*Metric.*, got IoU"),
         (lambda: models.load_model("x"), r"models: .* load_model\. Use models\.load"),
         (lambda: optimizers.Nadam(), "optimizers: expected one of .*Optimizer.*, got Nadam"),
         (lambda: layers.Conv2D, r"layers: .* Conv2D\. Use Flatten and Dense"),
@@ -528,7 +528,7 @@ UNKNOWN_ARGUMENTS = {
     "save_best_only": lambda m: callbacks.ModelCheckpoint("best", save_best_only=True),
     "patience_": lambda m: callbacks.EarlyStopping("loss", patience_=1),
     "training": lambda m: m(X, training=True),
-    "class_weight": lambda m: m.fit(X, Y, class_weight={0: 1.0}),
+    "workers": lambda m: m.fit(X, Y, workers=4),
     "run_eagerly": lambda m: m.compile("adam", "mse", run_eagerly=True),
     "steps": lambda m: m.evaluate(X, Y, steps=2),
     "callbacks": lambda m: m.predict(X, callbacks=[]),
@@ -552,7 +552,7 @@ def test_unknown_argument_raises_and_changes_nothing(name):
 
 COMMON = {"clipnorm": None, "use_ema": False, "ema_momentum": 0.99}
 LAYER = {"trainable": True, "dtype": "float32", "activity_regularizer": None}
-LOSS = {"reduction": "sum_over_batch_size", "dtype": None}
+LOSS = {"dtype": None}
 DEFAULTS = {  # a call, and arguments of Keras at their defaults
     "Dense": (lambda **k: layers.Dense(2, **k), {**LAYER, "kernel_regularizer": None}),
     "Dropout": (lambda **k: layers.Dropout(0.5, **k), LAYER),
@@ -571,14 +571,17 @@ DEFAULTS = {  # a call, and arguments of Keras at their defaults
     ),
     "CategoricalCrossentropy": (
         losses.CategoricalCrossentropy,
-        {**LOSS, "label_smoothing": 0.0, "axis": -1, "name": "categorical_crossentropy"},
+        {**LOSS, "axis": -1, "name": "categorical_crossentropy"},
     ),
     "SparseCategoricalCrossentropy": (
         losses.SparseCategoricalCrossentropy,
         {**LOSS, "ignore_class": None},
     ),
     "MeanSquaredError": (losses.MeanSquaredError, {**LOSS, "name": "mean_squared_error"}),
+    "Huber": (losses.Huber, {**LOSS, "name": "huber_loss"}),
     "Accuracy": (metrics.Accuracy, {"dtype": None}),
+    "Recall": (metrics.Recall, {"dtype": None, "top_k": None, "class_id": None}),
+    "AUC": (metrics.AUC, {"dtype": None, "multi_label": False, "thresholds": None}),
     "EarlyStopping": (callbacks.EarlyStopping, {"verbose": 0, "start_from_epoch": 0}),
     "ReduceLROnPlateau": (callbacks.ReduceLROnPlateau, {"verbose": 0}),
     "LearningRateScheduler": (
@@ -596,7 +599,6 @@ DEFAULTS = {  # a call, and arguments of Keras at their defaults
     "fit": (
         lambda **k: compiled().fit(X, Y, verbose=0, **k),
         {
-            "class_weight": None,
             "validation_batch_size": None,
             "steps_per_epoch": None,
             "workers": 1,
@@ -633,7 +635,7 @@ def test_default_arguments_change_neither_signature_nor_attributes():
     plain, explicit = layers.Dense(2), layers.Dense(2, trainable=True, kernel_regularizer=None)
     assert vars(plain).keys() == vars(explicit).keys()
     assert "kernel_regularizer" not in inspect.signature(layers.Dense).parameters
-    assert list(inspect.signature(losses.MeanSquaredError).parameters) == []
+    assert list(inspect.signature(losses.MeanSquaredError).parameters) == ["reduction"]
     assert "x" in inspect.signature(models.Model.fit).parameters
 
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 from minidl_kernels import threads
 
+from minidl import rng
 from minidl.arguments import number, positive_integer
 from minidl.backend import get_backend
 from minidl.distributed.communicator import Communicator
@@ -18,7 +19,9 @@ from minidl.distributed.interrupts import SharedInterrupts
 from minidl.distributed.mpi import Mpi, WorkerError, launched_size
 from minidl.distributed.shared_evaluation import SharedEvaluation
 from minidl.distributed.shared_step import PARTLY_USED, SharedStep
-from minidl.losses import Loss
+from minidl.engine.backward import no_grad
+from minidl.losses import FunctionLoss, Loss
+from minidl.losses.base import MEANS
 from minidl.trainer.distribution import Distribution
 from minidl.trainer.fusion import Plan
 from minidl.trainer.inference import Evaluation
@@ -204,7 +207,7 @@ class DataParallel(Distribution):
             On all workers, if a fact differs, or the gradients of the first shard.
         """
         with self.agreed():
-            _check_loss(run.model.loss)
+            _check_loss(run)
         facts = environment() | run.model.backend.facts()
         facts |= {ARGUMENTS.get(name, name): value for name, value in arguments.items()}
         facts |= {"the callbacks": run.callbacks.names, "the first epoch": run.position.epoch}
@@ -279,12 +282,22 @@ class DataParallel(Distribution):
             )
 
 
-def _check_loss(loss: Loss) -> None:
+def _check_loss(run: Any) -> None:
     """Raise ValueError if a loss may be no mean over the samples, as parts of a batch need."""
+    loss, reason = run.model.loss, ""
     if type(loss).__call__ is not Loss.__call__:
+        reason = "which defines __call__. Define per_sample only"
+    elif loss.reduction not in MEANS:
+        reason = f"with reduction={loss.reduction!r}. Leave it out"
+    elif isinstance(loss, FunctionLoss):
+        batch = next(run.plan.feed.batches(1))
+        with run.model.backend.active, rng.inference(), no_grad():
+            if loss.per_sample(batch.y, run.plan.outputs(batch)).ndim == 0:
+                reason = "whose function returns one number. Return the loss of each sample"
+    if reason:
         raise ValueError(
             f"fit: expected a loss that is the mean of its per_sample, got {type(loss).__name__}, "
-            "which defines __call__. Define per_sample only, or leave distribution out."
+            f"{reason}, or leave distribution out."
         )
 
 

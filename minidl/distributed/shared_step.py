@@ -237,7 +237,7 @@ class SharedStep(Step):
         if logits[0] is not None:
             y_pred.logits = Tensor(np.concatenate(logits), device=model.device)
         assert batch.y is not None, "checked by fit"
-        self.state.totals.update_metrics(batch.y, y_pred)
+        self.state.totals.update_metrics(batch.y, y_pred, batch.weight)
 
 
 class _ShardGradients(Work):
@@ -298,7 +298,7 @@ class _ShardGradients(Work):
         step.note_gradients()
         outputs = None
         if compared is not None:
-            _, y = compared
+            _, y, _ = compared
             logits = None if y.logits is None else backend.to_numpy(y.logits.data)
             outputs = backend.to_numpy(y.data), logits
         results = {"gradients": step.optimizer.gradients, "sums": sums}

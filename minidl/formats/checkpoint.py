@@ -160,7 +160,7 @@ def _packed(value: Any, backend: Backend, arrays: dict[str, np.ndarray]) -> Any:
 # ------------------------------------------------------------------------------ reading
 
 
-def load(path: PathLike, device: str = "cpu", custom_objects: Iterable[type] = ()) -> Sequential:
+def load(path: PathLike, device: str = "cpu", custom_objects: Iterable[Any] = ()) -> Sequential:
     """Return the model of a checkpoint; `models.load` is the public name."""
     get_backend(device)  # its errors and the builder's do not name the file
     builder = Builder(custom_objects)

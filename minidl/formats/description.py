@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral, Real
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,12 +35,29 @@ BASES = (
     metrics.Metric,
 )
 _ABSTRACT = {layers.Input, *BASES} - {constraints.MaxNorm}
+_OLDEST = (
+    *(losses.SparseCategoricalCrossentropy, losses.CategoricalCrossentropy),
+    *(losses.MeanSquaredError, metrics.Accuracy),
+    *(metrics.CategoricalAccuracy, metrics.SparseCategoricalAccuracy),
+)
+
+
+def _file_name(kind: type, module: ModuleType) -> str:
+    """Return the name of a class in files.
+
+    Most losses and metrics have their module, since users may have a class of the same name.
+    """
+    is_plain = module not in (losses, metrics) or kind in _OLDEST
+    return kind.__name__ if is_plain else f"{module.__name__[len('minidl.') :]}.{kind.__name__}"
+
+
 KNOWN: dict[str, type] = {
-    kind.__name__: kind
+    _file_name(kind, module): kind
     for module in (layers, initializers, constraints, optimizers, schedules, losses, metrics)
     for kind in map(vars(module).get, module.__all__)
     if inspect.isclass(kind) and issubclass(kind, BASES) and kind not in _ABSTRACT
 } | {"Sequential": Sequential}
+_NAMES: dict[Any, str] = {kind: name for name, kind in KNOWN.items()}
 
 
 # ------------------------------------------------------------------------------ describing
@@ -85,17 +103,28 @@ def describe(thing: Any) -> Any:
         }
     if not isinstance(thing, BASES) or isinstance(thing, layers.Input | Sequential):
         raise TypeError(foreign(kind))
-    if KNOWN.get(kind.__name__, kind) is not kind:
+    name = _NAMES.get(kind, kind.__name__)
+    if KNOWN.get(name, kind) is not kind:
         raise TypeError(
             f"save: expected unique names of classes, got {_full_name(kind)} with the name of a "
             "class of minidl. Rename your class."
         )
-    arguments = {name: describe(_kept(thing, name)) for name in _own_arguments(kind)}
-    if kind.__name__ not in KNOWN:
+    arguments = {key: _described(key, _kept(thing, key)) for key in _own_arguments(kind)}
+    if kind not in _NAMES:
         arguments |= _passed_on(thing)
     if isinstance(thing, Layer):
         arguments["name"] = thing.label
-    return {"class": kind.__name__, "arguments": arguments}
+    return {"class": name, "arguments": arguments}
+
+
+def _described(name: str, value: Any) -> Any:
+    """Return the description of an argument.
+
+    The argument ``function``, as of `FunctionLoss`, may be a function of the user: a file has its
+    name, and the reader passes it among ``custom_objects``.
+    """
+    is_named = name == "function" and inspect.isfunction(value)
+    return {"function": value.__name__} if is_named else describe(value)
 
 
 def _kept(thing: Any, name: str) -> Any:
@@ -127,8 +156,8 @@ def _passed_on(thing: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if describe(getattr(plain, name)) != value}
 
 
-def kinds_of(thing: Any) -> Iterator[type]:
-    """Yield the classes that the description of `thing` names."""
+def kinds_of(thing: Any) -> Iterator[Any]:
+    """Yield the classes and functions that the description of `thing` names."""
     if isinstance(thing, list | tuple):
         for item in thing:
             yield from kinds_of(item)
@@ -139,6 +168,8 @@ def kinds_of(thing: Any) -> Iterator[type]:
         yield type(thing)
         for name in _arguments(type(thing)):
             yield from kinds_of(getattr(thing, name, None))
+    elif inspect.isfunction(thing) and activations.name_of(thing) is None:
+        yield thing
 
 
 def foreign(thing: Any) -> str:
@@ -266,26 +297,26 @@ class Builder:
 
     Parameters
     ----------
-    custom_objects : sequence of type
-        Classes of the user that a description may name.
+    custom_objects : sequence of type or function
+        Classes and functions of the user that a description may name.
 
     Raises
     ------
     TypeError
-        If one of them is not a class.
+        If one of them is neither a class nor a function.
     ValueError
         If two have one name, or one has the name of a class of minidl.
     """
 
-    def __init__(self, custom_objects: Iterable[type] = ()):
-        self._known = dict(KNOWN)
+    def __init__(self, custom_objects: Iterable[Any] = ()):
+        self._known: dict[str, Any] = dict(KNOWN)
         for kind in as_list("load", "custom_objects", custom_objects):
-            if not isinstance(kind, type):
+            if not (isinstance(kind, type) or inspect.isfunction(kind)):
                 raise TypeError(
                     f"custom_objects: expected a list of classes, got {kind!r} in it. Use "
                     "[MyLayer, MyLoss]."
                 )
-            if self._known.setdefault(kind.__name__, kind) is not kind:
+            if self._known.setdefault(_NAMES.get(kind, kind.__name__), kind) is not kind:
                 raise ValueError(
                     "custom_objects: expected classes with unique names, got two named "
                     f"{kind.__name__}. Rename your class."
@@ -307,7 +338,7 @@ class Builder:
             raise TypeError(f"expected a description of a {kind.__name__}, got {description!r:.80}")
         name = description.get("class")
         known = self._known.get(name) if isinstance(name, str) else None
-        if known is None or not issubclass(known, kind):
+        if not isinstance(known, type) or not issubclass(known, kind):
             raise ValueError(
                 f"expected a {kind.__name__} of minidl or of custom_objects, got {name!r:.80}"
             )
@@ -332,6 +363,11 @@ class Builder:
     def _argument(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self._argument(item) for item in value]
+        if isinstance(value, Mapping) and "function" in value:
+            found = self._known.get(str(value["function"]))
+            if not inspect.isfunction(found):
+                raise ValueError(f"expected a function of custom_objects, got {value!r:.80}")
+            return found
         return self.build(value, object) if isinstance(value, Mapping) else value
 
     def build_network(

@@ -3,7 +3,7 @@
 import math
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -20,8 +20,7 @@ from minidl.engine.backward import no_grad
 from minidl.engine.scope import keeps_scopes
 from minidl.engine.tensor import Tensor
 from minidl.layers.base import Layer
-from minidl.metrics import Metric
-from minidl.metrics import get as get_metric
+from minidl.metrics import Metric, with_weighted
 from minidl.models.network import Network
 from minidl.trainer.distribution import Distribution
 from minidl.trainer.fusion import Plan
@@ -30,10 +29,12 @@ from minidl.trainer.loop import Run
 from minidl.trainer.position import run_arguments
 from minidl.trainer.state import COMPILED_WITHIN_EPOCH, History
 
+Function = Callable[[Tensor, Tensor], Any]  # of targets and outputs
+
 DEFAULT_BATCH_SIZE = 32
-NOT_WEIGHTED = {"loss_weights": None, "weighted_metrics": None}
+NOT_WEIGHTED = {"loss_weights": None}
 KERAS_COMPILE = {"run_eagerly": False, "steps_per_execution": 1, "jit_compile": ("auto", False)}
-KERAS_FIT = {"class_weight": None, "steps_per_epoch": None, "workers": 1}
+KERAS_FIT = {"steps_per_epoch": None, "workers": 1}
 KERAS_VALIDATION = {"validation_steps": None, "validation_batch_size": None, "validation_freq": 1}
 
 
@@ -97,9 +98,10 @@ class Model(Network, RefusesMethods):
     def compile(
         self,
         optimizer: str | optimizers.Optimizer = "rmsprop",
-        loss: str | losses.Loss | None = None,
+        loss: str | losses.Loss | Function | None = None,
         *,
-        metrics: Iterable[str | Metric] | None = None,
+        metrics: Iterable[str | Metric | Function] | None = None,
+        weighted_metrics: Iterable[str | Metric | Function] | None = None,
     ) -> None:
         """Choose optimizer, loss and metrics; ``step`` and ``epoch`` go on counting.
 
@@ -110,20 +112,31 @@ class Model(Network, RefusesMethods):
         ----------
         optimizer : str or Optimizer
             ``"sgd"``, ``"rmsprop"``, ``"adam"``, ``"adamw"``, or an optimizer.
-        loss : str or Loss
-            ``"sparse_categorical_crossentropy"``, ``"categorical_crossentropy"``,
-            ``"mean_squared_error"``, or a loss.
-        metrics : list of str or Metric, optional
-            ``"accuracy"``, or metrics.
+        loss : str, Loss or callable
+            The name of a loss (``"sparse_categorical_crossentropy"``, ``"mse"``), a loss, or a
+            function of (y_true, y_pred).
+        metrics : list of str, Metric or callable, optional
+            ``"accuracy"`` or another name, metrics, or functions of (y_true, y_pred). The weights
+            of the samples do not count.
+        weighted_metrics : list of str, Metric or callable, optional
+            The same with weights.
 
         Raises
         ------
         TypeError, ValueError
             If a name is unknown, or two metrics have one name. Nothing is changed then.
         """
-        listed = [] if metrics is None else as_list("compile", "metrics", metrics)
+        listed = [
+            [] if given is None else as_list("compile", name, given)
+            for name, given in (("metrics", metrics), ("weighted_metrics", weighted_metrics))
+        ]
         new_loss, new_optimizer = losses.get(loss), optimizers.get(optimizer)
-        new_metrics = [get_metric(metric) for metric in listed]
+        if new_loss.reduction in (None, "none"):
+            raise ValueError(
+                "compile: expected a loss that is one number, got one with reduction=None. Leave "
+                "reduction out."
+            )
+        new_metrics = with_weighted(*listed)
         names = ["loss", *(metric.name for metric in new_metrics)]
         if len(set(names)) < len(names) or any(name.startswith("val_") for name in names):
             raise ValueError(
@@ -152,6 +165,7 @@ class Model(Network, RefusesMethods):
         validation_data: Sequence[Any] | None = None,
         shuffle: bool = True,
         *,
+        class_weight: Mapping[int, float] | None = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
         resume: bool = False,
@@ -179,6 +193,8 @@ class Model(Network, RefusesMethods):
             ``(x, y)`` or ``(x, y, sample_weight)``, used instead of `validation_split`.
         shuffle : bool
             Whether each epoch has its own order, which depends on seed and epoch.
+        class_weight : dict of int to float, optional
+            A weight for each class: that of its training samples. Other classes have weight 1.
         sample_weight : array_like, optional
             One weight for each sample's loss, of shape (n,) or (n, 1); or for each of its losses,
             such as those of time steps, of shape (n, steps).
@@ -240,6 +256,8 @@ class Model(Network, RefusesMethods):
                 held_out = self._held_out(validation_data)
                 if held_out is None and validation_split:
                     samples, held_out = samples.split(validation_split)
+                if class_weight is not None:
+                    samples = samples.weighted_by_class(class_weight)
                 if not any(parameter.requires_grad for parameter in self.parameters()):
                     raise ValueError(
                         f"fit: expected weights to train, got none in {self.label}. Add a Dense "

@@ -21,11 +21,13 @@ from minidl.layers.dense import Dense
 from minidl.layers.dropout import Dropout
 from minidl.layers.reshaping import Flatten, Rescaling
 from minidl.losses import Loss, SparseCategoricalCrossentropy
+from minidl.losses.base import MEANS
 from minidl.metrics import Accuracy, Metric, SparseCategoricalAccuracy
 from minidl.trainer.totals import MetricStates, Sums, Totals
 
 Stage = Callable[[Tensor], Tensor]
-Comparison = tuple[Tensor, Array, Sequence[int], tuple[Tensor, Tensor] | None]
+Compared = tuple[Tensor, Tensor, Tensor | None]  # targets, outputs and weights
+Comparison = tuple[Tensor, Array, Sequence[int], Compared | None]
 
 
 @dataclass
@@ -142,7 +144,9 @@ class Plan:
             and samples.y.ndim == 1
             and type(self.loss) is SparseCategoricalCrossentropy
             and not self.loss.from_logits
+            and self.loss.reduction in MEANS
             and all(type(m) in (Accuracy, SparseCategoricalAccuracy) for m in self.metrics)
+            and (last.units > 1 or not any(type(m) is Accuracy for m in self.metrics))
         ):
             return last
         return None
@@ -171,7 +175,7 @@ class Plan:
             The loss and the sum of each metric.
         counts : tuple of int
             The number of values in each of the sums.
-        compared : tuple of Tensor or None
+        compared : Compared or None
             What `Totals.update_metrics` takes, if a metric is not a mean.
         """
         with rng.batch_of(len(batch.x)), terms.collected() as added:
@@ -232,7 +236,7 @@ class Plan:
         with self._backend.active:
             parts = [loss.data.astype("float64"), *(total for total, _ in results)]
             sums = xp.stack([xp.asarray(part) for part in parts])
-        compared = None if all(m.is_mean for m in metrics) else (batch.y, outputs)
+        compared = None if all(m.is_mean for m in metrics) else (batch.y, outputs, batch.weight)
         return loss, sums, (len(batch.x), *(count for _, count in results)), compared
 
 

@@ -346,6 +346,7 @@ def obstacle_of(model: Any, plan: Any, optimizer: Any = None) -> str:
         return f"the metric {metrics[0].name} keeps a state of its own"
     parts = [*plan.layers, *model.walk(), *plan.metrics, plan.loss]
     parts += [getattr(layer, "activation", None) for layer in model.walk()]
+    parts += [getattr(part, "function", None) for part in (plan.loss, *plan.metrics)]
     parts += [parameter.constraint for parameter in model.parameters()]
     if optimizer is not None and not type(optimizer).rule.__module__.startswith("minidl."):
         # A rule that computes with the rate would keep its value.

@@ -12,7 +12,7 @@ from minidl.layers.random_layer import RandomLayer
 from minidl.optimizers import Optimizer
 from minidl.optimizers.base import factors_of
 from minidl.rng import RandomStream
-from minidl.trainer.fusion import Plan
+from minidl.trainer.fusion import Compared, Plan
 from minidl.trainer.interrupts import Interrupts
 from minidl.trainer.recorder import Done, Recorder, Watch, Work
 from minidl.trainer.state import TrainState
@@ -105,7 +105,7 @@ class Step(Work):
 
     def backward(
         self, batch: Batch, numbers: Numbers, gradient: Tensor | None = None
-    ) -> tuple[Array, Sequence[int], tuple[Tensor, Tensor] | None]:
+    ) -> tuple[Array, Sequence[int], Compared | None]:
         """Compute the gradients of a batch; return what `Plan.compare` does beside the loss.
 
         `gradient` is that of the loss, 1 by default.

@@ -14,7 +14,15 @@ from minidl.optimizers import schedules
 
 # ------------------------------------------------------------------------------ minidl's classes
 
+
+def own_error(y_true, y_pred):
+    return (y_pred - y_true) ** 4
+
+
 ARGUMENTS = {
+    "losses.FunctionLoss": (own_error,),
+    "metrics.FunctionMetric": (own_error,),
+    "metrics.Weighted": (metrics.MeanSquaredError(),),
     "PiecewiseConstantDecay": ([2], [0.1, 0.2]),
     "CosineDecay": (0.1, 5),
     "ExponentialDecay": (0.1, 5, 0.5),
@@ -29,7 +37,7 @@ def test_every_class_of_minidl_is_built_again_from_its_description(name):
     described = describe(make(*ARGUMENTS.get(name, ())))
     assert json.loads(json.dumps(described)) == described
     assert described["class"] == name
-    built = Builder().build(described, object)
+    built = Builder([own_error]).build(described, object)
     assert type(built) is KNOWN[name]
     assert describe(built) == described
 

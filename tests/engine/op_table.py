@@ -38,6 +38,11 @@ def np_sparse_cross_entropy(x, labels):
     return np.array(chosen).reshape(labels.shape)
 
 
+def np_binary_cross_entropy(x, targets):
+    p = 1 / (1 + np.exp(-x))
+    return -targets * np.log(p) - (1 - targets) * np.log(1 - p)
+
+
 def np_dropout(x, rate, address, rescale=True):
     mask = keep_mask(x.shape, rate, **address._asdict())
     return np.where(mask, x / (1 - rate) if rescale else x, 0)
@@ -325,6 +330,10 @@ CASES: dict[str, list[Case]] = {
             np_dense_cross_entropy,
         )
         for rows, classes, dtype in [(3, 4, int), (1, 1, "uint8"), (33, 17, int)]
+    ],
+    "binary_cross_entropy": [
+        Case((draw(*shape),), {"targets": RNG.random(shape)}, np_binary_cross_entropy)
+        for shape in [(), (3,), (3, 4), (0, 2)]
     ],
     "sparse_cross_entropy": [
         Case((logits,), {"labels": labels}, np_sparse_cross_entropy)

@@ -57,6 +57,11 @@ def dense_cross_entropy(x, weight, bias, labels, sums):
     return torch.nn.functional.cross_entropy(x @ weight + bias, torch.from_numpy(labels))
 
 
+def binary_cross_entropy(x, targets):
+    targets = torch.from_numpy(targets)
+    return torch.nn.functional.binary_cross_entropy_with_logits(x, targets, reduction="none")
+
+
 def over_axes(reduce):
     def reduction(x, axis, keepdims):
         return reduce(x, tuple(range(x.ndim)) if axis is None else axis, keepdim=keepdims)
@@ -161,6 +166,10 @@ CASES: dict[str, list[tuple[tuple, dict, Callable]]] = {
             dense_cross_entropy,
         )
         for rows, classes in [(1, 2), (128, 10), (33, 70)]
+    ],
+    "binary_cross_entropy": [
+        ((x,), {"targets": RNG.random(x.shape, "float32")}, binary_cross_entropy)
+        for x in (draw(3, 4), FAR)
     ],
     "sparse_cross_entropy": [((x,), {"labels": labels}, cross_entropy) for x, labels in LABELLED],
 }

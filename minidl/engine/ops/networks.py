@@ -11,6 +11,7 @@ from minidl.rng import Address
 
 __all__ = [
     "affine_dropout",
+    "binary_cross_entropy",
     "dense",
     "dense_cross_entropy",
     "dropout",
@@ -183,3 +184,20 @@ def sparse_cross_entropy(backend: Backend, logits: Array, *, labels: Array) -> R
         return g_wide.astype(logits.dtype, copy=False)
 
     return (log_sum - chosen)[..., 0].astype(logits.dtype, copy=False), (vjp,)
+
+
+@differentiable
+def binary_cross_entropy(backend: Backend, logits: Array, *, targets: Array) -> Result:
+    """Return -t log p - (1 - t) log(1 - p) for p = sigmoid(logits), without log(0).
+
+    `targets` has the shape of `logits`. The gradient is p - t.
+    """
+    xp = backend.xp
+    z, t = backend.widened(logits), backend.widened(targets)
+    y = xp.maximum(z, 0) - z * t + xp.log1p(xp.exp(-xp.abs(z)))
+
+    def vjp(g: Array) -> Array:
+        p = xp.exp(-xp.logaddexp(0, -z))
+        return (g * (p - t)).astype(logits.dtype, copy=False)
+
+    return y.astype(logits.dtype, copy=False), (vjp,)
