@@ -8,6 +8,7 @@
 `initializers`          initial values of weights
 `constraints`           constraints on weights
 `callbacks`             actions around training
+`distributed`           `DataParallel`: training by many processes or machines
 `datasets`              MNIST and similar data sets
 `Tensor`, `no_grad`     the automatic differentiation, which can be used alone
 `from_dlpack`           a tensor that shares the memory of another library's array
@@ -31,6 +32,7 @@ from minidl import (
     checkpoint,
     constraints,
     datasets,
+    distributed,
     initializers,
     layers,
     losses,
@@ -55,6 +57,7 @@ __all__ = [
     "checkpoint",
     "constraints",
     "datasets",
+    "distributed",
     "from_dlpack",
     "get_backend",
     "initializers",
