@@ -57,8 +57,8 @@ def describe(thing: Any) -> Any:
     --------
     >>> describe(layers.Dense(3, activation="relu").activation)
     'relu'
-    >>> describe(schedules.CosineDecay(0.1, 100))["arguments"]
-    {'initial_learning_rate': 0.1, 'decay_steps': 100, 'alpha': 0.0}
+    >>> describe(constraints.MaxNorm(3))
+    {'class': 'MaxNorm', 'arguments': {'max_value': 3.0, 'axis': 0}}
     """
     if thing is None or isinstance(thing, bool | str):
         return thing

@@ -16,7 +16,7 @@ from minidl.arguments import Number, undefined
 from minidl.backend import Array, Backend
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import schedules
-from minidl.optimizers.schedules import LearningRateSchedule
+from minidl.optimizers.schedules import LearningRate
 
 # Attributes that change from update to update; `rule` does not read them.
 _COUNTERS = {"iterations", "is_changing", "without_gradient", "_learning_rate"}
@@ -27,8 +27,9 @@ class Optimizer(RefusesMethods):
 
     Parameters
     ----------
-    learning_rate : float or LearningRateSchedule
-        0 or above. It can be set between updates.
+    learning_rate : float or callable
+        0 or above. It can be set between updates. A `LearningRateSchedule`, or another function of
+        the number of the update, returns it. Files can hold schedules, but not other functions.
     weight_decay : float, optional
         Each update first shrinks the weights by this times the learning rate (decoupled, as in
         Loshchilov & Hutter, ICLR 2019, algorithm 2).
@@ -72,9 +73,7 @@ class Optimizer(RefusesMethods):
     lr = Unavailable("Optimizer")
     weight_decay: Any = Number("[0, inf)", or_none=True)
 
-    def __init__(
-        self, learning_rate: float | LearningRateSchedule, *, weight_decay: float | None = None
-    ):
+    def __init__(self, learning_rate: LearningRate, *, weight_decay: float | None = None):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.iterations = 0
@@ -94,20 +93,21 @@ class Optimizer(RefusesMethods):
         return vars(self) | {"_buffers": None}
 
     @property
-    def learning_rate(self) -> float | LearningRateSchedule:
+    def learning_rate(self) -> LearningRate:
         """The learning rate of the next update, or the schedule that returns it."""
         return self._learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, rate: float | LearningRateSchedule) -> None:
-        number = rate if isinstance(rate, LearningRateSchedule) else schedules.as_rate(rate)
+    def learning_rate(self, rate: LearningRate) -> None:
+        is_function = callable(rate) and not isinstance(rate, type)
+        number = rate if is_function else schedules.as_rate(rate)
         if number is None:
             error = ValueError if isinstance(rate, Real) else TypeError
             raise error(
-                f"{type(self).__name__}: expected learning_rate to be {schedules.RATE} or a "
-                f"LearningRateSchedule, got {rate!r}. Pass a float such as 0.001."
+                f"{type(self).__name__}: expected learning_rate to be {schedules.RATE}, or a "
+                f"LearningRateSchedule or another function of the update, got {rate!r}. Pass a float such as 0.001."
             )
-        self._learning_rate: float | LearningRateSchedule = number
+        self._learning_rate: LearningRate = number
 
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Multiply the flat `weights` by `decay` and update them, in place.
@@ -257,10 +257,10 @@ class Optimizer(RefusesMethods):
     def _rate(self, iterations: int) -> float:
         """Return the learning rate of an update."""
         schedule = self.learning_rate
-        if not isinstance(schedule, LearningRateSchedule):
+        if not callable(schedule):
             return schedule
         # A Python float adopts the dtype of the weights; a NumPy float64 would not.
-        who = f"{type(self).__name__}: {type(schedule).__name__}"
+        who = f"{type(self).__name__}: {schedules.name_of(schedule)}"
         try:
             rate: Any = schedule(iterations)
         except ArithmeticError as error:  # an overflow, or a division by zero

@@ -6,7 +6,7 @@ from minidl.alternatives import keras_defaults
 from minidl.arguments import Number, choose
 from minidl.backend import Array
 from minidl.optimizers.base import Optimizer
-from minidl.optimizers.schedules import LearningRateSchedule
+from minidl.optimizers.schedules import LearningRate
 
 CLIPPING = dict.fromkeys(("clipnorm", "clipvalue", "global_clipnorm"))
 KERAS_OPTIMIZER = {**CLIPPING, "use_ema": False, "ema_momentum": 0.99, "loss_scale_factor": None}
@@ -38,7 +38,7 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | LearningRateSchedule = 0.01,
+        learning_rate: LearningRate = 0.01,
         momentum: float = 0.0,
         nesterov: bool = False,
         *,
@@ -86,7 +86,7 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | LearningRateSchedule = 0.001,
+        learning_rate: LearningRate = 0.001,
         rho: float = 0.9,
         *,
         epsilon: float = 1e-7,
@@ -132,7 +132,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | LearningRateSchedule = 0.001,
+        learning_rate: LearningRate = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -176,7 +176,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        learning_rate: float | LearningRateSchedule = 0.001,
+        learning_rate: LearningRate = 0.001,
         weight_decay: float = 0.004,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
