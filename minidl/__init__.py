@@ -7,6 +7,7 @@
 `optimizers`            `SGD`, `RMSprop`, `Adam`, `AdamW`, and learning-rate schedules
 `initializers`          initial values of weights
 `constraints`           constraints on weights
+`regularizers`          penalties on weights, which are terms of the loss
 `callbacks`             actions around training
 `datasets`              MNIST and similar data sets
 `Tensor`, `no_grad`     the automatic differentiation, which can be used alone
@@ -37,6 +38,7 @@ from minidl import (
     metrics,
     models,
     optimizers,
+    regularizers,
     rng,
     testing,
 )
@@ -64,6 +66,7 @@ __all__ = [
     "models",
     "no_grad",
     "optimizers",
+    "regularizers",
     "rng",
     "set_num_threads",
     "testing",

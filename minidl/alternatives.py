@@ -14,7 +14,6 @@ SEED = "give the model its seed="
 PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
 LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
 FREEZE = "set requires_grad of each of its parameters(), then compile"
-DECAY = "give the optimizer its weight_decay="
 GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
 VALIDATION_MOMENT = "define on_epoch_end, whose logs hold the val_ values"
 PREDICTION_MOMENT = "work on the result of predict, which calls no callbacks"
@@ -81,10 +80,8 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     "metric": {"binary_accuracy": "use accuracy, with one output for each of the two classes"},
     # arguments of Keras, at another value than `keras_defaults` accepts
     "argument": {
-        "bias_regularizer": DECAY,
         "class_weight": "use sample_weight=weights[y], with an array of the classes' weights",
         "dtype": "give the model its dtype=",
-        "kernel_regularizer": DECAY,
         "label_smoothing": "smooth one-hot targets, and use categorical_crossentropy",
         "reduction": "use loss.per_sample in a loop written by hand",
         "save_best_only": "use monitor=, with which the best is also kept",
@@ -111,7 +108,7 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     },
     "methods of Loss": {"call": "define per_sample(self, y_true, y_pred)"},
     "methods of Initializer": {"__call__": "define draw(self, shape, *, seed, stream)"},
-    "methods of MaxNorm": {"__call__": "define apply(self, weight, backend)"},
+    "methods of Constraint": {"__call__": "define apply(self, weight, backend)"},
     "methods of Optimizer": {
         "apply_gradients": "define rule(self, weights, gradients, rate, decay)",
         "update_step": "define rule(self, weights, gradients, rate, decay)",

@@ -14,7 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from minidl import constraints, initializers, layers, losses, metrics, optimizers, rng
+from minidl import (
+    constraints,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    optimizers,
+    regularizers,
+    rng,
+)
 from minidl.arguments import as_list, positive_integer
 from minidl.engine.parameter import Parameter
 from minidl.layers import Layer, activations
@@ -27,16 +36,18 @@ MAX_SAMPLE_SIZE = 2**24
 BASES = (
     layers.Layer,
     initializers.Initializer,
-    constraints.MaxNorm,
+    constraints.Constraint,
+    regularizers.Regularizer,
     optimizers.Optimizer,
     schedules.LearningRateSchedule,
     losses.Loss,
     metrics.Metric,
 )
-_ABSTRACT = {layers.Input, *BASES} - {constraints.MaxNorm}
+_ABSTRACT = {layers.Input, *BASES}
+MODULES = (layers, initializers, constraints, regularizers, optimizers, schedules, losses, metrics)
 KNOWN: dict[str, type] = {
     kind.__name__: kind
-    for module in (layers, initializers, constraints, optimizers, schedules, losses, metrics)
+    for module in MODULES
     for kind in map(vars(module).get, module.__all__)
     if inspect.isclass(kind) and issubclass(kind, BASES) and kind not in _ABSTRACT
 } | {"Sequential": Sequential}
@@ -212,6 +223,7 @@ def describe_network(model: Sequential) -> dict[str, Any]:
             "stream": parameter.stream,
             "trainable": parameter.requires_grad,
             "constraint": describe(parameter.constraint),
+            "regularizer": describe(parameter.regularizer),
             "learning_rate_factor": parameter.learning_rate_factor,
         }
         for parameter in model.parameters()
@@ -356,8 +368,10 @@ class Builder:
             parameter.stream = stream
             parameter.learning_rate_factor = row.get("learning_rate_factor", 1.0)
             if row["constraint"] is not None:
-                parameter.constraint = self.build(row["constraint"], constraints.MaxNorm)
+                parameter.constraint = self.build(row["constraint"], constraints.Constraint)
                 parameter.constraint.check(parameter.shape)
+            if row.get("regularizer") is not None:
+                parameter.regularizer = self.build(row["regularizer"], regularizers.Regularizer)
         model.placement.weight_streams.update(p.stream for p in parameters)
         return model
 

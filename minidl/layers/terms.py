@@ -3,12 +3,13 @@
 They are not attributes of layers, so that neither a copy nor a file of a model holds them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from minidl.backend import Backend
+from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor
 
 Terms = list[tuple[Any, Tensor]]  # each with the layer that added it
@@ -49,3 +50,8 @@ def checked(who: str, term: Any, backend: Backend | None) -> Tensor:
             f'it with .to("{backend.name}").'
         )
     return term
+
+
+def penalties(parameters: Iterable[Parameter]) -> list[Tensor]:
+    """Return the penalties on the weights that are trained and have a regularizer."""
+    return [p.regularizer(p) for p in parameters if p.regularizer and p.requires_grad]

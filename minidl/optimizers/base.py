@@ -105,7 +105,8 @@ class Optimizer(RefusesMethods):
             error = ValueError if isinstance(rate, Real) else TypeError
             raise error(
                 f"{type(self).__name__}: expected learning_rate to be {schedules.RATE}, or a "
-                f"LearningRateSchedule or another function of the update, got {rate!r}. Pass a float such as 0.001."
+                f"LearningRateSchedule or another function of the update, got {rate!r}. Pass a "
+                "float such as 0.001."
             )
         self._learning_rate: LearningRate = number
 
