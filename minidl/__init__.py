@@ -4,7 +4,7 @@
 `models`                `Sequential` and `Model`: compile, fit, evaluate, predict, summary
 `layers`                `Dense`, `Dropout` and its family; `Layer`, the base of your own
 `losses`, `metrics`     what training minimises, and what it reports
-`optimizers`            `SGD`, `RMSprop`, `Adam`, `AdamW`, and learning-rate schedules
+`optimizers`            `SGD`, `RMSprop`, `Adam`, `AdamW`, `Nadam`, and learning-rate schedules
 `initializers`          initial values of weights
 `constraints`           constraints on weights
 `regularizers`          penalties on weights, which are terms of the loss

@@ -102,7 +102,7 @@ def describe(thing: Any) -> Any:
             "class of minidl. Rename your class."
         )
     arguments = {name: describe(_kept(thing, name)) for name in _own_arguments(kind)}
-    if kind.__name__ not in KNOWN:
+    if kind.__name__ not in KNOWN or isinstance(thing, optimizers.Optimizer):
         arguments |= _passed_on(thing)
     if isinstance(thing, Layer):
         arguments["name"] = thing.label
@@ -121,7 +121,7 @@ def _kept(thing: Any, name: str) -> Any:
 
 
 def _passed_on(thing: Any) -> dict[str, Any]:
-    """Return the arguments that a class of the user passes to its base class as ``**arguments``.
+    """Return the arguments that a class passes to its base class as ``**arguments``.
 
     Arguments that the class sets itself are left out: only values that differ from those of an
     object built from its own arguments are returned. If there is no such object, all are returned.

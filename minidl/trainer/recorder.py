@@ -351,6 +351,8 @@ def obstacle_of(model: Any, plan: Any, optimizer: Any = None) -> str:
     if optimizer is not None and not type(optimizer).rule.__module__.startswith("minidl."):
         # A rule that computes with the rate would keep its value.
         return f"the rule of {type(optimizer).__name__} is not one of minidl"
+    if optimizer is not None and optimizer.gradient_accumulation_steps:
+        return "gradients are accumulated"
     for part in parts:
         kind = part if isinstance(part, FunctionType) else type(part)
         is_ours = kind.__module__.startswith("minidl.")
