@@ -32,14 +32,7 @@ class Parameter(Tensor):
         0 or above. Optimizers update this weight with their learning rate times this factor.
     """
 
-    __slots__ = (
-        "_learning_rate_factor",
-        "changed_at",
-        "constraint",
-        "name",
-        "regularizer",
-        "stream",
-    )
+    __slots__ = ("_factor", "changed_at", "constraint", "name", "regularizer", "stream")
 
     def __init__(self, values: np.ndarray, backend: Backend, name: str, stream: int):
         self._fill(backend.asarray(values), backend)
@@ -54,11 +47,11 @@ class Parameter(Tensor):
     @property
     def learning_rate_factor(self) -> float:
         """The factor of the learning rate."""
-        return self._learning_rate_factor
+        return self._factor
 
     @learning_rate_factor.setter
     def learning_rate_factor(self, factor: float) -> None:
-        self._learning_rate_factor = number(self.name, "learning_rate_factor", factor, "[0, inf)")
+        self._factor = number(self.name, "learning_rate_factor", factor, "[0, inf)")
 
     def __getstate__(self) -> Any:
         """Return the state of a copy: another process counts its changes anew."""

@@ -14,21 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from minidl import (
-    constraints,
-    initializers,
-    layers,
-    losses,
-    metrics,
-    optimizers,
-    regularizers,
-    rng,
-)
+from minidl import constraints, initializers, layers, losses, metrics, optimizers, regularizers
 from minidl.arguments import as_list, positive_integer
 from minidl.engine.parameter import Parameter
 from minidl.layers import Layer, activations
 from minidl.models import Model, Sequential
 from minidl.optimizers import schedules
+from minidl.rng import checked_integer
 
 MAX_LAYERS = 10_000
 MAX_SAMPLE_SIZE = 2**24
@@ -364,7 +356,7 @@ class Builder:
             raise ValueError(f"expected the weights {expected!r:.200}, got {found!r:.200}")
         for parameter, row in zip(parameters, description["weights"], strict=True):
             parameter.requires_grad = bool(row["trainable"])
-            stream = rng.checked_integer(f"{parameter.name}: stream", row["stream"], 2**32)
+            stream = checked_integer(f"{parameter.name}: stream", row["stream"], 2**32)
             parameter.stream = stream
             parameter.learning_rate_factor = row.get("learning_rate_factor", 1.0)
             if row["constraint"] is not None:

@@ -89,22 +89,12 @@ class Dense(Layer):
                 f"shape {tuple(input_shape[1:])}. Axis 0 is the batch: {AS_BATCH}"
             )
         shape = (input_shape[-1], self.units)
-        self.weight = self.add_weight(
-            "weight",
-            shape,
-            self.kernel_initializer,
-            self.kernel_constraint,
-            regularizer=self.kernel_regularizer,
-        )
+        kernel: Any = {"constraint": self.kernel_constraint, "regularizer": self.kernel_regularizer}
+        self.weight = self.add_weight("weight", shape, self.kernel_initializer, **kernel)
         self.bias: Parameter | None = None
         if self.use_bias:
-            self.bias = self.add_weight(
-                "bias",
-                (self.units,),
-                self.bias_initializer,
-                self.bias_constraint,
-                regularizer=self.bias_regularizer,
-            )
+            bias: Any = {"constraint": self.bias_constraint, "regularizer": self.bias_regularizer}
+            self.bias = self.add_weight("bias", (self.units,), self.bias_initializer, **bias)
 
     def call(self, x: Tensor) -> Tensor:
         """Return the layer's output, of shape (batch, units)."""

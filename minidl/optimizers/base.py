@@ -17,7 +17,7 @@ from minidl.arguments import Number, as_list, positive_integer, undefined
 from minidl.backend import Array, Backend
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import schedules
-from minidl.optimizers.buffers import Buffers, scale_down, trained_of, views
+from minidl.optimizers.buffers import Buffers, scale_down, trained_of, views_of
 from minidl.optimizers.schedules import LearningRate
 
 Group = tuple[float, float]  # factors of the learning rate and of the decay
@@ -374,7 +374,7 @@ class Optimizer(RefusesMethods):
         """Return the parts of the weights and of the state that belong to `parameters`."""
         assert self._buffers is not None, "laid out by update"
         flats = [self._buffers.weights, *(self.state[name] for name in self.state_names)]
-        views = [views(flat, self._parameters) for flat in flats]
+        views = [views_of(flat, self._parameters) for flat in flats]
         return [view[parameter] for view in views for parameter in parameters]
 
     def _rate(self, iterations: int) -> float:

@@ -13,8 +13,8 @@ class Buffers:
         xp = parameters[0].backend.xp
         self.weights = xp.concatenate([parameter.data.ravel() for parameter in parameters])
         self.gradients = xp.empty_like(self.weights)
-        self.weight_views = views(self.weights, parameters)
-        self.gradient_views = views(self.gradients, parameters)
+        self.weight_views = views_of(self.weights, parameters)
+        self.gradient_views = views_of(self.gradients, parameters)
         for parameter, view in self.weight_views.items():
             parameter.data = view
 
@@ -28,7 +28,7 @@ def trained_of(parameters: Sequence[Parameter]) -> list[Parameter]:
     return [parameter for parameter in parameters if parameter.requires_grad]
 
 
-def views(flat: Array, parameters: Sequence[Parameter]) -> dict[Parameter, Array]:
+def views_of(flat: Array, parameters: Sequence[Parameter]) -> dict[Parameter, Array]:
     """Return views of consecutive parts of a flat buffer, one for each parameter."""
     views, start = {}, 0
     for parameter in parameters:

@@ -143,8 +143,8 @@ class Adam(Optimizer):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
-        amsgrad: bool = False,
         *,
+        amsgrad: bool = False,
         weight_decay: float | None = None,
         **options: Any,
     ):
@@ -209,7 +209,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    learning_rate, weight_decay, beta_1, beta_2, epsilon, amsgrad, options
+    learning_rate, weight_decay, beta_1, beta_2, epsilon, options
         As in `Adam`, in Keras' order.
     """
 
@@ -220,10 +220,9 @@ class AdamW(Adam):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
-        amsgrad: bool = False,
         **options: Any,
     ):
-        means = beta_1, beta_2, epsilon, amsgrad
+        means = beta_1, beta_2, epsilon
         super().__init__(learning_rate, *means, weight_decay=weight_decay, **options)
 
 
@@ -242,21 +241,8 @@ class Nadam(Adam):
     Parameters
     ----------
     learning_rate, beta_1, beta_2, epsilon, weight_decay, options
-        As in `Adam`.
+        As in `Adam`; `amsgrad` must be False.
     """
-
-    def __init__(
-        self,
-        learning_rate: LearningRate = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-7,
-        *,
-        weight_decay: float | None = None,
-        **options: Any,
-    ):
-        means = beta_1, beta_2, epsilon
-        super().__init__(learning_rate, *means, weight_decay=weight_decay, **options)
 
     def step_sizes(self, rate: float, iterations: int) -> tuple[float, ...]:
         """Return the factors of the mean, of the gradient, and of the mean square."""

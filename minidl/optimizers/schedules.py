@@ -228,14 +228,14 @@ class CosineDecay(LearningRateSchedule):
         initial_learning_rate: float,
         decay_steps: int,
         alpha: float = 0.0,
+        *,
         warmup_target: float | None = None,
         warmup_steps: int = 0,
     ):
         self.initial_learning_rate = initial_learning_rate
         self.decay_steps = decay_steps
         self.alpha = alpha
-        self.warmup_target = warmup_target
-        self.warmup_steps = warmup_steps
+        self.warmup_target, self.warmup_steps = warmup_target, warmup_steps
         if warmup_steps and warmup_target is None:
             raise ValueError(
                 f"CosineDecay: expected warmup_target with warmup_steps={warmup_steps}, got None. "
@@ -293,18 +293,13 @@ class CosineDecayRestarts(LearningRateSchedule):
         m_mul: float = 1.0,
         alpha: float = 0.0,
     ):
-        self.initial_learning_rate = initial_learning_rate
-        self.first_decay_steps = first_decay_steps
-        self.t_mul = t_mul
-        self.m_mul = m_mul
-        self.alpha = alpha
+        self.initial_learning_rate, self.alpha = initial_learning_rate, alpha
+        self.first_decay_steps, self.t_mul, self.m_mul = first_decay_steps, t_mul, m_mul
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of the cosine that holds `step`."""
-        length, left = self.first_decay_steps, step
-        restarts = 0
-        if self.t_mul == 1:
-            restarts, left = divmod(step, length)
+        length = self.first_decay_steps
+        restarts, left = divmod(step, length) if self.t_mul == 1 else (0, step)
         while left >= length:
             restarts, left, length = restarts + 1, left - length, length * self.t_mul
         cosine = self.m_mul**restarts * _half_cosine(left / length)

@@ -155,7 +155,7 @@ class Watch:
         self._ids = [*map(id, self._arrays_before)]
         self._weights = [(parameter, parameter.data) for parameter in model.parameters()]
         found = [(threads, "_chosen"), (model, *(n for n in vars(model) if n not in _IN_MOTION))]
-        of_weight = "_requires_grad", "constraint", "regularizer", "_learning_rate_factor"
+        of_weight = "_requires_grad", "constraint", "regularizer", "_factor"
         found += [(parameter, *of_weight) for parameter in model.parameters()]
         found += [(stream, "own_seed", "model_seed", "number") for stream in model.streams()]
         # With two names or more, a getter returns a tuple: compared by identity first.
