@@ -125,7 +125,7 @@ def _passed_on(thing: Any) -> dict[str, Any]:
     found = {name: describe(_kept(thing, name)) for name in others}
     try:
         plain = kind(**{name: getattr(thing, name) for name in own})
-    except TypeError:  # an argument that is passed on has no default
+    except (TypeError, ValueError):  # an argument that is passed on has no default
         return found
     return {name: value for name, value in found.items() if describe(getattr(plain, name)) != value}
 
