@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from recorded_runs import LABELS, RARE, REPLAYS, X, assert_equal, check, fit, network
+from recorded_runs import LABELS, REPLAYS, X, assert_equal, check, fit, network
 from small_models import bits
 
 from minidl import Tensor, layers, losses, models, optimizers, regularizers, training
@@ -34,6 +34,7 @@ def test_losses_are_penalties_of_the_present_weights():
     assert [len(layer.losses) for layer in model.layers] == [1, 0, 1]
 
 
+@pytest.mark.slow_on("cuda-double")
 def test_evaluate_adds_the_penalty_once_for_any_batch_size(device):
     model = network(device, stack=stack())
     plain = CROSS_ENTROPY(Tensor(LABELS), Tensor(model.predict(X))).item()
@@ -74,9 +75,12 @@ def test_regularised_steps_are_recorded_on_cuda_and_refused_on_the_cpu(device, t
             "the operation penalty has no kernel",
         )
         return
-    check(lambda: network(device, stack=stack()), tmp_path, REPLAYS)
+    # Nadam and clipping have no kernels either.
+    used = optimizers.Nadam
+    check(lambda: network(device, used(clipnorm=0.2), stack=stack()), tmp_path, REPLAYS)
 
 
+@pytest.mark.slow_on("cuda-double")
 def test_change_of_a_regularizer_between_epochs_is_seen(device, tmp_path):
     def change(model, epoch):
         model.layers[0].weight.regularizer.l2 = 0.5 if epoch == 2 else 0.02
@@ -115,32 +119,36 @@ class Mean(regularizers.Regularizer):
         return weight.mean() * self.factor
 
 
-def test_regularizer_of_the_user_is_saved_and_resumed(tmp_path):
-    def make():
-        layer = layers.Dense(3, "softmax", input_shape=(6,), kernel_regularizer=Mean(0.5))
-        return network(stack=[layers.DropConnect(4, 0.5, bias_regularizer="l1"), layer])
+def own_stack():
+    return [
+        layers.DropConnect(4, 0.5, bias_regularizer="l1", input_shape=(6,)),
+        layers.Dense(3, "softmax", kernel_regularizer=Mean(0.5)),
+    ]
 
+
+def test_run_with_a_regularizer_of_the_user_is_resumed_with_equal_bits(tmp_path):
     path = tmp_path / "model.safetensors"
-    whole, first = fit(make()), fit(make(), epochs=2)
-    first.layers[0].weight.regularizer = regularizers.L1(0.25)  # set after it was built
+    whole, first = fit(network(stack=own_stack())), fit(network(stack=own_stack()), epochs=2)
     first.save(path)
+    again = fit(models.load(path, custom_objects=[Mean]), resume=True)
+    assert bits(again) == bits(whole)
+    assert again.history.history == whole.history.history
+
+
+def test_regularizer_that_was_set_after_building_is_saved(tmp_path):
+    model = network(stack=own_stack())
+    model.layers[0].weight.regularizer = regularizers.L1(0.25)
+    path = tmp_path / "model.safetensors"
+    model.save(path)
     again = models.load(path, custom_objects=[Mean])
     found = [p.regularizer for p in again.parameters()]
     assert [type(each) for each in found] == [regularizers.L1, regularizers.L1, Mean, type(None)]
     assert (found[0].l1, found[1].l1, found[2].factor) == (0.25, 0.01, 0.5)
-    again.layers[0].weight.regularizer = None
-    fit(again)
-    np.testing.assert_allclose(
-        again.history.history["loss"],
-        whole.history.history["loss"][:0] or again.history.history["loss"],
-    )
-    assert bits(again) != bits(first)
 
 
-def test_penalty_of_float16_does_not_overflow():
-    penalty = regularizers.L2(0.5)(Tensor(np.full(4, 200.0), dtype="float16"))
-    assert (penalty.dtype, penalty.item()) == ("float16", np.inf)
-    assert regularizers.L2(1e-4)(Tensor(np.full(4, 200.0), dtype="float16")).item() == 16.0
+def test_penalty_of_float16_is_summed_in_float32():
+    penalty = regularizers.L2(1e-4)(Tensor(np.full(4, 400.0), dtype="float16"))
+    assert (penalty.dtype, penalty.item()) == ("float16", 64.0)
 
 
 def test_get_rejects_unknown_names_and_keeps_objects():
@@ -148,9 +156,7 @@ def test_get_rejects_unknown_names_and_keeps_objects():
     assert regularizers.get(own) is own
     assert regularizers.get(None) is None
     assert repr(regularizers.get("l1_l2")) == "L1L2(l1=0.0, l2=0.0)"
-    with pytest.raises(
-        ValueError, match=r"^regularizer: expected a Regularizer or one of l1, .*'l3'"
-    ):
+    with pytest.raises(ValueError, match=r"^regularizer: expected a .* one of l1, .*'l3'"):
         layers.Dense(2, kernel_regularizer="l3")
     with pytest.raises(ValueError, match=r"^L2: expected l2 in \[0, inf\), got -1"):
         regularizers.L2(-1)
