@@ -190,7 +190,7 @@ class Plan:
     def _with_terms(self, found: Comparison, added: Sequence[Tensor]) -> Comparison:
         """Add the terms of layers and the penalties on weights to what `compare` returns."""
         loss, sums, *others = found
-        self._backend.not_recorded("layers or regularizers add terms to the loss")
+        self._backend.not_recorded("layers add terms to the loss")
         for term in added:
             loss = loss + term.astype(loss.dtype)
         with self._backend.active:
