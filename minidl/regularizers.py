@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from minidl.alternatives import RefusesMethods
 from minidl.arguments import Number, choose, undefined, written
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
@@ -10,7 +9,7 @@ from minidl.engine.tensor import Tensor, apply
 __all__ = ["L1", "L1L2", "L2", "Regularizer", "get", "l1", "l1_l2", "l2"]
 
 
-class Regularizer(RefusesMethods):
+class Regularizer:
     """Penalty on a weight; a subclass defines ``__call__``.
 
     `fit` and `evaluate` add it to the loss of each batch, and report the sum. A frozen weight has
@@ -79,7 +78,7 @@ class L2(L1L2):
 
 
 l1, l2, l1_l2 = L1, L2, L1L2
-_BY_NAME: dict[str, type[Any]] = {"l1": L1, "l2": L2, "l1_l2": L1L2, "l1l2": L1L2}
+_NAMES: dict[str, type[Any]] = {"l1": L1, "l2": L2, "l1_l2": L1L2, "l1l2": L1L2}
 
 
 def get(regularizer: str | Regularizer | None) -> Regularizer | None:
@@ -90,6 +89,4 @@ def get(regularizer: str | Regularizer | None) -> Regularizer | None:
     ValueError
         If the name is unknown. The message lists the names.
     """
-    if regularizer is None:
-        return None
-    return choose("regularizer", regularizer, Regularizer, _BY_NAME)
+    return None if regularizer is None else choose("regularizer", regularizer, Regularizer, _NAMES)

@@ -48,9 +48,9 @@ class Layer:
     Notes
     -----
     `fit` records a step and replays it, see ``model.recording``. An optimizer with a rule of your
-    own prevents this. So does a layer, model, loss, metric or constraint of your own, unless its
-    class declares ``recordable = True``. A subclass does not inherit it. For a function as an
-    activation, set ``swish.recordable = True``. This promises:
+    own prevents this. So does a layer, model, loss, metric, regularizer or constraint of your own,
+    unless its class declares ``recordable = True``. A subclass does not inherit it. For a function
+    as an activation, set ``swish.recordable = True``. This promises:
 
     - Results depend only on inputs, weights, random streams and constants.
     - Nothing is read on the host, as by ``x.numpy()``, ``x.item()``, ``float(x)`` or ``if x > 0``.
@@ -290,7 +290,7 @@ class Layer:
                 f"{self.label}: expected add_loss within call, got it outside. Call the layer."
             )
         backend = None if self.placement is None else self.placement.backend
-        found.append((self, terms.checked(self.label, term, backend)))
+        found.append((self, terms.checked(f"{self.label}: add_loss", term, backend)))
 
     @property
     def losses(self) -> list[Tensor]:

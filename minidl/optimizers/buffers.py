@@ -44,5 +44,6 @@ def scale_down(gradients: Array, largest: float, backend: Backend) -> None:
     The sum of squares is a float64. On the CPU, it does not depend on the number of threads.
     """
     wide = gradients.astype("float64")
-    norm = backend.xp.sqrt((wide * wide).sum())
+    wide *= wide
+    norm = backend.xp.sqrt(wide.sum())
     gradients *= (largest / backend.xp.maximum(norm, largest)).astype(gradients.dtype)

@@ -63,10 +63,14 @@ def penalty(backend: Backend, x: Array, *, l1: float, l2: float) -> Result:
     The gradient of the absolute value at 0 is 0. On the CPU, the bits do not depend on threads.
     """
     xp, wide = backend.xp, backend.widened(x)
-    size = xp.abs(wide)
+    total = l2 * (wide * wide).sum()
+    if l1:
+        total = total + l1 * xp.abs(wide).sum()
 
     def vjp(g: Array) -> Array:
-        slope = xp.sign(wide) * (l1 + 2 * l2 * size)
-        return (g * slope).astype(x.dtype, copy=False)
+        slope = (2 * l2 * g) * wide
+        if l1:
+            slope += (l1 * g) * xp.sign(wide)
+        return slope.astype(x.dtype, copy=False)
 
-    return (size * (l1 + l2 * size)).sum().astype(x.dtype), (vjp,)
+    return total.astype(x.dtype), (vjp,)
