@@ -96,10 +96,9 @@ def test_change_of_a_regularizer_between_epochs_is_seen(device, tmp_path):
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-@pytest.mark.slow_on("cuda-double")
-def test_shards_of_a_batch_share_one_penalty(shards, device):
+def test_shards_of_a_batch_share_one_penalty(shards):
     plain, shared = (
-        network(device, optimizers.SGD(0.1), stack=[*stack()[:1], *stack()[2:]]) for _ in range(2)
+        network("cpu", optimizers.SGD(0.1), stack=[*stack()[:1], *stack()[2:]]) for _ in range(2)
     )
     fit(plain)
     fit(shared, distribution=DataParallel(shards=shards))
