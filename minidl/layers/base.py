@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from minidl import initializers
+from minidl import initializers, regularizers
 from minidl.alternatives import Unavailable, keras_defaults, missing_attribute, refuse_names
 from minidl.arguments import number_array, positive_integer, undefined
 from minidl.backend import get_backend
@@ -197,7 +197,7 @@ class Layer:
         initializer: str | initializers.Initializer,
         constraint: Constraint | None = None,
         learning_rate_factor: float = 1.0,
-        regularizer: Regularizer | None = None,
+        regularizer: str | Regularizer | None = None,
     ) -> Parameter:
         """Return a new weight; call this in `build` and store the result in an attribute.
 
@@ -213,7 +213,7 @@ class Layer:
             Applied after each update.
         learning_rate_factor : float
             0 or above. Optimizers multiply their learning rate by it for this weight.
-        regularizer : Regularizer, optional
+        regularizer : str or Regularizer, optional
             Its penalty on the weight is a term of the loss.
 
         Raises
@@ -251,7 +251,7 @@ class Layer:
         parameter = Parameter(values, placement.backend, full_name, stream)
         parameter.constraint = constraint
         parameter.learning_rate_factor = learning_rate_factor
-        parameter.regularizer = regularizer
+        parameter.regularizer = regularizers.get(regularizer)
         self._weight_names = (*self._weight_names, name)
         return parameter
 

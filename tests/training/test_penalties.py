@@ -145,6 +145,33 @@ def test_regularizer_that_was_set_after_building_is_saved(tmp_path):
     assert (found[0].l1, found[1].l1, found[2].factor) == (0.25, 0.01, 0.5)
 
 
+def test_weight_of_a_layer_of_the_user_may_have_a_regularizer():
+    class Scale(layers.Layer):
+        def build(self, input_shape):
+            self.factor = self.add_weight("factor", (2,), "ones", regularizer="l2")
+            self.factors = [self.factor]  # the same weight again
+
+        def call(self, x):
+            return x * self.factor
+
+    model = models.Sequential([Scale(input_shape=(2,))])
+    assert [term.item() for term in model.losses] == [pytest.approx(0.02)]
+
+
+@pytest.mark.parametrize(
+    ("penalty", "error", "message"),
+    [
+        (lambda weight: weight * weight, ValueError, r"expected a scalar, got shape \(6, 3\)"),
+        (lambda weight: 0.5, TypeError, "expected a Tensor, got a float"),
+    ],
+)
+def test_penalty_that_is_not_a_scalar_tensor_names_the_weight(penalty, error, message):
+    model = network(stack=[layers.Dense(3, "softmax", input_shape=(6,))])
+    model.layers[0].weight.regularizer = penalty
+    with pytest.raises(error, match=f"^the regularizer of dense/weight: {message}"):
+        fit(model, record=False)
+
+
 def test_penalty_of_float16_is_summed_in_float32():
     penalty = regularizers.L2(1e-4)(Tensor(np.full(4, 400.0), dtype="float16"))
     assert (penalty.dtype, penalty.item()) == ("float16", 64.0)
