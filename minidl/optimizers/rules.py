@@ -234,9 +234,8 @@ _WARMUP = [*accumulate((1 - 0.96**i / 2 for i in range(1, 1001)), mul, initial=1
 class Nadam(Adam):
     """Adam with Nesterov's momentum.
 
-    Dozat, "Incorporating Nesterov momentum into Adam", ICLR workshop 2016, algorithm 2, with the
-    momentum beta_1 (1 - 0.96^t / 2) of its section 3, as in Keras. On the CPU, its updates are not
-    recorded.
+    Dozat, "Incorporating Nesterov momentum into Adam", ICLR workshop 2016, algorithm 2, with Keras'
+    momentum beta_1 (1 - 0.96^t / 2) in update t. On the CPU, its updates are not recorded.
 
     Parameters
     ----------

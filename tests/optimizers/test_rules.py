@@ -63,7 +63,7 @@ def amsgrad(w, gradients, rates, beta_2=0.999, weight_decay=0.0, amsgrad=True):
 
 
 def nadam(w, gradients, rates, beta_1=0.9, beta_2=0.999, epsilon=1e-7, weight_decay=0.0):
-    """Dozat, ICLR workshop 2016, algorithm 2, with the schedule of its section 3."""
+    """Dozat, ICLR workshop 2016, algorithm 2, with the momentum of Keras."""
     m, v = np.zeros_like(w), np.zeros_like(w)
     momenta = beta_1 * (1 - 0.5 * 0.96 ** np.arange(1, len(gradients) + 2))
     for t, (g, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
