@@ -4,9 +4,10 @@
 `models`                `Sequential` and `Model`: compile, fit, evaluate, predict, summary
 `layers`                `Dense`, `Dropout` and its family; `Layer`, the base of your own
 `losses`, `metrics`     what training minimises, and what it reports
-`optimizers`            `SGD`, `RMSprop`, `Adam`, `AdamW`, and learning-rate schedules
+`optimizers`            `SGD`, `RMSprop`, `Adam`, `AdamW`, `Nadam`, and learning-rate schedules
 `initializers`          initial values of weights
 `constraints`           constraints on weights
+`regularizers`          penalties on weights, which are terms of the loss
 `callbacks`             actions around training
 `distributed`           `DataParallel`: training by many processes or machines
 `datasets`              MNIST and similar data sets
@@ -39,6 +40,7 @@ from minidl import (
     metrics,
     models,
     optimizers,
+    regularizers,
     rng,
     testing,
 )
@@ -67,6 +69,7 @@ __all__ = [
     "models",
     "no_grad",
     "optimizers",
+    "regularizers",
     "rng",
     "set_num_threads",
     "testing",

@@ -376,7 +376,7 @@ _DENOMINATOR = (
     1.0,
 )
 _WITHIN_TWO_SIGMA = 0.9544997361036416
-_TRUNCATED_SIGMA = 0.8796256610342398
+TRUNCATED_SIGMA = 0.8796256610342398
 
 
 def initial_truncated_normal(
@@ -392,4 +392,18 @@ def initial_truncated_normal(
     q = _centred(shape, seed, stream) * _WITHIN_TWO_SIGMA
     r = 0.180625 - q * q
     value = q * np.polyval(_NUMERATOR, r) / np.polyval(_DENOMINATOR, r)
-    return value * (stddev / _TRUNCATED_SIGMA)
+    return value * (stddev / TRUNCATED_SIGMA)
+
+
+def initial_normal(shape: tuple[int, ...], stddev: float, *, seed: int, stream: int) -> np.ndarray:
+    """Return float64 numbers with mean 0, from a normal distribution that is not cut.
+
+    They are the numbers of `normal` at step 0, times `stddev`.
+
+    Examples
+    --------
+    >>> initial_normal((2,), 1.0, seed=3, stream=0).round(3)
+    array([ 0.473, -1.538])
+    """
+    drawn = normal(shape, seed=seed, stream=stream, step=0)
+    return drawn.astype(np.float64) * stddev

@@ -10,7 +10,6 @@ from minidl.batches import Batch
 from minidl.engine.tensor import Tensor
 from minidl.layers.random_layer import RandomLayer
 from minidl.optimizers import Optimizer
-from minidl.optimizers.base import factors_of
 from minidl.rng import RandomStream
 from minidl.trainer.fusion import Compared, Plan
 from minidl.trainer.interrupts import Interrupts
@@ -71,7 +70,7 @@ class Step(Work):
     def numbers(self, ahead: int = 0) -> Numbers:
         """Return the numbers of the next update, or of a later one."""
         step = rng.checked_integer("fit: step", self.state.step + ahead, 2**32)
-        updates = self.optimizer.numbers(ahead, factors_of(self.trained))
+        updates = self.optimizer.numbers(ahead, self.optimizer.groups_of(self.trained))
         rates = tuple(layer.numbers_of(layer.rate_at(step)) for layer in self._scheduled)
         return Numbers(step, 0, updates, rates)
 
@@ -167,7 +166,7 @@ class Step(Work):
             (self.state, name) for name in ("step", "epoch", "progress", "is_torn")
         ]
         of_state.append((self.state.totals, "_counts"))
-        of_optimizer = [(self.optimizer, name) for name in ("iterations", "is_changing")]
+        of_optimizer = [(self.optimizer, name) for name in ("calls", "is_changing")]
         return of_state + of_optimizer + [(stream, "step") for stream in self._streams]
 
     @contextlib.contextmanager

@@ -246,6 +246,11 @@ CASES: dict[str, list[Case]] = {
     "sum": reduction(np.add.reduce, [*AXES, ((0, 3), 0), ((0, 3), 1), ((0,), None)], draw),
     "mean": reduction(np.mean, [*AXES, ((0, 3), 1)], draw),
     "max": reduction(np.maximum.reduce, [*AXES, ((0, 3), 1)], spaced),
+    "penalty": [
+        Case((x,), {"l1": l1, "l2": l2}, lambda x, l1, l2: (l1 * np.abs(x) + l2 * x * x).sum())
+        for x in (spaced(3, 4), spaced(5), np.zeros((0, 3)))
+        for l1, l2 in ((0.3, 0.0), (0.0, 0.7), (0.2, 0.1))
+    ],
     "exp": unary(lambda x: math.e**x, *ELEMENTWISE_INPUTS),
     "log": unary(lambda x: np.log2(x) / math.log2(math.e), *POSITIVE_INPUTS),
     "clip": unary(

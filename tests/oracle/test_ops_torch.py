@@ -135,6 +135,13 @@ CASES: dict[str, list[tuple[tuple, dict, Callable]]] = {
         for shape, axis in REDUCED
         for keepdims in (False, True)
     ],
+    "penalty": [
+        (
+            (distinct(3, 4),),
+            {"l1": 0.2, "l2": 0.1},
+            lambda x, l1, l2: l1 * x.abs().sum() + l2 * x.square().sum(),
+        )
+    ],
     "max": [
         ((distinct(*shape),), {"axis": axis, "keepdims": keepdims}, over_axes(torch.amax))
         for shape, axis in REDUCED
