@@ -18,6 +18,7 @@ from minidl.distributed.interrupts import SharedInterrupts
 from minidl.distributed.mpi import Mpi, WorkerError, launched_size
 from minidl.distributed.shared_evaluation import SharedEvaluation
 from minidl.distributed.shared_step import SharedStep
+from minidl.layers.base import Layer
 from minidl.losses import Loss
 from minidl.trainer.distribution import Distribution
 from minidl.trainer.fusion import Plan
@@ -165,6 +166,8 @@ class DataParallel(Distribution):
         """
         with self.agreed():
             _check_loss(run.model.loss)
+            if self.shards > 1:
+                _check_layers(run.model)
         facts = environment() | run.model.backend.facts() | arguments
         facts |= {"callbacks": run.callbacks.names, "the first epoch": run.position.epoch}
         facts |= {"the first batch": run.position.batch} | dict(run.state.fingerprint())
@@ -235,6 +238,17 @@ def _check_loss(loss: Loss) -> None:
             f"fit: expected a loss that is the mean of its per_sample, got {type(loss).__name__}, "
             "which defines __call__. Define per_sample only, or leave distribution out."
         )
+
+
+def _check_layers(model: Layer) -> None:
+    """Raise ValueError if a layer computes with the whole batch, of which a shard is a part."""
+    for layer in model.walk():
+        if layer.needs_whole_batches:
+            raise ValueError(
+                f"fit: expected layers that treat each sample alone, got {layer.label}, a "
+                f"{type(layer).__name__}, which needs whole batches. Use LayerNormalization or "
+                "DataParallel(shards=1), or leave distribution out."
+            )
 
 
 def communicator(timeout: float) -> Communicator:
