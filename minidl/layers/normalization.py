@@ -29,16 +29,16 @@ class _Normalization(Layer):
 
     def __init__(
         self,
-        axis: int | list[int],
-        epsilon: float,
-        center: bool,
-        scale: bool,
-        beta_initializer: str | Initializer,
-        gamma_initializer: str | Initializer,
+        axis: int | Sequence[int] = -1,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: str | Initializer = "zeros",
+        gamma_initializer: str | Initializer = "ones",
         **layer_arguments: Any,
     ):
         super().__init__(**layer_arguments)
-        self.axis = axis
+        self.axis = list(axis) if isinstance(axis, Sequence) else axis
         self.axes(2**31)  # raises for an axis that no input has
         self.epsilon = epsilon
         self.center = center
@@ -224,17 +224,3 @@ class LayerNormalization(_Normalization):
     >>> LayerNormalization(epsilon=0.0)(Tensor([[1.0, 3.0]])).numpy()
     array([[-1.,  1.]], dtype=float32)
     """
-
-    def __init__(
-        self,
-        axis: int | Sequence[int] = -1,
-        epsilon: float = 1e-3,
-        center: bool = True,
-        scale: bool = True,
-        beta_initializer: str | Initializer = "zeros",
-        gamma_initializer: str | Initializer = "ones",
-        **layer_arguments: Any,
-    ):
-        options = epsilon, center, scale, beta_initializer, gamma_initializer
-        listed = list(axis) if isinstance(axis, Sequence) else axis
-        super().__init__(listed, *options, **layer_arguments)
