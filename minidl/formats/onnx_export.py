@@ -49,16 +49,9 @@ SHARED_DROPOUTS = (
     SpatialDropout2D,
     SpatialDropout3D,
 )
-OPERATORS: dict[str, tuple[str, dict[str, float]]] = {
-    "elu": ("Elu", {}),
-    "leaky_relu": ("LeakyRelu", {"alpha": 0.2}),
-    "relu": ("Relu", {}),
-    "selu": ("Selu", {}),
-    "sigmoid": ("Sigmoid", {}),
-    "softmax": ("Softmax", {"axis": -1}),
-    "softplus": ("Softplus", {}),
-    "tanh": ("Tanh", {}),
-}
+# Of activations, whose names are these in snake case.
+OPERATORS = "Elu", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Tanh"
+ATTRIBUTES: dict[str, dict[str, float]] = {"LeakyRelu": {"alpha": 0.2}, "Softmax": {"axis": -1}}
 
 
 def save(model: Sequential, path: PathLike) -> None:
@@ -141,13 +134,13 @@ class _Graph:
             return x
         if name in ("gelu", "gelu_tanh", "silu"):
             return self._gate(f"{layer.path}/{name}", name, x)
-        if name not in OPERATORS:
+        operator = "".join(map(str.capitalize, (name or "").split("_")))
+        if operator not in OPERATORS:
             raise TypeError(
                 f"export: expected activations with an ONNX operator, got {function!r} in "
                 f"{layer.label}."
             )
-        operator, attributes = OPERATORS[name]
-        return self._node(operator, f"{layer.path}/{name}", x, **attributes)
+        return self._node(operator, f"{layer.path}/{name}", x, **ATTRIBUTES.get(operator, {}))
 
     def _gate(self, label: str, name: str, x: str) -> str:
         """Add x times a distribution function: the sigmoid of a value, or (1 + erf) / 2."""
