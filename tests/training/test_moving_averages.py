@@ -13,6 +13,7 @@ from minidl.layers import updates
 from minidl.trainer.recorder import Recorder
 from minidl.trainer.step import Step
 
+QUICK = pytest.param(6, marks=pytest.mark.slow_on("cuda-double"))
 FIT = {"batch_size": 4, "epochs": EPOCHS, "verbose": 0}
 
 
@@ -146,7 +147,7 @@ def test_collected_updates_change_nothing_until_they_are_assigned():
 # ------------------------------------------------------------------------------ resume, rollback
 
 
-@pytest.mark.parametrize("step", [pytest.param(1, marks=RARE), pytest.param(4, marks=RARE), 6])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=RARE), pytest.param(4, marks=RARE), QUICK])
 def test_run_resumed_within_an_epoch_has_the_bits_of_the_whole(step, device, tmp_path):
     path = tmp_path / "model.safetensors"
     whole = fit(normalized(device))
