@@ -43,7 +43,6 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     "models": {"load_model": "use models.load", "save_model": "use model.save"},
     "layers": {
         "Conv2D": "use Flatten and Dense; minidl trains multilayer networks",
-        "LeakyReLU": "use Activation with a function of a tensor",
         "Lambda": "use Activation with a function of a tensor",
     },
     # attributes

@@ -60,6 +60,9 @@ class Layer:
     A schedule is a function of the number of the update. Callbacks need no promise, since they run
     between steps and may change anything there.
 
+    A layer in whose training an output depends on other samples, as in `BatchNormalization`, sets
+    the attribute ``needs_whole_batches = True``. It is then not trained on parts of batches.
+
     Examples
     --------
     A layer with a weight:
@@ -105,6 +108,7 @@ class Layer:
     output_shape: tuple[int | None, ...] | None = None
     built = False
     placement: Placement | None = None
+    needs_whole_batches = False  # whether one sample's output depends on the others in the batch
     scope = ""  # the names of the layers around it, if another layer has its name
     _weight_names: tuple[str, ...] = ()
     trainable = Unavailable("Layer")
