@@ -9,12 +9,11 @@ import numpy as np
 
 Kind = TypeVar("Kind")
 
-TWO_CLASSES = "end with Dense(2, activation='softmax') and use sparse_categorical_crossentropy"
+TWO_CLASSES = "use binary_crossentropy, with Dense(1, activation='sigmoid')"
 SEED = "give the model its seed="
 PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
 LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
 FREEZE = "set requires_grad of each of its parameters(), then compile"
-DECAY = "give the optimizer its weight_decay="
 GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
 OWN_LOSS = "subclass losses.Loss and pass it to compile"
 OWN_LOOP = f"write the loop in a method of another name: {GRADIENT_LOOP}"
@@ -33,14 +32,14 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "utils": f"{SEED}; one-hot targets are np.eye(classes)[y]",
     },
     "losses": {
-        "BinaryCrossentropy": TWO_CLASSES,
+        "BCEWithLogitsLoss": "use BinaryCrossentropy(from_logits=True)",
         "CrossEntropyLoss": "use SparseCategoricalCrossentropy(from_logits=True)",
+        "L1Loss": "use MeanAbsoluteError",
+        "MSELoss": "use MeanSquaredError",
     },
-    "metrics": {"BinaryAccuracy": "use Accuracy, with one output for each of the two classes"},
     "models": {"load_model": "use models.load", "save_model": "use model.save"},
     "layers": {
         "Conv2D": "use Flatten and Dense; minidl trains multilayer networks",
-        "LeakyReLU": "use Activation with a function of a tensor",
         "Lambda": "use Activation with a function of a tensor",
     },
     # attributes
@@ -73,16 +72,11 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "zero_grad": "leave it out; update() clears the gradients",
     },
     # names that compile takes
-    "loss": {"bce": TWO_CLASSES, "binary_crossentropy": TWO_CLASSES},
-    "metric": {"binary_accuracy": "use accuracy, with one output for each of the two classes"},
+    "loss": {"kld": "use CategoricalCrossentropy, which differs by a constant"},
+    "metric": {"f1": "use f1_score"},
     # arguments of Keras, at another value than `keras_defaults` accepts
     "argument": {
-        "bias_regularizer": DECAY,
-        "class_weight": "use sample_weight=weights[y], with an array of the classes' weights",
         "dtype": "give the model its dtype=",
-        "kernel_regularizer": DECAY,
-        "label_smoothing": "smooth one-hot targets, and use categorical_crossentropy",
-        "reduction": "use loss.per_sample in a loop written by hand",
         "trainable": FREEZE,
     },
     # definitions in a subclass that minidl would never use
@@ -102,7 +96,7 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     },
     "methods of Loss": {"call": "define per_sample(self, y_true, y_pred)"},
     "methods of Initializer": {"__call__": "define draw(self, shape, *, seed, stream)"},
-    "methods of MaxNorm": {"__call__": "define apply(self, weight, backend)"},
+    "methods of Constraint": {"__call__": "define apply(self, weight, backend)"},
     "methods of Optimizer": {
         "apply_gradients": "define rule(self, weights, gradients, rate, decay)",
         "update_step": "define rule(self, weights, gradients, rate, decay)",

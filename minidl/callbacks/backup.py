@@ -74,3 +74,4 @@ class BackupAndRestore(ModelCheckpoint):
         """Delete the backup."""
         for path in step_files(self.folder) if self.delete_checkpoint else ():
             path.unlink(missing_ok=True)
+        self._saved_step = self.model.step  # nothing is left to save

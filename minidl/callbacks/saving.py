@@ -193,7 +193,7 @@ class ModelCheckpoint(Monitor):
             self.save()
 
     def close(self) -> None:
-        """Save a run that was interrupted, and unlock the folder."""
+        """Save a run that was interrupted or stopped by another worker, and unlock the folder."""
         try:
             self.save_broken_run()
         finally:
@@ -202,9 +202,10 @@ class ModelCheckpoint(Monitor):
 
     def save_broken_run(self) -> None:
         """Save the last step if it is not saved yet; an error is only logged."""
-        # An interruption can come before this callback is called for the step.
+        # An interruption can come before this callback is called for the step, and another worker
+        # can stop the run afterwards.
         state = self.model.train_state
-        is_complete = state.progress.moment is None
+        is_complete = state.progress.moment is None and not self.model.position.batch
         if is_complete or state.step == self._saved_step or state.is_torn:
             return
         try:

@@ -160,7 +160,7 @@ def _packed(value: Any, backend: Backend, arrays: dict[str, np.ndarray]) -> Any:
 # ------------------------------------------------------------------------------ reading
 
 
-def load(path: PathLike, device: str = "cpu", custom_objects: Iterable[type] = ()) -> Sequential:
+def load(path: PathLike, device: str = "cpu", custom_objects: Iterable[Any] = ()) -> Sequential:
     """Return the model of a checkpoint; `models.load` is the public name."""
     get_backend(device)  # its errors and the builder's do not name the file
     builder = Builder(custom_objects)
@@ -246,7 +246,7 @@ class _Reader:
         state = {"optimizer/iterations": self._array("optimizer/iterations", (), "int64")}
         # Buffers are saved from the first update on; the learning rate only without a schedule.
         kinds: dict[str, tuple[Any, Any]] = {"optimizer/learning_rate": ((), "float64")}
-        for name in optimizer.state_names:
+        for name in optimizer.buffer_names:
             kinds[f"optimizer/{name}"] = (size,), self._dtype
         for name in kinds.keys() & self._file.shapes.keys():
             state[name] = self._array(name, *kinds[name])

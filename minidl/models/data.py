@@ -1,26 +1,45 @@
 """Data of `fit`, `evaluate` and `predict`, and the methods for single batches."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
 from minidl.arguments import positive_integer
 from minidl.batches import Samples
 from minidl.engine.scope import keeps_scopes
+from minidl.layers.base import Layer
 from minidl.trainer.batch_source import BatchSource, yields_batches
+from minidl.trainer.fusion import Plan
 from minidl.trainer.interrupts import Interrupts
 from minidl.trainer.step import Step
+
+DEFAULT_BATCH_SIZE = 32
 
 
 class DataMethods:
     """The part of `Model` that receives data."""
 
+    def _plan(self: Any, samples: Samples | BatchSource) -> Plan:
+        """Return the execution plan for these samples, with loss and metrics."""
+        layers = self._planned_layers()
+        return Plan(layers, self.backend, self.dtype, samples, self.loss, self.metrics)
+
+    def _planned_layers(self: Any) -> Sequence[Layer]:
+        """Return the layers in the order of execution."""
+        return [self]
+
     def _data(
-        self: Any, who: str, x: Any, y: Any, weight: Any = None, steps: int | None = None
+        self: Any,
+        who: str,
+        x: Any,
+        y: Any,
+        weight: Any = None,
+        steps: int | None = None,
+        class_weight: Any = None,
     ) -> Samples | BatchSource:
         """Return checked samples, or a source if x is an iterable; the model is built for them."""
         if y is None and weight is None and yields_batches(x):
-            check = partial(_checked_batch, self, who)
+            check = partial(_checked_batch, self, who, class_weight)
             found: Samples | BatchSource = BatchSource(who, x, check, steps)
         else:
             _refuse_steps(who, steps)
@@ -116,10 +135,13 @@ def returned(values: dict[str, float], return_dict: bool) -> Any:
     return list(values.values()) if len(values) > 1 else values["loss"]
 
 
-def _checked_batch(model: Any, who: str, x: Any, y: Any = None, weight: Any = None) -> Samples:
+def _checked_batch(
+    model: Any, who: str, class_weight: Any, x: Any, y: Any = None, weight: Any = None
+) -> Samples:
     if y is None:
         raise TypeError(f"{who}: expected batches (x, y), got x without y. Yield tuples of both.")
-    return model._checked_samples(f"{who}: a batch", x, y, weight)
+    samples = model._checked_samples(f"{who}: a batch", x, y, weight)
+    return samples if class_weight is None else samples.weighted_by_class(class_weight)
 
 
 def _checked_inputs(who: str, x: Any, *others: Any) -> Samples:
@@ -142,6 +164,11 @@ def _refuse_steps(who: str, steps: int | None) -> None:
             f"{who}: expected a number of steps for an iterable of batches only, got {steps!r} "
             "for arrays. Pass as many samples as you need."
         )
+
+
+def checked_batch_size(who: str, given: int | None) -> int:
+    """Return a batch size, by default that of Keras, or raise ValueError."""
+    return DEFAULT_BATCH_SIZE if given is None else positive_integer(f"{who}: batch_size", given)
 
 
 def checked_frequency(given: int | Collection[int]) -> int | list[int]:

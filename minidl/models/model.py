@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -18,12 +18,15 @@ from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line
 from minidl.engine.backward import no_grad
 from minidl.engine.scope import keeps_scopes
 from minidl.engine.tensor import Tensor
-from minidl.layers.base import Layer
-from minidl.metrics import Metric
-from minidl.metrics import get as get_metric
-from minidl.models.data import DataMethods, checked_frequency, only_arrays, returned
+from minidl.metrics import Metric, with_weighted
+from minidl.models.data import (
+    DataMethods,
+    checked_batch_size,
+    checked_frequency,
+    only_arrays,
+    returned,
+)
 from minidl.models.network import Network
-from minidl.trainer.batch_source import BatchSource
 from minidl.trainer.distribution import Distribution
 from minidl.trainer.fusion import Plan
 from minidl.trainer.inference import Evaluation, MonteCarlo, Prediction
@@ -31,10 +34,11 @@ from minidl.trainer.loop import Run
 from minidl.trainer.position import run_arguments
 from minidl.trainer.state import COMPILED_WITHIN_EPOCH, History
 
-DEFAULT_BATCH_SIZE = 32
-NOT_WEIGHTED = {"loss_weights": None, "weighted_metrics": None}
+Function = Callable[[Tensor, Tensor], Any]  # of targets and outputs
+
+NOT_WEIGHTED = {"loss_weights": None}
 KERAS_COMPILE = {"run_eagerly": False, "steps_per_execution": 1, "jit_compile": ("auto", False)}
-KERAS_FIT = {"class_weight": None, "workers": 1, "validation_batch_size": None}
+KERAS_FIT = {"workers": 1, "validation_batch_size": None}
 
 
 class Model(DataMethods, Network, RefusesMethods):
@@ -97,9 +101,10 @@ class Model(DataMethods, Network, RefusesMethods):
     def compile(
         self,
         optimizer: str | optimizers.Optimizer = "rmsprop",
-        loss: str | losses.Loss | None = None,
+        loss: str | losses.Loss | Function | None = None,
         *,
-        metrics: Iterable[str | Metric] | None = None,
+        metrics: Iterable[str | Metric | Function] | None = None,
+        weighted_metrics: Iterable[str | Metric | Function] | None = None,
     ) -> None:
         """Choose optimizer, loss and metrics; ``step`` and ``epoch`` go on counting.
 
@@ -110,20 +115,31 @@ class Model(DataMethods, Network, RefusesMethods):
         ----------
         optimizer : str or Optimizer
             ``"sgd"``, ``"rmsprop"``, ``"adam"``, ``"adamw"``, or an optimizer.
-        loss : str or Loss
-            ``"sparse_categorical_crossentropy"``, ``"categorical_crossentropy"``,
-            ``"mean_squared_error"``, or a loss.
-        metrics : list of str or Metric, optional
-            ``"accuracy"``, or metrics.
+        loss : str, Loss or callable
+            The name of a loss (``"sparse_categorical_crossentropy"``, ``"mse"``), a loss, or a
+            function of (y_true, y_pred).
+        metrics : list of str, Metric or callable, optional
+            ``"accuracy"`` or another name, metrics, or functions of (y_true, y_pred). The weights
+            of the samples do not count.
+        weighted_metrics : list of str, Metric or callable, optional
+            The same with weights.
 
         Raises
         ------
         TypeError, ValueError
             If a name is unknown, or two metrics have one name. Nothing is changed then.
         """
-        listed = [] if metrics is None else as_list("compile", "metrics", metrics)
+        listed = [
+            [] if given is None else as_list("compile", name, given)
+            for name, given in (("metrics", metrics), ("weighted_metrics", weighted_metrics))
+        ]
         new_loss, new_optimizer = losses.get(loss), optimizers.get(optimizer)
-        new_metrics = [get_metric(metric) for metric in listed]
+        if new_loss.reduction in (None, "none"):
+            raise ValueError(
+                "compile: expected a loss that is one number, got one with reduction=None. Leave "
+                "reduction out."
+            )
+        new_metrics = with_weighted(*listed)
         names = ["loss", *(metric.name for metric in new_metrics)]
         if len(set(names)) < len(names) or any(name.startswith("val_") for name in names):
             raise ValueError(
@@ -152,6 +168,7 @@ class Model(DataMethods, Network, RefusesMethods):
         validation_data: Any = None,
         shuffle: bool = True,
         *,
+        class_weight: Mapping[int, float] | None = None,
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_freq: int | Collection[int] = 1,
@@ -188,6 +205,8 @@ class Model(DataMethods, Network, RefusesMethods):
             `validation_split`.
         shuffle : bool
             Whether each epoch has its own order, which depends on seed and epoch.
+        class_weight : dict of int to float, optional
+            A weight for each class: that of its training samples. Other classes have weight 1.
         sample_weight : array_like, optional
             One weight for each sample's loss, of shape (n,) or (n, 1); or for each of its losses,
             such as those of time steps, of shape (n, steps).
@@ -238,7 +257,7 @@ class Model(DataMethods, Network, RefusesMethods):
                         "evaluate() or predict(), or train copy.deepcopy(model)."
                     )
                 listed = checked_callbacks(callbacks)
-                batch_size = _batch_size("fit", batch_size)
+                batch_size = checked_batch_size("fit", batch_size)
                 verbose = checked_verbose("fit", verbose)
                 epochs = rng.checked_integer("fit: epochs", epochs, 2**32)
                 initial_epoch = rng.checked_integer("fit: initial_epoch", initial_epoch, 2**32)
@@ -250,12 +269,14 @@ class Model(DataMethods, Network, RefusesMethods):
                         "Leave one of them out."
                     )
                 often = checked_frequency(validation_freq)
-                samples = self._data("fit", x, y, sample_weight, steps_per_epoch)
+                samples = self._data("fit", x, y, sample_weight, steps_per_epoch, class_weight)
                 held_out = self._held_out(validation_data, validation_steps)
                 if held_out is None and validation_split:
                     samples, held_out = only_arrays(samples).split(validation_split)
                 if type(distribution) is not Distribution:
                     only_arrays(samples)
+                if class_weight is not None and isinstance(samples, Samples):
+                    samples = samples.weighted_by_class(class_weight)
                 if not any(parameter.requires_grad for parameter in self.parameters()):
                     raise ValueError(
                         f"fit: expected weights to train, got none in {self.label}. Add a Dense "
@@ -318,15 +339,6 @@ class Model(DataMethods, Network, RefusesMethods):
                 ) from error
         return samples
 
-    def _plan(self, samples: Samples | BatchSource) -> Plan:
-        """Return the execution plan for these samples, with loss and metrics."""
-        layers = self._planned_layers()
-        return Plan(layers, self.backend, self.dtype, samples, self.loss, self.metrics)
-
-    def _planned_layers(self) -> Sequence[Layer]:
-        """Return the layers in the order of execution."""
-        return [self]
-
     # -------------------------------------------------------------------- use
 
     @keeps_scopes
@@ -365,7 +377,7 @@ class Model(DataMethods, Network, RefusesMethods):
         float, list of float, or dict
             The loss; with metrics ``[loss, *metrics]``; with `return_dict` values by name.
         """
-        batch_size = _batch_size("evaluate", batch_size)
+        batch_size = checked_batch_size("evaluate", batch_size)
         verbose = checked_verbose("evaluate", verbose)
         observers = Observers("test", checked_callbacks(callbacks, "evaluate"))
         plan = self._plan(self._data("evaluate", x, y, sample_weight, steps))
@@ -419,7 +431,7 @@ class Model(DataMethods, Network, RefusesMethods):
         array([[3., 3.],
                [7., 7.]], dtype=float32)
         """
-        batch_size = _batch_size("predict", batch_size)
+        batch_size = checked_batch_size("predict", batch_size)
         verbose = checked_verbose("predict", verbose)
         observers = Observers("predict", checked_callbacks(callbacks, "predict"))
         inputs = self._inputs(x, steps)
@@ -435,7 +447,3 @@ class Model(DataMethods, Network, RefusesMethods):
         if self.run is None:
             self.recording = prediction.report
         return outputs
-
-
-def _batch_size(who: str, given: int | None) -> int:
-    return DEFAULT_BATCH_SIZE if given is None else positive_integer(f"{who}: batch_size", given)
