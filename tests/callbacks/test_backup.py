@@ -210,3 +210,12 @@ def test_weights_of_a_user_class_are_restored(tmp_path, device):
     again = mine()
     again.fit(X, Y, callbacks=[Break(), BackupAndRestore(tmp_path)], **ARGUMENTS)
     np.testing.assert_array_equal(again.get_weights()[0], plain.get_weights()[0])
+
+
+def test_backup_of_a_run_that_was_stopped_within_an_epoch_is_deleted(tmp_path):
+    class Stop(Callback):
+        def on_train_batch_end(self, batch, logs):
+            self.model.stop_training = self.model.step == 4
+
+    network().fit(X, Y, callbacks=[Stop(), BackupAndRestore(tmp_path)], **ARGUMENTS)
+    assert step_files(tmp_path) == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from callback_cases import X, Y, fit, network
 
-from minidl import models
+from minidl import distributed, models
 from minidl.callbacks import Callback, LambdaCallback
 from minidl.callbacks.functions import MOMENTS
 
@@ -120,3 +120,15 @@ def test_model_of_a_subclass_calls_its_callbacks():
     model.compile("sgd", "mse")
     model.evaluate(np.ones((4, 4)), np.ones((4, 2)), verbose=0, callbacks=seen)
     assert seen.calls == ["test_begin", "test_batch_begin", "test_batch_end", "test_end"]
+
+
+def test_validation_of_a_shared_run_has_the_moments_of_one_alone():
+    alone, shared = Calls(), Calls()
+    fit(network(), alone, epochs=1, validation_data=(X, Y))
+    distribution = distributed.DataParallel(2)
+    fit(network(), shared, epochs=1, validation_data=(X, Y), distribution=distribution)
+    assert shared.calls == alone.calls
+    (end,) = [
+        logs for name, logs in zip(shared.calls, shared.logs, strict=True) if name == "test_end"
+    ]
+    assert end["loss"] > 0

@@ -263,3 +263,11 @@ def test_bad_labels_of_a_later_batch_are_rejected_between_two_steps():
     with contextlib.suppress(ValueError):
         model.fit(PAIRS, verbose=0)
     assert model.step == 6
+
+
+@pytest.mark.parametrize("weight", [{0: 2.0, 2: 0.5}, {1: 0.0}])
+def test_class_weights_of_batches_have_the_bits_of_arrays(weight):
+    plain, model = classifier(), classifier()
+    plain.fit(X, LABELS, class_weight=weight, shuffle=False, **PLAIN)
+    model.fit(PAIRS, class_weight=weight, **PLAIN)
+    assert bits(model) == bits(plain)
