@@ -414,7 +414,7 @@ class Model(DataMethods, Network, RefusesMethods):
             1 (auto) shows a bar on a terminal; 0 and 2 print nothing.
         samples : int, optional
             The number of outputs with dropout to draw for each x. Each draw has an address: seed,
-            stream, number of the draw, and row in x, whatever its batches. Memory does not grow with it.
+            stream, number of the draw, and row in x, whatever its batches. Memory does not grow.
         record : bool
             As in `evaluate`. Each draw counts as a batch.
 
