@@ -13,7 +13,7 @@ TWO_CLASSES = "end with Dense(2, activation='softmax') and use sparse_categorica
 SEED = "give the model its seed="
 PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
 LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
-FREEZE = "set requires_grad of each of its parameters(), then compile"
+FREEZE = "set layer.trainable = False, then compile"
 DECAY = "give the optimizer its weight_decay="
 GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
 VALIDATION_MOMENT = "define on_epoch_end, whose logs hold the val_ values"
@@ -48,10 +48,6 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     },
     # attributes
     "Layer": {
-        "get_weights": LAYER_PARAMETERS,
-        "kernel": "use layer.weight",
-        "set_weights": "use model.set_weights",
-        "trainable": FREEZE,
         "trainable_variables": LAYER_PARAMETERS,
         "trainable_weights": LAYER_PARAMETERS,
         "weights": LAYER_PARAMETERS,
@@ -59,7 +55,6 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     "Model": {
         "cuda": "give device= to the model",
         "eval": "call the model outside of `with minidl.training():`",
-        "get_layer": "use model.layers",
         "load_state_dict": "use model.load_weights or model.set_weights",
         "state_dict": "use model.save_weights or model.get_weights",
         "to": "give device= to the model, or to models.load",
@@ -96,7 +91,6 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     },
     # definitions in a subclass that minidl would never use
     "call's parameters": {
-        "training": "use minidl.rng.is_training()",
         "mask": "leave it out",
     },
     "methods of Model": {

@@ -9,13 +9,17 @@ from minidl.layers.dense import Dense
 from minidl.layers.drop_connect import DropConnect
 from minidl.layers.drop_path import DropPath
 from minidl.layers.dropout import Dropout
+from minidl.layers.merging import Add, Average, Concatenate, Multiply, Subtract
 from minidl.layers.noise import GaussianDropout, GaussianNoise
 from minidl.layers.reshaping import Flatten, Input, Rescaling
 from minidl.layers.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 
 __all__ = [
     "Activation",
+    "Add",
     "AlphaDropout",
+    "Average",
+    "Concatenate",
     "ConcreteDropout",
     "Dense",
     "DropConnect",
@@ -26,6 +30,7 @@ __all__ = [
     "GaussianNoise",
     "Input",
     "Layer",
+    "Multiply",
     "Parameter",
     "ReLU",
     "Rescaling",
@@ -33,4 +38,5 @@ __all__ = [
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
+    "Subtract",
 ]

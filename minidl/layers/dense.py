@@ -89,6 +89,11 @@ class Dense(Layer):
         if self.use_bias:
             self.bias = self.add_weight("bias", (self.units,), self.bias_initializer)
 
+    @property
+    def kernel(self) -> Parameter:
+        """The weight, by its name in Keras."""
+        return self.weight
+
     def call(self, x: Tensor) -> Tensor:
         """Return the layer's output, of shape (batch, units)."""
         self.check_input(x)

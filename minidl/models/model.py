@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -40,7 +40,8 @@ KERAS_VALIDATION = {"validation_steps": None, "validation_batch_size": None, "va
 class Model(Network, RefusesMethods):
     """A layer with a device, a dtype and a seed that can be trained.
 
-    A subclass sets layers as attributes in ``__init__`` and defines `call`.
+    A subclass sets layers as attributes in ``__init__`` and defines `call`. ``Model(inputs,
+    outputs)`` itself makes a model of symbols: see `Functional`.
 
     Parameters
     ----------
@@ -90,6 +91,13 @@ class Model(Network, RefusesMethods):
     >>> Net(seed=1)(np.zeros((2, 4))).shape
     (2, 3)
     """
+
+    functional: ClassVar[type["Model"]]  # the class of models of symbols
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        """Return a new model, which is a `Functional` if `Model` itself gets inputs and outputs."""
+        is_graph = arguments or {"inputs", "outputs"} & options.keys()
+        return super().__new__(cls.functional if cls is Model and is_graph else cls)  # type: ignore
 
     # -------------------------------------------------------------------- training
 
@@ -290,7 +298,7 @@ class Model(Network, RefusesMethods):
                 f"{who}: expected arrays x and y, got a {type(x).__name__} and no y. Write the "
                 "loop by hand if batches come from elsewhere."
             )
-        samples = Samples.checked(who, x, y, weight)
+        samples = Samples.checked(who, self._host_inputs(who, x), y, weight)
         assert samples.y is not None, "given above"
         output_shape = self._output_shape_for(samples.x.shape[1:])
         self.loss.check(samples.y, output_shape)
@@ -309,6 +317,10 @@ class Model(Network, RefusesMethods):
                     f"of its losses, got shape {samples.weight.shape}. Reshape it."
                 ) from error
         return samples
+
+    def _host_inputs(self, who: str, x: Any) -> Any:
+        """Return x as one array."""
+        return x
 
     def _plan(self, samples: Samples) -> Plan:
         """Return the execution plan for these samples, with loss and metrics."""
@@ -407,7 +419,7 @@ class Model(Network, RefusesMethods):
         """
         batch_size = _batch_size("predict", batch_size)
         verbose = checked_verbose("predict", verbose)
-        inputs = Samples.checked("predict", x)
+        inputs = Samples.checked("predict", self._host_inputs("predict", x))
         draws = None if samples is None else positive_integer("predict: samples", samples)
         if not self.built or self.built_for != inputs.x.shape[1:]:
             self._build_for(inputs.x.shape[1:])  # raises if the samples do not fit
