@@ -76,7 +76,7 @@ class Layer(Holder):
     >>> class DropSample(Layer):
     ...     def __init__(self, rate, seed=None, **arguments):
     ...         super().__init__(**arguments)
-    ...         self.rate, self.seed, self.stream = rate, seed, RandomStream(seed)
+    ...         self.rate, self.seed, self.stream = rate, seed, rng.RandomStream(seed)
     ...
     ...     def call(self, x):
     ...         if not rng.is_training():
@@ -185,7 +185,9 @@ class Layer(Holder):
     def call(self, x: Any) -> Any:
         """Return the output for `x`, after `build` has run.
 
-        `minidl.rng.is_training` returns the mode.
+        `minidl.rng.is_training` returns the mode. A definition with a parameter `training` receives
+        it. If the class sets ``takes_list = True``, `x` is a list of tensors, and the input shape
+        of `build` a list of shapes.
         """
         undefined(self, "call(self, x)")
 
@@ -339,7 +341,7 @@ class Layer(Holder):
             )
         if self.output_shape is not None:
             return self._called(x)
-        shape = [each.shape for each in x] if is_list else x.shape
+        shape: Any = [each.shape for each in x] if is_list else x.shape
         if not self.built:
             self.build(shape)
             self.built = True  # `build` may come from a class that is not a Layer
@@ -349,14 +351,15 @@ class Layer(Holder):
         return y
 
     def _called(self, x: Any) -> Any:
-        return self.call(x, training=rng.is_training()) if self._takes_training else self.call(x)
+        call: Any = self.call
+        return call(x, training=rng.is_training()) if self._takes_training else call(x)
 
     def _as_input(self, x: Any) -> Any:
         """Return an input, or all inputs of a list, as tensors."""
         if self.takes_list:
             if not isinstance(x, list | tuple):
                 raise TypeError(
-                    f"{self.label}: expected a list of inputs, got a {type(x).__name__}. Use [a, b]."
+                    f"{self.label}: expected a list, got a {type(x).__name__}. Use [a, b]."
                 )
             return [self._as_tensor(each) for each in x]
         return self._as_tensor(x)

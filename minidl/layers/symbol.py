@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
 
@@ -59,7 +59,9 @@ class Symbol:
     (None, 4)
     """
 
-    operators: dict[str, Callable[[], Any]] = {}  # layers of two inputs, by the method's name
+    operators: ClassVar[
+        dict[str, Callable[[], Any]]
+    ] = {}  # layers of two inputs, by the method's name
     shape: Shape
     made_by: Call | None = None
     place = 0  # among the outputs of the call
@@ -84,8 +86,8 @@ class Symbol:
 
     def __array__(self, *arguments: Any, **options: Any) -> NoReturn:
         raise TypeError(
-            f"{self!r}: expected a layer to be called on it, got a request for numbers. Use layers, "
-            "and call the model on arrays."
+            f"{self!r}: expected a layer to be called on it, got a request for numbers. Use "
+            "layers, and call the model on arrays."
         )
 
 
@@ -135,7 +137,7 @@ def _result(call: Call, shape: Shape, place: int = 0) -> Symbol:
     return symbol
 
 
-def _observed(layer: Any, shapes: Sequence[Shape], is_list: bool) -> Any:
+def _observed(layer: Any, shapes: Sequence[Any], is_list: bool) -> Any:
     """Return the output shape of a layer for inputs of these shapes, or a list of shapes."""
     twin = copies(layer, list(layer.walk()))
     for each in twin.walk():
@@ -143,7 +145,7 @@ def _observed(layer: Any, shapes: Sequence[Shape], is_list: bool) -> Any:
             each.placement = Placement(get_backend("cpu"), np.dtype("float32"), seed=0)
         each.placement.initial_values = lambda name, shape: np.zeros(shape)
     backend, dtype = twin.placement.backend, twin.placement.dtype
-    zeros = [np.zeros((1, *shape[1:]), dtype) for shape in shapes]  # type: ignore[arg-type]
+    zeros = [np.zeros((1, *shape[1:]), dtype) for shape in shapes]
     batch = [Tensor.of(backend.asarray(each), backend) for each in zeros]
     with rehearsing():
         y = twin(batch if is_list else batch[0])

@@ -1,5 +1,6 @@
 """Functional models: graphs of layers with several inputs and outputs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,7 +80,7 @@ class Functional(Model):
         """Set the graph of a new model."""
         self.graph, self._layers = graph, list(graph.layers)
         self.takes_list = len(graph.inputs) > 1
-        size = sum(int(np.prod(shape)) for shape in graph.shapes)
+        size = sum(math.prod(shape) for shape in graph.shapes)
         self.input_shape = (size,) if self.takes_list else graph.shapes[0]
 
     @property
@@ -114,7 +115,9 @@ class Functional(Model):
         if isinstance(x, Mapping) and set(x) == set(names):
             return [x[name] for name in names]
         if isinstance(x, Mapping) or not isinstance(x, list | tuple) or len(x) != len(names):
-            got = f"keys {sorted(map(str, x))}" if isinstance(x, Mapping) else f"a {type(x).__name__}"
+            got = (
+                f"keys {sorted(map(str, x))}" if isinstance(x, Mapping) else f"a {type(x).__name__}"
+            )
             got += f" of {len(x)}" if isinstance(x, list | tuple) else ""
             raise ValueError(
                 f"{who}: expected an array for each of the inputs {names}, got {got}. Pass a list "

@@ -119,7 +119,7 @@ class Graph:
     ):
         self.inputs, self.layers, self.outputs = tuple(inputs), tuple(layers), tuple(outputs)
         self.calls = [tuple(call) for call in calls]
-        self.shapes = [each.shape[1:] for each in inputs]
+        self.shapes: list[Any] = [each.shape[1:] for each in inputs]
         self.names = _unique(each.name or "input_layer" for each in inputs)
         self.nodes, known = list[Node](), len(inputs)
         for index, arguments, is_list, results in self.calls:
@@ -148,7 +148,9 @@ class Graph:
         ValueError
             If an output depends on another input, an input is not used, or is given twice.
         """
-        inputs, outputs = (list(s) if isinstance(s, list | tuple) else [s] for s in (inputs, outputs))
+        inputs, outputs = (
+            list(s) if isinstance(s, list | tuple) else [s] for s in (inputs, outputs)
+        )
         for symbol in inputs:
             if not isinstance(symbol, Input):
                 raise TypeError(f"{who}: expected inputs of Input, got {symbol!r:.80}.")

@@ -8,7 +8,7 @@ import numpy as np
 
 from minidl import console, rng
 from minidl.alternatives import keras_defaults, missing_attribute
-from minidl.arguments import number_array, positive_integer
+from minidl.arguments import positive_integer
 from minidl.backend import Backend, get_backend
 from minidl.backend.arrays import FLOAT_TYPES
 from minidl.engine.tensor import Tensor
