@@ -139,7 +139,7 @@ class Sequential(Model):
 
 
 @keras_defaults(compile=True, safe_mode=True)
-def load(path: PathLike, device: str = "cpu", *, custom_objects: Iterable[type] = ()) -> Sequential:
+def load(path: PathLike, device: str = "cpu", *, custom_objects: Iterable[type] = ()) -> Any:
     """Return the model of a file that `Model.save` wrote, on any device.
 
     Parameters
