@@ -34,7 +34,8 @@ class Input(Layer, Symbol):
     def __init__(self, shape: tuple[int, ...], **layer_arguments: Any):
         super().__init__(input_shape=shape, **layer_arguments)
         assert self.input_shape is not None, "given"
-        self.shape = (None, *self.input_shape)
+        self.shape = self.output_shape = (None, *self.input_shape)
+        self.built = True
 
     def call(self, x: Tensor) -> Tensor:
         """Return `x`."""

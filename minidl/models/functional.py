@@ -1,7 +1,7 @@
 """Functional models: graphs of layers with several inputs and outputs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from minidl.alternatives import keras_defaults
 from minidl.arguments import number_array
 from minidl.engine.tensor import Tensor
-from minidl.layers import Layer
+from minidl.layers import Input, Layer
 from minidl.models.graph import Graph, packed
 from minidl.models.model import Model
 from minidl.models.sequential import Sequential
@@ -87,6 +87,15 @@ class Functional(Model):
     def layers(self) -> tuple[Layer, ...]:
         """The layers in the order of Keras, without the inputs."""
         return tuple(self._layers)
+
+    def _summarized(self) -> tuple[Sequence[Layer], dict[str, Callable[[Layer], str]]]:
+        pairs = zip(self.graph.names, self.graph.shapes, strict=True)
+        inputs = [Input(shape, name=name) for name, shape in pairs]
+
+        def sources(layer: Layer) -> str:
+            return ", ".join(self.graph.sources(layer)) or "-"
+
+        return [*inputs, *self._layers], {"Connected to": sources}
 
     def call(self, x: Tensor) -> Any:
         """Return the output, or a list of outputs; several inputs are packed in one tensor."""

@@ -19,11 +19,11 @@ from minidl.layers.symbol import are_symbols, batch_shape, copies, rehearsing
 from minidl.optimizers import Optimizer
 from minidl.storage import registry
 from minidl.storage.atomic import PathLike
+from minidl.trainer import summary
 from minidl.trainer.loop import Run
 from minidl.trainer.position import Position
 from minidl.trainer.recorder import Recording
 from minidl.trainer.state import History, TrainState
-from minidl.trainer.summary import summary_table
 
 
 class Network(Layer):
@@ -124,13 +124,62 @@ class Network(Layer):
         """The logs of each epoch of the last `fit`."""
         return self.train_state.progress.history
 
-    def summary(self) -> None:
+    @keras_defaults(line_length=None, positions=None, expand_nested=False, layer_range=None)
+    def summary(
+        self,
+        *,
+        print_fn: Callable[[str], Any] | None = None,
+        show_trainable: bool = False,
+        show_rates: bool = False,
+    ) -> None:
         """Print the layers with their output shapes and numbers of weights.
 
         A layer that is not built has the shape ``?`` and ``0 (unbuilt)`` weights, as in Keras.
+
+        Parameters
+        ----------
+        print_fn : callable, optional
+            Takes the text, which is otherwise printed.
+        show_trainable : bool
+            Whether a column shows which layers are trained.
+        show_rates : bool
+            Whether a column shows the rates of dropout.
         """
-        table = summary_table(self.label, self.layers, self.parameters())
-        console.write(table, sys.stdout)
+        columns = {"Trainable": summary.is_trained} if show_trainable else {}
+        columns |= {"Rate": summary.rate_of} if show_rates else {}
+        layers, others = self._summarized()
+        table = summary.summary_table(self.label, layers, self.parameters(), columns | others)
+        if print_fn is None:
+            console.write(table, sys.stdout)
+        else:
+            print_fn(table)
+
+    def _summarized(self) -> tuple[Sequence[Layer], dict[str, Callable[[Layer], str]]]:
+        """Return the rows of the summary, and more columns."""
+        return self.layers, {}
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
+        """Return the layer of a name, or of an index in `layers`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer, or not one of the two is given.
+        """
+        layers = self.layers
+        if (name is None) == (index is None):
+            raise ValueError(f"{self.label}: get_layer: expected a name or an index.")
+        if index is not None:
+            if not -len(layers) <= index < len(layers):
+                raise ValueError(
+                    f"{self.label}: expected an index among {len(layers)} layers, got {index}."
+                )
+            return layers[index]
+        found = next((layer for layer in layers if layer.label == name), None)
+        if found is None:
+            known = ", ".join(layer.label for layer in layers)
+            raise ValueError(f"{self.label}: expected a layer among {known:.200}, got {name!r}.")
+        return found
 
     # -------------------------------------------------------------------- weights and files
 

@@ -79,6 +79,20 @@ class Sequential(Model):
         """
         self._extend([layer])
 
+    def pop(self) -> Layer:
+        """Remove the last layer and return it.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        if not self._layers:
+            raise ValueError(f"{self.label}: expected a layer to remove, got an empty model.")
+        layer = self._layers.pop()
+        self._append([])
+        return layer
+
     def _extend(self, layers: list[Layer]) -> None:
         for layer in layers:
             if not isinstance(layer, Layer):
