@@ -13,7 +13,7 @@ TWO_CLASSES = "end with Dense(2, activation='softmax') and use sparse_categorica
 SEED = "give the model its seed="
 PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
 LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
-FREEZE = "set layer.trainable = False, then compile"
+FREEZE = "set its attribute trainable, which holds for later weights, too"
 DECAY = "give the optimizer its weight_decay="
 GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
 VALIDATION_MOMENT = "define on_epoch_end, whose logs hold the val_ values"

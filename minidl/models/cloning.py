@@ -37,7 +37,9 @@ def clone_model(model: Model, *, seed: int | None = None) -> Model:
         layer.built, layer.built_for, layer.output_shape = False, None, None
         layer._weight_names = ()
     for stream in twin.streams():
-        stream.step, stream.is_fixed = 0, False
+        own_seed = None if stream.own_seed == model.seed else stream.own_seed
+        stream.restore(seed=own_seed, number=stream.number, is_fixed=False)
+        stream.step = 0
     twin.placement = Placement(model.backend, model.dtype, seed, owner=twin)
     for layer in twin.walk():
         if isinstance(layer, Model):

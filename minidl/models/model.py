@@ -301,6 +301,11 @@ class Model(Network, RefusesMethods):
         samples = Samples.checked(who, self._host_inputs(who, x), y, weight)
         assert samples.y is not None, "given above"
         output_shape = self._output_shape_for(samples.x.shape[1:])
+        if isinstance(output_shape, list):
+            raise ValueError(
+                f"{who}: expected a model with one output, got {self.label} with "
+                f"{len(output_shape)}. Merge them with layers.Concatenate, and define the loss."
+            )
         self.loss.check(samples.y, output_shape)
         for metric in self.metrics:
             metric.check(samples.y, output_shape)

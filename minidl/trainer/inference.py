@@ -109,13 +109,17 @@ class Prediction(_Inference):
         backend = self._model.backend
         with backend.active, backend.stream(), rng.inference(), no_grad():
             parts = [
-                backend.to_numpy(self._recorder(batch).results["outputs"]) for batch in batches
+                [backend.to_numpy(array) for array in self._recorder(batch).results.values()]
+                for batch in batches
             ]
-        return np.concatenate(parts)
+        outputs = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return outputs if isinstance(self._model.output_shape, list) else outputs[0]
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Return the outputs for a batch."""
-        return Done({"outputs": self._plan.outputs(batch).data})
+        outputs: Any = self._plan.outputs(batch)
+        several = outputs if isinstance(outputs, list) else [outputs]
+        return Done({f"output {number}": y.data for number, y in enumerate(several)})
 
     def watch(self) -> Watch:
         """Return what a recording relies on."""
@@ -132,6 +136,11 @@ class MonteCarlo(Prediction):
     """
 
     def __init__(self, model: Any, plan: Plan, record: bool, runs: int, draws: int):
+        if isinstance(model.output_shape, list):
+            raise ValueError(
+                f"predict: expected a model with one output to draw samples, got {model.label} "
+                f"with {len(model.output_shape)}. Make a model of one of them."
+            )
         self.repeats = draws
         self._first_row = self._draw = 0
         self._is_distribution = True

@@ -14,12 +14,14 @@ from minidl.optimizers import schedules
 
 # ------------------------------------------------------------------------------ minidl's classes
 
+SYMBOL = layers.Input((3,))
 ARGUMENTS = {
     "PiecewiseConstantDecay": ([2], [0.1, 0.2]),
     "CosineDecay": (0.1, 5),
     "ExponentialDecay": (0.1, 5, 0.5),
     "InverseTimeDecay": (0.1, 5, 0.5),
     "PolynomialDecay": (0.1, 5),
+    "Functional": (SYMBOL, layers.Dense(2)(SYMBOL)),
 }
 
 
