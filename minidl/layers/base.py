@@ -73,10 +73,11 @@ class Layer(Holder):
     A random layer holds a `RandomStream`. Here each sample keeps all of its values or none:
 
     >>> from minidl import rng
+    >>> from minidl.rng import RandomStream
     >>> class DropSample(Layer):
     ...     def __init__(self, rate, seed=None, **arguments):
     ...         super().__init__(**arguments)
-    ...         self.rate, self.seed, self.stream = rate, seed, rng.RandomStream(seed)
+    ...         self.rate, self.seed, self.stream = rate, seed, RandomStream(seed)
     ...
     ...     def call(self, x):
     ...         if not rng.is_training():

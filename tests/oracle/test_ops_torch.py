@@ -112,7 +112,7 @@ CASES: dict[str, list[tuple[tuple, dict, Callable]]] = {
     ],
     "matmul": [((draw(*a), draw(*b)), {}, torch.matmul) for a, b in MATMUL_SHAPES],
     "concatenate": [
-        ((draw(2, 3), draw(2, 1)), {"axis": 1}, lambda *x, axis: torch.cat(x, axis)),
+        ((draw(2, 3), draw(2, 1)), {"axis": 1}, lambda a, b, axis: torch.cat([a, b], axis)),
     ],
     "getitem": [
         ((draw(3, 4),), {"index": index}, lambda x, index: x[for_torch(index)]) for index in INDICES
