@@ -42,12 +42,16 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     "metrics": {"BinaryAccuracy": "use Accuracy, with one output for each of the two classes"},
     "models": {"load_model": "use models.load", "save_model": "use model.save"},
     "layers": {
+        "add": "use Add()([a, b]), or a + b",
+        "concatenate": "use Concatenate()([a, b])",
         "Conv2D": "use Flatten and Dense; minidl trains multilayer networks",
         "LeakyReLU": "use Activation with a function of a tensor",
         "Lambda": "use Activation with a function of a tensor",
     },
     # attributes
     "Layer": {
+        "input": "keep the symbol that the layer was called on",
+        "output": "keep the symbol that the call returned",
         "trainable_variables": LAYER_PARAMETERS,
         "trainable_weights": LAYER_PARAMETERS,
         "weights": LAYER_PARAMETERS,

@@ -250,7 +250,7 @@ class Layer(Holder):
         parameter = Parameter(values, placement.backend, full_name, stream)
         parameter.constraint = constraint
         parameter.learning_rate_factor = learning_rate_factor
-        parameter.requires_grad = self._trainable
+        parameter.requires_grad = self._trainable and name not in self.not_trained
         self._weight_names = (*self._weight_names, name)
         return parameter
 

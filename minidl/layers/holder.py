@@ -19,6 +19,7 @@ class Holder:
     __slots__ = ()
     label: Any  # its name
     check_built: Any  # raises ValueError if it is not built
+    not_trained: tuple[str, ...] = ()  # names of its weights that are statistics
     _trainable = True
 
     def held(self, kind: type[Kind]) -> list[Kind]:
@@ -65,8 +66,9 @@ class Holder:
     def trainable(self, wanted: bool) -> None:
         for layer in self.walk():
             layer._trainable = bool(wanted)
-        for parameter in self.parameters():
-            parameter.requires_grad = bool(wanted)
+            for parameter in layer.held(Parameter):
+                name = parameter.name.rpartition("/")[2]
+                parameter.requires_grad = bool(wanted) and name not in layer.not_trained
 
     def get_weights(self) -> list[np.ndarray]:
         """Return copies of all weights on the host, in the order of `parameters`."""

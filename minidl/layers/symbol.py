@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -83,12 +83,6 @@ class Symbol:
         if not isinstance(other, Symbol):
             return NotImplemented
         return self.operators[operator]()([self, other])
-
-    def __array__(self, *arguments: Any, **options: Any) -> NoReturn:
-        raise TypeError(
-            f"{self!r}: expected a layer to be called on it, got a request for numbers. Use "
-            "layers, and call the model on arrays."
-        )
 
 
 def are_symbols(x: Any) -> bool:

@@ -181,12 +181,6 @@ class Graph:
         except ValueError as error:
             raise ValueError(f"{who}: {error}. Leave it out.") from error
 
-    @property
-    def output_layers(self) -> list[Layer]:
-        """The layers that return the outputs."""
-        makers = {number: node.layers[-1] for node in self.nodes for number in node.results}
-        return [makers[number] for number in self.outputs]
-
     def sources(self, layer: Layer) -> list[str]:
         """Return the names of inputs and layers whose values a layer receives."""
         names = dict(enumerate(self.names))
