@@ -9,6 +9,7 @@ from small_models import LABELS, TARGETS, X, bits
 
 from minidl import Tensor, layers, models
 from minidl.callbacks import Callback
+from minidl.distributed import DataParallel
 from minidl.models import Model, clone_model
 from minidl.models.graph import Branches
 
@@ -75,6 +76,14 @@ def test_residual_network_trains_as_a_subclass_does(device):
     np.testing.assert_allclose(
         ours.predict(X, samples=3).std, theirs.predict(X, samples=3).std, atol=1e-5
     )
+
+
+def test_shards_of_batches_train_the_same_network():
+    plain, shared = residual(seed=3), residual(seed=3)
+    plain.fit(X, LABELS, 16, epochs=2, verbose=0)
+    shared.fit(X, LABELS, 16, epochs=2, verbose=0, distribution=DataParallel(shards=4))
+    for weight, expected in zip(shared.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-5)
 
 
 def test_residual_network_learns():
