@@ -59,9 +59,8 @@ class Symbol:
     (None, 4)
     """
 
-    operators: ClassVar[
-        dict[str, Callable[[], Any]]
-    ] = {}  # layers of two inputs, by the method's name
+    # The layers of two inputs that compute operators, by the names of the methods.
+    operators: ClassVar[dict[str, Callable[[], Any]]] = {}
     shape: Shape
     made_by: Call | None = None
     place = 0  # among the outputs of the call
@@ -133,7 +132,9 @@ def _result(call: Call, shape: Shape, place: int = 0) -> Symbol:
 
 def _observed(layer: Any, shapes: Sequence[Any], is_list: bool) -> Any:
     """Return the output shape of a layer for inputs of these shapes, or a list of shapes."""
-    twin = copies(layer, list(layer.walk()))
+    below = list(layer.walk())
+    optimizers = [each.optimizer for each in below if hasattr(each, "optimizer")]
+    twin = copies(layer, below, kept=optimizers)
     for each in twin.walk():
         if each.placement is None:
             each.placement = Placement(get_backend("cpu"), np.dtype("float32"), seed=0)

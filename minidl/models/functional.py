@@ -109,7 +109,7 @@ class Functional(Model):
         is_plain = kind.call is Functional.call and kind.__call__ is Model.__call__
         return self.graph.chain if is_plain else [self]
 
-    _checked_samples = Sequential._checked_samples
+    _checked_samples = Sequential._checked_samples  # which also checks the last layer
 
     def _as_input(self, x: Any) -> Tensor:
         if not isinstance(x, Mapping) and not (self.takes_list and isinstance(x, list | tuple)):

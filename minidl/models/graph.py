@@ -12,6 +12,8 @@ from minidl.layers import Input, Layer
 from minidl.layers.symbol import Call, Symbol
 from minidl.trainer import fusion
 
+MAX_OUTPUTS = 1000  # of one call, so that a damaged file cannot ask for all memory
+
 
 class Node(NamedTuple):
     """Call of a layer, or of several, each on the result of the one before it.
@@ -125,7 +127,9 @@ class Graph:
         for index, arguments, is_list, results in self.calls:
             _check_numbers(arguments, 0, known)
             _check_numbers([index], 0, len(layers))
-            numbers = tuple(range(known, known + (1 if results is None else results)))
+            count = 1 if results is None else results
+            _check_numbers([count], 1, MAX_OUTPUTS)
+            numbers = tuple(range(known, known + count))
             parts = tuple(arguments), bool(is_list), numbers, results is not None
             self.nodes.append(Node((layers[index],), *parts))
             known += len(numbers)

@@ -167,19 +167,15 @@ class Network(Layer):
             If there is no such layer, or not one of the two is given.
         """
         layers = self.layers
-        if (name is None) == (index is None):
-            raise ValueError(f"{self.label}: get_layer: expected a name or an index.")
-        if index is not None:
-            if not -len(layers) <= index < len(layers):
-                raise ValueError(
-                    f"{self.label}: expected an index among {len(layers)} layers, got {index}."
-                )
+        named = {layer.label: layer for layer in layers}
+        if index is None and name in named:
+            return named[name]
+        if name is None and index is not None and -len(layers) <= index < len(layers):
             return layers[index]
-        found = next((layer for layer in layers if layer.label == name), None)
-        if found is None:
-            known = ", ".join(layer.label for layer in layers)
-            raise ValueError(f"{self.label}: expected a layer among {known:.200}, got {name!r}.")
-        return found
+        raise ValueError(
+            f"{self.label}: get_layer: expected a name of {', '.join(named):.300}, or an index "
+            f"below {len(layers)}, got name={name!r} and index={index!r}."
+        )
 
     # -------------------------------------------------------------------- weights and files
 

@@ -41,6 +41,19 @@ def network(layers, model):
     return model([a, b], [classes, layers.Average(name="mean")([late, parts[1]])])
 
 
+def network_with_a_layer_at_several_depths(layers, model):
+    """Return a model in which one layer is called three times."""
+    x, shared = layers.Input((4,)), layers.Dense(4, name="shared")
+    near = shared(layers.Dense(4, name="side")(x))
+    far = shared(layers.Dense(4, name="one")(shared(layers.Dense(4, name="early")(x))))
+    return model(x, layers.Add(name="sum")([near, far]))
+
+
+def names(model):
+    """Return the names of the layers, without the inputs."""
+    return [layer.name for layer in model.layers if "Input" not in type(layer).__name__]
+
+
 def record():
     """Write order, weights and predictions."""
     import keras
@@ -50,7 +63,8 @@ def record():
     model.save_weights(HERE / "keras_graph.weights.h5")
     facts = {
         "keras": keras.__version__,
-        "layers": [x.name for x in model.layers if not isinstance(x, keras.layers.InputLayer)],
+        "layers": names(model),
+        "depths": names(network_with_a_layer_at_several_depths(keras.layers, keras.Model)),
         "predictions": [y.tolist() for y in model.predict(inputs(), verbose=0)],
     }
     (HERE / "keras_graph.json").write_text(json.dumps(facts) + "\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from record_keras_graph import inputs
+from record_keras_graph import inputs, names, network_with_a_layer_at_several_depths
 from record_keras_graph import network as network_of_graph
 from small_models import bits
 
@@ -194,7 +194,9 @@ def test_save_weights_rejects_models_without_an_order_of_layers(tmp_path):
 def test_functional_model_of_keras_has_its_order_weights_and_predictions(tmp_path):
     model = network_of_graph(layers, models.Model)
     facts = json.loads((HERE / "keras_graph.json").read_text())
-    assert [layer.label for layer in model.layers] == facts["layers"]
+    assert names(model) == facts["layers"]
+    other = network_with_a_layer_at_several_depths(layers, models.Model)
+    assert names(other) == facts["depths"]
     model.load_weights(HERE / "keras_graph.weights.h5")
     for ours, theirs in zip(model.predict(inputs()), facts["predictions"], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
