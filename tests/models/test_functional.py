@@ -387,7 +387,7 @@ def test_get_layer_finds_by_name_and_by_index():
     assert model.get_layer("add") is model.get_layer(index=5) is model.layers[5]
     assert model.get_layer(index=-1).label == "dense_3"
     for arguments in ({}, {"name": "add", "index": 5}, {"name": "conv"}, {"index": 7}):
-        with pytest.raises(ValueError, match="^functional: get_layer: expected a name of dense, "):
+        with pytest.raises(ValueError, match=r"^functional: get_layer: expected a name of dense, "):
             model.get_layer(**arguments)
 
 
