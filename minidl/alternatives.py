@@ -9,15 +9,12 @@ import numpy as np
 
 Kind = TypeVar("Kind")
 
-TWO_CLASSES = "end with Dense(2, activation='softmax') and use sparse_categorical_crossentropy"
+TWO_CLASSES = "use binary_crossentropy, with Dense(1, activation='sigmoid')"
 SEED = "give the model its seed="
 PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
 LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
 FREEZE = "set its attribute trainable, which holds for later weights, too"
-DECAY = "give the optimizer its weight_decay="
 GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
-VALIDATION_MOMENT = "define on_epoch_end, whose logs hold the val_ values"
-PREDICTION_MOMENT = "work on the result of predict, which calls no callbacks"
 OWN_LOSS = "subclass losses.Loss and pass it to compile"
 OWN_LOOP = f"write the loop in a method of another name: {GRADIENT_LOOP}"
 OWN_PREDICTION = "define call, or a method of another name that calls the model"
@@ -34,18 +31,17 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "optim": "use optimizers",
         "utils": f"{SEED}; one-hot targets are np.eye(classes)[y]",
     },
-    "callbacks": {"BackupAndRestore": "use ModelCheckpoint and fit(resume=True)"},
     "losses": {
-        "BinaryCrossentropy": TWO_CLASSES,
+        "BCEWithLogitsLoss": "use BinaryCrossentropy(from_logits=True)",
         "CrossEntropyLoss": "use SparseCategoricalCrossentropy(from_logits=True)",
+        "L1Loss": "use MeanAbsoluteError",
+        "MSELoss": "use MeanSquaredError",
     },
-    "metrics": {"BinaryAccuracy": "use Accuracy, with one output for each of the two classes"},
     "models": {"load_model": "use models.load", "save_model": "use model.save"},
     "layers": {
         "add": "use Add()([a, b]), or a + b",
         "concatenate": "use Concatenate()([a, b])",
         "Conv2D": "use Flatten and Dense; minidl trains multilayer networks",
-        "LeakyReLU": "use Activation with a function of a tensor",
         "Lambda": "use Activation with a function of a tensor",
     },
     # attributes
@@ -63,7 +59,6 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "state_dict": "use model.save_weights or model.get_weights",
         "to": "give device= to the model, or to models.load",
         "train": "use `with minidl.training(step=step):`",
-        "train_on_batch": "use loss(y, model(x)).backward() and optimizer.update",
         "trainable_variables": PARAMETERS,
         "trainable_weights": PARAMETERS,
         "weights": PARAMETERS,
@@ -76,22 +71,12 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "zero_grad": "leave it out; update() clears the gradients",
     },
     # names that compile takes
-    "loss": {"bce": TWO_CLASSES, "binary_crossentropy": TWO_CLASSES},
-    "metric": {"binary_accuracy": "use accuracy, with one output for each of the two classes"},
+    "loss": {"kld": "use CategoricalCrossentropy, which differs by a constant"},
+    "metric": {"f1": "use f1_score"},
     # arguments of Keras, at another value than `keras_defaults` accepts
     "argument": {
-        "bias_regularizer": DECAY,
-        "class_weight": "use sample_weight=weights[y], with an array of the classes' weights",
         "dtype": "give the model its dtype=",
-        "kernel_regularizer": DECAY,
-        "label_smoothing": "smooth one-hot targets, and use categorical_crossentropy",
-        "reduction": "use loss.per_sample in a loop written by hand",
-        "save_best_only": "use monitor=, with which the best is also kept",
-        "save_freq": "use every_steps= or every_epochs=",
-        "save_weights_only": "use model.save_weights",
-        "steps_per_epoch": "pass as many samples as an epoch shall have",
         "trainable": FREEZE,
-        "validation_steps": "pass as many validation samples as you need",
     },
     # definitions in a subclass that minidl would never use
     "call's parameters": {
@@ -109,7 +94,7 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     },
     "methods of Loss": {"call": "define per_sample(self, y_true, y_pred)"},
     "methods of Initializer": {"__call__": "define draw(self, shape, *, seed, stream)"},
-    "methods of MaxNorm": {"__call__": "define apply(self, weight, backend)"},
+    "methods of Constraint": {"__call__": "define apply(self, weight, backend)"},
     "methods of Optimizer": {
         "apply_gradients": "define rule(self, weights, gradients, rate, decay)",
         "update_step": "define rule(self, weights, gradients, rate, decay)",
@@ -117,14 +102,6 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     "Callback": {
         "on_batch_begin": "define on_train_batch_begin",
         "on_batch_end": "define on_train_batch_end",
-        "on_test_begin": VALIDATION_MOMENT,
-        "on_test_end": VALIDATION_MOMENT,
-        "on_test_batch_begin": VALIDATION_MOMENT,
-        "on_test_batch_end": VALIDATION_MOMENT,
-        "on_predict_begin": PREDICTION_MOMENT,
-        "on_predict_end": PREDICTION_MOMENT,
-        "on_predict_batch_begin": PREDICTION_MOMENT,
-        "on_predict_batch_end": PREDICTION_MOMENT,
         "set_model": "use self.model, which is set before on_train_begin",
         "set_params": "use self.params, which is set before on_train_begin",
     },

@@ -3,7 +3,7 @@
 import inspect
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from numbers import Real
 from typing import Any, NoReturn, TypeVar
 
@@ -104,6 +104,41 @@ def number(who: str, name: str, value: Any, interval: str) -> float:
         error = ValueError if is_number else TypeError
         raise error(f"{who}: expected {name} in {interval}, got {value!r}.")
     return found
+
+
+def one_of(who: str, name: str, value: Any, allowed: Sequence[Any]) -> Any:
+    """Return `value` if it is one of the allowed strings (or None), else raise ValueError.
+
+    Examples
+    --------
+    >>> one_of("AUC", "curve", "roc", ["ROC", "PR"])
+    Traceback (most recent call last):
+    ValueError: AUC: expected curve to be 'ROC' or 'PR', got 'roc'.
+    """
+    if not isinstance(value, str | None) or value not in allowed:
+        names = " or ".join(map(repr, allowed))
+        raise ValueError(f"{who}: expected {name} to be {names}, got {value!r:.80}.")
+    return value
+
+
+def two_argument_function(who: str, function: Kind) -> Kind:
+    """Return a function that takes (y_true, y_pred), else raise TypeError.
+
+    Examples
+    --------
+    >>> two_argument_function("loss", len)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    TypeError: loss: expected a function of (y_true, y_pred), got <...>: too many ...
+    """
+    try:
+        inspect.signature(function).bind(None, None)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise TypeError(
+            f"{who}: expected a function of (y_true, y_pred), got {function!r:.80}: {error}."
+        ) from error
+    except ValueError:  # a built-in function
+        pass
+    return function
 
 
 class Number:
@@ -214,7 +249,9 @@ def number_array(who: str, name: str, values: Any, library: Any = np) -> Any:
 def choose(
     what: str, given: Any, kind: type[Kind], table: Mapping[str, Callable[[], Kind]]
 ) -> Kind:
-    """Return `given` if it is a `kind`, or the table's entry of that name (case-insensitive).
+    """Return `given` if it is a `kind`, or the table's entry of that name.
+
+    The names are in snake case; those of classes, without underscores, and any case are accepted.
 
     Raises
     ------
@@ -228,8 +265,10 @@ def choose(
     """
     if isinstance(given, kind):
         return given
-    if isinstance(given, str) and given.lower() in table:
-        return table[given.lower()]()
+    plain = given.lower().replace("_", "") if isinstance(given, str) else None
+    for name, make in table.items():
+        if name.replace("_", "") == plain:
+            return make()
     advice = f"subclass {kind.__name__} for your own"
     if isinstance(given, str):
         advice = ALTERNATIVES.get(what, {}).get(given.lower(), advice)

@@ -3,15 +3,16 @@
 import functools
 import math
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
-from minidl.arguments import number_array
+from minidl.arguments import integer, number, number_array
 from minidl.backend import Array, Backend
 from minidl.engine.tensor import Tensor
+from minidl.losses.crossentropies import check_whole
 
 CHECKED_BYTES = 2**22  # read of each array for its checksum, in a few milliseconds
 
@@ -19,6 +20,11 @@ CHECKED_BYTES = 2**22  # read of each array for its checksum, in a few milliseco
 @dataclass(frozen=True)
 class Samples:
     """Inputs `x`, and targets `y` and weights if there are any; axis 0 is the samples.
+
+    Attributes
+    ----------
+    shortage : str
+        A warning if there were fewer batches than expected: never, so it is empty.
 
     Examples
     --------
@@ -29,6 +35,7 @@ class Samples:
     x: np.ndarray
     y: np.ndarray | None = None
     weight: np.ndarray | None = None
+    shortage: ClassVar[str] = ""
 
     @classmethod
     def checked(cls, who: str, x: Any, y: Any = None, weight: Any = None) -> "Samples":
@@ -72,17 +79,66 @@ class Samples:
         parts = (self.x, self.y, self.weight)
         return Samples(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
 
-    def checksum(self) -> int:
+    def steps(self, size: int) -> float:
+        """Return the number of batches of `size` in an epoch."""
+        return math.ceil(len(self) / size)
+
+    def begin_epoch(self) -> bool:
+        """Prepare the next epoch; return whether it has a batch."""
+        return True
+
+    def weighted_by_class(self, class_weight: Mapping[int, float]) -> "Samples":
+        """Return the samples with the weights of their classes; other classes have weight 1.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `class_weight` does not map class numbers to weights, there are weights already, or
+            a sample has more than one class.
+
+        Examples
+        --------
+        >>> Samples(np.zeros((3, 1)), np.array([0, 2, 1])).weighted_by_class({2: 5.0}).weight
+        array([1., 5., 1.])
+        """
+        if self.weight is not None:
+            raise ValueError(
+                "fit: expected class_weight or sample_weight, got both. Multiply the weights, and "
+                "pass sample_weight."
+            )
+        if not isinstance(class_weight, Mapping):
+            raise TypeError(
+                "fit: expected class_weight to map class numbers to weights, got "
+                f"{class_weight!r:.80}. Use {{0: 1.0, 1: 5.0}}."
+            )
+        assert self.y is not None, "checked by fit"
+        labels = self.y[..., 0] if self.y.ndim > 1 and self.y.shape[-1] == 1 else self.y
+        if labels.ndim == 2 and np.allclose(labels.sum(axis=1), 1):  # one-hot
+            labels = labels.argmax(axis=1)
+        if labels.ndim != 1:
+            raise ValueError(
+                "fit: expected y with one class for each sample to use class_weight, got shape "
+                f"{self.y.shape}. Pass sample_weight instead."
+            )
+        check_whole("fit: class_weight", labels)
+        weight = np.ones(len(self))
+        for key, value in class_weight.items():
+            label = integer("fit: class_weight: a class", key)
+            weight[labels == label] = number("fit", f"class_weight[{label}]", value, "[0, inf)")
+        return replace(self, weight=weight)
+
+    def checksum(self, *, complete: bool = False) -> int:
         """Return the CRC-32 of shapes, dtypes and values.
 
         Of an array above 4 MiB, which may be a mapped file, every k-th row is read: about 4 MiB.
+        With `complete`, all rows are read.
         """
         total = 0
         for part in (self.x, self.y, self.weight):
             if part is not None:
-                rows = part[:: max(1, math.ceil(part.nbytes / CHECKED_BYTES))]
+                every = 1 if complete else max(1, math.ceil(part.nbytes / CHECKED_BYTES))
                 total = zlib.crc32(f"{part.shape} {part.dtype.str}".encode(), total)
-                total = zlib.crc32(np.ascontiguousarray(rows).data, total)
+                total = zlib.crc32(np.ascontiguousarray(part[::every]).data, total)
         return total
 
     def split(self, share: float) -> "tuple[Samples, Samples]":
@@ -119,6 +175,11 @@ class Batch:
         The part of `order` that is the batch; without `stop`, up to its end.
     host_order : numpy.ndarray, optional
         The same as `order` on the host.
+
+    Attributes
+    ----------
+    first_row : int
+        The number of samples before the batch: its first row in the addresses of drawn outputs.
     """
 
     def __init__(
@@ -130,6 +191,7 @@ class Batch:
         host_order: np.ndarray | None = None,
     ):
         self.order, self.start = order, start
+        self.first_row = start
         self._stop = len(order) if stop is None else min(stop, len(order))
         self._feed, self._host_order = feed, host_order
 
@@ -213,9 +275,10 @@ class Feed:
         return len(self._x)
 
     @property
-    def is_on_device(self) -> bool:
-        """Whether the device holds the samples."""
-        return self._backend.is_array(self._x)
+    def obstacle(self) -> str:
+        """Why the work on its batches must not be recorded, or an empty string."""
+        is_on_device = self._backend.is_array(self._x)
+        return "" if is_on_device else "the samples are too large for the device"
 
     def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[Batch]:
         """Yield the samples in batches of `size`, in `order`; the last batch may be smaller."""

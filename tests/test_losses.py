@@ -9,11 +9,16 @@ import minidl
 from minidl import Tensor, layers, losses, metrics, models, no_grad
 from minidl.backend.numpy_backend import NumpyBackend
 from minidl.losses import (
+    BinaryCrossentropy,
     CategoricalCrossentropy,
+    FunctionLoss,
+    Huber,
     Loss,
+    MeanAbsoluteError,
     MeanSquaredError,
     SparseCategoricalCrossentropy,
 )
+from minidl.losses.crossentropies import expects_probabilities
 from minidl.testing import check_gradient
 
 LABELS = np.array([0, 2, 1, 2])
@@ -28,6 +33,21 @@ SAMPLE_WEIGHT = np.array([0.5, 2.0, 0.0, 1.0])
 def cross_entropy(targets, probabilities):
     """Return -sum(t log p) of each sample."""
     return -(targets * np.log(probabilities)).sum(axis=-1)
+
+
+def binary_cross_entropy(targets, probabilities):
+    """Return -t log p - (1 - t) log(1 - p)."""
+    return -targets * np.log(probabilities) - (1 - targets) * np.log(1 - probabilities)
+
+
+YES_NO = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 1]])
+ODDS = 1 / (1 + np.exp(-LOGITS))
+DIFFERENCES = np.abs(TARGETS - LOGITS)
+
+
+def huber(d, delta):
+    """Return the losses of absolute differences."""
+    return np.where(d <= delta, d**2 / 2, delta * (d - delta / 2))
 
 
 # For each class: a function that makes the loss, targets, outputs, and the loss of each sample.
@@ -65,8 +85,51 @@ LOSSES = {
             LOGITS,
             cross_entropy(SOFT, PROBABILITIES),
         ),
+        (
+            lambda: CategoricalCrossentropy(label_smoothing=0.3),
+            ONE_HOT,
+            PROBABILITIES,
+            cross_entropy(ONE_HOT * 0.7 + 0.1, PROBABILITIES),
+        ),
         (CategoricalCrossentropy, SOFT, PROBABILITIES, cross_entropy(SOFT, PROBABILITIES)),
         (CategoricalCrossentropy, ONE_HOT, PROBABILITIES, cross_entropy(ONE_HOT, PROBABILITIES)),
+    ],
+    "BinaryCrossentropy": [
+        (BinaryCrossentropy, YES_NO, ODDS, binary_cross_entropy(YES_NO, ODDS).mean(axis=1)),
+        (
+            lambda: BinaryCrossentropy(from_logits=True),
+            YES_NO,
+            LOGITS,
+            binary_cross_entropy(YES_NO, ODDS).mean(axis=1),
+        ),
+        (
+            BinaryCrossentropy,
+            YES_NO[:, 0],
+            ODDS[:, :1],
+            binary_cross_entropy(YES_NO, ODDS)[:, 0],
+        ),
+        (
+            lambda: BinaryCrossentropy(from_logits=True, label_smoothing=0.2),
+            SOFT,
+            LOGITS,
+            binary_cross_entropy(SOFT * 0.8 + 0.1, ODDS).mean(axis=1),
+        ),
+    ],
+    "FunctionLoss": [
+        (
+            lambda: FunctionLoss(lambda y_true, y_pred: (y_pred - y_true) ** 2),
+            TARGETS,
+            LOGITS,
+            DIFFERENCES**2,
+        )
+    ],
+    "Huber": [
+        (Huber, TARGETS, LOGITS, huber(DIFFERENCES, 1.0).mean(axis=1)),
+        (lambda: Huber(0.4), TARGETS[:, 0], LOGITS[:, :1], huber(DIFFERENCES[:, 0], 0.4)),
+    ],
+    "MeanAbsoluteError": [
+        (MeanAbsoluteError, TARGETS, LOGITS, DIFFERENCES.mean(axis=1)),
+        (MeanAbsoluteError, TARGETS[:, :1], LOGITS[:, 0], DIFFERENCES[:, 0]),
     ],
     "MeanSquaredError": [
         (MeanSquaredError, TARGETS, LOGITS, ((TARGETS - LOGITS) ** 2).mean(axis=1)),
@@ -248,6 +311,123 @@ def test_outputs_that_do_not_sum_to_one_are_normalized(make, y):
     assert halves == pytest.approx(make()(y, Tensor(PROBABILITIES[:2])).item(), rel=1e-12)
 
 
+BINARY_EXTREME = np.array([[-1e4], [1e4], [1e4], [-1e4], [0.0]])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("form", ["logits", "sigmoid"])
+def test_large_binary_logits_have_finite_loss_and_right_gradient(form, dtype, device):
+    logits = Tensor(BINARY_EXTREME.astype(dtype), device=device, requires_grad=True)
+    loss = BinaryCrossentropy(from_logits=form == "logits", reduction="sum")
+    value = loss(np.array([1, 0, 1, 0, 1]), logits if form == "logits" else logits.sigmoid())
+    value.backward()
+    assert value.item() == pytest.approx(2e4 + np.log(2), rel=1e-6)
+    np.testing.assert_allclose(logits.grad.numpy().ravel(), [-1, 1, 0, 0, -0.5], atol=1e-7)
+
+
+def test_small_binary_loss_keeps_its_digits():
+    value = BinaryCrossentropy(from_logits=True)([1], Tensor([[20.0]])).item()
+    assert value == pytest.approx(np.log1p(np.exp(-20)), rel=1e-6)
+
+
+def test_binary_probability_zero_is_clipped_as_in_keras():
+    outputs = Tensor(np.array([[0.0], [1.0], [1.0]]), requires_grad=True)
+    value = BinaryCrossentropy()([1, 0, 1], outputs)
+    value.backward()
+    assert value.item() == pytest.approx((-2 * np.log(1e-7)) / 3, rel=1e-6)
+    assert np.isfinite(outputs.grad.numpy()).all()
+
+
+def test_binary_loss_without_graph_equals_loss_with_graph():
+    logits = Tensor(BINARY_EXTREME, requires_grad=True)
+    recorded = BinaryCrossentropy()([1, 0, 1, 0, 1], logits.sigmoid()).item()
+    with no_grad():
+        assert BinaryCrossentropy()([1, 0, 1, 0, 1], logits.sigmoid()).item() == recorded
+
+
+def test_sigmoid_has_no_logits_of_a_softmax():
+    y = Tensor(LOGITS).sigmoid()
+    assert y.logits is None
+    found = CategoricalCrossentropy()(ONE_HOT, y).item()
+    shares = ODDS / ODDS.sum(axis=1, keepdims=True)
+    assert found == pytest.approx(cross_entropy(ONE_HOT, shares).mean())
+
+
+# ------------------------------------------------------------------------------ reductions
+
+
+@every_case
+def test_reductions_are_sum_mean_and_losses(make, y, outputs, expected):
+    loss, weights = make(), SAMPLE_WEIGHT[: len(y)]
+    spread = weights.reshape(-1, *(1,) * (expected.ndim - 1)) * expected
+    for name, value in {
+        "sum_over_batch_size": spread.mean(),
+        "mean": spread.mean(),
+        "sum": spread.sum(),
+        "none": spread,
+        None: spread,
+    }.items():
+        loss.reduction = name
+        found = loss(y, Tensor(outputs), weights).numpy()
+        np.testing.assert_allclose(found, value, rtol=1e-12, err_msg=str(name))
+
+
+@pytest.mark.parametrize("kind", [MeanSquaredError, CategoricalCrossentropy, Huber])
+@pytest.mark.parametrize("wrong", ["median", 3, True, np.ones(2)])
+def test_unknown_reduction_is_rejected(kind, wrong):
+    with pytest.raises(ValueError, match=f"^{kind.__name__}: expected reduction to be 'sum_over"):
+        kind(reduction=wrong)
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1])
+@pytest.mark.parametrize("kind", [CategoricalCrossentropy, BinaryCrossentropy])
+def test_label_smoothing_out_of_range_is_rejected(kind, wrong):
+    with pytest.raises(
+        ValueError, match=rf"^{kind.__name__}: expected label_smoothing in \[0, 1\]"
+    ):
+        kind(label_smoothing=wrong)
+
+
+def test_huber_rejects_delta_that_is_not_positive():
+    with pytest.raises(ValueError, match=r"^Huber: expected delta in \(0, inf\), got 0"):
+        Huber(0)
+
+
+# ------------------------------------------------------------------------------ functions
+
+
+def test_get_makes_a_loss_of_any_function():
+    def cubed(y_true, y_pred):
+        return (y_pred - y_true) ** 3
+
+    class Callable:
+        def __call__(self, y_true, y_pred):
+            return cubed(y_true, y_pred)
+
+    for function in (cubed, Callable(), lambda y_true, y_pred: cubed(y_true, y_pred).mean()):
+        found = losses.get(function)(TARGETS[:, 0], Tensor(LOGITS[:, :1])).item()
+        assert found == pytest.approx(((LOGITS - TARGETS)[:, 0] ** 3).mean())
+
+
+def test_function_gets_targets_in_the_dtype_of_the_outputs():
+    loss = FunctionLoss(lambda y_true, y_pred: y_pred - y_true)
+    assert loss(np.array([1, 2]), Tensor([3.0, 4.0])).dtype == "float32"
+
+
+@pytest.mark.parametrize("function", [lambda y_true: y_true, lambda a, b, c: a, len])
+def test_get_rejects_function_of_other_arguments(function):
+    with pytest.raises(TypeError, match=r"^loss: expected a function of \(y_true, y_pred\)"):
+        losses.get(function)
+
+
+def test_function_that_returns_an_array_is_named():
+    def root(y_true, y_pred):
+        return y_pred.numpy()
+
+    with pytest.raises(TypeError, match=r"^root: expected it to return a Tensor, got a ndarray"):
+        losses.get(root)(TARGETS, Tensor(LOGITS))
+
+
 # ------------------------------------------------------------------------------ rejected targets
 
 SPARSE, DENSE, SQUARED = (
@@ -321,6 +501,17 @@ SPARSE, DENSE, SQUARED = (
             (5, 3),
             DENSE + r".*\(5, 3\).*\(4, 3\).*as many targets",
         ),
+        (BinaryCrossentropy, LABELS, (None, 1), r"binary_crossentropy: .*\[0, 1\], got 0 to 2"),
+        (
+            BinaryCrossentropy,
+            LABELS - 1,
+            (None, 1),
+            r"binary_crossentropy: .*\[0, 1\], got -1 to 1",
+        ),
+        (BinaryCrossentropy, LABELS / np.nan, (None, 1), r"binary_crossentropy: .*got nan"),
+        (BinaryCrossentropy, ONE_HOT, (None, 1), r"binary_crossentropy: .*\(None, 1\).*\(4, 3\)"),
+        (MeanAbsoluteError, TARGETS, (None, 1), r"mean_absolute_error: .*\(None, 1\).*\(4, 3\)"),
+        (Huber, TARGETS, (None, 1), r"huber_loss: .*\(None, 1\).*\(4, 3\)"),
         (MeanSquaredError, TARGETS, (None, 1), SQUARED + r".*\(None, 1\).*\(4, 3\)"),
         (MeanSquaredError, TARGETS[:, 0], (None, 3), SQUARED + r".*\(None, 3\).*\(4,\)"),
     ],
@@ -379,6 +570,11 @@ def test_loss_from_logits_rejects_outputs_of_softmax(loss, y):
         loss(from_logits=True)(y, Tensor(LOGITS).softmax())
 
 
+def test_binary_loss_from_logits_rejects_outputs_of_sigmoid():
+    with pytest.raises(ValueError, match=r"^loss: .*from_logits=True.*sigmoid"):
+        BinaryCrossentropy(from_logits=True)(ONE_HOT, Tensor(LOGITS).sigmoid())
+
+
 class OtherBackend(NumpyBackend):
     """A second device."""
 
@@ -408,12 +604,23 @@ def test_loss_rejects_targets_and_weights_on_another_device(loss, targets, mispl
 # ------------------------------------------------------------------------------ choice by name
 
 
-def test_get_returns_loss_of_that_name():
-    assert type(losses.get("sparse_categorical_crossentropy")) is SparseCategoricalCrossentropy
-    assert type(losses.get("categorical_crossentropy")) is CategoricalCrossentropy
-    assert type(losses.get("mse")) is MeanSquaredError
-    assert type(losses.get("mean_squared_error")) is MeanSquaredError
-    own = MeanSquaredError()
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (
+            "sparse_categorical_crossentropy SparseCategoricalCrossentropy",
+            SparseCategoricalCrossentropy,
+        ),
+        ("categorical_crossentropy CategoricalCrossentropy", CategoricalCrossentropy),
+        ("binary_crossentropy BinaryCrossentropy bce BCE", BinaryCrossentropy),
+        ("mean_squared_error MeanSquaredError mse MSE", MeanSquaredError),
+        ("mean_absolute_error MeanAbsoluteError mae MAE", MeanAbsoluteError),
+        ("huber Huber", Huber),
+    ],
+)
+def test_get_returns_loss_of_each_spelling_of_keras(names, kind):
+    assert [type(losses.get(name)) for name in names.split()] == [kind] * len(names.split())
+    own = kind()
     assert losses.get(own) is own
 
 
@@ -428,10 +635,10 @@ def test_expects_probabilities_of_own_cross_entropies_without_logits():
     class Subclass(SparseCategoricalCrossentropy):
         pass
 
-    expecting = [SparseCategoricalCrossentropy(), CategoricalCrossentropy()]
+    expecting = [SparseCategoricalCrossentropy(), CategoricalCrossentropy(), BinaryCrossentropy()]
     others = [CategoricalCrossentropy(from_logits=True), MeanSquaredError(), Subclass()]
-    assert [losses.expects_probabilities(loss) for loss in expecting] == [True, True]
-    assert [losses.expects_probabilities(loss) for loss in others] == [False] * 3
+    assert [expects_probabilities(loss) for loss in expecting] == [True] * 3
+    assert [expects_probabilities(loss) for loss in others] == [False] * 3
 
 
 # ------------------------------------------------------------------------------ class numbers
@@ -484,7 +691,7 @@ def test_one_output_for_two_classes_is_rejected_with_remedy(loss, targets):
     outputs = Tensor(np.full((4, 1), 0.5))
     if targets.ndim == 2 and isinstance(loss, SparseCategoricalCrossentropy):
         targets = targets.argmax(axis=1)
-    with pytest.raises(ValueError, match=r"two classes, end with Dense\(2, activation='softmax'\)"):
+    with pytest.raises(ValueError, match=r"two classes, use binary_crossentropy"):
         loss(targets, outputs)
 
 

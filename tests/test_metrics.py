@@ -4,7 +4,24 @@ import numpy as np
 import pytest
 
 from minidl import Tensor, metrics
-from minidl.metrics import Accuracy, CategoricalAccuracy, Metric, SparseCategoricalAccuracy
+from minidl.metrics import (
+    AUC,
+    Accuracy,
+    BinaryAccuracy,
+    CategoricalAccuracy,
+    F1Score,
+    FunctionMetric,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Metric,
+    Precision,
+    Recall,
+    RootMeanSquaredError,
+    SparseCategoricalAccuracy,
+    SparseTopKCategoricalAccuracy,
+    TopKCategoricalAccuracy,
+    Weighted,
+)
 
 LABELS = np.array([0, 2, 1, 2])
 ONE_HOT = np.eye(3)[LABELS]
@@ -67,6 +84,174 @@ def test_nan_is_not_correct_and_logits_decide_equal_probabilities(kind, targets,
     assert (float(total), count) == (2, 3)
 
 
+@pytest.mark.parametrize(
+    ("y", "outputs", "kind"),
+    [
+        (np.array([1, 0]), [[0.7], [0.7]], BinaryAccuracy),
+        (np.array([[1], [0]]), [[0.7], [0.7]], BinaryAccuracy),
+        (np.array([1, 0]), [[0.2, 0.8], [0.4, 0.6]], SparseCategoricalAccuracy),
+        (np.array([[1], [0]]), [[0.2, 0.8], [0.4, 0.6]], SparseCategoricalAccuracy),
+        (np.array([[0, 1], [1, 0]]), [[0.2, 0.8], [0.4, 0.6]], CategoricalAccuracy),
+    ],
+)
+def test_accuracy_is_the_one_that_keras_chooses(y, outputs, kind, device):
+    accuracy, chosen = Accuracy(), kind()
+    for metric in (accuracy, chosen):
+        metric.check(y, (None, len(outputs[0])))
+        metric.update_state(Tensor(y, device), Tensor(outputs, device))
+    assert accuracy.result() == chosen.result() == 0.5
+
+
+@pytest.mark.parametrize("y", [[1, 0, 1, 0], [[1.0], [0.0], [1.0], [0.0]], [True, False] * 2])
+def test_binary_accuracy_compares_with_the_threshold(y, device):
+    outputs = Tensor([[0.9], [0.5], [0.5], [np.nan]], device)
+    metric = BinaryAccuracy()
+    metric.update_state(Tensor(y, device), outputs)
+    assert metric.result() == 0.5  # 0.5 is not above 0.5, and NaN is not correct
+    lower = BinaryAccuracy("mine", threshold=0.4)
+    lower.update_state(Tensor(y, device), outputs)
+    assert (lower.name, lower.result()) == ("mine", 0.5)
+
+
+def test_top_k_counts_ties_and_rejects_nan(device):
+    outputs = Tensor([[0.4, 0.4, 0.2], [0.4, 0.4, 0.2], [0.1, np.nan, 0.3]], device)
+    metric = SparseTopKCategoricalAccuracy(k=1)
+    metric.update_state(Tensor([0, 1, 2], device), outputs)
+    assert metric.result() == 2 / 3
+    dense = TopKCategoricalAccuracy(k=3)
+    dense.update_state(Tensor(np.eye(3), device), outputs)
+    assert dense.result() == 2 / 3
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5])
+def test_top_k_rejects_number_that_is_not_positive(k):
+    with pytest.raises(ValueError, match=r"^TopKCategoricalAccuracy: k: expected a positive int"):
+        TopKCategoricalAccuracy(k)
+
+
+# ------------------------------------------------------------------------------ counts
+
+YES_NO = np.array([[1, 0], [0, 0], [1, 1]])
+SURE = np.array([[0.9, 0.8], [0.6, 0.1], [0.2, 0.7]])
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        (Precision(), 2 / 4),
+        (Precision(thresholds=0.75), 1 / 2),
+        (Precision(1.0), 0),
+        (Recall(), 2 / 3),
+        (F1Score("micro", 0.5), 4 / 7),
+        (F1Score("macro", 0.5), (1 / 2 + 2 / 3) / 2),
+        (F1Score("weighted", 0.5), (2 * 1 / 2 + 2 / 3) / 3),
+        (AUC(), 6 / 9),
+        (RootMeanSquaredError(), (1.75 / 6) ** 0.5),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Metric) else "",
+)
+def test_metric_of_labels_equals_the_count_by_hand(metric, expected, device):
+    metric = metric.fresh()
+    assert np.isnan(metric.result())
+    for rows in (slice(0, 1), slice(1, 3)):
+        metric.update_state(Tensor(YES_NO[rows], device), Tensor(SURE[rows], device))
+    assert metric.result() == pytest.approx(expected, abs=1e-7)
+    metric.reset_state()
+    assert np.isnan(metric.result())
+
+
+def test_auc_equals_the_share_of_ordered_pairs_up_to_its_thresholds():
+    state = np.random.RandomState(0)
+    y, p = state.random_sample(500) < 0.3, state.random_sample(500)
+    metric = AUC(num_thresholds=5_000)
+    metric.update_state(Tensor(y), Tensor(p))
+    order = p[y][:, None] - p[~y]
+    assert metric.result() == pytest.approx((order > 0).mean(), abs=1e-3)
+
+
+@pytest.mark.parametrize("outputs", [[np.nan, np.nan], [0.9, np.nan], [np.nan, 0.1]])
+def test_auc_counts_nan_as_below_all_thresholds(outputs, device):
+    metric = AUC()
+    metric.update_state(Tensor([1, 0], device), Tensor(outputs, device))
+    assert metric.result() == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Precision(thresholds=1.5), r"Precision: expected thresholds in \[0, 1\], got 1.5"),
+        (lambda: F1Score(average="mean"), r"F1Score: expected average to be 'micro' or 'macro'"),
+        (lambda: F1Score(threshold=0.0), r"F1Score: expected threshold in \(0, 1\], got 0.0"),
+        (lambda: AUC(1), r"AUC: num_thresholds: expected an integer, 2 or above, got 1"),
+        (lambda: AUC(curve="roc"), r"AUC: expected curve to be 'ROC' or 'PR', got 'roc'"),
+        (lambda: BinaryAccuracy(threshold=2), r"BinaryAccuracy: expected threshold in \[0, 1\]"),
+    ],
+)
+def test_metric_rejects_argument_out_of_range(make, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make()
+
+
+def test_precision_rejects_several_thresholds():
+    message = r"^Precision: expected thresholds in \[0, 1\], got \[0.3"
+    with pytest.raises(TypeError, match=message):
+        Precision(thresholds=[0.3, 0.5])
+
+
+# ------------------------------------------------------------------------------ weights
+
+
+def test_weighted_mean_is_divided_by_the_weights(device):
+    metric = Weighted(MeanAbsoluteError())
+    zeros = Tensor(np.zeros((2, 2)), device)
+    metric.update_state(zeros, Tensor([[1.0, 3.0], [4.0, 4.0]], device), Tensor([3.0, 1.0], device))
+    metric.update_state(zeros, zeros)  # without weights, all weigh 1
+    assert metric.result() == (3 * 2 + 4) / (3 + 1 + 2)
+
+
+def test_weights_of_steps_weigh_each_value(device):
+    metric = MeanSquaredError()
+    zeros, weights = Tensor(np.zeros((1, 3, 1)), device), Tensor([[1.0, 0.0, 2.0]], device)
+    metric.update_state(zeros, Tensor([[[1.0], [2.0], [3.0]]], device), weights)
+    assert metric.result() == (1 + 2 * 9) / 3
+
+
+@pytest.mark.parametrize("metric", [Accuracy(), AUC(), F1Score("micro"), RootMeanSquaredError()])
+@pytest.mark.parametrize("shape", [(3,), (2, 3), ()])
+def test_weights_that_do_not_fit_are_rejected(metric, shape):
+    metric, y = metric.fresh(), Tensor(np.eye(2))
+    with pytest.raises(ValueError, match=rf"^{metric.name}: expected sample_weight for .*\(2,"):
+        metric.update_state(y, y, Tensor(np.ones(shape)))
+
+
+# ------------------------------------------------------------------------------ functions
+
+
+def test_get_makes_a_metric_with_the_name_of_a_function(device):
+    def largest_error(y_true, y_pred):
+        return (y_pred - y_true).max(axis=-1)
+
+    metric = metrics.get(largest_error)
+    y = np.array([[0, 1], [2, 3]])
+    metric.update_state(Tensor(y, device), Tensor([[1.0, 1.0], [2.0, 6.0]], device))
+    assert (type(metric), metric.name, metric.result()) == (FunctionMetric, "largest_error", 2)
+    assert metrics.get(lambda y_true, y_pred: y_pred).name == "<lambda>"
+
+
+def test_function_that_returns_one_number_is_rejected_by_name():
+    def mean(y_true, y_pred):
+        return y_pred.mean()
+
+    message = r"^mean: expected one value for each .*Leave out the mean"
+    with pytest.raises(ValueError, match=message):
+        metrics.get(mean).update_state(Tensor([0.0, 1.0]), Tensor([0.0, 1.0]))
+
+
+def test_get_rejects_function_of_other_arguments():
+    with pytest.raises(TypeError, match=r"^metric: expected a function of \(y_true, y_pred\)"):
+        metrics.get(lambda y_pred: y_pred)
+
+
 # ------------------------------------------------------------------------------ batch_sum
 
 
@@ -103,7 +288,11 @@ def test_batch_sum_checks_the_targets():
 @pytest.mark.parametrize(
     ("metric", "y", "output_shape", "message"),
     [
-        (Accuracy(), np.zeros(4), (None, 1), r"accuracy: .*one output for each class.*\(None, 1\)"),
+        (Accuracy(), np.zeros((4, 2)), (None, 1), r"accuracy: .*\(None, 1\).*\(4, 2\)"),
+        (Precision(), np.zeros((4, 2)), (None, 1), r"precision: .*\(None, 1\).*\(4, 2\)"),
+        (F1Score(), ONE_HOT, (None, 3), r"f1_score: .*one output.*\(None, 3\).*average="),
+        (AUC(), LABELS, (None, 3), r"auc: .*\(None, 3\).*\(4,\)"),
+        (RootMeanSquaredError(), LABELS, (None, 3), r"mean_squared_error: .*\(4,\)"),
         (Accuracy(), np.zeros(4), (None,), r"accuracy: .*one output for each class.*\(None,\)"),
         (Accuracy(), np.zeros((4, 2)), (None, 3), r"accuracy: .*\(None, 3\).*\(4, 2\)"),
         (
@@ -129,23 +318,37 @@ def test_check_rejects_targets_that_do_not_fit(metric, y, output_shape, message)
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("names", "kind"),
     [
-        ("accuracy", Accuracy),
-        ("acc", Accuracy),
-        ("sparse_categorical_accuracy", SparseCategoricalAccuracy),
-        ("categorical_accuracy", CategoricalAccuracy),
+        ("accuracy acc Accuracy ACC", Accuracy),
+        ("sparse_categorical_accuracy SparseCategoricalAccuracy", SparseCategoricalAccuracy),
+        ("categorical_accuracy CategoricalAccuracy", CategoricalAccuracy),
+        ("binary_accuracy BinaryAccuracy", BinaryAccuracy),
+        ("top_k_categorical_accuracy TopKCategoricalAccuracy", TopKCategoricalAccuracy),
+        (
+            "sparse_top_k_categorical_accuracy SparseTopKCategoricalAccuracy",
+            SparseTopKCategoricalAccuracy,
+        ),
+        ("mean_absolute_error MeanAbsoluteError mae MAE", MeanAbsoluteError),
+        ("mean_squared_error MeanSquaredError mse MSE", MeanSquaredError),
+        ("root_mean_squared_error RootMeanSquaredError", RootMeanSquaredError),
+        ("precision Precision", Precision),
+        ("recall Recall", Recall),
+        ("f1_score F1Score", F1Score),
+        ("auc AUC", AUC),
     ],
 )
-def test_get_returns_metric_of_that_name(name, kind):
-    metric = metrics.get(name)
-    assert (type(metric), metric.name) == (kind, name)
-    assert metrics.get(metric) is metric
+def test_get_returns_metric_of_each_spelling_of_keras_with_that_name(names, kind):
+    found = [metrics.get(name) for name in names.split()]
+    assert {type(metric) for metric in found} == {kind}
+    assert [metric.name for metric in found] == names.split()
+    assert kind().name == metrics.get(kind()).name
+    assert kind().name in names.split()
 
 
 def test_get_rejects_unknown_metric_with_the_names():
-    with pytest.raises(ValueError, match=r"^metric: expected a Metric or one of .*'precision'"):
-        metrics.get("precision")
+    with pytest.raises(ValueError, match=r"^metric: expected a Metric or one of .*'precise'"):
+        metrics.get("precise")
 
 
 # ------------------------------------------------------------------------------ values of samples

@@ -11,7 +11,8 @@ from typing import Any
 
 VARIABLE = "MINIDL_NUM_THREADS"
 
-_chosen: int | None = None
+_chosen: int | None = None  # by `set_num_threads`
+_default: int | None = None  # read once
 
 
 def num_threads() -> int:
@@ -25,10 +26,17 @@ def num_threads() -> int:
     ValueError
         If MINIDL_NUM_THREADS is not a whole number, 1 or above.
     """
-    if _chosen is None:
-        set_num_threads(_default())
-    assert _chosen is not None
-    return _chosen
+    global _default
+    if _chosen is not None:
+        return _chosen
+    if _default is None:
+        _default = _in_environment(VARIABLE) or _cores()
+    return _default
+
+
+def is_chosen() -> bool:
+    """Return whether `set_num_threads` or the environment chose the number."""
+    return _chosen is not None or VARIABLE in os.environ
 
 
 def check_environment() -> None:
@@ -74,11 +82,8 @@ def _checked(number: Any) -> int:
     return operator.index(number)
 
 
-def _default() -> int:
-    """Return the number in the environment, or the number of cores that this process may use."""
-    number = _in_environment(VARIABLE)
-    if number is not None:
-        return number
+def _cores() -> int:
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on Windows and macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -20,6 +20,14 @@ class InputError(Exception):
     """Error in the input of a command, reported in one line."""
 
 
+class UsageError(SystemExit):
+    """Exit because of invalid arguments; its text is the reason."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.code = EXIT_BAD_INPUT
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which containers and batch systems send, in a command."""
 
@@ -44,7 +52,22 @@ def handled_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGTERM) is terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def ignore_signals() -> None:
+    """Ignore Ctrl-C and SIGTERM from now on: ``mpiexec`` may send its own late."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Print nothing, as a process without streams."""
+    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+        yield
 
 
 def report_interrupt(interrupt: KeyboardInterrupt, advice: str = "") -> int:
@@ -71,7 +94,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print `message` and exit with status 2."""
         console.write(f"{self.module}: {console.printable(message)}", sys.stderr)
-        self.exit(EXIT_BAD_INPUT)
+        raise UsageError(message)
 
 
 def number(

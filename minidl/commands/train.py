@@ -1,6 +1,7 @@
 """Train a multilayer network with dropout on MNIST, or on a data set of the same form."""
 
 import argparse
+import contextlib
 import functools
 import logging
 import math
@@ -10,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 from minidl_kernels.threads import num_threads
 
@@ -23,24 +24,31 @@ from minidl.commands.command_line import (
     InputError,
     discard_unwritten,
     handled_sigterm,
+    ignore_signals,
     report_error,
     report_interrupt,
     show,
+    silent,
 )
 from minidl.commands.run_folder import REPORT, RunFolder
 from minidl.commands.train_arguments import (
     CLASSES,
     LATEST,
     LOADERS,
+    SHARDS,
     check_outputs,
     command_of,
+    leave_outputs_out,
     parse_arguments,
     without_outputs,
 )
 from minidl.commands.watch import EventLog, Start, Watch, process_seconds
 from minidl.datasets.idx_dataset import Split
+from minidl.distributed import DataParallel, WorkerError
+from minidl.distributed.mpi import launched_size
 from minidl.formats import checkpoint
 from minidl.storage.folders import latest
+from minidl.trainer.distribution import Distribution
 from minidl.trainer.position import run_arguments
 from minidl.version import __version__
 
@@ -81,8 +89,17 @@ def build_model(arguments: argparse.Namespace, image_shape: tuple[int, ...]) -> 
     return model
 
 
+def checkpoint_of(arguments: argparse.Namespace) -> str | None:
+    """Return the path of the checkpoint to resume from, or None."""
+    folder = arguments.checkpoint_dir
+    if arguments.resume != LATEST:
+        return arguments.resume
+    path = latest(folder) if os.path.isdir(folder) else None
+    return None if path is None else str(path)
+
+
 def resume(
-    arguments: argparse.Namespace, model: models.Sequential, training: Split, test: Split
+    arguments: argparse.Namespace, path: str, model: models.Sequential, data: tuple[Split, Split]
 ) -> tuple[models.Sequential, str]:
     """Return the model to train on, and a line that names its checkpoint.
 
@@ -91,19 +108,14 @@ def resume(
     InputError
         If the checkpoint is damaged, or belongs to another run than that of the arguments.
     """
-    path = arguments.resume
-    if path == LATEST:
-        folder = arguments.checkpoint_dir
-        path = latest(folder) if os.path.isdir(folder) else None
-        if path is None:
-            return model, f"no checkpoint in {folder}: a new run"
     try:
         saved = models.load(path, arguments.device)
     except ValueError as error:
         advice = " To resume from the previous checkpoint, move this file away."
         raise InputError(f"{error}{advice * (arguments.resume == LATEST)}") from error
-    samples, held_out = Samples(*training), Samples(*test)
-    run = run_arguments(samples, held_out, batch_size=arguments.batch_size, shuffle=True)
+    samples, held_out = (Samples(*split) for split in data)
+    size, shards = arguments.batch_size, arguments.shards or 1
+    run = run_arguments(samples, held_out, batch_size=size, shuffle=True, shards=shards)
     for where, expected, found in differences(model, run, saved):
         raise InputError(
             f"{path}: expected a run with {where} {expected!s:.200}, got one with "
@@ -128,8 +140,8 @@ def differences(
         yield "network", *networks
     yield from checkpoint.differences(model, saved)
     for name, found, expected in saved.position.differences(run):
-        option = "--batch-size" if name == "batch_size" else f"--data of {name}"
-        yield option, expected, found
+        options = {"batch_size": "--batch-size", "shards": "--shards"}
+        yield options.get(name, f"--data of {name}"), expected, found
 
 
 def describe(model: models.Sequential) -> str:
@@ -157,37 +169,84 @@ def environment() -> dict[str, Any]:
 @handled_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status, one of ``train_arguments.EXIT_STATUSES``."""
-    arguments = parse_arguments(argv, __doc__)
+    try:
+        together = started_together()
+    except (ImportError, RuntimeError) as error:  # of each process: they cannot agree
+        return report_error("minidl.train", error)
+    except KeyboardInterrupt as interrupt:
+        return report_interrupt(interrupt)
+    with contextlib.nullcontext() if together.rank == 0 else silent():
+        return run(argv, together)
+
+
+def started_together() -> Distribution:
+    """Return the distribution over the processes that ``mpiexec`` started, if there are several."""
+    size = launched_size()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "suspicious MPI")  # it becomes an error
+        return DataParallel(max(size, SHARDS)) if size > 1 else Distribution()
+
+
+def run(argv: Sequence[str] | None, together: Distribution) -> int:
+    """Run the command in one of the processes that were started together."""
+    try:
+        with together.guarded(), together.agreed():
+            arguments = parse_arguments(argv, __doc__)
+            distribution = DataParallel(arguments.shards) if arguments.shards else together
+    except (ValueError, WorkerError) as error:
+        return report_error("minidl.train", error)
+    except KeyboardInterrupt as interrupt:
+        return report_interrupt(interrupt)
+    if distribution.rank > 0:
+        leave_outputs_out(arguments)
     logging.basicConfig(format="%(message)s")
     for package in ("minidl", "minidl_kernels"):  # other libraries log their internals
         logging.getLogger(package).setLevel(logging.WARNING if arguments.quiet else logging.INFO)
     results: dict[str, Any] = {"seed": arguments.seed, "epochs": 0}
     log = EventLog(arguments.log_json, is_resumed=arguments.resume is not None)
     try:
-        return train(arguments, log, results)
-    except (InputError, OSError, MemoryError) as error:
-        return report_error("minidl.train", error)
+        status = train(arguments, distribution, log, results)
+    except (InputError, OSError, MemoryError, WorkerError) as error:
+        status = report_error("minidl.train", error)
     except KeyboardInterrupt as interrupt:
+        if distribution.size > 1:
+            ignore_signals()
         log.write("end", **results, seconds=process_seconds(), interrupted=True)
         resumable = "; to resume, add --resume latest" if arguments.checkpoint_dir else ""
-        return report_interrupt(interrupt, resumable)
+        status = report_interrupt(interrupt, resumable)
     finally:
         log.close()
         discard_unwritten()
+    with contextlib.suppress(WorkerError):  # another one has ended before
+        status = distribution.gather(status)[0]
+    return status
 
 
-def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any]) -> int:
-    """Train and evaluate; add what was reached to `results`, also if training is interrupted."""
-    say = (lambda _: None) if arguments.quiet else show
-    try:
+class Prepared(NamedTuple):
+    """What a run begins with."""
+
+    model: models.Sequential
+    data: tuple[Split, Split]
+    notice: str  # if the data are not the default
+    resumed: str | None  # a line about the checkpoint
+    recorders: list[callbacks.Callback]
+
+
+def prepare(arguments: argparse.Namespace, distribution: Distribution) -> Prepared:
+    """Check the arguments and load what they name; an error of one process is one of all."""
+    with distribution.agreed():
         check_outputs(arguments)
-        arguments.device = get_backend(arguments.device).name
-        data, notice, ((x, y), (x_test, y_test)) = load_data(arguments.data, arguments.data_dir)
-        arguments.data = data
-        model = build_model(arguments, x.shape[1:])
-        resumed = None
-        if arguments.resume is not None:
-            model, resumed = resume(arguments, model, (x, y), (x_test, y_test))
+        arguments.device = get_backend(distribution.device(arguments.device)).name
+        path = checkpoint_of(arguments) if distribution.rank == 0 else None
+    is_resumed, path = distribution.gather((arguments.resume is not None, path))[0]
+    with distribution.agreed(), distribution.first_on_machine():
+        arguments.data, notice, data = load_data(arguments.data, arguments.data_dir)
+    with distribution.agreed():
+        model, resumed = build_model(arguments, data[0][0].shape[1:]), None
+        if path is not None:
+            model, resumed = resume(arguments, path, model, data)
+        elif is_resumed:
+            resumed = f"no checkpoint in {arguments.checkpoint_dir}: a new run"
         recorders: list[callbacks.Callback] = []
         if arguments.checkpoint_dir is not None:
             every = arguments.checkpoint_every
@@ -195,46 +254,91 @@ def train(arguments: argparse.Namespace, log: EventLog, results: dict[str, Any])
         if arguments.out is not None:
             repetition = {"command": command_of(arguments), "environment": environment()}
             configuration = without_outputs(arguments) | repetition
-            is_resumed = resumed is not None
             recorders.append(RunFolder(arguments.out, configuration, is_resumed=is_resumed))
+    return Prepared(model, data, notice, resumed, recorders)
+
+
+def train(
+    arguments: argparse.Namespace,
+    distribution: Distribution,
+    log: EventLog,
+    results: dict[str, Any],
+) -> int:
+    """Train and evaluate; add what was reached to `results`, also if training is interrupted."""
+    try:
+        with distribution.guarded():
+            prepared = prepare(arguments, distribution)
+            announce(arguments, distribution, prepared)
     except (ValueError, DeviceError) as error:
         raise InputError(error) from error
-    if notice:
-        show(notice)
-    say(f"device   {arguments.device}")
-    say(f"data     {data}: {len(x):,} training images, {len(x_test):,} test images")
-    say(f"network  {describe(model)}")
-    if resumed is not None:
-        say(f"resume   {resumed}")
-    results |= {"device": arguments.device, "data": data}
-
-    watch = Watch(log, len(x), arguments.batch_size)
-    facts = without_outputs(arguments) | {"parameters": model.count_params()}
+    results |= {"device": arguments.device, "data": arguments.data}
+    (x, y), test = prepared.data
+    watch, guard = Watch(log, len(x), arguments.batch_size), callbacks.TerminateOnNaN()
+    facts = without_outputs(arguments) | {"parameters": prepared.model.count_params()}
     facts["learning_rate"] = facts.pop("lr")
     start = Start(log, facts | {"version": __version__})
-    guard = callbacks.TerminateOnNaN()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "TerminateOnNaN: ")  # it is printed below
-            model.fit(
+            prepared.model.fit(
                 x,
                 y,
                 batch_size=arguments.batch_size,
                 epochs=arguments.epochs,
                 verbose=0 if arguments.quiet else 1,
-                callbacks=[watch, guard, *recorders, start],
-                validation_data=(x_test, y_test),
-                resume=resumed is not None,
+                callbacks=[watch, guard, *prepared.recorders, start],
+                validation_data=test,
+                resume=prepared.resumed is not None,
                 record=arguments.record,
+                distribution=distribution,
             )
     finally:  # Ctrl-C does not return from fit
         results |= watch.report()
+    if distribution.rank > 0:
+        ignore_signals()  # the first process alone has something left to do
+        return 0
+    return finish(arguments, prepared, log, results, watch, guard.found)
+
+
+def announce(arguments: argparse.Namespace, distribution: Distribution, prepared: Prepared) -> None:
+    """Print what is about to be trained."""
+    if prepared.notice:
+        show(prepared.notice)
+    training, test = (len(x) for x, _ in prepared.data)
+    lines = {
+        "device": arguments.device,
+        "data": f"{arguments.data}: {training:,} training images, {test:,} test images",
+        "network": describe(prepared.model),
+    }
+    if arguments.shards is not None:
+        threads, shards = num_threads(), arguments.shards
+        lines["workers"] = (
+            f"{distribution.size} with {threads} thread{'s' * (threads > 1)} each, "
+            f"{shards} shard{'s' * (shards > 1)}"
+        )
+    if prepared.resumed is not None:
+        lines["resume"] = prepared.resumed
+    if not arguments.quiet:
+        for title, text in lines.items():
+            show(f"{title:<8} {text}")
+
+
+def finish(
+    arguments: argparse.Namespace,
+    prepared: Prepared,
+    log: EventLog,
+    results: dict[str, Any],
+    watch: Watch,
+    found: str | None,
+) -> int:
+    """Evaluate, save and report; return the exit status."""
+    model, (x_test, y_test) = prepared.model, prepared.data[1]
     rows = {
         "device": arguments.device,
-        "data": data + " (MNIST could not be downloaded)" * bool(notice),
+        "data": arguments.data + " (MNIST could not be downloaded)" * bool(prepared.notice),
         "epochs": f"{watch.epochs} of {arguments.epochs}",
     }
-    found, test_loss = guard.found, math.nan
+    test_loss = math.nan
     if found is None:
         test_loss, test_accuracy = model.evaluate(
             x_test, y_test, arguments.batch_size, verbose=0, record=arguments.record

@@ -10,6 +10,7 @@ from minidl import datasets, optimizers
 from minidl.commands.command_line import Parser, number
 from minidl.commands.run_folder import CHECKPOINTS, REPORT
 from minidl.datasets.idx_dataset import Split
+from minidl.distributed.mpi import launched_size
 from minidl.storage import registry
 from minidl.storage.atomic import check_writable
 from minidl.storage.folders import check_folder
@@ -18,6 +19,7 @@ LATEST = "latest"
 HIDDEN, DROPOUT = [512, 256], [0.5, 0.3]
 CLASSES = 10
 MAX_UNITS = 2**20
+SHARDS = 8  # if several processes were started
 # The arguments that change no result: what is kept and printed, and where.
 OUTPUT = {"out", "checkpoint_dir", "checkpoint_every", "resume", "save", "quiet", "log_json"}
 EXIT_STATUSES = """exit status:
@@ -44,6 +46,8 @@ def parse_arguments(argv: Sequence[str] | None, description: str | None) -> argp
         arguments.lr = optimizers.get(arguments.optimizer).learning_rate
     if arguments.data == "mnist-5k" and arguments.data_dir is not None:
         parser.error("argument --data-dir: mnist-5k comes with minidl. Leave --data-dir out.")
+    if arguments.shards is None and launched_size() > 1:
+        arguments.shards = SHARDS
     if arguments.out is not None and arguments.checkpoint_dir is None:
         arguments.checkpoint_dir = os.path.join(arguments.out, CHECKPOINTS)
     if arguments.checkpoint_dir is None:
@@ -64,6 +68,12 @@ def _parser(description: str | None) -> Parser:
     add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     add("--epochs", type=number(int, 1), default=10, help="default: 10")
     add("--batch-size", type=number(int, 1), default=128, help="default: 128")
+    add(
+        "--shards",
+        type=number(int, 1),
+        help="parts of each batch, which the processes of mpiexec share out; the results depend on "
+        f"it, not on their number (default: none, or {SHARDS} under mpiexec)",
+    )
     add(
         "--hidden",
         type=number(int, 1, MAX_UNITS),
@@ -172,6 +182,12 @@ def check_outputs(arguments: argparse.Namespace) -> None:
     for folder in (arguments.out, arguments.checkpoint_dir):
         if folder is not None:
             check_folder(folder)
+
+
+def leave_outputs_out(arguments: argparse.Namespace) -> None:
+    """Write and print nothing: the first worker does."""
+    arguments.out = arguments.checkpoint_dir = arguments.save = arguments.log_json = None
+    arguments.quiet = True
 
 
 def without_outputs(arguments: argparse.Namespace) -> dict[str, Any]:

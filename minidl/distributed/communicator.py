@@ -23,12 +23,18 @@ class Communicator:
         What the workers do, for messages.
     bytes_sent : int
         The bytes of the arrays that this worker has sent.
+    agreed_error : BaseException or None
+        The error that all workers are about to raise; each has its own object.
+    speaker : int
+        The worker that prints it.
     """
 
     rank, size = 0, 1
     local_rank, local_size = 0, 1
     doing = "before training"
     bytes_sent = 0
+    agreed_error: BaseException | None = None
+    speaker = 0
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all workers, by rank: anything that can be pickled."""
@@ -57,5 +63,5 @@ class Communicator:
         """Let one worker of each machine do something, such as a download, before the others."""
         yield
 
-    def abort(self, line: str, status: int = 1) -> None:
-        """Print a line, and end all workers; alone, do nothing."""
+    def end(self, error: BaseException) -> None:
+        """Print an error of this worker, and end all workers; alone, do nothing."""

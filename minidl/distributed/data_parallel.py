@@ -6,19 +6,23 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from minidl_kernels import threads
 
+from minidl import rng
 from minidl.arguments import number, positive_integer
 from minidl.backend import get_backend
 from minidl.distributed.communicator import Communicator
 from minidl.distributed.interrupts import SharedInterrupts
 from minidl.distributed.mpi import Mpi, WorkerError, launched_size
 from minidl.distributed.shared_evaluation import SharedEvaluation
-from minidl.distributed.shared_step import SharedStep
-from minidl.losses import Loss
+from minidl.distributed.shared_step import PARTLY_USED, SharedStep
+from minidl.engine.backward import no_grad
+from minidl.layers.base import Layer
+from minidl.losses import FunctionLoss, Loss
+from minidl.losses.base import MEANS
 from minidl.trainer.distribution import Distribution
 from minidl.trainer.fusion import Plan
 from minidl.trainer.inference import Evaluation
@@ -34,6 +38,10 @@ class DataParallel(Distribution):
     Each batch is cut into `shards`, and the processes, called workers, share these out. The sum of
     their gradients does not depend on the number of workers. So the trained weights have the same
     bits for 1, 2 or 8 workers, if shards, threads and kind of processor are the same.
+
+    Each worker computes on one thread, unless `minidl.set_num_threads` or the environment variable
+    MINIDL_NUM_THREADS has chosen a number. This holds for one process, too, and from the creation
+    of the first instance to the end of the process.
 
     Parameters
     ----------
@@ -71,13 +79,14 @@ class DataParallel(Distribution):
         self.timeout = number("DataParallel", "timeout", timeout, "(0, inf)")
         self._workers = communicator(self.timeout)
         self.rank, self.size = self._workers.rank, self._workers.size
-        self._agreed_error: BaseException | None = None
         self._interrupts = SharedInterrupts()
         if self.size > self.shards:
             raise ValueError(
                 f"DataParallel: expected at least {self.size} shards for {self.size} processes, "
                 f"got {self.shards}. Pass more shards, or start fewer processes."
             )
+        if not threads.is_chosen():
+            threads.set_num_threads(1)
 
     @property
     def bytes_sent(self) -> int:
@@ -89,7 +98,17 @@ class DataParallel(Distribution):
 
         All workers must call it at the same point of their programs.
         """
-        return self._workers.gather(value)
+        return self._gather("gather", value)
+
+    def _gather(self, purpose: str, value: Any) -> list[Any]:
+        """Return the values of all workers; raise WorkerError if one has another purpose."""
+        found = self._workers.gather((purpose, value))
+        for rank, (other, text) in enumerate(found):
+            if other != purpose:
+                raise WorkerError(
+                    f"expected all workers in {purpose}, got rank {rank} in {other} ({text!s:.80})"
+                )
+        return [value for _, value in found]
 
     def first_on_machine(self) -> contextlib.AbstractContextManager[None]:
         """Return a context that one worker of each machine enters first, as for a download."""
@@ -121,19 +140,41 @@ class DataParallel(Distribution):
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Let signals wait, and end all workers by an error that is not one of all."""
-        self._interrupts = SharedInterrupts()
+        """Let signals wait, and end all workers by an error that is not one of all.
+
+        All leave together: files that one of them writes in `fit` are there for all afterwards.
+        """
+        outer, self._interrupts = self._interrupts, SharedInterrupts()
         self._interrupts.install()
         try:
-            yield
+            try:
+                yield
+            except BaseException as error:
+                if error is not self._workers.agreed_error:
+                    raise
+                self._workers.largest([0])
+                raise
+            self._settle(*self._workers.largest([self._interrupts.pending]))
         except BaseException as error:
-            if error is not self._agreed_error and self.size > 1:
-                status = error.code if isinstance(error, SystemExit) else 1
-                line = " ".join(f"{type(error).__name__}: {error}".split())
-                self._workers.abort(line, status if isinstance(status, int) and status else 1)
+            if error is not self._workers.agreed_error:
+                self._workers.end(error)
             raise
         finally:
-            self._interrupts.restore()
+            ended, self._interrupts = self._interrupts, outer
+            ended.restore()
+
+    def _settle(self, signal_number: int) -> None:
+        """Raise on all workers what a signal to one of them raises, if there was one."""
+        if signal_number:
+            try:
+                self._interrupts.settle(signal_number)
+            except BaseException as error:
+                self._agree_on(error)
+
+    def _agree_on(self, error: BaseException, speaker: int = 0) -> NoReturn:
+        """Raise an error that all workers raise."""
+        self._workers.agreed_error, self._workers.speaker = error, speaker
+        raise error
 
     @contextlib.contextmanager
     def agreed(self) -> Iterator[None]:
@@ -147,13 +188,16 @@ class DataParallel(Distribution):
         except BaseException as raised:
             error = raised
         text = None if error is None else f"{type(error).__name__}: {error}"
-        texts = self.gather(text)
+        try:
+            texts = self._gather("agreement", text)
+        except BaseException:
+            if error is None:
+                raise
+            raise error  # noqa: B904  it came first
         failed = [rank for rank, text in enumerate(texts) if text is not None]
-        if error is None and failed:
-            error = WorkerError(f"rank {failed[0]}: {texts[failed[0]]}")
-        if error is not None:
-            self._agreed_error = error
-            raise error
+        if failed:
+            first = failed[0]
+            self._agree_on(error or WorkerError(f"rank {first}: {texts[first]}"), first)
 
     def begin(self, run: Any, arguments: Mapping[str, int]) -> None:
         """Check that all workers are about to train the same.
@@ -164,14 +208,21 @@ class DataParallel(Distribution):
             On all workers, if a fact differs, or the gradients of the first shard.
         """
         with self.agreed():
-            _check_loss(run.model.loss)
-        facts = environment() | run.model.backend.facts() | arguments
-        facts |= {"callbacks": run.callbacks.names, "the first epoch": run.position.epoch}
+            _check_loss(run)
+            if self.shards > 1:
+                _check_layers(run.model)
+        facts = environment() | run.model.backend.facts()
+        facts |= {ARGUMENTS.get(name, name): value for name, value in arguments.items()}
+        facts |= {"the callbacks": run.callbacks.names, "the first epoch": run.position.epoch}
         facts |= {"the first batch": run.position.batch} | dict(run.state.fingerprint())
+        if self.size > 1:  # each worker reads all data anyway
+            facts["the training data"] = run.plan.samples.checksum(complete=True)
+            if run.validation is not None:
+                facts["the validation data"] = run.validation.samples.checksum(complete=True)
         self._compare(facts)
         batch = next(run.batches_left(), None)
         if self.size > 1 and batch is not None:
-            with run.model.backend.active, run.model.backend.stream():
+            with self.agreed(), run.model.backend.active, run.model.backend.stream():
                 gradients = run.step.trial(batch)
             name = "the gradients of one shard (check processors, libraries and data)"
             self._compare({name: zlib.crc32(gradients.tobytes())})
@@ -179,7 +230,7 @@ class DataParallel(Distribution):
     def _compare(self, facts: Mapping[str, Any]) -> None:
         """Raise WorkerError on all workers if a fact differs."""
         texts = {name: _OWN.sub("", str(value)) for name, value in facts.items()}
-        known = self.gather(texts)
+        known = self._gather("comparison", texts)
         for name in dict.fromkeys(name for each in known for name in each):
             values = [each.get(name, "nothing") for each in known]
             if len(set(values)) > 1:
@@ -187,11 +238,12 @@ class DataParallel(Distribution):
                 found = "; ".join(
                     f"{value:.80} on rank {', '.join(map(str, r))}" for value, r in ranks.items()
                 )
-                self._agreed_error = WorkerError(
-                    f"fit: expected {name} to be equal in all processes, got {found}. Start all "
-                    "with the same program, data and environment."
+                self._agree_on(
+                    WorkerError(
+                        f"fit: expected {name} to be equal in all processes, got {found}. Start "
+                        "all with the same program, data and environment."
+                    )
                 )
-                raise self._agreed_error
 
     def interrupts(self) -> Interrupts:
         """Return what defers Ctrl-C in a run."""
@@ -201,21 +253,26 @@ class DataParallel(Distribution):
         """Return the step of a run."""
         return SharedStep(state, plan, interrupts, self._workers, self.shards)
 
-    def evaluation(self, model: Any, plan: Plan, record: bool, batches: int) -> Evaluation:
+    def evaluation(self, model: Any, plan: Plan, record: bool, batches: float) -> Evaluation:
         """Return the validation of a run."""
         return SharedEvaluation(model, plan, record, batches, self._workers)
 
     def must_stop(self, model: Any) -> bool:
-        """Return whether a worker stops here; raise on all what a signal to one of them raises."""
-        here = model.stop_training, self._interrupts.pending
-        stop, signal_number = self._workers.largest(here)
+        """Return whether a worker stops here; raise on all what a signal to one of them raises.
+
+        Raises
+        ------
+        ValueError
+            On all workers, if the latest step had gradients for other weights on one of them.
+        """
+        self._workers.doing = f"after step {model.step}"
+        pattern = zlib.crc32(" ".join(sorted(p.name for p in model.run.step.without)).encode())
+        here = model.stop_training, self._interrupts.pending, pattern, -pattern
+        stop, signal_number, most, least = self._workers.largest(here)
+        if most != -least:
+            self._agree_on(ValueError(PARTLY_USED.format("certain weights")))
         model.stop_training = model.stop_training or bool(stop)
-        if signal_number:
-            try:
-                self._interrupts.settle(signal_number)
-            except BaseException as error:
-                self._agreed_error = error
-                raise
+        self._settle(signal_number)
         return model.stop_training
 
     def check_equal(self, state: TrainState) -> None:
@@ -228,13 +285,34 @@ class DataParallel(Distribution):
             )
 
 
-def _check_loss(loss: Loss) -> None:
+def _check_loss(run: Any) -> None:
     """Raise ValueError if a loss may be no mean over the samples, as parts of a batch need."""
+    loss, reason = run.model.loss, ""
     if type(loss).__call__ is not Loss.__call__:
+        reason = "which defines __call__. Define per_sample only"
+    elif loss.reduction not in MEANS:
+        reason = f"with reduction={loss.reduction!r}. Leave it out"
+    elif isinstance(loss, FunctionLoss):
+        batch = next(run.plan.feed.batches(1))
+        with run.model.backend.active, rng.inference(), no_grad():
+            if loss.per_sample(batch.y, run.plan.outputs(batch)).ndim == 0:
+                reason = "whose function returns one number. Return the loss of each sample"
+    if reason:
         raise ValueError(
             f"fit: expected a loss that is the mean of its per_sample, got {type(loss).__name__}, "
-            "which defines __call__. Define per_sample only, or leave distribution out."
+            f"{reason}, or leave distribution out."
         )
+
+
+def _check_layers(model: Layer) -> None:
+    """Raise ValueError if a layer computes with the whole batch, of which a shard is a part."""
+    for layer in model.walk():
+        if layer.needs_whole_batches:
+            raise ValueError(
+                f"fit: expected layers that treat each sample alone, got {layer.label}, a "
+                f"{type(layer).__name__}, which needs whole batches. Use LayerNormalization or "
+                "DataParallel(shards=1), or leave distribution out."
+            )
 
 
 def communicator(timeout: float) -> Communicator:
@@ -247,6 +325,11 @@ def communicator(timeout: float) -> Communicator:
     return _communicator
 
 
+ARGUMENTS = {  # of `fit`, in the words of its user
+    "data_checksum": "the training data",
+    "validation_checksum": "the validation data",
+    "samples": "the number of samples",
+}
 # What differs between processes: addresses of functions, and the number of a GPU.
 _OWN = re.compile(r" at 0x[0-9a-f]+|(?<='cuda):\d+")
 _communicator: Communicator | None = None  # one for the process, as MPI itself
@@ -259,5 +342,4 @@ def environment() -> dict[str, Any]:
         "the version of minidl": __version__,
         "the version of Python": platform.python_version(),
         **{f"the version of {name}": number for name, number in packages.items()},
-        "the number of threads": threads.num_threads(),
     }

@@ -29,6 +29,7 @@ class SharedInterrupts(Interrupts):
         self.pending = 0
         self._is_settled = False
         self._original: dict[int, Any] = {}
+        self._outer: SharedInterrupts | None = None  # of a run, or a program, around this run
 
     def __enter__(self) -> "SharedInterrupts":
         return self
@@ -47,25 +48,40 @@ class SharedInterrupts(Interrupts):
             handler = signal.getsignal(number)
             if handler not in (signal.SIG_IGN, None):
                 self._original[number] = signal.signal(number, self._receive)
+            outer = getattr(handler, "__self__", None)
+            if isinstance(outer, SharedInterrupts):
+                self._outer, self.pending = outer, outer.pending
 
     def restore(self) -> None:
-        """Restore the handlers of before."""
+        """Restore the handlers of before, and handle a signal that still waits."""
         while self._original:
             signal.signal(*self._original.popitem())
+        if self.pending:
+            signal.raise_signal(self.pending)
 
     def settle(self, number: int) -> None:
         """Handle a signal that all workers have agreed on, as if this one had received it."""
-        self._is_settled, self.pending = True, 0
+        self._set_settled(True)
         self._handle(number, None)
+        self._set_settled(False)  # the handler has not raised, so that training goes on
+
+    def _set_settled(self, is_settled: bool) -> None:
+        self._is_settled, self.pending = is_settled, 0
+        if self._outer is not None:
+            self._outer._set_settled(is_settled)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._is_settled:
             return
         if self.pending:
+            self.pending = 0
             self._handle(number, frame)
         self.pending = number
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._outer is not None:
+            self._outer._handle(number, frame)
+            return
         handler = self._original.get(number)
         if not callable(handler):  # SIGTERM without a handler would kill this worker alone
             raise KeyboardInterrupt

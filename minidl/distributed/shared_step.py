@@ -14,6 +14,7 @@ from minidl.distributed.exchange import Exchange
 from minidl.distributed.tree import owned, rows_of
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor
+from minidl.layers.updates import Updates
 from minidl.trainer.fusion import Plan
 from minidl.trainer.interrupts import Interrupts
 from minidl.trainer.recorder import NOT_WANTED, Done, Recorder, Recording, Watch, Work
@@ -21,6 +22,10 @@ from minidl.trainer.state import TrainState
 from minidl.trainer.step import Counted, Step
 from minidl.trainer.table import Numbers
 
+PARTLY_USED = (
+    "fit: expected each shard to have gradients for the same weights, got some for {} in a part of "
+    "the shards. Leave distribution out, or use them always."
+)
 Outputs = tuple[np.ndarray, np.ndarray | None]  # with their logits
 
 
@@ -61,6 +66,7 @@ class SharedStep(Step):
         self._all_owned = [owned(shards, size, rank) for rank in range(size)]
         self._owned = self._all_owned[communicator.rank]
         self._tails: Array = None
+        self._places: Updates = {}
         self._has_updated = False
         super().__init__(state, plan, interrupts)
         self._work = _ShardGradients(self, self._owned)
@@ -128,12 +134,15 @@ class SharedStep(Step):
             self.optimizer.gradients[...] = 0
         self._counts = [self._counts_of(batch, n, example.counts) for n in range(self.shards)]
         self.exchange()
+        outputs: list[Outputs] = []
+        if example.outputs is not None:  # before the update: a worker may fail in the meantime
+            outputs = self._all_outputs({n: f.outputs for n, f in found.items()})
         # A kernel is compiled once on each machine; other workers read it from the disk.
         with nullcontext() if self._has_updated else workers.first_on_machine():
             self._update_recorder(batch)
         self._has_updated = True
-        if example.outputs is not None:
-            self._update_metrics(batch, {n: f.outputs for n, f in found.items()})
+        if outputs:
+            self._update_metrics(batch, outputs)
 
     def trial(self, batch: Batch) -> np.ndarray:
         """Return the gradients of the first shard of a batch; the state stays as it was."""
@@ -165,8 +174,17 @@ class SharedStep(Step):
         with self.held():
             self.update(numbers, parts)
         results = {"gradients": optimizer.gradients, "totals": self.state.totals.sums}
+        results |= self.averages()
         counts = [sum(column) for column in zip(*self._counts, strict=True)]
         return Done(optimizer.buffers | results, Counted(counts, []))
+
+    def kept(self, found: Updates) -> Updates:
+        """Copy updates of moving averages to fixed places: another recording reads them."""
+        for average, values in found.items():
+            if average not in self._places:
+                self._places[average] = average.backend.xp.empty_like(values)
+            self._places[average][...] = values
+        return self._places
 
     def arrays(self) -> list[Array]:
         """Return the arrays that recordings read and that may be replaced."""
@@ -181,11 +199,8 @@ class SharedStep(Step):
         for parameter in without:
             views[parameter][...] = 0
         if self._is_known and without != self.without:
-            names = ", ".join(p.name for p in without ^ self.without)
-            raise ValueError(
-                f"fit: expected each shard to have gradients for the same weights, got some for "
-                f"{names} in a part of the shards. Leave distribution out, or use them always."
-            )
+            names = ", ".join(sorted(p.name for p in without ^ self.without))
+            raise ValueError(PARTLY_USED.format(names))
         self.without, self._is_known = without, True
 
     # -------------------------------------------------------------------- parts
@@ -220,16 +235,20 @@ class SharedStep(Step):
         if shard in self._owned:
             self._tails[workers.rank, shard - self._owned.start] = sums
 
-    def _update_metrics(self, batch: Batch, found: Mapping[int, Outputs | None]) -> None:
+    def _all_outputs(self, found: Mapping[int, Outputs | None]) -> list[Outputs]:
+        """Return the outputs of the shards of all workers, by shard."""
+        shards = [item for part in self._communicator.gather(found) for item in part.items()]
+        return [each for _, each in sorted(shards, key=itemgetter(0))]
+
+    def _update_metrics(self, batch: Batch, all_outputs: Sequence[Outputs]) -> None:
         """Add the outputs of all workers to the metrics that are not means."""
         model = self.state.model
-        shards = [item for part in self._communicator.gather(found) for item in part.items()]
-        outputs, logits = zip(*(each for _, each in sorted(shards, key=itemgetter(0))), strict=True)
+        outputs, logits = zip(*all_outputs, strict=True)
         y_pred = Tensor(np.concatenate(outputs), device=model.device)
         if logits[0] is not None:
             y_pred.logits = Tensor(np.concatenate(logits), device=model.device)
         assert batch.y is not None, "checked by fit"
-        self.state.totals.update_metrics(batch.y, y_pred)
+        self.state.totals.update_metrics(batch.y, y_pred, batch.weight)
 
 
 class _ShardGradients(Work):
@@ -290,10 +309,11 @@ class _ShardGradients(Work):
         step.note_gradients()
         outputs = None
         if compared is not None:
-            _, y = compared
+            _, y, _ = compared
             logits = None if y.logits is None else backend.to_numpy(y.logits.data)
             outputs = backend.to_numpy(y.data), logits
         results = {"gradients": step.optimizer.gradients, "sums": sums}
+        results |= {f"{n}: {a.name}": values for n, (a, values) in enumerate(step.updates.items())}
         return Done(results, (Counted(counts, drew), outputs))
 
     def replay(self, recording: Any, counted: Any, times: int) -> None:

@@ -51,7 +51,10 @@ class Tensor:
     Tensor([2., 4., 6.], dtype=float32)
     """
 
-    __slots__ = ("__weakref__", "_node", "_requires_grad", "backend", "data", "grad", "logits")
+    __slots__ = (
+        *("__weakref__", "_node", "_requires_grad", "backend"),
+        *("data", "grad", "log_odds", "logits"),
+    )
     __array_ufunc__ = None  # so that array + tensor calls Tensor.__radd__
     changed_at = -1  # for a weight: the number of its last change in place
 
@@ -68,11 +71,11 @@ class Tensor:
         self.requires_grad = requires_grad
 
     def _fill(self, data: Array, backend: Backend) -> None:
-        self.data = data
-        self.backend = backend
+        self.data, self.backend = data, backend
         self._requires_grad = False  # what the engine reads, without the cost of a property
         self.grad: Tensor | None = None
         self.logits: Tensor | None = None  # input of the softmax that made this; losses use it
+        self.log_odds: Tensor | None = None  # input of the sigmoid that made this; the same
         self._node: Node | None = None
 
     @classmethod
@@ -267,8 +270,6 @@ class Tensor:
         _, (_, *plain) = _operands("getitem", (self, *parts))
         return apply(ops.getitem, self, index=tuple(plain))
 
-    # -------------------------------------------------------------------------- methods
-
     def reshape(self, *shape: int | Sequence[int]) -> "Tensor":
         """Return the elements in another shape, in C order; one length may be -1."""
         return apply(ops.reshape, self, shape=flat(shape))
@@ -310,8 +311,10 @@ class Tensor:
         return apply(ops.selu, self)
 
     def sigmoid(self) -> "Tensor":
-        """Return 1 / (1 + exp(-x)) of each element."""
-        return apply(ops.sigmoid, self)
+        """Return 1 / (1 + exp(-x)) of each element; the result keeps x as its ``log_odds``."""
+        y = apply(ops.sigmoid, self)
+        y.log_odds = self if self._requires_grad or self.log_odds is None else self.detach()
+        return y
 
     def tanh(self) -> "Tensor":
         """Return the hyperbolic tangent of each element."""
@@ -328,8 +331,6 @@ class Tensor:
     def log_softmax(self, axis: int = -1) -> "Tensor":
         """Return the logarithm of `softmax`, without under- or overflow."""
         return apply(ops.log_softmax, self, axis=axis)
-
-    # -------------------------------------------------------------------------- gradients
 
     def backward(self, gradient: Any = None, *, into: Mapping[Any, Array] | None = None) -> None:
         """Add the gradient of this tensor to ``grad`` of every leaf it was computed from.

@@ -14,34 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from minidl import constraints, initializers, layers, losses, metrics, optimizers, rng
+from minidl import constraints, layers, optimizers, regularizers
 from minidl.arguments import as_list, positive_integer
 from minidl.engine.parameter import Parameter
+from minidl.formats.kinds import BASES, KNOWN, NAMES, Described
 from minidl.layers import Layer, activations
 from minidl.models import Functional, Model, Sequential
 from minidl.models.graph import Graph
-from minidl.optimizers import schedules
+from minidl.rng import checked_integer
 
 MAX_LAYERS = 10_000
 MAX_SAMPLE_SIZE = 2**24
-# The base classes of everything that a description may name. They are abstract themselves.
-BASES = (
-    layers.Layer,
-    initializers.Initializer,
-    constraints.MaxNorm,
-    optimizers.Optimizer,
-    schedules.LearningRateSchedule,
-    losses.Loss,
-    metrics.Metric,
-)
-_ABSTRACT = {layers.Input, *BASES} - {constraints.MaxNorm}
-KNOWN: dict[str, type] = {
-    kind.__name__: kind
-    for module in (layers, initializers, constraints, optimizers, schedules, losses, metrics)
-    for kind in map(vars(module).get, module.__all__)
-    if inspect.isclass(kind) and issubclass(kind, BASES) and kind not in _ABSTRACT
-} | {"Functional": Functional, "Sequential": Sequential}
-Described = Functional | Sequential  # the models that files can hold
 
 
 # ------------------------------------------------------------------------------ describing
@@ -59,8 +42,8 @@ def describe(thing: Any) -> Any:
     --------
     >>> describe(layers.Dense(3, activation="relu").activation)
     'relu'
-    >>> describe(schedules.CosineDecay(0.1, 100))["arguments"]
-    {'initial_learning_rate': 0.1, 'decay_steps': 100, 'alpha': 0.0}
+    >>> describe(constraints.MaxNorm(3))
+    {'class': 'MaxNorm', 'arguments': {'max_value': 3.0, 'axis': 0}}
     """
     if thing is None or isinstance(thing, bool | str):
         return thing
@@ -97,17 +80,28 @@ def describe(thing: Any) -> Any:
         }
     if not isinstance(thing, BASES) or isinstance(thing, layers.Input | Model):
         raise TypeError(foreign(kind))
-    if KNOWN.get(kind.__name__, kind) is not kind:
+    name = NAMES.get(kind, kind.__name__)
+    if KNOWN.get(name, kind) is not kind:
         raise TypeError(
             f"save: expected unique names of classes, got {_full_name(kind)} with the name of a "
             "class of minidl. Rename your class."
         )
-    arguments = {name: describe(_kept(thing, name)) for name in _own_arguments(kind)}
-    if kind.__name__ not in KNOWN:
+    arguments = {key: _described(key, _kept(thing, key)) for key in _own_arguments(kind)}
+    if kind not in NAMES or isinstance(thing, optimizers.Optimizer):
         arguments |= _passed_on(thing)
     if isinstance(thing, Layer):
         arguments["name"] = thing.label
-    return {"class": kind.__name__, "arguments": arguments}
+    return {"class": name, "arguments": arguments}
+
+
+def _described(name: str, value: Any) -> Any:
+    """Return the description of an argument.
+
+    The argument ``function``, as of `FunctionLoss`, may be a function of the user: a file has its
+    name, and the reader passes it among ``custom_objects``.
+    """
+    is_named = name == "function" and inspect.isfunction(value)
+    return {"function": value.__name__} if is_named else describe(value)
 
 
 def _kept(thing: Any, name: str) -> Any:
@@ -122,7 +116,7 @@ def _kept(thing: Any, name: str) -> Any:
 
 
 def _passed_on(thing: Any) -> dict[str, Any]:
-    """Return the arguments that a class of the user passes to its base class as ``**arguments``.
+    """Return the arguments that a class passes to its base class as ``**arguments``.
 
     Arguments that the class sets itself are left out: only values that differ from those of an
     object built from its own arguments are returned. If there is no such object, all are returned.
@@ -134,13 +128,13 @@ def _passed_on(thing: Any) -> dict[str, Any]:
     found = {name: describe(_kept(thing, name)) for name in others}
     try:
         plain = kind(**{name: getattr(thing, name) for name in own})
-    except TypeError:  # an argument that is passed on has no default
+    except (TypeError, ValueError):  # an argument that is passed on has no default
         return found
     return {name: value for name, value in found.items() if describe(getattr(plain, name)) != value}
 
 
-def kinds_of(thing: Any) -> Iterator[type]:
-    """Yield the classes that the description of `thing` names."""
+def kinds_of(thing: Any) -> Iterator[Any]:
+    """Yield the classes and functions that the description of `thing` names."""
     if isinstance(thing, list | tuple):
         for item in thing:
             yield from kinds_of(item)
@@ -151,6 +145,8 @@ def kinds_of(thing: Any) -> Iterator[type]:
         yield type(thing)
         for name in _arguments(type(thing)):
             yield from kinds_of(getattr(thing, name, None))
+    elif inspect.isfunction(thing) and activations.name_of(thing) is None:
+        yield thing
 
 
 def foreign(thing: Any) -> str:
@@ -224,6 +220,7 @@ def describe_network(model: Described) -> dict[str, Any]:
             "stream": parameter.stream,
             "trainable": parameter.requires_grad,
             "constraint": describe(parameter.constraint),
+            "regularizer": describe(parameter.regularizer),
             "learning_rate_factor": parameter.learning_rate_factor,
         }
         for parameter in model.parameters()
@@ -278,26 +275,26 @@ class Builder:
 
     Parameters
     ----------
-    custom_objects : sequence of type
-        Classes of the user that a description may name.
+    custom_objects : sequence of type or function
+        Classes and functions of the user that a description may name.
 
     Raises
     ------
     TypeError
-        If one of them is not a class.
+        If one of them is neither a class nor a function.
     ValueError
         If two have one name, or one has the name of a class of minidl.
     """
 
-    def __init__(self, custom_objects: Iterable[type] = ()):
-        self._known = dict(KNOWN)
+    def __init__(self, custom_objects: Iterable[Any] = ()):
+        self._known: dict[str, Any] = dict(KNOWN)
         for kind in as_list("load", "custom_objects", custom_objects):
-            if not isinstance(kind, type):
+            if not (isinstance(kind, type) or inspect.isfunction(kind)):
                 raise TypeError(
                     f"custom_objects: expected a list of classes, got {kind!r} in it. Use "
                     "[MyLayer, MyLoss]."
                 )
-            if self._known.setdefault(kind.__name__, kind) is not kind:
+            if self._known.setdefault(NAMES.get(kind, kind.__name__), kind) is not kind:
                 raise ValueError(
                     "custom_objects: expected classes with unique names, got two named "
                     f"{kind.__name__}. Rename your class."
@@ -319,7 +316,7 @@ class Builder:
             raise TypeError(f"expected a description of a {kind.__name__}, got {description!r:.80}")
         name = description.get("class")
         known = self._known.get(name) if isinstance(name, str) else None
-        if known is None or not issubclass(known, kind):
+        if not isinstance(known, type) or not issubclass(known, kind):
             raise ValueError(
                 f"expected a {kind.__name__} of minidl or of custom_objects, got {name!r:.80}"
             )
@@ -355,6 +352,11 @@ class Builder:
     def _argument(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self._argument(item) for item in value]
+        if isinstance(value, Mapping) and "function" in value:
+            found = self._known.get(str(value["function"]))
+            if not inspect.isfunction(found):
+                raise ValueError(f"expected a function of custom_objects, got {value!r:.80}")
+            return found
         return self.build(value, object) if isinstance(value, Mapping) else value
 
     def build_network(
@@ -375,12 +377,14 @@ class Builder:
             raise ValueError(f"expected the weights {expected!r:.200}, got {found!r:.200}")
         for parameter, row in zip(parameters, description["weights"], strict=True):
             parameter.requires_grad = bool(row["trainable"])
-            stream = rng.checked_integer(f"{parameter.name}: stream", row["stream"], 2**32)
+            stream = checked_integer(f"{parameter.name}: stream", row["stream"], 2**32)
             parameter.stream = stream
             parameter.learning_rate_factor = row.get("learning_rate_factor", 1.0)
             if row["constraint"] is not None:
-                parameter.constraint = self.build(row["constraint"], constraints.MaxNorm)
+                parameter.constraint = self.build(row["constraint"], constraints.Constraint)
                 parameter.constraint.check(parameter.shape)
+            if row.get("regularizer") is not None:
+                parameter.regularizer = self.build(row["regularizer"], regularizers.Regularizer)
         model.placement.weight_streams.update(p.stream for p in parameters)
         return model
 

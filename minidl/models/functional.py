@@ -8,6 +8,7 @@ import numpy as np
 
 from minidl.alternatives import keras_defaults
 from minidl.arguments import number_array
+from minidl.batches import Samples
 from minidl.engine.tensor import Tensor
 from minidl.layers import Input, Layer
 from minidl.models.graph import Graph, packed
@@ -109,7 +110,14 @@ class Functional(Model):
         is_plain = kind.call is Functional.call and kind.__call__ is Model.__call__
         return self.graph.chain if is_plain else [self]
 
-    _checked_samples = Sequential._checked_samples  # which also checks the last layer
+    def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
+        if len(self.graph.outputs) > 1:
+            raise ValueError(
+                f"{who}: expected a model with one output, got {self.label} with "
+                f"{len(self.graph.outputs)}. Merge them with layers.Concatenate, and define the "
+                "loss."
+            )
+        return Sequential._checked_samples(self, who, x, y, weight)
 
     def _as_input(self, x: Any) -> Tensor:
         if not isinstance(x, Mapping) and not (self.takes_list and isinstance(x, list | tuple)):

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
@@ -229,6 +229,17 @@ class Graph:
                 shapes = self.shapes if entries[0] == 0 else [()]
                 yield Branches(group, entries, exits, shapes)
             group, entries = [], exits
+
+
+class FromSymbols:
+    """The part of `Model` that makes models of symbols: ``Model(inputs, outputs)``."""
+
+    functional: ClassVar[type]
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        """Return a new object, of `functional` if that is set for the class itself."""
+        is_graph = arguments or {"inputs", "outputs"} & options.keys()
+        return super().__new__(vars(cls).get("functional", cls) if is_graph else cls)
 
 
 def _origin(symbol: Symbol) -> tuple[Any, int]:

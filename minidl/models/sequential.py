@@ -4,13 +4,13 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from minidl import losses
 from minidl.alternatives import keras_defaults
 from minidl.arguments import as_list
 from minidl.batches import Samples
 from minidl.engine.tensor import Tensor
 from minidl.layers import Dense, Input, Layer, Softmax, activations
 from minidl.layers.adoption import adopt
+from minidl.losses.crossentropies import expects_probabilities
 from minidl.models.model import Model
 from minidl.storage import registry
 from minidl.storage.atomic import PathLike
@@ -135,25 +135,27 @@ class Sequential(Model):
         samples = Model._checked_samples(self, who, x, y, weight)
         planned = self._planned_layers()
         last = planned[-1] if planned else None
-        is_softmax = type(last) is Softmax or getattr(last, "activation", None) is Tensor.softmax
-        if last is not None and is_softmax and getattr(self.loss, "from_logits", False):
+        function: Any = getattr(last, "activation", None)
+        if type(last) is Softmax:
+            function = Tensor.softmax
+        found, fitting = activations.name_of(function), getattr(self.loss, "activation", "softmax")
+        if last is not None and found == fitting and getattr(self.loss, "from_logits", False):
             raise ValueError(
                 f"{who}: expected logits for {type(self.loss).__name__}(from_logits=True), got "
-                f"softmax outputs of {last.label}. Leave from_logits out, or leave out the softmax."
+                f"{found} outputs of {last.label}. Leave from_logits out, or leave out the {found}."
             )
-        if type(last) is Dense and losses.expects_probabilities(self.loss):
-            activation = activations.name_of(last.activation)
-            if activation in NOT_PROBABILITIES:
-                loss = type(self.loss).__name__
-                raise ValueError(
-                    f"{who}: expected probabilities for {loss}, got {activation} outputs of "
-                    f'{last.label}. Use activation="softmax", or {loss}(from_logits=True).'
-                )
+        is_known = type(last) is Dense and found in NOT_PROBABILITIES
+        if last is not None and is_known and expects_probabilities(self.loss):
+            loss = type(self.loss).__name__
+            raise ValueError(
+                f"{who}: expected probabilities for {loss}, got {found} outputs of "
+                f'{last.label}. Use activation="{fitting}", or {loss}(from_logits=True).'
+            )
         return samples
 
 
 @keras_defaults(compile=True, safe_mode=True)
-def load(path: PathLike, device: str = "cpu", *, custom_objects: Iterable[type] = ()) -> Any:
+def load(path: PathLike, device: str = "cpu", *, custom_objects: Iterable[Any] = ()) -> Any:
     """Return the model of a file that `Model.save` wrote, on any device.
 
     Parameters
@@ -162,9 +164,9 @@ def load(path: PathLike, device: str = "cpu", *, custom_objects: Iterable[type] 
         The file.
     device : str
         As in `Model`.
-    custom_objects : sequence of type
-        Your own classes that the file may name: layers, losses, metrics and so on. A file can
-        create objects of these and of minidl's classes only.
+    custom_objects : sequence of type or function
+        Your own classes that the file may name: layers, losses, metrics and so on, and functions
+        that are losses or metrics. A file can use these and minidl's classes only.
 
     Raises
     ------

@@ -19,12 +19,24 @@ class Distribution:
 
     Attributes
     ----------
-    rank, shards : int
-        The number of this process, and of the parts that each batch is cut into.
+    rank, size, shards : int
+        The number of this process, of all processes, and of the parts that each batch is cut into.
     """
 
-    rank = 0
+    rank, size = 0, 1
     shards = 1
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all processes, by rank."""
+        return [value]
+
+    def first_on_machine(self) -> AbstractContextManager[None]:
+        """Return a context that one process of each machine enters first, as for a download."""
+        return contextlib.nullcontext()
+
+    def device(self, name: str) -> str:
+        """Return the device of this process, of which `name` may leave the number out."""
+        return name
 
     def guarded(self) -> AbstractContextManager[Any]:
         """Return a context around all of `fit`: an error that leaves it ends all workers."""
@@ -45,7 +57,7 @@ class Distribution:
         """Return the step of a run."""
         return Step(state, plan, interrupts)
 
-    def evaluation(self, model: Any, plan: Plan, record: bool, batches: int) -> Evaluation:
+    def evaluation(self, model: Any, plan: Plan, record: bool, batches: float) -> Evaluation:
         """Return the validation of a run, of so many batches in all."""
         return Evaluation(model, plan, record, batches)
 

@@ -14,6 +14,7 @@ from minidl import rng
 from minidl.backend import Array, Backend
 from minidl.batches import Batch, Feed, Samples
 from minidl.engine import ops
+from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor, apply
 from minidl.layers import terms
 from minidl.layers.base import Layer
@@ -21,11 +22,14 @@ from minidl.layers.dense import Dense
 from minidl.layers.dropout import Dropout
 from minidl.layers.reshaping import Flatten, Rescaling
 from minidl.losses import Loss, SparseCategoricalCrossentropy
+from minidl.losses.base import MEANS
 from minidl.metrics import Accuracy, Metric, SparseCategoricalAccuracy
+from minidl.trainer.batch_source import BatchSource, SourceFeed
 from minidl.trainer.totals import MetricStates, Sums, Totals
 
 Stage = Callable[[Tensor], Tensor]
-Comparison = tuple[Tensor, Array, Sequence[int], tuple[Tensor, Tensor] | None]
+Compared = tuple[Tensor, Tensor, Tensor | None]  # targets, outputs and weights
+Comparison = tuple[Tensor, Array, Sequence[int], Compared | None]
 
 
 @dataclass
@@ -84,7 +88,7 @@ class Plan:
         The device.
     dtype : numpy.dtype
         The dtype of the inputs in a batch.
-    samples : Samples
+    samples : Samples or BatchSource
         The data set.
     loss : Loss, optional
         None for predictions.
@@ -95,10 +99,14 @@ class Plan:
     ----------
     layers : sequence of Layer
         The layers after the feed, not fused.
+    samples : Samples or BatchSource
+        The data set.
     feed : Feed
         The source of batches, which does the work of the first layers if it can.
     loss, metrics
         What the outputs are compared by.
+    samples : Samples
+        The data set.
     columns : dict of str to int
         For each logged name its column in the sums that `compare` returns.
     """
@@ -108,14 +116,16 @@ class Plan:
         layers: Sequence[Layer],
         backend: Backend,
         dtype: Any,
-        samples: Samples,
+        samples: Samples | BatchSource,
         loss: Loss | None = None,
         metrics: Sequence[Metric] = (),
     ):
         self.layers, options = _after_feed(layers)
-        self.feed = Feed(samples, backend, dtype, **options)
-        self._backend, self._dtype, self._samples = backend, dtype, samples
+        make = Feed if isinstance(samples, Samples) else SourceFeed
+        self.feed: Feed = make(samples, backend, dtype, **options)  # type: ignore[arg-type]
+        self._backend, self._dtype, self.samples = backend, dtype, samples
         self._sums: Array | None = None  # of all totals: one place for recorded steps
+        self._weights: list[Parameter] | None = None
         self.set_comparison(loss, metrics)
 
     def set_comparison(self, loss: Loss | None, metrics: Sequence[Metric]) -> None:
@@ -130,7 +140,7 @@ class Plan:
     def _fused_classifier(self) -> Dense | None:
         """Return the last layer if one operation can compute it with loss and metrics."""
         last = self.layers[-1] if self.layers else None
-        samples = self._samples
+        samples = self.samples
         if (
             type(last) is Dense
             and last.built
@@ -140,7 +150,9 @@ class Plan:
             and samples.y.ndim == 1
             and type(self.loss) is SparseCategoricalCrossentropy
             and not self.loss.from_logits
+            and self.loss.reduction in MEANS
             and all(type(m) in (Accuracy, SparseCategoricalAccuracy) for m in self.metrics)
+            and (last.units > 1 or not any(type(m) is Accuracy for m in self.metrics))
         ):
             return last
         return None
@@ -159,7 +171,7 @@ class Plan:
     def compare(self, batch: Batch) -> Comparison:
         """Return the loss of a batch of the feed, and what `Totals.add` takes.
 
-        The loss is the mean of the samples, and the terms that layers add.
+        The loss is the mean of the samples, plus the terms of layers and the penalties on weights.
 
         Returns
         -------
@@ -169,7 +181,7 @@ class Plan:
             The loss and the sum of each metric.
         counts : tuple of int
             The number of values in each of the sums.
-        compared : tuple of Tensor or None
+        compared : Compared or None
             What `Totals.update_metrics` takes, if a metric is not a mean.
         """
         with rng.batch_of(len(batch.x)), terms.collected() as added:
@@ -179,10 +191,14 @@ class Plan:
                 found = self._classify(last, x, batch)
             else:
                 found = self._compare_outputs(x if last is None else last(x), batch)
-        return self._with_terms(found, [term for _, term in added]) if added else found
+        if self._weights is None:  # all layers are built now
+            below = (p for layer in self.layers for p in layer.parameters())
+            self._weights = [*dict.fromkeys(below)]
+        parts = [term for _, term in added] + terms.penalties(self._weights)
+        return self._with_terms(found, parts) if parts else found
 
     def _with_terms(self, found: Comparison, added: Sequence[Tensor]) -> Comparison:
-        """Add the terms of layers to what `compare` returns."""
+        """Add the terms of layers and the penalties on weights to what `compare` returns."""
         loss, sums, *others = found
         self._backend.not_recorded("layers add terms to the loss")
         for term in added:
@@ -230,7 +246,7 @@ class Plan:
         with self._backend.active:
             parts = [loss.data.astype("float64"), *(total for total, _ in results)]
             sums = xp.stack([xp.asarray(part) for part in parts])
-        compared = None if all(m.is_mean for m in metrics) else (batch.y, outputs)
+        compared = None if all(m.is_mean for m in metrics) else (batch.y, outputs, batch.weight)
         return loss, sums, (len(batch.x), *(count for _, count in results)), compared
 
 

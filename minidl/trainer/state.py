@@ -182,6 +182,8 @@ class TrainState:
             return "an update was interrupted while it changed the weights"
         if not self.progress.position.batch_size:
             return ""
+        if not self.progress.position.is_known:
+            return "it stopped within an epoch, and the position of its iterable is unknown"
         optimizer = self.optimizer
         if not self.obstacle and optimizer and not optimizer.is_for(self.model.parameters()):
             return "weights were frozen, unfrozen or added since its last update"
@@ -218,16 +220,20 @@ class TrainState:
         position = Position(epoch, batch + times, *arguments)
         self.progress = Progress(position, history, moment, callbacks, memories, rate)
 
-    def end_epoch(self, logs: dict[str, float]) -> None:
+    def end_epoch(
+        self, logs: dict[str, float], memories: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
         """Add the logs to the history, and begin the next epoch.
 
-        The next moment for callbacks is the end of the epoch.
+        The next moment for callbacks is the end of the epoch. `memories` is what they remember of
+        its validation.
         """
         position = self.progress.position
         self.progress = self.progress._replace(
             position=position._replace(epoch=position.epoch + 1, batch=0),
             history=self._history_with(logs),
             moment=Moment("on_epoch_end", position.epoch, self.step),
+            memories={**self.progress.memories, **(memories or {})},
         )
         if self.obstacle == COMPILED_WITHIN_EPOCH:
             self.obstacle = ""
@@ -307,10 +313,10 @@ class TrainState:
 
     def _optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         is_known = optimizer.is_for(self.model.parameters())  # else its state is of other weights
-        iterations = optimizer.iterations if is_known else 0
-        state: dict[str, Any] = {"optimizer/iterations": np.array(iterations, "int64")}
+        calls = optimizer.calls if is_known else 0
+        state: dict[str, Any] = {"optimizer/iterations": np.array(calls, "int64")}
         for name, values in optimizer.state.items():
-            if is_known and name in optimizer.state_names:  # SGD's momentum may be 0 by now
+            if is_known and name in optimizer.buffer_names:  # SGD's momentum may be 0 by now
                 state[f"optimizer/{name}"] = values
         during_callbacks = self.progress.learning_rate
         rate = self.learning_rate if during_callbacks is None else during_callbacks
@@ -384,11 +390,11 @@ class TrainState:
         with backend.active:
             arrays = {
                 name: backend.xp.array(backend.asarray(state[f"optimizer/{name}"]))
-                for name in optimizer.state_names
+                for name in optimizer.buffer_names
                 if f"optimizer/{name}" in state
             }
-        iterations = int(state["optimizer/iterations"])
-        optimizer.restore(self.model.parameters(), iterations, arrays)
+        calls = int(state["optimizer/iterations"])
+        optimizer.restore(self.model.parameters(), calls, arrays)
         if "optimizer/learning_rate" in state:
             optimizer.learning_rate = float(state["optimizer/learning_rate"])
 

@@ -9,8 +9,8 @@ import numpy as np
 from minidl.backend import Array, Backend
 from minidl.engine.backward import no_grad
 from minidl.engine.tensor import Tensor
-from minidl.losses import aligned
-from minidl.metrics import Metric
+from minidl.losses.base import aligned
+from minidl.metrics import Metric, Weighted
 
 Sums = Mapping[str, tuple[float, int]]  # the sum over the samples seen, and their number, by name
 MetricStates = Mapping[str, Mapping[str, Any]]  # `Metric.state` by name
@@ -111,11 +111,14 @@ class Totals(Mapping[str, float]):
         self._counts = tuple(before + times * count for before, count in pairs)
         self._host = None
 
-    def update_metrics(self, y_true: Tensor, y_pred: Tensor) -> None:
-        """Add a batch to the metrics that are not means."""
+    def update_metrics(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> None:
+        """Add a batch to the metrics that are not means; the weights are for `Weighted` ones."""
         with self._backend.active, no_grad():
             for metric in self._metrics.values():
-                metric.update_state(aligned(y_true, y_pred), y_pred)
+                weights = (sample_weight,) if isinstance(metric, Weighted) else ()
+                metric.update_state(aligned(y_true, y_pred), y_pred, *weights)
 
     @staticmethod
     def _result(metric: Metric) -> float:

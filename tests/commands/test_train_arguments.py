@@ -10,7 +10,13 @@ from minidl_kernels import threads
 
 from minidl.backend.numpy_backend import NumpyBackend
 from minidl.commands import train
-from minidl.commands.train_arguments import check_outputs, command_of, parse_arguments
+from minidl.commands.train_arguments import (
+    check_outputs,
+    command_of,
+    leave_outputs_out,
+    parse_arguments,
+    without_outputs,
+)
 from minidl.storage import atomic
 
 SMALL = ("--data", "mnist-5k", "--hidden", "16", "--epochs", "2")
@@ -52,6 +58,27 @@ def test_defaults_are_the_network_of_the_notes():
 )
 def test_dropout_takes_one_rate_for_all_layers_or_one_for_each(arguments, rates):
     assert parsed(*arguments).dropout == rates
+
+
+@pytest.mark.parametrize(("size", "shards"), [("1", None), ("2", 8), ("9", 8)])
+def test_several_processes_have_8_shards_by_default(size, shards, monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", size)  # as mpiexec sets it
+    assert parsed().shards == shards
+    assert parsed("--shards", "3").shards == 3
+
+
+def test_shards_are_in_the_command_that_repeats_a_run():
+    assert command_of(parsed("--shards", "3")).count("--shards 3") == 1
+    assert "--shards" not in command_of(parsed())
+
+
+@pytest.mark.parametrize("name", ["out", "checkpoint_dir", "save", "log_json"])
+def test_further_process_writes_nothing(name):
+    arguments = parsed("--out", "a", "--save", "b", "--log-json", "c", "--seed", "3")
+    results = without_outputs(arguments)
+    leave_outputs_out(arguments)
+    assert (getattr(arguments, name), arguments.quiet) == (None, True)
+    assert without_outputs(arguments) == results
 
 
 def test_options_reach_the_network():
@@ -102,6 +129,7 @@ def test_command_of_repeats_the_results_and_writes_no_files():
         (("--data", "mnist-5k", "--data-dir", "x"), "--data-dir: mnist-5k"),
         (("--optimizer", "magic"), "--optimizer: invalid choice: 'magic'"),
         (("--data", "cifar"), "--data: invalid choice: 'cifar'"),
+        (("--shards", "0"), "--shards: expected an integer of at least 1, got '0'"),
         (("--resume", "latest"), "--resume: expected a folder.*--checkpoint-dir"),
         (
             ("--checkpoint-every", "5", "--resume", "x"),

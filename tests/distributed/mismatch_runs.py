@@ -32,6 +32,13 @@ class OwnLoss(losses.SparseCategoricalCrossentropy):
     """The same by another name."""
 
 
+class Stopping(callbacks.Callback):
+    """Stops after the second batch."""
+
+    def on_train_batch_end(self, batch, logs):
+        self.model.stop_training = batch == 1
+
+
 class Spoiling(callbacks.Callback):
     """Changes a weight on rank 1 in the second epoch."""
 
@@ -117,9 +124,9 @@ def held_out(setting):
 # A part of the name of a fact, and what makes it differ: in the setting, or in the model.
 OF_SETTING = {
     "seed": lambda s: setattr(s, "seed", 4),
-    "data_checksum": pixel,
-    "data_checksum ": label,
-    "validation_checksum": held_out,
+    "training data": pixel,
+    "training data ": label,
+    "validation data": held_out,
     "batch_size": lambda s: s.options.update(batch_size=5),
     "epochs": lambda s: s.options.update(epochs=3),
     "first epoch": lambda s: s.options.update(initial_epoch=1),
@@ -152,16 +159,16 @@ OF_MODEL = {
 
 
 # Where the model of rank 1 is the same: it can be trained afterwards.
-OF_ARGUMENTS = "data_checksum", "validation_checksum", "batch_size", "epochs", "first epoch"
+OF_ARGUMENTS = "training data", "validation data", "batch_size", "epochs", "first epoch"
 OF_ARGUMENTS += "shuffle", "shards", "threads", "OpenBLAS", "callbacks", "gradients"
 
 
-def mismatch(root, setting, model):
+def mismatch(root, setting, model, **options):
     """Return what a `fit` in which ranks differ raised and changed."""
     before, folder, log = left_of(model), root / "checkpoints", root / "log.csv"
     used = callbacks.ModelCheckpoint(folder), callbacks.CSVLogger(log)
     try:
-        setting.fit(model, *used)
+        setting.fit(model, *used, **options)
     except WorkerError as error:
         text = str(error)
     else:
@@ -199,6 +206,9 @@ def main(root):
         if differs:
             change(model)
         found[name] = mismatch(root, Setting(), model)
+    stopped = Setting().model()
+    Setting().fit(stopped, Stopping())
+    found["first batch"] = mismatch(root, Setting(), stopped, resume=differs)
     setting, model = Setting(used=[Spoiling(workers.rank)]), Setting().model()
     spoiled = mismatch(root, setting, model) | {"epoch": model.position.epoch}
     everything = workers.gather({"rejected": found, "spoiled": spoiled})

@@ -79,11 +79,17 @@ def openblas():
 
 
 @pytest.fixture
-def number():
+def number(monkeypatch):
     """Restore the number of threads after the test."""
-    usual = threads.num_threads()
-    yield
-    threads.set_num_threads(usual)
+    monkeypatch.setattr(threads, "_chosen", threads._chosen)
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Let neither the program nor the environment have chosen a number yet."""
+    monkeypatch.setattr(threads, "_chosen", None)
+    monkeypatch.setattr(threads, "_default", None)
+    monkeypatch.delenv("MINIDL_NUM_THREADS", raising=False)
 
 
 def test_number_of_threads_can_be_set(number):
@@ -106,15 +112,25 @@ def test_number_that_is_not_an_integer_is_rejected(value):
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1", 1), (" 7 ", 7), ("128", 128)])
-def test_environment_sets_the_number(text, expected, monkeypatch, number):
-    monkeypatch.setattr(threads, "_chosen", None)
+def test_environment_sets_the_number(text, expected, monkeypatch, unread):
     monkeypatch.setenv("MINIDL_NUM_THREADS", text)
     assert threads.num_threads() == expected
+    assert threads.is_chosen()
+
+
+def test_default_is_not_chosen_and_read_once(monkeypatch, unread):
+    number = threads.num_threads()
+    assert not threads.is_chosen()
+    assert threads._chosen is None  # which recordings watch
+    monkeypatch.setenv("MINIDL_NUM_THREADS", str(number + 1))
+    assert threads.num_threads() == number
+    threads.set_num_threads(number + 2)
+    assert threads.num_threads() == number + 2
+    assert threads.is_chosen()
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "two", "²"])
-def test_bad_number_in_the_environment_is_an_error(text, monkeypatch):
-    monkeypatch.setattr(threads, "_chosen", None)
+def test_bad_number_in_the_environment_is_an_error(text, monkeypatch, unread):
     monkeypatch.setenv("MINIDL_NUM_THREADS", text)
     with pytest.raises(ValueError, match=rf"^MINIDL_NUM_THREADS: .* got {text!r}\. "):
         threads.num_threads()

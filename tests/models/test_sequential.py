@@ -78,6 +78,7 @@ def test_layers_lists_a_shared_layer_as_often_as_it_is_called():
 CROSS_ENTROPIES = [
     (losses.SparseCategoricalCrossentropy, LABELS),
     (losses.CategoricalCrossentropy, np.eye(3)[LABELS]),
+    (losses.BinaryCrossentropy, np.eye(3)[LABELS]),
 ]
 
 
@@ -97,6 +98,15 @@ def test_classifier_without_softmax_is_rejected_before_training(activation, meth
     assert bits(model) == before
     model.compile("adam", loss(from_logits=True))
     getattr(model, method)(X, y, verbose=0)
+
+
+def test_outputs_of_a_sigmoid_are_no_logits_and_no_softmax():
+    model = models.Sequential([layers.Dense(3, "sigmoid", input_shape=(6,))])
+    model.compile("adam", losses.BinaryCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match=r"^fit: .*got sigmoid outputs of dense\. .*the sigmoid\."):
+        model.fit(X, np.eye(3)[LABELS], verbose=0)
+    model.compile("adam", losses.CategoricalCrossentropy())  # shares of their sum, as in Keras
+    model.fit(X, np.eye(3)[LABELS], verbose=0)
 
 
 class Softened(models.Sequential):

@@ -536,3 +536,12 @@ def test_model_with_tensors_of_another_dtype_is_trained(device):
     history = model.fit(X, LABELS, batch_size=16, verbose=0).history
     assert np.isfinite(history["loss"]).all()
     assert {p.dtype for p in model.parameters()} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", ["accuracy", "sparse_categorical_accuracy"])
+def test_accuracy_of_one_output_is_not_that_of_a_classifier(name):
+    model = models.Sequential([layers.Dense(1, activation="softmax", input_shape=(70,))])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=[name])
+    # The output is always 1. As in Keras, "accuracy" of one output compares it with the target.
+    expected = 1 if name.startswith("sparse") else 0
+    assert model.evaluate(X, LABELS * 0, verbose=0) == [0, expected]

@@ -1,0 +1,90 @@
+"""Metrics that `fit` and `evaluate` report, and `Metric`, the base class of your own."""
+
+from collections.abc import Callable
+from typing import Any
+
+from minidl.arguments import choose
+from minidl.metrics.accuracy import (
+    Accuracy,
+    BinaryAccuracy,
+    CategoricalAccuracy,
+    SparseCategoricalAccuracy,
+    SparseTopKCategoricalAccuracy,
+    TopKCategoricalAccuracy,
+)
+from minidl.metrics.base import FunctionMetric, Metric, Weighted
+from minidl.metrics.confusion import AUC, F1Score, Precision, Recall
+from minidl.metrics.regression import MeanAbsoluteError, MeanSquaredError, RootMeanSquaredError
+
+__all__ = [
+    "AUC",
+    "Accuracy",
+    "BinaryAccuracy",
+    "CategoricalAccuracy",
+    "F1Score",
+    "FunctionMetric",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "Metric",
+    "Precision",
+    "Recall",
+    "RootMeanSquaredError",
+    "SparseCategoricalAccuracy",
+    "SparseTopKCategoricalAccuracy",
+    "TopKCategoricalAccuracy",
+    "Weighted",
+    "get",
+]
+
+_KINDS: tuple[type[Metric], ...] = (
+    *(Accuracy, BinaryAccuracy, CategoricalAccuracy, SparseCategoricalAccuracy),
+    *(TopKCategoricalAccuracy, SparseTopKCategoricalAccuracy, Precision, Recall, F1Score, AUC),
+    *(MeanAbsoluteError, MeanSquaredError, RootMeanSquaredError),
+)
+_BY_NAME = {kind.name: kind for kind in _KINDS}
+_BY_NAME |= {"acc": Accuracy, "mae": MeanAbsoluteError, "mse": MeanSquaredError}
+
+
+def get(metric: str | Metric | Callable[..., Any]) -> Metric:
+    """Return the metric of that name or function, or the given one.
+
+    Names are those of the classes, or the same in snake case. As in Keras, the metric has the given
+    name in logs.
+
+    Raises
+    ------
+    TypeError
+        If a function does not take (y_true, y_pred).
+    ValueError
+        If the name is unknown. The message lists the names.
+
+    Examples
+    --------
+    >>> get("mae").name, get("MeanAbsoluteError").name, get(max).name
+    ('mae', 'MeanAbsoluteError', 'max')
+    """
+    if callable(metric) and not isinstance(metric, type | Metric):
+        return FunctionMetric(metric)
+    found = choose("metric", metric, Metric, _BY_NAME)
+    if isinstance(metric, str):
+        found.name = metric
+    return found
+
+
+def with_weighted(metrics: list[Any], weighted: list[Any]) -> list[Metric]:
+    """Return the metrics of ``metrics=`` and of ``weighted_metrics=``, with Keras' names.
+
+    A weighted metric with the name of another one gets ``weighted_`` before its name.
+
+    Examples
+    --------
+    >>> [metric.name for metric in with_weighted(["mae", "mse"], ["mae", "acc"])]
+    ['mae', 'mse', 'weighted_mae', 'acc']
+    """
+    found = [get(metric) for metric in metrics]
+    found += [Weighted(get(metric)) for metric in weighted]
+    taken = {metric.name for metric in found if not isinstance(metric, Weighted)}
+    for metric in found:
+        if isinstance(metric, Weighted) and metric.name in taken:
+            metric.name = f"weighted_{metric.name}"
+    return found
