@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent
 KERNELS = ROOT / "kernels"
 
 # cuda_double, ptxrun, op_table, layer_table
-sys.path += [str(ROOT / "tests" / folder) for folder in ("", "ptx", "engine", "layers", "formats")]
+sys.path += [str(ROOT / "tests" / folder) for folder in ("", "ptx", "engine", "layers")]
 
 NEEDED_BY_THE_DOUBLE = ("cupy", "numba_cuda")
 

@@ -1,7 +1,7 @@
 """Record a functional model of Keras: its order of layers, its weights and its predictions.
 
-``KERAS_BACKEND=torch python tests/formats/record_keras_graph.py`` writes ``keras_graph.json`` and
-``keras_graph.weights.h5`` beside this file, on a machine that has Keras.
+``KERAS_BACKEND=torch python tests/record_keras_graph.py`` writes ``keras_graph.json`` and
+``keras_graph.weights.h5`` to ``tests/formats``, on a machine that has Keras.
 """
 
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "formats"
 
 
 def inputs():
