@@ -229,6 +229,14 @@ CASES: dict[str, list[Case]] = {
     "power": binary(lambda a, b: np.exp(b * np.log(a)), first=positive),
     "negative": unary(lambda x: 0 - x, *ELEMENTWISE_INPUTS),
     "matmul": binary(np_matmul, shapes=MATMUL_SHAPES),
+    "concatenate": [
+        Case(
+            tuple(draw(*shape) for shape in shapes),
+            {"axis": axis},
+            lambda *arrays, axis: np.concatenate(arrays, axis),
+        )
+        for shapes, axis in [([(2, 3), (2, 1), (2, 2)], 1), ([(2, 3), (1, 3)], 0), ([(2, 3)], -1)]
+    ],
     "getitem": [
         Case((draw(*shape),), {"index": index}, lambda x, index: x[index])
         for shape, index in INDICES
