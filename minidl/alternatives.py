@@ -31,6 +31,7 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "manual_seed": SEED,
         "nn": "use layers, losses and models",
         "optim": "use optimizers",
+        "sklearn": "import minidl.sklearn, with the extra sklearn",
         "utils": f"{SEED}; one-hot targets are np.eye(classes)[y]",
     },
     "callbacks": {"BackupAndRestore": "use ModelCheckpoint and fit(resume=True)"},
