@@ -110,7 +110,7 @@ class _Progress(callbacks.Callback):
         predicted = self.estimator._decoded(self.model.predict(X, PREDICTED_AT_ONCE, verbose=0))
         measure = accuracy_score if is_classifier(self.estimator) else r2_score
         score = float(measure(y, predicted, sample_weight=weights[0] if weights else None))
-        self.estimator.validation_scores_.append(score)
+        self.estimator.validation_scores_ = [*(self.estimator.validation_scores_ or []), score]
         return score
 
     def _change_rate(self) -> None:
@@ -250,7 +250,6 @@ class MLP(BaseEstimator):
             options = {"test_size": self.validation_fraction, "random_state": generator}
             parts = train_test_split(*arrays, stratify=y if is_stratified else None, **options)
             arrays, held_out = parts[::2], parts[1::2]
-            self.validation_scores_ = self.validation_scores_ or []
         progress = _Progress(self, len(arrays[0]), held_out)
         self._train(arrays, 1 if is_partial else self.max_iter, progress)
         if not all(np.isfinite(weight).all() for weight in self._model.get_weights()):
@@ -283,6 +282,12 @@ class MLP(BaseEstimator):
 
     def _prepare(self, is_first: bool, dtype: np.dtype, seed: int) -> None:
         """Build a new network, or check that it is that of `warm_start`; compile it anew."""
+        rate = self.learning_rate_init
+        optimizer: optimizers.Optimizer
+        if self.solver == "sgd":
+            optimizer = optimizers.SGD(rate, self.momentum, self.nesterovs_momentum)
+        else:
+            optimizer = optimizers.Adam(rate, self.beta_1, self.beta_2, self.epsilon)
         hidden = np.atleast_1d(self.hidden_layer_sizes).tolist()
         shape = [self.n_features_in_, *hidden, self.n_outputs_]
         network = shape, self.activation, self.device
@@ -300,13 +305,7 @@ class MLP(BaseEstimator):
                 f"{type(self).__name__}: expected the network of the last fit, {self._network}, "
                 f"got {network}. Use warm_start=False."
             )
-        if self.solver == "sgd":
-            options: Any = self.momentum, self.nesterovs_momentum
-        else:
-            options = self.beta_1, self.beta_2, self.epsilon
-        optimizer = {"adam": optimizers.Adam, "sgd": optimizers.SGD}[self.solver]
-        loss = _LOSSES[self.out_activation_]()
-        self._model.compile(optimizer(self.learning_rate_init, *options), loss)
+        self._model.compile(optimizer, _LOSSES[self.out_activation_]())
 
     def _train(self, arrays: Sequence[Any], epochs: int, progress: _Progress) -> None:
         """Train the network on (X, targets, y) or (X, targets, y, weight)."""
