@@ -1,6 +1,8 @@
 """`minidl.sklearn`: the checks of scikit-learn, its numbers, and what it does not have."""
 
+import importlib
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -389,3 +391,11 @@ def test_fit_rejects_weights_that_do_not_stay_finite():
     x, y = lines()
     with pytest.raises(ValueError, match="expected finite weights"):
         MLPRegressor(4, solver="sgd", learning_rate_init=1e30, max_iter=9).fit(x, y)
+
+
+def test_import_without_scikit_learn_names_the_extra(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("minidl.sklearn")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    with pytest.raises(ImportError, match=r"minidl\[sklearn\]"):
+        importlib.import_module("minidl.sklearn")
