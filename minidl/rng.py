@@ -39,6 +39,7 @@ __all__ = [
     "inference",
     "initial_truncated_normal",
     "initial_uniform",
+    "is_monte_carlo",
     "is_training",
     "keep_mask",
     "monte_carlo",
@@ -85,6 +86,12 @@ def is_training() -> bool:
     True
     """
     return _block.get().value is not None
+
+
+def is_monte_carlo() -> bool:
+    """Return whether this is Monte-Carlo prediction, where layers draw but keep no statistics."""
+    block: _Block | None = _block.get().value
+    return block is not None and block.first_stream == MONTE_CARLO_STREAMS
 
 
 def training(

@@ -31,8 +31,15 @@ from minidl import losses, metrics
 from minidl.backend import Backend, get_backend
 from minidl.callbacks.base import numbers
 from minidl.engine.tensor import Tensor
-from minidl.formats.description import Builder, describe, describe_network, foreign, kinds_of
-from minidl.models import Model, Sequential
+from minidl.formats.description import (
+    Builder,
+    Described,
+    describe,
+    describe_network,
+    foreign,
+    kinds_of,
+)
+from minidl.models import Functional, Model, Sequential
 from minidl.optimizers import Optimizer
 from minidl.rng import checked_integer
 from minidl.storage import tensor_file
@@ -83,7 +90,7 @@ def check(model: Model) -> None:
 
 def _header(model: Model) -> dict[str, Any]:
     """Return the description of a model, or raise if the model could not be built again."""
-    if not isinstance(model, Sequential):
+    if not isinstance(model, Described):
         raise TypeError(foreign(type(model)))
     optimizer = model.optimizer
     if model.train_state.is_torn or (optimizer is not None and optimizer.is_changing):
@@ -99,7 +106,9 @@ def _header(model: Model) -> dict[str, Any]:
     try:
         # A file names the classes of the user; its reader passes them as custom_objects.
         parts = [model.optimizer, model.loss, model.metrics] if training else []
-        builder = Builder([kind for kind in kinds_of([model, *parts]) if kind is not Sequential])
+        builder = Builder(
+            [kind for kind in kinds_of([model, *parts]) if kind not in (Functional, Sequential)]
+        )
         builder.build_unbuilt(network, model.device)
         _build_training(builder, training)
     except INVALID as error:
@@ -160,7 +169,7 @@ def _packed(value: Any, backend: Backend, arrays: dict[str, np.ndarray]) -> Any:
 # ------------------------------------------------------------------------------ reading
 
 
-def load(path: PathLike, device: str = "cpu", custom_objects: Iterable[Any] = ()) -> Sequential:
+def load(path: PathLike, device: str = "cpu", custom_objects: Iterable[Any] = ()) -> Described:
     """Return the model of a checkpoint; `models.load` is the public name."""
     get_backend(device)  # its errors and the builder's do not name the file
     builder = Builder(custom_objects)
@@ -180,7 +189,7 @@ class _Reader:
         self._builder = builder
         self._unread = set(file.shapes)
 
-    def model(self, device: str) -> Sequential:
+    def model(self, device: str) -> Described:
         header = self._header()
         network, training = header["network"], header["training"]
         self._dtype = np.dtype(network["dtype"])
@@ -211,7 +220,7 @@ class _Reader:
             )
         return header
 
-    def _state(self, model: Sequential, header: Mapping[str, Any]) -> dict[str, Any]:
+    def _state(self, model: Described, header: Mapping[str, Any]) -> dict[str, Any]:
         """Return the entries of `TrainState.state`, without the weights.
 
         The new model's state gives the expected names and shapes, and the defaults for entries that
@@ -241,7 +250,7 @@ class _Reader:
             state["run/obstacle"] = "this checkpoint was saved as not resumable"
         return state
 
-    def _optimizer_state(self, model: Sequential, optimizer: Optimizer) -> dict[str, Any]:
+    def _optimizer_state(self, model: Described, optimizer: Optimizer) -> dict[str, Any]:
         size = sum(p.data.size for p in model.parameters() if p.requires_grad)
         state = {"optimizer/iterations": self._array("optimizer/iterations", (), "int64")}
         # Buffers are saved from the first update on; the learning rate only without a schedule.
@@ -290,7 +299,8 @@ class _Reader:
 def _check_position(position: Position) -> None:
     """Raise ValueError if no run can be at a position."""
     batches = math.ceil(position.samples / position.batch_size) if position.batch_size else 0
-    if position.batch > batches:
+    is_known = position.samples or not position.batch_size  # else an iterable yields the batches
+    if is_known and position.batch > batches:
         raise ValueError(f"position/batch {position.batch} in an epoch of {batches} batches")
 
 
@@ -321,6 +331,27 @@ def differences(model: Model, other: Model) -> Iterator[tuple[str, Any, Any]]:
         for m in (model, other)
     )
     yield from _unequal(ours, theirs, "")
+
+
+def matching(model: Model, path: PathLike) -> Model:
+    """Return the model of a checkpoint of the same network with the same settings.
+
+    Raises
+    ------
+    ValueError
+        If `path` holds another network or other settings, or is damaged.
+    """
+    parts = [model, model.optimizer, model.loss, model.metrics]
+    kinds = [kind for kind in kinds_of(parts) if kind is not Sequential]
+    saved = load(path, model.device, kinds)
+    for where, ours, theirs in differences(model, saved):
+        # Callbacks change the rate, unless it is a schedule.
+        if not (where.endswith("learning_rate") and isinstance(ours, float)):
+            raise ValueError(
+                f"{path}: expected a run with {where} {ours!s:.200}, got {theirs!s:.200}. Use "
+                "another folder, or the program that wrote it."
+            )
+    return saved
 
 
 def _unequal(ours: Any, theirs: Any, where: str) -> Iterator[tuple[str, Any, Any]]:

@@ -26,8 +26,10 @@ class Dense(Layer):
     units : int
         The size of the output's last axis, at least 1.
     activation : str or callable, optional
-        ``"relu"``, ``"selu"``, ``"sigmoid"``, ``"tanh"``, ``"softmax"``, ``"linear"``, or a
-        function of a tensor. None is linear.
+        ``"relu"``, ``"leaky_relu"`` (with slope 0.2), ``"elu"``, ``"selu"``, ``"gelu"``,
+        ``"gelu_tanh"`` (Keras' ``approximate=True``), ``"silu"`` or ``"swish"``, ``"softplus"``,
+        ``"sigmoid"``, ``"tanh"``, ``"softmax"``, ``"linear"``, or a function of a tensor. None is
+        linear.
     use_bias : bool
         Whether a bias is added.
     kernel_initializer, bias_initializer : str or Initializer
@@ -95,6 +97,11 @@ class Dense(Layer):
         if self.use_bias:
             bias: Any = {"constraint": self.bias_constraint, "regularizer": self.bias_regularizer}
             self.bias = self.add_weight("bias", (self.units,), self.bias_initializer, **bias)
+
+    @property
+    def kernel(self) -> Parameter:
+        """The weight, by its name in Keras."""
+        return self.weight
 
     def call(self, x: Tensor) -> Tensor:
         """Return the layer's output, of shape (batch, units)."""

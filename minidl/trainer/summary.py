@@ -1,30 +1,39 @@
 """Summary table of a model, in the form of Keras."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from minidl.engine.parameter import Parameter
 from minidl.layers.base import Layer
 
 HEADINGS = ("Layer (type)", "Output Shape", "Param #")
+NONE: Mapping[str, Any] = {}
 
 
-def summary_table(name: str, layers: Sequence[Layer], parameters: Sequence[Parameter]) -> str:
-    """Return the table of a model: layers, output shapes and numbers of weights."""
-    rows = [HEADINGS]
+Columns = Mapping[str, Callable[[Layer], str]]  # cells of layers, by heading
+
+
+def summary_table(
+    name: str, layers: Sequence[Layer], parameters: Sequence[Parameter], columns: Columns = NONE
+) -> str:
+    """Return the table of a model: layers, output shapes, numbers of weights, and more columns."""
+    rows = [(*HEADINGS, *columns)]
     for layer in layers:
         label = f"{layer.label} ({type(layer).__name__})"
         size = f"{layer.count_params():,}" if layer.built else "0 (unbuilt)"
-        rows.append((label, str(layer.output_shape or "?"), size))
-    first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
+        others = (cell(layer) for cell in columns.values())
+        rows.append((label, str(layer.output_shape or "?"), size, *others))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
     def rule(left: str, line: str, middle: str, right: str) -> str:
-        return left + middle.join(line * (width + 2) for width in (first, second, third)) + right
+        return left + middle.join(line * (width + 2) for width in widths) + right
 
     lines = [f'Model: "{name}"', rule("┏", "━", "┳", "┓")]
-    for index, (label, shape, size) in enumerate(rows):
+    for index, row in enumerate(rows):
         edge = "│" if index else "┃"
-        cells = (f" {label:<{first}} ", f" {shape:<{second}} ", f" {size:>{third}} ")
+        sides = zip(row, widths, HEADINGS + (None,) * len(columns), strict=True)
+        cells = [f" {c:{'>' if head == HEADINGS[2] else '<'}{w}} " for c, w, head in sides]
         lines.append(f"{edge}{edge.join(cells)}{edge}")
         lines.append(rule("├", "─", "┼", "┤") if index else rule("┡", "━", "╇", "┩"))
     lines[-1] = rule("└", "─", "┴", "┘")
@@ -35,6 +44,18 @@ def summary_table(name: str, layers: Sequence[Layer], parameters: Sequence[Param
         content = sum(math.prod(p.shape) * p.dtype.itemsize for p in group)
         lines.append(f" {title} params: {count:,} ({_readable(content)})")
     return "\n".join(lines)
+
+
+def is_trained(layer: Layer) -> str:
+    """Return the cell that says whether weights of a layer are trained."""
+    return ("N", "Y")[layer.trainable] if layer.parameters() else "-"
+
+
+def rate_of(layer: Any) -> str:
+    """Return the cell with the present rate of a layer of dropout."""
+    if getattr(layer, "rate", None) is None:
+        return "-"
+    return f"{getattr(layer, 'learned_rate', None) or layer.rate_at(layer.step):g}"
 
 
 def _readable(size: float) -> str:

@@ -5,6 +5,8 @@ import pytest
 
 from minidl import Tensor, losses
 from minidl.constraints import MaxNorm
+from minidl.engine import ops
+from minidl.engine.tensor import apply
 
 RNG = np.random.default_rng(16)
 
@@ -54,6 +56,12 @@ CASES = {
     "squared error, rows": (
         many_rows(losses.MeanSquaredError(), np.zeros((70_000, 1))),
         draw(70_000, 1),
+    ),
+    "gelu": (lambda x: apply(ops.gelu, x), draw(1_000)),
+    "silu": (lambda x: apply(ops.silu, x), draw(1_000)),
+    "standardize": (
+        lambda x: apply(ops.standardize, x, axis=(0,), epsilon=1e-3),
+        (draw(5_000, 2) + np.arange(2)).astype("float16").astype("float64"),
     ),
     "matrix product": (lambda a, b: a @ b, ones(2, 5_000), ones(5_000, 2)),
     "stack times matrix": (lambda a, b: a @ b, ones(3_000, 2, 2), ones(2, 2)),
