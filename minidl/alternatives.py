@@ -29,6 +29,7 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "manual_seed": SEED,
         "nn": "use layers, losses and models",
         "optim": "use optimizers",
+        "sklearn": "import minidl.sklearn, with the extra sklearn",
         "utils": f"{SEED}; one-hot targets are np.eye(classes)[y]",
     },
     "losses": {
