@@ -10,6 +10,7 @@
 `regularizers`          penalties on weights, which are terms of the loss
 `callbacks`             actions around training
 `distributed`           `DataParallel`: training by many processes or machines
+`minidl.sklearn`        `MLPClassifier` and `MLPRegressor`; needs the extra `sklearn`
 `datasets`              MNIST and similar data sets
 `Tensor`, `no_grad`     the automatic differentiation, which can be used alone
 `from_dlpack`           a tensor that shares the memory of another library's array
