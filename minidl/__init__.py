@@ -10,6 +10,7 @@
 `callbacks`             actions around training
 `datasets`              MNIST and similar data sets
 `Tensor`, `no_grad`     the automatic differentiation, which can be used alone
+`where`, `stack`, ...   functions of tensors: also `concatenate`, `minimum`, `maximum`
 `from_dlpack`           a tensor that shares the memory of another library's array
 `training`              training mode and the address of its random draws
 `rng`                   random streams; masks and random numbers at an address
@@ -44,6 +45,7 @@ from minidl.alternatives import suggest_alternatives
 from minidl.backend import DeviceError, get_backend
 from minidl.engine.backward import no_grad
 from minidl.engine.dlpack import from_dlpack
+from minidl.engine.functions import concatenate, maximum, minimum, stack, where
 from minidl.engine.tensor import Tensor
 from minidl.rng import training
 from minidl.version import __version__ as __version__
@@ -53,6 +55,7 @@ __all__ = [
     "Tensor",
     "callbacks",
     "checkpoint",
+    "concatenate",
     "constraints",
     "datasets",
     "from_dlpack",
@@ -60,14 +63,18 @@ __all__ = [
     "initializers",
     "layers",
     "losses",
+    "maximum",
     "metrics",
+    "minimum",
     "models",
     "no_grad",
     "optimizers",
     "rng",
     "set_num_threads",
+    "stack",
     "testing",
     "training",
+    "where",
 ]
 
 suggest_alternatives(

@@ -68,6 +68,11 @@ def np_dense_cross_entropy(x, weight, bias, labels, sums):
     return np_sparse_cross_entropy(np_matmul(x, weight) + bias, labels).mean()
 
 
+def np_var(x, axis, keepdims):
+    square_of_mean = x.mean(axis=axis, keepdims=keepdims) ** 2
+    return (x * x).mean(axis=axis, keepdims=keepdims) - square_of_mean
+
+
 def np_matmul(a, b):
     """Return the matrix product as a sum of elementwise products."""
     rows, columns = np.atleast_2d(a), b[:, None] if b.ndim == 1 else b
@@ -174,6 +179,9 @@ AXES = [
     ((3, 4), np.int64(1)),
 ]
 
+# Without the axes over which there is one element, whose deviation is 0: its root has no gradient.
+SPREAD_AXES = [((5,), None), ((3, 4), 0), ((3, 4), -1), ((2, 3, 4), (0, -1)), ((3, 4), (1,))]
+
 ADDRESS = Address(seed=2**40 + 3, stream=5, step=7, row_offset=11)
 
 ELEMENTWISE_INPUTS = [draw(), draw(1), draw(3, 4), draw(0, 3), draw(255), draw(2, 3, 4)]
@@ -227,6 +235,20 @@ CASES: dict[str, list[Case]] = {
             ((0,), (3, 0)),
         ]
     ],
+    "concatenate": [
+        Case(
+            tuple(draw(*shape) for shape in shapes),
+            {"axis": axis},
+            lambda *x, axis: np.concatenate(x, axis),
+        )
+        for shapes, axis in [
+            (((3,),), 0),
+            (((2,), (3,), (1,)), 0),
+            (((2, 3), (2, 1)), -1),
+            (((2, 3, 2), (2, 1, 2)), 1),
+            (((0, 3), (2, 3)), 0),
+        ]
+    ],
     "transpose": [
         Case((draw(*shape),), {"axes": axes}, lambda x, axes: np.transpose(x, axes))
         for shape, axes in [
@@ -246,6 +268,31 @@ CASES: dict[str, list[Case]] = {
     "sum": reduction(np.add.reduce, [*AXES, ((0, 3), 0), ((0, 3), 1), ((0,), None)], draw),
     "mean": reduction(np.mean, [*AXES, ((0, 3), 1)], draw),
     "max": reduction(np.maximum.reduce, [*AXES, ((0, 3), 1)], spaced),
+    "var": reduction(lambda x, axis, keepdims: np_var(x, axis, keepdims), AXES, draw),
+    "std": reduction(
+        lambda x, axis, keepdims: np_var(x, axis, keepdims) ** 0.5, SPREAD_AXES, spaced
+    ),
+    "logsumexp": reduction(
+        lambda x, axis, keepdims: np.log(np.exp(x).sum(axis=axis, keepdims=keepdims)), AXES, draw
+    ),
+    "minimum": binary(lambda a, b: np.where(a < b, a, b)),
+    "maximum": binary(lambda a, b: np.where(a < b, b, a)),
+    "where": [
+        Case(
+            (draw(*a), draw(*b)),
+            {"condition": np.asarray(RNG.random(c) < 0.5)},
+            lambda a, b, condition: condition * a + ~condition * b,
+        )
+        for a, b, c in [
+            ((), (), ()),
+            ((3,), (), (3,)),
+            ((3, 4), (1, 4), (3, 1)),
+            ((), (4,), (3, 4)),
+            ((0, 3), (3,), (1,)),
+        ]
+    ],
+    "abs": unary(lambda x: np.maximum(x, 0 - x), *SPACED_INPUTS),
+    "sqrt": unary(lambda x: x**0.5, *POSITIVE_INPUTS),
     "exp": unary(lambda x: math.e**x, *ELEMENTWISE_INPUTS),
     "log": unary(lambda x: np.log2(x) / math.log2(math.e), *POSITIVE_INPUTS),
     "clip": unary(

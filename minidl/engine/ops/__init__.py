@@ -11,7 +11,9 @@ that file. A test fails until ``tests/engine/op_table.py`` has a row for it.
 # ruff: noqa: F401, F403 (each file lists its operations in __all__)
 
 from minidl.engine.ops.arithmetic import *
+from minidl.engine.ops.choices import *
 from minidl.engine.ops.functions import *
+from minidl.engine.ops.moments import *
 from minidl.engine.ops.networks import *
 from minidl.engine.ops.op import (
     MADE_OF_KERNELS,

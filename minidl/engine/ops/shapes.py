@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from minidl.backend import Array, Backend
-from minidl.engine.ops.op import Result, differentiable
+from minidl.engine.ops.op import Result, Vjp, differentiable
 
-__all__ = ["cast", "getitem", "reshape", "transfer", "transpose"]
+__all__ = ["cast", "concatenate", "getitem", "reshape", "transfer", "transpose"]
 
 
 @differentiable
@@ -30,6 +30,19 @@ def transpose(backend: Backend, x: Array, *, axes: Sequence[int] | None = None) 
     # The inverse of an order is its argsort, once no axis is counted from the end.
     back = None if axes is None else [int(axis) for axis in np.argsort([a % x.ndim for a in axes])]
     return y, (lambda g: g.transpose(back),)
+
+
+@differentiable
+def concatenate(backend: Backend, *arrays: Array, axis: int = 0) -> Result:
+    """Return arrays joined along `axis`, in which alone their shapes may differ."""
+
+    def part_of(before: int, length: int) -> Vjp:
+        return lambda g: g.swapaxes(0, axis)[before : before + length].swapaxes(0, axis)
+
+    lengths = [array.shape[axis] for array in arrays]
+    starts = [sum(lengths[:number]) for number in range(len(lengths))]
+    y = backend.xp.concatenate(arrays, axis=axis)
+    return y, tuple(map(part_of, starts, lengths))
 
 
 @differentiable
