@@ -101,6 +101,16 @@ def hide_from_the_collector() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def _threads_of_before():
+    """Restore the number of threads after each test: `DataParallel` chooses one."""
+    from minidl_kernels import threads
+
+    before = threads._chosen
+    yield
+    threads._chosen = before
+
+
 @pytest.fixture
 def device(request):
     """Return a device by the name that minidl takes; for "cuda-double" the double is installed."""

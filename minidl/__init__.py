@@ -4,10 +4,12 @@
 `models`                `Sequential` and `Model`: compile, fit, evaluate, predict, summary
 `layers`                `Dense`, `Dropout` and its family; `Layer`, the base of your own
 `losses`, `metrics`     what training minimises, and what it reports
-`optimizers`            `SGD`, `RMSprop`, `Adam`, `AdamW`, and learning-rate schedules
+`optimizers`            `SGD`, `RMSprop`, `Adam`, `AdamW`, `Nadam`, and learning-rate schedules
 `initializers`          initial values of weights
 `constraints`           constraints on weights
+`regularizers`          penalties on weights, which are terms of the loss
 `callbacks`             actions around training
+`distributed`           `DataParallel`: training by many processes or machines
 `datasets`              MNIST and similar data sets
 `Tensor`, `no_grad`     the automatic differentiation, which can be used alone
 `where`, `stack`, ...   functions of tensors: also `concatenate`, `minimum`, `maximum`
@@ -32,12 +34,14 @@ from minidl import (
     checkpoint,
     constraints,
     datasets,
+    distributed,
     initializers,
     layers,
     losses,
     metrics,
     models,
     optimizers,
+    regularizers,
     rng,
     testing,
 )
@@ -58,6 +62,7 @@ __all__ = [
     "concatenate",
     "constraints",
     "datasets",
+    "distributed",
     "from_dlpack",
     "get_backend",
     "initializers",
@@ -69,6 +74,7 @@ __all__ = [
     "models",
     "no_grad",
     "optimizers",
+    "regularizers",
     "rng",
     "set_num_threads",
     "stack",

@@ -16,7 +16,6 @@ SEED = "give the model its seed="
 PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
 LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
 FREEZE = "set requires_grad of each of its parameters(), then compile"
-DECAY = "give the optimizer its weight_decay="
 GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
 VALIDATION_MOMENT = "define on_epoch_end, whose logs hold the val_ values"
 PREDICTION_MOMENT = "work on the result of predict, which calls no callbacks"
@@ -47,7 +46,6 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     "models": {"load_model": "use models.load", "save_model": "use model.save"},
     "layers": {
         "Conv2D": "use Flatten and Dense; minidl trains multilayer networks",
-        "LeakyReLU": "use Activation with a function of a tensor",
         "Lambda": "use Activation with a function of a tensor",
     },
     # attributes
@@ -85,9 +83,7 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     "metric": {"f1": "use f1_score"},
     # arguments of Keras, at another value than `keras_defaults` accepts
     "argument": {
-        "bias_regularizer": DECAY,
         "dtype": "give the model its dtype=",
-        "kernel_regularizer": DECAY,
         "save_best_only": "use monitor=, with which the best is also kept",
         "save_freq": "use every_steps= or every_epochs=",
         "save_weights_only": "use model.save_weights",
@@ -112,7 +108,7 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     },
     "methods of Loss": {"call": "define per_sample(self, y_true, y_pred)"},
     "methods of Initializer": {"__call__": "define draw(self, shape, *, seed, stream)"},
-    "methods of MaxNorm": {"__call__": "define apply(self, weight, backend)"},
+    "methods of Constraint": {"__call__": "define apply(self, weight, backend)"},
     "methods of Optimizer": {
         "apply_gradients": "define rule(self, weights, gradients, rate, decay)",
         "update_step": "define rule(self, weights, gradients, rate, decay)",

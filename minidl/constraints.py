@@ -5,13 +5,49 @@ from typing import Any
 import numpy as np
 
 from minidl.alternatives import RefusesMethods
-from minidl.arguments import Number, choose, integer
+from minidl.arguments import Number, choose, integer, undefined
 from minidl.backend import Array, Backend
 
-__all__ = ["MaxNorm", "get"]
+__all__ = ["Constraint", "MaxNorm", "NonNeg", "UnitNorm", "get"]
 
 
-class MaxNorm(RefusesMethods):
+class Constraint(RefusesMethods):
+    """Constraint on a weight; a subclass defines `apply`."""
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError if the constraint does not fit a weight of `shape`."""
+
+    def apply(self, weight: Array, backend: Backend) -> None:
+        """Change the weight in place, after an update."""
+        undefined(self, "apply(self, weight, backend)")
+
+
+class NonNeg(Constraint):
+    """Weights of 0 or above: negative ones become 0."""
+
+    def apply(self, weight: Array, backend: Backend) -> None:
+        """Replace negative weights by 0 in place."""
+        weight[...] = backend.xp.maximum(weight, 0)
+
+
+class _OfUnits(Constraint):
+    """Constraint on the weights of each unit, along an axis."""
+
+    axis: int
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError if a weight of `shape` has no such axis."""
+        if not -len(shape) <= self.axis < len(shape):
+            raise ValueError(f"{self!r}: expected a weight with axis {self.axis}, got {shape}.")
+
+    def _norms(self, weight: Array, backend: Backend) -> Array:
+        """Return the norm of each unit, in float32 at least."""
+        # Squares of float16 overflow above 255.
+        wide = backend.widened(weight)
+        return backend.xp.sqrt((wide * wide).sum(axis=self.axis, keepdims=True))
+
+
+class MaxNorm(_OfUnits):
     """Upper bound on the norm of the weights into each unit.
 
     Srivastava et al. (JMLR 15, 2014) report that dropout gains most from it (section 5.1), with
@@ -46,28 +82,40 @@ class MaxNorm(RefusesMethods):
         self.max_value = max_value
         self.axis = integer("MaxNorm: axis", axis)
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError if a weight of `shape` has no such axis."""
-        if not -len(shape) <= self.axis < len(shape):
-            raise ValueError(f"{self!r}: expected a weight with axis {self.axis}, got {shape}.")
-
     def __repr__(self) -> str:
         return f"MaxNorm(max_value={self.max_value}, axis={self.axis})"
 
     def apply(self, weight: Array, backend: Backend) -> None:
         """Scale down in place the units whose norm is too large; the others keep their bits."""
-        xp = backend.xp
-        # Squares of float16 overflow above 255.
-        wide = backend.widened(weight)
-        norm = xp.sqrt((wide * wide).sum(axis=self.axis, keepdims=True))
-        largest = min(self.max_value, float(np.finfo(wide.dtype).max))  # infinity would give NaN
-        weight *= (largest / xp.maximum(norm, largest)).astype(weight.dtype)
+        norm = self._norms(weight, backend)
+        largest = min(self.max_value, float(np.finfo(norm.dtype).max))  # infinity would give NaN
+        weight *= (largest / backend.xp.maximum(norm, largest)).astype(weight.dtype)
 
 
-_BY_NAME = {"max_norm": MaxNorm}
+class UnitNorm(_OfUnits):
+    """Norm of 1 for the weights into each unit: they are divided by their norm, plus 1e-7.
+
+    Parameters
+    ----------
+    axis : int
+        The axis over which the norm is computed; 0 is the inputs of a unit of `Dense`.
+    """
+
+    def __init__(self, axis: int = 0):
+        self.axis = integer("UnitNorm: axis", axis)
+
+    def __repr__(self) -> str:
+        return f"UnitNorm(axis={self.axis})"
+
+    def apply(self, weight: Array, backend: Backend) -> None:
+        """Divide the weights by the norms of their units, in place."""
+        weight[...] = weight / (self._norms(weight, backend) + 1e-7)
 
 
-def get(constraint: str | MaxNorm | None) -> MaxNorm | None:
+_BY_NAME: dict[str, type[Any]] = {"max_norm": MaxNorm, "non_neg": NonNeg, "unit_norm": UnitNorm}
+
+
+def get(constraint: str | Constraint | None) -> Constraint | None:
     """Return the constraint of that name with its defaults, or the given one; None stays None.
 
     Raises
@@ -75,4 +123,4 @@ def get(constraint: str | MaxNorm | None) -> MaxNorm | None:
     ValueError
         If the name is unknown. The message lists the names.
     """
-    return None if constraint is None else choose("constraint", constraint, MaxNorm, _BY_NAME)
+    return None if constraint is None else choose("constraint", constraint, Constraint, _BY_NAME)

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from minidl_kernels.checks import check_choice
 
 from minidl import rng
 from minidl.alternatives import RefusesMethods
-from minidl.arguments import choose, undefined
+from minidl.arguments import Number, choose, undefined
 
 __all__ = [
+    "Constant",
     "GlorotNormal",
     "GlorotUniform",
     "HeNormal",
@@ -18,6 +21,10 @@ __all__ = [
     "LecunNormal",
     "LecunUniform",
     "Ones",
+    "RandomNormal",
+    "RandomUniform",
+    "TruncatedNormal",
+    "VarianceScaling",
     "Zeros",
     "get",
 ]
@@ -64,27 +71,161 @@ class Ones(Initializer):
         return np.ones(shape)
 
 
-class VarianceScaling(Initializer):
-    """Random values whose variance depends on the weight's fan-in and fan-out.
+class Constant(Initializer):
+    """One value everywhere.
 
-    The last axis of a weight counts its outputs, the axis before it its inputs. The axes before
-    these two are a receptive field, as in Keras: their product multiplies both. A weight with one
-    axis has its length as fan-in and fan-out, and a 0-d weight has 1.
+    Parameters
+    ----------
+    value : float
+        The value.
+
+    Examples
+    --------
+    >>> Constant(0.5).draw((2,), seed=0, stream=0)
+    array([0.5, 0.5])
+    """
+
+    value: Any = Number("(-inf, inf)")
+
+    def __init__(self, value: float = 0.0):
+        super().__init__()
+        self.value = value
+
+    def draw(self, shape: tuple[int, ...], *, seed: int, stream: int) -> np.ndarray:
+        """Return the value everywhere."""
+        return np.full(shape, self.value)
+
+
+class RandomUniform(Initializer):
+    """Uniform values.
+
+    Parameters
+    ----------
+    minval, maxval : float
+        The bounds of the values; `maxval` is not below `minval`.
+    seed : int, optional
+        As in `Initializer`.
     """
 
     is_random = True
-    distribution: Callable[..., np.ndarray]
+    minval: Any = Number("(-inf, inf)")
+    maxval: Any = Number("(-inf, inf)")
 
-    @staticmethod
-    def variance(fan_in: int, fan_out: int) -> float:
-        """Return the variance for a fan-in and a fan-out, of which both may be 0."""
-        raise NotImplementedError
+    def __init__(self, minval: float = -0.05, maxval: float = 0.05, *, seed: int | None = None):
+        super().__init__(seed=seed)
+        self.minval, self.maxval = minval, maxval
+        if maxval < minval:
+            raise ValueError(
+                f"{type(self).__name__}: expected maxval of {minval} or above, got {maxval}. Swap "
+                "the bounds."
+            )
+
+    def draw(self, shape: tuple[int, ...], *, seed: int, stream: int) -> np.ndarray:
+        """Return values between the bounds."""
+        middle, limit = (self.maxval + self.minval) / 2, (self.maxval - self.minval) / 2
+        return middle + rng.initial_uniform(shape, limit, seed=seed, stream=stream)
+
+
+class RandomNormal(Initializer):
+    """Normal values, which are not cut.
+
+    Parameters
+    ----------
+    mean, stddev : float
+        The mean, and the standard deviation, 0 or above.
+    seed : int, optional
+        As in `Initializer`.
+    """
+
+    is_random = True
+    mean: Any = Number("(-inf, inf)")
+    stddev: Any = Number("[0, inf)")
+
+    def __init__(self, mean: float = 0.0, stddev: float = 0.05, *, seed: int | None = None):
+        super().__init__(seed=seed)
+        self.mean, self.stddev = mean, stddev
+
+    def draw(self, shape: tuple[int, ...], *, seed: int, stream: int) -> np.ndarray:
+        """Return values with this mean and this standard deviation."""
+        return self.mean + rng.initial_normal(shape, self.stddev, seed=seed, stream=stream)
+
+
+class TruncatedNormal(RandomNormal):
+    """Normal values, cut at two standard deviations.
+
+    Parameters
+    ----------
+    mean, stddev : float
+        The mean, and the standard deviation before the cut, 0 or above.
+    seed : int, optional
+        As in `Initializer`.
+    """
+
+    def draw(self, shape: tuple[int, ...], *, seed: int, stream: int) -> np.ndarray:
+        """Return values at most two standard deviations from the mean."""
+        after_cut = self.stddev * rng.TRUNCATED_SIGMA
+        return self.mean + rng.initial_truncated_normal(shape, after_cut, seed=seed, stream=stream)
+
+
+_MODES: dict[str, Callable[[float, float], float]] = {
+    "fan_in": lambda fan_in, fan_out: fan_in,
+    "fan_out": lambda fan_in, fan_out: fan_out,
+    "fan_avg": lambda fan_in, fan_out: (fan_in + fan_out) / 2,
+}
+# The square of the numbers' parameter at variance 1, and the function that draws them.
+_DISTRIBUTIONS: dict[str, tuple[float, Callable[..., np.ndarray]]] = {
+    "truncated_normal": (1.0, rng.initial_truncated_normal),
+    "untruncated_normal": (1.0, rng.initial_normal),
+    "uniform": (3.0, rng.initial_uniform),
+}
+
+
+class VarianceScaling(Initializer):
+    """Random values with mean 0, whose variance is `scale` / n for the fan n of the weight.
+
+    The last axis of a weight counts its outputs, the axis before it its inputs. The axes before
+    these two are a receptive field, as in Keras: their product multiplies both. A weight with one
+    axis has its length as fan-in and fan-out, and a 0-d weight has 1. A fan of 0 counts as 1.
+
+    Parameters
+    ----------
+    scale : float
+        Above 0.
+    mode : {"fan_in", "fan_out", "fan_avg"}
+        What n is: the number of inputs, that of outputs, or the mean of both.
+    distribution : {"truncated_normal", "untruncated_normal", "uniform"}
+        The first is cut at two sigma and has this variance after the cut.
+    seed : int, optional
+        As in `Initializer`.
+
+    Examples
+    --------
+    >>> weights = VarianceScaling(1.0, "fan_avg", "uniform").draw((2, 4), seed=0, stream=0)
+    >>> bool((weights == GlorotUniform().draw((2, 4), seed=0, stream=0)).all())
+    True
+    """
+
+    is_random = True
+    scale: Any = Number("(0, inf)")
+
+    def __init__(
+        self,
+        scale: float = 1.0,
+        mode: str = "fan_in",
+        distribution: str = "truncated_normal",
+        *,
+        seed: int | None = None,
+    ):
+        super().__init__(seed=seed)
+        self.scale, self.mode, self.distribution = scale, mode, distribution
+        check_choice(type(self).__name__, "mode", mode, _MODES)
+        check_choice(type(self).__name__, "distribution", distribution, _DISTRIBUTIONS)
 
     def draw(self, shape: tuple[int, ...], *, seed: int, stream: int) -> np.ndarray:
         """Return values with mean 0 and this variance."""
-        fan_in, fan_out = _fans(shape)
-        variance = self.variance(fan_in, fan_out)
-        return type(self).distribution(shape, variance, seed=seed, stream=stream)
+        variance = self.scale / max(1, _MODES[self.mode](*_fans(shape)))
+        square, draw = _DISTRIBUTIONS[self.distribution]
+        return draw(shape, math.sqrt(square * variance), seed=seed, stream=stream)
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -94,37 +235,10 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return size * inputs, size * outputs
 
 
-def _uniform(shape: tuple[int, ...], variance: float, *, seed: int, stream: int) -> np.ndarray:
-    return rng.initial_uniform(shape, math.sqrt(3.0 * variance), seed=seed, stream=stream)
-
-
-def _normal(shape: tuple[int, ...], variance: float, *, seed: int, stream: int) -> np.ndarray:
-    return rng.initial_truncated_normal(shape, math.sqrt(variance), seed=seed, stream=stream)
-
-
-class _Glorot(VarianceScaling):
-    @staticmethod
-    def variance(fan_in: int, fan_out: int) -> float:
-        """Return 1 / the mean of both: Glorot & Bengio, AISTATS 2010, equation 12."""
-        return 1 / max(1, (fan_in + fan_out) / 2)
-
-
-class _He(VarianceScaling):
-    @staticmethod
-    def variance(fan_in: int, fan_out: int) -> float:
-        """Return 2 / fan-in: He et al., ICCV 2015, equation 10."""
-        return 2 / max(1, fan_in)
-
-
-class _Lecun(VarianceScaling):
-    @staticmethod
-    def variance(fan_in: int, fan_out: int) -> float:
-        """Return 1 / fan-in: LeCun et al., "Efficient BackProp", 1998, equation 16."""
-        return 1 / max(1, fan_in)
-
-
-class GlorotUniform(_Glorot):
+class GlorotUniform(VarianceScaling):
     """Uniform values within sqrt(6 / (fan-in + fan-out)) of 0.
+
+    Glorot & Bengio, AISTATS 2010, equation 12.
 
     Examples
     --------
@@ -133,42 +247,68 @@ class GlorotUniform(_Glorot):
     True
     """
 
-    distribution = _uniform
+    def __init__(self, *, seed: int | None = None):
+        super().__init__(1.0, "fan_avg", "uniform", seed=seed)
 
 
-class GlorotNormal(_Glorot):
-    """Normal values, cut at two sigma, with variance 2 / (fan-in + fan-out)."""
+class GlorotNormal(VarianceScaling):
+    """Normal values, cut at two sigma, with variance 2 / (fan-in + fan-out).
 
-    distribution = _normal
+    Glorot & Bengio, AISTATS 2010, equation 12.
+    """
 
-
-class HeUniform(_He):
-    """Uniform values within sqrt(6 / fan-in) of 0."""
-
-    distribution = _uniform
+    def __init__(self, *, seed: int | None = None):
+        super().__init__(1.0, "fan_avg", "truncated_normal", seed=seed)
 
 
-class HeNormal(_He):
-    """Normal values, cut at two sigma, with variance 2 / fan-in."""
+class HeUniform(VarianceScaling):
+    """Uniform values within sqrt(6 / fan-in) of 0.
 
-    distribution = _normal
+    He et al., ICCV 2015, equation 10.
+    """
 
-
-class LecunUniform(_Lecun):
-    """Uniform values within sqrt(3 / fan-in) of 0."""
-
-    distribution = _uniform
+    def __init__(self, *, seed: int | None = None):
+        super().__init__(2.0, "fan_in", "uniform", seed=seed)
 
 
-class LecunNormal(_Lecun):
-    """Normal values, cut at two sigma, with variance 1 / fan-in: those that selu needs."""
+class HeNormal(VarianceScaling):
+    """Normal values, cut at two sigma, with variance 2 / fan-in.
 
-    distribution = _normal
+    He et al., ICCV 2015, equation 10.
+    """
+
+    def __init__(self, *, seed: int | None = None):
+        super().__init__(2.0, "fan_in", "truncated_normal", seed=seed)
+
+
+class LecunUniform(VarianceScaling):
+    """Uniform values within sqrt(3 / fan-in) of 0.
+
+    LeCun et al., "Efficient BackProp", 1998, equation 16.
+    """
+
+    def __init__(self, *, seed: int | None = None):
+        super().__init__(1.0, "fan_in", "uniform", seed=seed)
+
+
+class LecunNormal(VarianceScaling):
+    """Normal values, cut at two sigma, with variance 1 / fan-in: those that selu needs.
+
+    LeCun et al., "Efficient BackProp", 1998, equation 16.
+    """
+
+    def __init__(self, *, seed: int | None = None):
+        super().__init__(1.0, "fan_in", "truncated_normal", seed=seed)
 
 
 _BY_NAME: dict[str, type[Initializer]] = {
     "zeros": Zeros,
     "ones": Ones,
+    "constant": Constant,
+    "random_normal": RandomNormal,
+    "random_uniform": RandomUniform,
+    "truncated_normal": TruncatedNormal,
+    "variance_scaling": VarianceScaling,
     "glorot_uniform": GlorotUniform,
     "glorot_normal": GlorotNormal,
     "he_uniform": HeUniform,

@@ -39,6 +39,7 @@ __all__ = [
     "inference",
     "initial_truncated_normal",
     "initial_uniform",
+    "is_monte_carlo",
     "is_training",
     "keep_mask",
     "monte_carlo",
@@ -85,6 +86,12 @@ def is_training() -> bool:
     True
     """
     return _block.get().value is not None
+
+
+def is_monte_carlo() -> bool:
+    """Return whether this is Monte-Carlo prediction, where layers draw but keep no statistics."""
+    block: _Block | None = _block.get().value
+    return block is not None and block.first_stream == MONTE_CARLO_STREAMS
 
 
 def training(
@@ -376,7 +383,7 @@ _DENOMINATOR = (
     1.0,
 )
 _WITHIN_TWO_SIGMA = 0.9544997361036416
-_TRUNCATED_SIGMA = 0.8796256610342398
+TRUNCATED_SIGMA = 0.8796256610342398
 
 
 def initial_truncated_normal(
@@ -392,4 +399,18 @@ def initial_truncated_normal(
     q = _centred(shape, seed, stream) * _WITHIN_TWO_SIGMA
     r = 0.180625 - q * q
     value = q * np.polyval(_NUMERATOR, r) / np.polyval(_DENOMINATOR, r)
-    return value * (stddev / _TRUNCATED_SIGMA)
+    return value * (stddev / TRUNCATED_SIGMA)
+
+
+def initial_normal(shape: tuple[int, ...], stddev: float, *, seed: int, stream: int) -> np.ndarray:
+    """Return float64 numbers with mean 0, from a normal distribution that is not cut.
+
+    They are the numbers of `normal` at step 0, times `stddev`.
+
+    Examples
+    --------
+    >>> initial_normal((2,), 1.0, seed=3, stream=0).round(3)
+    array([ 0.473, -1.538])
+    """
+    drawn = normal(shape, seed=seed, stream=stream, step=0)
+    return drawn.astype(np.float64) * stddev

@@ -5,7 +5,7 @@ import pytest
 
 import minidl
 from minidl import constraints
-from minidl.constraints import MaxNorm
+from minidl.constraints import Constraint, MaxNorm, NonNeg, UnitNorm
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -56,8 +56,35 @@ def test_check_rejects_weight_without_the_axis(axis):
 
 def test_get_returns_constraint_of_that_name():
     assert constraints.get("max_norm").max_value == 2
+    assert type(constraints.get("non_neg")) is NonNeg
+    assert type(constraints.get("unit_norm")) is UnitNorm
     assert constraints.get(None) is None
     own = MaxNorm(3)
     assert constraints.get(own) is own
-    with pytest.raises(ValueError, match="constraint: expected a MaxNorm or one of max_norm, got"):
+    with pytest.raises(ValueError, match=r"expected a Constraint or one of max_norm, .*, got"):
         constraints.get("min_norm")
+
+
+def test_non_neg_replaces_negative_weights_by_0_and_keeps_nan(backend):
+    weight = backend.asarray(np.array([-1.0, -0.0, 2.0, np.nan, -np.inf]))
+    NonNeg().apply(weight, backend)
+    np.testing.assert_array_equal(backend.to_numpy(weight), [0, 0, 2, np.nan, 0])
+
+
+def test_unit_norm_of_float16_does_not_overflow():
+    weight = np.full((4, 2), 200, "float16")
+    UnitNorm().apply(weight, minidl.get_backend("cpu"))
+    assert weight.tolist() == [[0.5, 0.5]] * 4
+
+
+def test_unit_norm_keeps_units_of_zeros_finite(backend):
+    weight = backend.asarray(np.zeros((3, 2), "float32"))
+    UnitNorm(axis=1).apply(weight, backend)
+    assert backend.to_numpy(weight).tolist() == [[0, 0]] * 3
+    with pytest.raises(ValueError, match=r"^UnitNorm\(axis=1\): .* axis 1, got \(3,\)"):
+        UnitNorm(axis=1).check((3,))
+
+
+def test_constraint_of_the_user_defines_apply():
+    with pytest.raises(NotImplementedError, match=r"^Constraint: expected a method apply"):
+        Constraint().apply(np.ones(3), minidl.get_backend("cpu"))

@@ -7,6 +7,7 @@ import pytest
 
 from minidl import initializers, layers, models, rng
 from minidl.initializers import (
+    Constant,
     GlorotNormal,
     GlorotUniform,
     HeNormal,
@@ -15,6 +16,9 @@ from minidl.initializers import (
     LecunNormal,
     LecunUniform,
     Ones,
+    RandomNormal,
+    RandomUniform,
+    TruncatedNormal,
     VarianceScaling,
     Zeros,
 )
@@ -59,6 +63,37 @@ RANDOM = {
 }
 CONSTANT = {"Zeros": 0.0, "Ones": 1.0}
 
+# Initializers with arguments, each with the mean and the standard deviation of its values, the
+# bounds, and the first four values of `draw((2, 3), seed=1, stream=STREAM)`, recorded once.
+IN_CUT = 0.8796256610342398  # the standard deviation of a normal distribution cut at two sigma
+WITH_ARGUMENTS = {
+    Constant(0.5): (0.5, 0, (0.5, 0.5), [0.5] * 4),
+    RandomUniform(1, 4): (
+        2.5,
+        math.sqrt(9 / 12),
+        (1, 4),
+        [3.6221881358651444, 3.204860909259878, 3.536136755370535, 2.155473140650429],
+    ),
+    RandomNormal(2, 0.5): (
+        2,
+        0.5,
+        (-1.33, 5.33),
+        [1.9792210180312395, 2.042841751128435, 1.7152867317199707, 2.756226122379303],
+    ),
+    TruncatedNormal(2, 0.5): (
+        2,
+        0.5 * IN_CUT,
+        (1, 3),
+        [2.533563511916602, 2.2977766875420995, 2.4764193261829845, 1.8608396164243093],
+    ),
+    VarianceScaling(3, "fan_out", "untruncated_normal"): (
+        0,
+        math.sqrt(3 / FAN_OUT),
+        (-6.66 * math.sqrt(3 / FAN_OUT), 6.66 * math.sqrt(3 / FAN_OUT)),
+        [-0.04155796393752098, 0.08568350225687027, -0.5694265365600586, 1.512452244758606],
+    ),
+}
+
 # A normal distribution cut at two sigma: the probability inside, and its moments after the cut.
 INSIDE = math.erf(2 / math.sqrt(2))
 DENSITY_AT_2 = math.exp(-2) / math.sqrt(2 * math.pi)
@@ -73,7 +108,8 @@ def test_table_names_every_initializer():
         for name, value in vars(initializers).items()
         if isinstance(value, type) and issubclass(value, Initializer) and not name.startswith("_")
     }
-    assert set(RANDOM) | set(CONSTANT) == public - {"Initializer", "VarianceScaling"}
+    others = {"Initializer", *(type(initializer).__name__ for initializer in WITH_ARGUMENTS)}
+    assert set(RANDOM) | set(CONSTANT) == public - others
 
 
 @pytest.mark.parametrize("name", RANDOM)
@@ -172,6 +208,11 @@ def test_get_returns_initializer_of_that_name():
         "he_normal": HeNormal,
         "lecun_uniform": LecunUniform,
         "lecun_normal": LecunNormal,
+        "constant": Constant,
+        "random_normal": RandomNormal,
+        "random_uniform": RandomUniform,
+        "truncated_normal": TruncatedNormal,
+        "variance_scaling": VarianceScaling,
     }
     for name, kind in by_name.items():
         assert type(initializers.get(name)) is kind
@@ -220,3 +261,71 @@ def test_custom_initializer_need_not_call_init():
     layer = layers.Dense(2, kernel_initializer=Constant(3.0))
     models.Sequential([layer])(np.zeros((1, 2)))
     assert layer.weight.numpy().tolist() == [[3, 3], [3, 3]]
+
+
+@pytest.mark.parametrize("initializer", WITH_ARGUMENTS, ids=lambda each: type(each).__name__)
+def test_values_of_arguments_have_expected_moments_and_bounds(initializer):
+    mean, deviation, (low, high), _ = WITH_ARGUMENTS[initializer]
+    values = initializer.draw((FAN_IN, FAN_OUT), seed=4, stream=STREAM)
+    assert values.shape == (FAN_IN, FAN_OUT)
+    assert abs(values.mean() - mean) <= 5 * deviation / math.sqrt(values.size)
+    assert values.std() == pytest.approx(deviation, rel=0.02)
+    assert values.min() >= low
+    assert values.max() <= high
+    if type(initializer) in (RandomUniform, TruncatedNormal):
+        assert values.max() - values.min() > 0.98 * (high - low)
+    if type(initializer) in (RandomNormal, VarianceScaling):
+        assert np.abs(values - mean).max() > 3.5 * deviation
+
+
+@pytest.mark.parametrize("initializer", WITH_ARGUMENTS, ids=lambda each: type(each).__name__)
+def test_values_of_arguments_equal_known_answers(initializer):
+    values = initializer.draw((2, 3), seed=1, stream=STREAM)
+    np.testing.assert_allclose(values.ravel()[:4], WITH_ARGUMENTS[initializer][3], rtol=1e-12)
+
+
+def test_values_have_the_bits_of_the_streams():
+    address = {"seed": 5, "stream": STREAM}
+    drawn = rng.normal((7, 9), **address, step=0).astype("float64")
+    assert np.array_equal(RandomNormal(0.0, 1.0).draw((7, 9), **address), drawn)
+    uniform = rng.initial_uniform((7, 9), 0.25, **address)
+    assert np.array_equal(RandomUniform(-0.25, 0.25).draw((7, 9), **address), uniform)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (GlorotUniform, (1, "fan_avg", "uniform")),
+        (GlorotNormal, (1, "fan_avg", "truncated_normal")),
+        (HeUniform, (2, "fan_in", "uniform")),
+        (HeNormal, (2, "fan_in", "truncated_normal")),
+        (LecunUniform, (1, "fan_in", "uniform")),
+        (LecunNormal, (1, "fan_in", "truncated_normal")),
+    ],
+)
+def test_variance_scaling_with_their_arguments_has_their_bits(kind, arguments):
+    address = {"seed": 5, "stream": STREAM}
+    values = VarianceScaling(*arguments).draw((7, 9), **address)
+    assert np.array_equal(values, kind().draw((7, 9), **address))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RandomUniform(1, 0), "RandomUniform: expected maxval of 1.* or above, got 0"),
+        (lambda: RandomNormal(stddev=-1), r"RandomNormal: expected stddev in \[0, inf\), got -1"),
+        (lambda: Constant(math.nan), "Constant: expected value in .*, got nan"),
+        (lambda: VarianceScaling(0), r"VarianceScaling: expected scale in \(0, inf\), got 0"),
+        (
+            lambda: VarianceScaling(mode="fan"),
+            "VarianceScaling: expected mode among .*'fan'",
+        ),
+        (
+            lambda: VarianceScaling(distribution="normal"),
+            "VarianceScaling: expected distribution among .*, got 'normal'",
+        ),
+    ],
+)
+def test_invalid_arguments_are_rejected(make, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make()

@@ -9,7 +9,7 @@ from typing import Any
 from minidl.alternatives import keras_defaults
 from minidl.arguments import count, number
 from minidl.callbacks.base import Callback, Logs, Monitor
-from minidl.optimizers.schedules import LearningRateSchedule, returned_rate
+from minidl.optimizers.schedules import name_of, returned_rate
 
 
 def learning_rate(callback: Callback) -> float:
@@ -23,10 +23,10 @@ def learning_rate(callback: Callback) -> float:
     optimizer = callback.model.optimizer
     assert optimizer is not None, "checked by fit"
     rate = optimizer.learning_rate
-    if isinstance(rate, LearningRateSchedule):
+    if callable(rate):
         raise TypeError(
             f"{type(callback).__name__}: expected the optimizer's learning rate to be a number, "
-            f"got the schedule {type(rate).__name__}. Pass learning_rate=0.001 to the optimizer, "
+            f"got the schedule {name_of(rate)}. Pass learning_rate=0.001 to the optimizer, "
             "or leave the callback out."
         )
     return rate

@@ -20,6 +20,7 @@ from minidl.distributed.mpi import Mpi, WorkerError, launched_size
 from minidl.distributed.shared_evaluation import SharedEvaluation
 from minidl.distributed.shared_step import PARTLY_USED, SharedStep
 from minidl.engine.backward import no_grad
+from minidl.layers.base import Layer
 from minidl.losses import FunctionLoss, Loss
 from minidl.losses.base import MEANS
 from minidl.trainer.distribution import Distribution
@@ -208,6 +209,8 @@ class DataParallel(Distribution):
         """
         with self.agreed():
             _check_loss(run)
+            if self.shards > 1:
+                _check_layers(run.model)
         facts = environment() | run.model.backend.facts()
         facts |= {ARGUMENTS.get(name, name): value for name, value in arguments.items()}
         facts |= {"the callbacks": run.callbacks.names, "the first epoch": run.position.epoch}
@@ -299,6 +302,17 @@ def _check_loss(run: Any) -> None:
             f"fit: expected a loss that is the mean of its per_sample, got {type(loss).__name__}, "
             f"{reason}, or leave distribution out."
         )
+
+
+def _check_layers(model: Layer) -> None:
+    """Raise ValueError if a layer computes with the whole batch, of which a shard is a part."""
+    for layer in model.walk():
+        if layer.needs_whole_batches:
+            raise ValueError(
+                f"fit: expected layers that treat each sample alone, got {layer.label}, a "
+                f"{type(layer).__name__}, which needs whole batches. Use LayerNormalization or "
+                "DataParallel(shards=1), or leave distribution out."
+            )
 
 
 def communicator(timeout: float) -> Communicator:

@@ -14,6 +14,7 @@ from minidl.distributed.exchange import Exchange
 from minidl.distributed.tree import owned, rows_of
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor
+from minidl.layers.updates import Updates
 from minidl.trainer.fusion import Plan
 from minidl.trainer.interrupts import Interrupts
 from minidl.trainer.recorder import NOT_WANTED, Done, Recorder, Recording, Watch, Work
@@ -65,6 +66,7 @@ class SharedStep(Step):
         self._all_owned = [owned(shards, size, rank) for rank in range(size)]
         self._owned = self._all_owned[communicator.rank]
         self._tails: Array = None
+        self._places: Updates = {}
         self._has_updated = False
         super().__init__(state, plan, interrupts)
         self._work = _ShardGradients(self, self._owned)
@@ -172,8 +174,17 @@ class SharedStep(Step):
         with self.held():
             self.update(numbers, parts)
         results = {"gradients": optimizer.gradients, "totals": self.state.totals.sums}
+        results |= self.averages()
         counts = [sum(column) for column in zip(*self._counts, strict=True)]
         return Done(optimizer.buffers | results, Counted(counts, []))
+
+    def kept(self, found: Updates) -> Updates:
+        """Copy updates of moving averages to fixed places: another recording reads them."""
+        for average, values in found.items():
+            if average not in self._places:
+                self._places[average] = average.backend.xp.empty_like(values)
+            self._places[average][...] = values
+        return self._places
 
     def arrays(self) -> list[Array]:
         """Return the arrays that recordings read and that may be replaced."""
@@ -302,6 +313,7 @@ class _ShardGradients(Work):
             logits = None if y.logits is None else backend.to_numpy(y.logits.data)
             outputs = backend.to_numpy(y.data), logits
         results = {"gradients": step.optimizer.gradients, "sums": sums}
+        results |= {f"{n}: {a.name}": values for n, (a, values) in enumerate(step.updates.items())}
         return Done(results, (Counted(counts, drew), outputs))
 
     def replay(self, recording: Any, counted: Any, times: int) -> None:

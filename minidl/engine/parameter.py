@@ -1,12 +1,13 @@
 """Weights of layers."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from minidl.arguments import number, number_array
 from minidl.backend import Array, Backend
-from minidl.constraints import MaxNorm
+from minidl.constraints import Constraint
 from minidl.engine.backward import next_number
 from minidl.engine.tensor import Tensor
 
@@ -23,13 +24,15 @@ class Parameter(Tensor):
         ``"LAYER/NAME"``.
     stream : int
         The random stream of its initial values.
-    constraint : MaxNorm or None
+    constraint : Constraint or None
         Applied after each update.
+    regularizer : Regularizer or None
+        A function of the weight, whose result is a term of the loss.
     learning_rate_factor : float
         0 or above. Optimizers update this weight with their learning rate times this factor.
     """
 
-    __slots__ = ("_learning_rate_factor", "changed_at", "constraint", "name", "stream")
+    __slots__ = ("_factor", "changed_at", "constraint", "name", "regularizer", "stream")
 
     def __init__(self, values: np.ndarray, backend: Backend, name: str, stream: int):
         self._fill(backend.asarray(values), backend)
@@ -37,17 +40,18 @@ class Parameter(Tensor):
         self.changed_at = -1
         self.name = name
         self.stream = stream
-        self.constraint: MaxNorm | None = None
+        self.constraint: Constraint | None = None
+        self.regularizer: Callable[[Tensor], Tensor] | None = None
         self.learning_rate_factor = 1.0
 
     @property
     def learning_rate_factor(self) -> float:
         """The factor of the learning rate."""
-        return self._learning_rate_factor
+        return self._factor
 
     @learning_rate_factor.setter
     def learning_rate_factor(self, factor: float) -> None:
-        self._learning_rate_factor = number(self.name, "learning_rate_factor", factor, "[0, inf)")
+        self._factor = number(self.name, "learning_rate_factor", factor, "[0, inf)")
 
     def __getstate__(self) -> Any:
         """Return the state of a copy: another process counts its changes anew."""

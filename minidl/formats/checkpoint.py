@@ -246,7 +246,7 @@ class _Reader:
         state = {"optimizer/iterations": self._array("optimizer/iterations", (), "int64")}
         # Buffers are saved from the first update on; the learning rate only without a schedule.
         kinds: dict[str, tuple[Any, Any]] = {"optimizer/learning_rate": ((), "float64")}
-        for name in optimizer.state_names:
+        for name in optimizer.buffer_names:
             kinds[f"optimizer/{name}"] = (size,), self._dtype
         for name in kinds.keys() & self._file.shapes.keys():
             state[name] = self._array(name, *kinds[name])

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from minidl import constraints, initializers, layers, losses, metrics, optimizers, rng
+from minidl import constraints, initializers, layers, losses, metrics, optimizers, regularizers
 from minidl.arguments import as_list, positive_integer
 from minidl.engine.parameter import Parameter
 from minidl.layers import Layer, activations
 from minidl.models import Model, Sequential
 from minidl.optimizers import schedules
+from minidl.rng import checked_integer
 
 MAX_LAYERS = 10_000
 MAX_SAMPLE_SIZE = 2**24
@@ -28,32 +29,36 @@ MAX_SAMPLE_SIZE = 2**24
 BASES = (
     layers.Layer,
     initializers.Initializer,
-    constraints.MaxNorm,
+    constraints.Constraint,
+    regularizers.Regularizer,
     optimizers.Optimizer,
     schedules.LearningRateSchedule,
     losses.Loss,
     metrics.Metric,
 )
-_ABSTRACT = {layers.Input, *BASES} - {constraints.MaxNorm}
-_OLDEST = (
-    *(losses.SparseCategoricalCrossentropy, losses.CategoricalCrossentropy),
-    *(losses.MeanSquaredError, metrics.Accuracy),
-    *(metrics.CategoricalAccuracy, metrics.SparseCategoricalAccuracy),
-)
+_ABSTRACT = {layers.Input, *BASES}
+MODULES = (layers, initializers, constraints, regularizers, optimizers, schedules, losses, metrics)
+# The classes that files name without their module. Later ones have it, since users may have a class
+# of the same name.
+_OLDEST = {
+    *("MaxNorm", "SGD", "RMSprop", "Adam", "AdamW", "Zeros", "Ones", "GlorotUniform"),
+    *("GlorotNormal", "HeUniform", "HeNormal", "LecunUniform", "LecunNormal", "MeanSquaredError"),
+    *("SparseCategoricalCrossentropy", "CategoricalCrossentropy", "Accuracy"),
+    *("CategoricalAccuracy", "SparseCategoricalAccuracy"),
+}
 
 
 def _file_name(kind: type, module: ModuleType) -> str:
-    """Return the name of a class in files.
-
-    Most losses and metrics have their module, since users may have a class of the same name.
-    """
-    is_plain = module not in (losses, metrics) or kind in _OLDEST
-    return kind.__name__ if is_plain else f"{module.__name__[len('minidl.') :]}.{kind.__name__}"
+    """Return the name of a class in files."""
+    is_metric = module is metrics and kind.__name__ == "MeanSquaredError"  # older is the loss
+    if module in (layers, schedules) or (kind.__name__ in _OLDEST and not is_metric):
+        return kind.__name__
+    return f"{module.__name__[len('minidl.') :]}.{kind.__name__}"
 
 
 KNOWN: dict[str, type] = {
     _file_name(kind, module): kind
-    for module in (layers, initializers, constraints, optimizers, schedules, losses, metrics)
+    for module in MODULES
     for kind in map(vars(module).get, module.__all__)
     if inspect.isclass(kind) and issubclass(kind, BASES) and kind not in _ABSTRACT
 } | {"Sequential": Sequential}
@@ -75,8 +80,8 @@ def describe(thing: Any) -> Any:
     --------
     >>> describe(layers.Dense(3, activation="relu").activation)
     'relu'
-    >>> describe(schedules.CosineDecay(0.1, 100))["arguments"]
-    {'initial_learning_rate': 0.1, 'decay_steps': 100, 'alpha': 0.0}
+    >>> describe(constraints.MaxNorm(3))
+    {'class': 'MaxNorm', 'arguments': {'max_value': 3.0, 'axis': 0}}
     """
     if thing is None or isinstance(thing, bool | str):
         return thing
@@ -110,7 +115,7 @@ def describe(thing: Any) -> Any:
             "class of minidl. Rename your class."
         )
     arguments = {key: _described(key, _kept(thing, key)) for key in _own_arguments(kind)}
-    if kind not in _NAMES:
+    if kind not in _NAMES or isinstance(thing, optimizers.Optimizer):
         arguments |= _passed_on(thing)
     if isinstance(thing, Layer):
         arguments["name"] = thing.label
@@ -139,7 +144,7 @@ def _kept(thing: Any, name: str) -> Any:
 
 
 def _passed_on(thing: Any) -> dict[str, Any]:
-    """Return the arguments that a class of the user passes to its base class as ``**arguments``.
+    """Return the arguments that a class passes to its base class as ``**arguments``.
 
     Arguments that the class sets itself are left out: only values that differ from those of an
     object built from its own arguments are returned. If there is no such object, all are returned.
@@ -151,7 +156,7 @@ def _passed_on(thing: Any) -> dict[str, Any]:
     found = {name: describe(_kept(thing, name)) for name in others}
     try:
         plain = kind(**{name: getattr(thing, name) for name in own})
-    except TypeError:  # an argument that is passed on has no default
+    except (TypeError, ValueError):  # an argument that is passed on has no default
         return found
     return {name: value for name, value in found.items() if describe(getattr(plain, name)) != value}
 
@@ -243,6 +248,7 @@ def describe_network(model: Sequential) -> dict[str, Any]:
             "stream": parameter.stream,
             "trainable": parameter.requires_grad,
             "constraint": describe(parameter.constraint),
+            "regularizer": describe(parameter.regularizer),
             "learning_rate_factor": parameter.learning_rate_factor,
         }
         for parameter in model.parameters()
@@ -388,12 +394,14 @@ class Builder:
             raise ValueError(f"expected the weights {expected!r:.200}, got {found!r:.200}")
         for parameter, row in zip(parameters, description["weights"], strict=True):
             parameter.requires_grad = bool(row["trainable"])
-            stream = rng.checked_integer(f"{parameter.name}: stream", row["stream"], 2**32)
+            stream = checked_integer(f"{parameter.name}: stream", row["stream"], 2**32)
             parameter.stream = stream
             parameter.learning_rate_factor = row.get("learning_rate_factor", 1.0)
             if row["constraint"] is not None:
-                parameter.constraint = self.build(row["constraint"], constraints.MaxNorm)
+                parameter.constraint = self.build(row["constraint"], constraints.Constraint)
                 parameter.constraint.check(parameter.shape)
+            if row.get("regularizer") is not None:
+                parameter.regularizer = self.build(row["regularizer"], regularizers.Regularizer)
         model.placement.weight_streams.update(p.stream for p in parameters)
         return model
 

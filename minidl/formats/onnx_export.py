@@ -5,14 +5,17 @@ that trains, they drop. Layers of noise have no nodes.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from minidl.layers import (
+    ELU,
     Activation,
     AlphaDropout,
+    BatchNormalization,
     ConcreteDropout,
     Dense,
     DropConnect,
@@ -22,6 +25,8 @@ from minidl.layers import (
     GaussianDropout,
     GaussianNoise,
     Layer,
+    LayerNormalization,
+    LeakyReLU,
     ReLU,
     Rescaling,
     Softmax,
@@ -44,7 +49,9 @@ SHARED_DROPOUTS = (
     SpatialDropout2D,
     SpatialDropout3D,
 )
-OPERATORS = {"relu": "Relu", "selu": "Selu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
+# Of activations, whose names are these in snake case.
+OPERATORS = "Elu", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Tanh"
+ATTRIBUTES: dict[str, dict[str, float]] = {"LeakyRelu": {"alpha": 0.2}, "Softmax": {"axis": -1}}
 
 
 def save(model: Sequential, path: PathLike) -> None:
@@ -80,7 +87,14 @@ class _Graph:
         if kind is Flatten:
             return self._node("Flatten", label, x, axis=1)
         if kind is ReLU:
-            return self._node("Relu", label, x)
+            return self._rectify(layer, x)
+        if kind in (ELU, LeakyReLU):
+            operator, alpha = ("Elu", "alpha") if kind is ELU else ("LeakyRelu", "negative_slope")
+            return self._node(operator, label, x, alpha=getattr(layer, alpha))
+        if kind is BatchNormalization:
+            return self._normalize_batch(layer, x)
+        if kind is LayerNormalization:
+            return self._normalize(layer, x)
         if kind is Softmax:
             return self._node("Softmax", label, x, axis=layer.axis)
         if kind is Rescaling:
@@ -118,14 +132,79 @@ class _Graph:
         name = activations.name_of(function)
         if name == "linear":
             return x
-        if name == "softmax":
-            return self._node("Softmax", f"{layer.path}/softmax", x, axis=-1)
-        if name not in OPERATORS:
+        if name in ("gelu", "gelu_tanh", "silu"):
+            return self._gate(f"{layer.path}/{name}", name, x)
+        operator = "".join(map(str.capitalize, (name or "").split("_")))
+        if operator not in OPERATORS:
             raise TypeError(
                 f"export: expected activations with an ONNX operator, got {function!r} in "
                 f"{layer.label}."
             )
-        return self._node(OPERATORS[name], f"{layer.path}/{name}", x)
+        return self._node(operator, f"{layer.path}/{name}", x, **ATTRIBUTES.get(operator, {}))
+
+    def _gate(self, label: str, name: str, x: str) -> str:
+        """Add x times a distribution function: the sigmoid of a value, or (1 + erf) / 2."""
+        value = x
+        if name == "gelu":
+            value = self._with("Mul", f"{label}/scale", x, 0.5**0.5)
+            value = self._with("Add", f"{label}/one", self._node("Erf", f"{label}/erf", value), 1.0)
+            return self._with("Mul", f"{label}/half", self._node("Mul", label, x, value), 0.5)
+        if name == "gelu_tanh":  # (1 + tanh(u)) / 2 is the sigmoid of 2 u
+            square = self._node("Mul", f"{label}/square", x, x)
+            cubic = self._with("Mul", f"{label}/factor", square, 0.044715)
+            cubic = self._with("Add", f"{label}/one", cubic, 1.0)
+            value = self._node("Mul", f"{label}/cubic", cubic, x)
+            value = self._with("Mul", f"{label}/scale", value, math.sqrt(8 / math.pi))
+        return self._node("Mul", label, x, self._node("Sigmoid", f"{label}/sigmoid", value))
+
+    def _rectify(self, layer: ReLU, x: str) -> str:
+        label, slope, threshold = layer.path, layer.negative_slope, layer.threshold
+        if layer.max_value is None and not slope and not threshold:
+            return self._node("Relu", label, x)
+        limit = self._number(f"{label}/threshold", threshold)
+        low = self._with(
+            "Mul", f"{label}/slope", self._node("Sub", f"{label}/low", x, limit), slope
+        )
+        largest = math.inf if layer.max_value is None else layer.max_value
+        high = self._with("Min", f"{label}/high", x, largest)
+        return self._node("Where", label, self._node("Greater", f"{label}/is", x, limit), high, low)
+
+    def _normalize_batch(self, layer: BatchNormalization, x: str) -> str:
+        """Add ``(x - mean) * factor + beta``, for features along any axis."""
+        label, ndim = layer.path, len(layer.built_for or ()) + 1
+        shape = [1] * ndim
+        (place,) = layer.axes(ndim)
+        shape[place] = -1
+        mean, variance = (
+            w.numpy().reshape(shape) for w in (layer.moving_mean, layer.moving_variance)
+        )
+        factor = (variance.astype("float64") + layer.epsilon) ** -0.5
+        if layer.gamma is not None:
+            factor *= layer.gamma.numpy().reshape(shape)
+        x = self._node("Sub", f"{label}/center", x, self._stored(f"{label}/mean", mean))
+        stored = self._stored(f"{label}/factor", factor.astype(self._dtype))
+        x = self._node("Mul", f"{label}/scale", x, stored)
+        if layer.beta is None:
+            return x
+        beta = layer.beta.numpy().reshape(shape)
+        return self._node("Add", f"{label}/shift", x, self._stored(f"{label}/beta", beta))
+
+    def _normalize(self, layer: LayerNormalization, x: str) -> str:
+        ndim = len(layer.built_for or ()) + 1
+        axes = layer.axes(ndim)
+        if axes != tuple(range(axes[0], ndim)):
+            raise TypeError(
+                f"export: expected the axis of {layer.label} to name the last axes, got "
+                f"{layer.axis}. Other axes have no ONNX operator."
+            )
+        ones = np.ones(layer.weight_shape, self._dtype)
+        gamma, beta = layer.gamma, layer.beta
+        weights = [
+            self._stored(f"{layer.path}/ones", ones) if gamma is None else self._constant(gamma)
+        ]
+        weights += [] if beta is None else [self._constant(beta)]
+        options = {"axis": axes[0], "epsilon": layer.epsilon}
+        return self._node("LayerNormalization", layer.path, x, *weights, **options)
 
     def _drop(self, layer: Dropout, x: str) -> str:
         label = layer.path
@@ -159,6 +238,10 @@ class _Graph:
             values = np.ascontiguousarray(parameter.numpy())
             self._shared[parameter] = self._stored(parameter.name, values)
         return self._shared[parameter]
+
+    def _with(self, operator: str, name: str, x: str, number: float) -> str:
+        """Add a node of a value and a number; return the name of the result."""
+        return self._node(operator, name, x, self._number(f"{name}/by", number))
 
     def _number(self, name: str, value: float) -> str:
         return self._stored(name, np.array(value, self._dtype))

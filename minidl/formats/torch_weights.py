@@ -5,6 +5,10 @@ keeps its shape. Written names are ``LAYER.weight`` and ``LAYER.bias``, with min
 layer. A file to read has these names, or numbers its layers, as ``torch.nn.Sequential`` and
 attributes like ``fc1``, ``fc2`` do; then the layers are read in the order of the numbers.
 
+The averages of a `BatchNormalization` are ``running_mean`` and ``running_var``. The values stay as
+they are, although PyTorch averages variances with the divisor n - 1, and minidl with n. Counters of
+batches, ``num_batches_tracked``, are not written and not read.
+
 ``load_state_dict`` of a ``torch.nn.Sequential`` expects positions as the names of the layers::
 
     places = {"dense": "1", "dense_1": "4"}
@@ -39,7 +43,8 @@ def load(model: Model, path: PathLike) -> list[np.ndarray]:
     with TensorFile(path) as file:
         if "minidl" in file.metadata:
             raise ValueError(f"{path}: expected weights, got a whole model. Use models.load(path).")
-        names = _matched(model, list(file.shapes), path)
+        stored = [name for name in file.shapes if not name.endswith(".num_batches_tracked")]
+        names = _matched(model, stored, path)
         for parameter in model.parameters():
             expected = parameter.shape[:: -1 if parameter in transposed else 1]
             name = names[parameter]

@@ -1,7 +1,7 @@
 """Layers of a network, and `Layer`, the base class of your own."""
 
 from minidl.engine.parameter import Parameter
-from minidl.layers.activations import Activation, ReLU, Softmax
+from minidl.layers.activations import ELU, Activation, LeakyReLU, ReLU, Softmax
 from minidl.layers.alpha_dropout import AlphaDropout
 from minidl.layers.base import Layer
 from minidl.layers.concrete_dropout import ConcreteDropout
@@ -10,12 +10,15 @@ from minidl.layers.drop_connect import DropConnect
 from minidl.layers.drop_path import DropPath
 from minidl.layers.dropout import Dropout
 from minidl.layers.noise import GaussianDropout, GaussianNoise
+from minidl.layers.normalization import BatchNormalization, LayerNormalization
 from minidl.layers.reshaping import Flatten, Input, Rescaling
 from minidl.layers.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 
 __all__ = [
+    "ELU",
     "Activation",
     "AlphaDropout",
+    "BatchNormalization",
     "ConcreteDropout",
     "Dense",
     "DropConnect",
@@ -26,6 +29,8 @@ __all__ = [
     "GaussianNoise",
     "Input",
     "Layer",
+    "LayerNormalization",
+    "LeakyReLU",
     "Parameter",
     "ReLU",
     "Rescaling",

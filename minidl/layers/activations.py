@@ -1,13 +1,14 @@
 """Activation functions, by name and as layers."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from minidl.alternatives import keras_defaults
-from minidl.arguments import integer
-from minidl.engine.tensor import Tensor
+from minidl.arguments import Number, integer
+from minidl.engine import ops
+from minidl.engine.tensor import Tensor, apply
 from minidl.layers.base import Layer
 
 Function = Callable[[Tensor], Tensor]
@@ -18,12 +19,49 @@ def linear(x: Tensor) -> Tensor:
     return x
 
 
+def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
+    """Return x where x > 0, else alpha (exp(x) - 1)."""
+    return apply(ops.elu, x, alpha=alpha)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Return x times the normal distribution function of x."""
+    return apply(ops.gelu, x)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """Return `gelu` with a tanh for the distribution function: Keras' ``approximate=True``."""
+    return apply(ops.gelu, x, approximate=True)
+
+
+def leaky_relu(x: Tensor, negative_slope: float = 0.2) -> Tensor:
+    """Return x where x > 0, else negative_slope x."""
+    return apply(ops.leaky_relu, x, negative_slope=negative_slope)
+
+
+def silu(x: Tensor) -> Tensor:
+    """Return x times its sigmoid, also known as swish."""
+    return apply(ops.silu, x)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """Return log(1 + exp(x))."""
+    return apply(ops.softplus, x)
+
+
 _BY_NAME: dict[str, Function] = {
+    "elu": elu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "leaky_relu": leaky_relu,
     "linear": linear,
     "relu": Tensor.relu,
     "selu": Tensor.selu,
     "sigmoid": Tensor.sigmoid,
+    "silu": silu,
     "softmax": Tensor.softmax,
+    "softplus": softplus,
+    "swish": silu,
     "tanh": Tensor.tanh,
 }
 
@@ -76,19 +114,104 @@ class Activation(Layer):
         return self.activation(x)
 
 
-@keras_defaults(max_value=None, negative_slope=0.0, threshold=0.0)
 class ReLU(Layer):
-    """Layer that returns the positive part.
+    """Layer that returns min(x, max_value) above the threshold, and below it a line.
+
+    Parameters
+    ----------
+    max_value : float, optional
+        The largest output, 0 or above.
+    negative_slope : float
+        0 or above; the line is ``negative_slope * (x - threshold)``.
+    threshold : float
+        0 or above.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not a number, or is out of range.
 
     Examples
     --------
     >>> ReLU()(Tensor([-1.0, 2.0]))
     Tensor([0., 2.], dtype=float32)
+    >>> ReLU(6, 0.1, threshold=1)(Tensor([-1.0, 0.5, 2.0, 8.0]))
+    Tensor([-0.2 , -0.05,  2.  ,  6.  ], dtype=float32)
     """
 
+    max_value: Any = Number("[0, inf)", or_none=True)
+    negative_slope: Any = Number("[0, inf)")
+    threshold: Any = Number("[0, inf)")
+
+    def __init__(
+        self,
+        max_value: float | None = None,
+        negative_slope: float = 0.0,
+        threshold: float = 0.0,
+        **layer_arguments: Any,
+    ):
+        super().__init__(**layer_arguments)
+        self.max_value = max_value
+        self.negative_slope = negative_slope
+        self.threshold = threshold
+
     def call(self, x: Tensor) -> Tensor:
-        """Return max(x, 0)."""
-        return x.relu()
+        """Return the rectified input."""
+        line = {"negative_slope": self.negative_slope, "threshold": self.threshold}
+        if self.max_value is None and not any(line.values()):
+            return x.relu()
+        largest = math.inf if self.max_value is None else self.max_value
+        return apply(ops.leaky_relu, x, **line, max_value=largest)
+
+
+class LeakyReLU(Layer):
+    """Layer that returns x where x > 0, else negative_slope x.
+
+    Parameters
+    ----------
+    negative_slope : float
+        0 or above. PyTorch's default is 0.01.
+
+    Examples
+    --------
+    >>> LeakyReLU(0.5)(Tensor([-1.0, 2.0]))
+    Tensor([-0.5,  2. ], dtype=float32)
+    """
+
+    negative_slope: Any = Number("[0, inf)")
+
+    def __init__(self, negative_slope: float = 0.3, **layer_arguments: Any):
+        super().__init__(**layer_arguments)
+        self.negative_slope = negative_slope
+
+    def call(self, x: Tensor) -> Tensor:
+        """Return the rectified input."""
+        return leaky_relu(x, self.negative_slope)
+
+
+class ELU(Layer):
+    """Layer that returns x where x > 0, else alpha (exp(x) - 1).
+
+    Parameters
+    ----------
+    alpha : float
+        The limit at minus infinity is -alpha.
+
+    Examples
+    --------
+    >>> ELU()(Tensor([-50.0, 2.0]))
+    Tensor([-1.,  2.], dtype=float32)
+    """
+
+    alpha: Any = Number("(-inf, inf)")
+
+    def __init__(self, alpha: float = 1.0, **layer_arguments: Any):
+        super().__init__(**layer_arguments)
+        self.alpha = alpha
+
+    def call(self, x: Tensor) -> Tensor:
+        """Return the exponential linear unit of the input."""
+        return elu(x, self.alpha)
 
 
 class Softmax(Layer):

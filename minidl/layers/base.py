@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from minidl import initializers
+from minidl import initializers, regularizers
 from minidl.alternatives import Unavailable, keras_defaults, missing_attribute, refuse_names
 from minidl.arguments import number_array, positive_integer, undefined
 from minidl.backend import get_backend
-from minidl.constraints import MaxNorm
+from minidl.constraints import Constraint
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor
 from minidl.layers import terms
 from minidl.layers.placement import Placement
+from minidl.regularizers import Regularizer
 from minidl.rng import RandomStream
 
 Kind = TypeVar("Kind")
@@ -47,9 +48,9 @@ class Layer:
     Notes
     -----
     `fit` records a step and replays it, see ``model.recording``. An optimizer with a rule of your
-    own prevents this. So does a layer, model, loss, metric or constraint of your own, unless its
-    class declares ``recordable = True``. A subclass does not inherit it. For a function as an
-    activation, set ``swish.recordable = True``. This promises:
+    own prevents this. So does a layer, model, loss, metric, regularizer or constraint of your own,
+    unless its class declares ``recordable = True``. A subclass does not inherit it. For a function
+    as an activation, set ``swish.recordable = True``. This promises:
 
     - Results depend only on inputs, weights, random streams and constants.
     - Nothing is read on the host, as by ``x.numpy()``, ``x.item()``, ``float(x)`` or ``if x > 0``.
@@ -58,6 +59,9 @@ class Layer:
 
     A schedule is a function of the number of the update. Callbacks need no promise, since they run
     between steps and may change anything there.
+
+    A layer in whose training an output depends on other samples, as in `BatchNormalization`, sets
+    the attribute ``needs_whole_batches = True``. It is then not trained on parts of batches.
 
     Examples
     --------
@@ -104,6 +108,7 @@ class Layer:
     output_shape: tuple[int | None, ...] | None = None
     built = False
     placement: Placement | None = None
+    needs_whole_batches = False  # whether one sample's output depends on the others in the batch
     scope = ""  # the names of the layers around it, if another layer has its name
     _weight_names: tuple[str, ...] = ()
     trainable = Unavailable("Layer")
@@ -194,8 +199,9 @@ class Layer:
         name: str,
         shape: tuple[int, ...],
         initializer: str | initializers.Initializer,
-        constraint: MaxNorm | None = None,
+        constraint: Constraint | None = None,
         learning_rate_factor: float = 1.0,
+        regularizer: str | Regularizer | None = None,
     ) -> Parameter:
         """Return a new weight; call this in `build` and store the result in an attribute.
 
@@ -207,10 +213,12 @@ class Layer:
             The shape.
         initializer : str or Initializer
             The initial values.
-        constraint : MaxNorm, optional
+        constraint : Constraint, optional
             Applied after each update.
         learning_rate_factor : float
             0 or above. Optimizers multiply their learning rate by it for this weight.
+        regularizer : str or Regularizer, optional
+            Its penalty on the weight is a term of the loss.
 
         Raises
         ------
@@ -247,6 +255,7 @@ class Layer:
         parameter = Parameter(values, placement.backend, full_name, stream)
         parameter.constraint = constraint
         parameter.learning_rate_factor = learning_rate_factor
+        parameter.regularizer = regularizers.get(regularizer)
         self._weight_names = (*self._weight_names, name)
         return parameter
 
@@ -285,16 +294,18 @@ class Layer:
                 f"{self.label}: expected add_loss within call, got it outside. Call the layer."
             )
         backend = None if self.placement is None else self.placement.backend
-        found.append((self, terms.checked(self.label, term, backend)))
+        found.append((self, terms.checked(f"{self.label}: add_loss", term, backend)))
 
     @property
     def losses(self) -> list[Tensor]:
-        """The terms that this layer, and layers below it, added in its latest call.
+        """The terms that this layer and layers below it added in its latest call, and penalties.
 
-        `fit`, `evaluate` and `predict` call the layers of a model, but not the model itself.
+        The penalties are those of the regularizers, computed anew from the weights. `fit`,
+        `evaluate` and `predict` call the layers of a model, but not the model itself.
         """
         below = set(self.walk())
-        return [term for layer, term in getattr(self, "_terms", ()) if layer in below]
+        added = [term for layer, term in getattr(self, "_terms", ()) if layer in below]
+        return added + terms.penalties(self.parameters())
 
     # -------------------------------------------------------------------- for users
 

@@ -8,7 +8,7 @@ import numpy as np
 from minidl import rng
 from minidl.arguments import Number
 from minidl.engine.tensor import Tensor
-from minidl.initializers import Initializer
+from minidl.initializers import Constant
 from minidl.layers.dense import Dense
 from minidl.layers.random_layer import RandomLayer
 
@@ -105,7 +105,7 @@ class ConcreteDropout(RandomLayer):
 
     def build(self, input_shape: tuple[int, ...]) -> None:
         """Create the logit of the rate."""
-        value = _Constant(math.log(self.rate) - math.log1p(-self.rate))
+        value = Constant(math.log(self.rate) - math.log1p(-self.rate))
         factor = self.learning_rate_factor
         self.logit = self.add_weight("logit", (1,), value, learning_rate_factor=factor)
 
@@ -136,17 +136,3 @@ class ConcreteDropout(RandomLayer):
     def learned_rate(self) -> float:
         """The present rate; reading it waits for the device."""
         return (1 + math.tanh(self.logit.item() / 2)) / 2 if self.built else self.rate
-
-
-class _Constant(Initializer):
-    """One value everywhere."""
-
-    is_random = False
-
-    def __init__(self, value: float):
-        super().__init__()
-        self.value = value
-
-    def draw(self, shape: tuple[int, ...], *, seed: int, stream: int) -> np.ndarray:
-        """Return the value."""
-        return np.full(shape, self.value)

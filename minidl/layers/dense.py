@@ -3,22 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
-from minidl import constraints
+from minidl import constraints, regularizers
 from minidl.alternatives import keras_defaults
 from minidl.arguments import positive_integer
 from minidl.backend import Backend
-from minidl.constraints import MaxNorm
+from minidl.constraints import Constraint
 from minidl.engine import ops
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor, apply
 from minidl.initializers import Initializer
 from minidl.layers import activations
 from minidl.layers.base import AS_BATCH, Layer
+from minidl.regularizers import Regularizer
 
 
-@keras_defaults(
-    kernel_regularizer=None, bias_regularizer=None, bias_constraint=None, lora_rank=None
-)
+@keras_defaults(lora_rank=None)
 class Dense(Layer):
     """Compute ``activation(x @ weight + bias)``.
 
@@ -27,14 +26,18 @@ class Dense(Layer):
     units : int
         The size of the output's last axis, at least 1.
     activation : str or callable, optional
-        ``"relu"``, ``"selu"``, ``"sigmoid"``, ``"tanh"``, ``"softmax"``, ``"linear"``, or a
-        function of a tensor. None is linear.
+        ``"relu"``, ``"leaky_relu"`` (with slope 0.2), ``"elu"``, ``"selu"``, ``"gelu"``,
+        ``"gelu_tanh"`` (Keras' ``approximate=True``), ``"silu"`` or ``"swish"``, ``"softplus"``,
+        ``"sigmoid"``, ``"tanh"``, ``"softmax"``, ``"linear"``, or a function of a tensor. None is
+        linear.
     use_bias : bool
         Whether a bias is added.
     kernel_initializer, bias_initializer : str or Initializer
         The initial values of weight and bias.
-    kernel_constraint : str or MaxNorm, optional
-        Applied to the weight after each update.
+    kernel_regularizer, bias_regularizer : str or Regularizer, optional
+        Their penalties on weight and bias are terms of the loss.
+    kernel_constraint, bias_constraint : str or Constraint, optional
+        Applied to weight and bias after each update.
 
     Attributes
     ----------
@@ -63,7 +66,10 @@ class Dense(Layer):
         kernel_initializer: str | Initializer = "glorot_uniform",
         bias_initializer: str | Initializer = "zeros",
         *,
-        kernel_constraint: str | MaxNorm | None = None,
+        kernel_constraint: str | Constraint | None = None,
+        bias_constraint: str | Constraint | None = None,
+        kernel_regularizer: str | Regularizer | None = None,
+        bias_regularizer: str | Regularizer | None = None,
         **layer_arguments: Any,
     ):
         super().__init__(**layer_arguments)
@@ -73,6 +79,9 @@ class Dense(Layer):
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
         self.kernel_constraint = constraints.get(kernel_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
 
     def build(self, input_shape: tuple[int, ...]) -> None:
         """Create weight and bias."""
@@ -82,12 +91,12 @@ class Dense(Layer):
                 f"shape {tuple(input_shape[1:])}. Axis 0 is the batch: {AS_BATCH}"
             )
         shape = (input_shape[-1], self.units)
-        self.weight = self.add_weight(
-            "weight", shape, self.kernel_initializer, self.kernel_constraint
-        )
+        kernel: Any = {"constraint": self.kernel_constraint, "regularizer": self.kernel_regularizer}
+        self.weight = self.add_weight("weight", shape, self.kernel_initializer, **kernel)
         self.bias: Parameter | None = None
         if self.use_bias:
-            self.bias = self.add_weight("bias", (self.units,), self.bias_initializer)
+            bias: Any = {"constraint": self.bias_constraint, "regularizer": self.bias_regularizer}
+            self.bias = self.add_weight("bias", (self.units,), self.bias_initializer, **bias)
 
     def call(self, x: Tensor) -> Tensor:
         """Return the layer's output, of shape (batch, units)."""

@@ -7,13 +7,14 @@ from typing import Any
 from minidl_kernels.placed import keeps_all
 
 from minidl import rng
-from minidl.constraints import MaxNorm
+from minidl.constraints import Constraint
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
 from minidl.initializers import Initializer
 from minidl.layers.base import Layer
 from minidl.layers.dense import Dense
 from minidl.layers.random_layer import RandomLayer, Rate
+from minidl.regularizers import Regularizer
 
 
 class DropConnect(Dense, RandomLayer):
@@ -66,7 +67,10 @@ class DropConnect(Dense, RandomLayer):
         kernel_initializer: str | Initializer = "glorot_uniform",
         bias_initializer: str | Initializer = "zeros",
         *,
-        kernel_constraint: str | MaxNorm | None = None,
+        kernel_constraint: str | Constraint | None = None,
+        bias_constraint: str | Constraint | None = None,
+        kernel_regularizer: str | Regularizer | None = None,
+        bias_regularizer: str | Regularizer | None = None,
         seed: int | None = None,
         stream: int | None = None,
         **layer_arguments: Any,
@@ -78,6 +82,9 @@ class DropConnect(Dense, RandomLayer):
             kernel_initializer,
             bias_initializer,
             kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
             seed=seed,
             stream=stream,
             **layer_arguments,

@@ -3,12 +3,13 @@
 They are not attributes of layers, so that neither a copy nor a file of a model holds them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from minidl.backend import Backend
+from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor
 
 Terms = list[tuple[Any, Tensor]]  # each with the layer that added it
@@ -36,16 +37,25 @@ def checked(who: str, term: Any, backend: Backend | None) -> Tensor:
     """Return a term if it is a scalar tensor of the device, else raise TypeError or ValueError."""
     if not isinstance(term, Tensor):
         raise TypeError(
-            f"{who}: add_loss: expected a Tensor, got a {type(term).__name__}. Compute the term "
+            f"{who}: expected a Tensor, got a {type(term).__name__}. Compute the term "
             "with operations of tensors."
         )
     if term.shape != ():
         raise ValueError(
-            f"{who}: add_loss: expected a scalar, got shape {term.shape}. Take its mean() or sum()."
+            f"{who}: expected a scalar, got shape {term.shape}. Take its mean() or sum()."
         )
     if backend is not None and term.backend is not backend:
         raise ValueError(
-            f"{who}: add_loss: expected a term on {backend.name}, got one on {term.device}. Move "
+            f"{who}: expected a term on {backend.name}, got one on {term.device}. Move "
             f'it with .to("{backend.name}").'
         )
     return term
+
+
+def penalties(parameters: Iterable[Parameter]) -> list[Tensor]:
+    """Return the penalties on the weights that are trained and have a regularizer."""
+    return [
+        checked(f"the regularizer of {p.name}", p.regularizer(p), p.backend)
+        for p in parameters
+        if p.regularizer is not None and p.requires_grad
+    ]

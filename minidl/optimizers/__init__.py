@@ -2,6 +2,6 @@
 
 from minidl.optimizers import schedules
 from minidl.optimizers.base import Optimizer
-from minidl.optimizers.rules import SGD, Adam, AdamW, RMSprop, get
+from minidl.optimizers.rules import SGD, Adam, AdamW, Nadam, RMSprop, get
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "get", "schedules"]
+__all__ = ["SGD", "Adam", "AdamW", "Nadam", "Optimizer", "RMSprop", "get", "schedules"]

@@ -6,20 +6,24 @@ for one array.
 """
 
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from minidl.alternatives import RefusesMethods, Unavailable, missing_attribute
-from minidl.arguments import Number, undefined
+from minidl.arguments import Number, as_list, positive_integer, undefined
 from minidl.backend import Array, Backend
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import schedules
-from minidl.optimizers.schedules import LearningRateSchedule
+from minidl.optimizers.buffers import Buffers, scale_down, trained_of, views_of
+from minidl.optimizers.schedules import LearningRate
+
+Group = tuple[float, float]  # factors of the learning rate and of the decay
 
 # Attributes that change from update to update; `rule` does not read them.
-_COUNTERS = {"iterations", "is_changing", "without_gradient", "_learning_rate"}
+_COUNTERS = {"calls", "is_changing", "without_gradient", "_learning_rate"}
 
 
 class Optimizer(RefusesMethods):
@@ -27,16 +31,29 @@ class Optimizer(RefusesMethods):
 
     Parameters
     ----------
-    learning_rate : float or LearningRateSchedule
-        0 or above. It can be set between updates.
+    learning_rate : float or callable
+        0 or above. It can be set between updates. A `LearningRateSchedule`, or another function of
+        the number of the update, returns it. Files can hold schedules, but not other functions.
     weight_decay : float, optional
         Each update first shrinks the weights by this times the learning rate (decoupled, as in
         Loshchilov & Hutter, ICLR 2019, algorithm 2).
+    clipnorm, clipvalue, global_clipnorm : float, optional
+        Above 0; at most one of them. The largest norm of the gradient of each weight, the largest
+        absolute value of an element, or the largest norm of all gradients together (Pascanu et al.,
+        ICML 2013). Larger ones are scaled down, or cut. On the CPU, such updates are not recorded.
+    gradient_accumulation_steps : int, optional
+        Only every n-th call of `update` changes the weights, by the mean of n gradients. Clipping,
+        decay and learning rate belong to this update. Such steps are not recorded.
+    undecayed : sequence of str
+        Regular expressions. Weights in whose name one is found are not decayed; see also
+        `exclude_from_weight_decay`.
 
     Attributes
     ----------
     iterations : int
         The number of updates made.
+    calls : int
+        The number of calls of `update`: the updates, or the gradients that were accumulated.
     state : dict of str to array
         The flat buffers of the rule, by `state_names`.
     without_gradient : dict
@@ -71,18 +88,41 @@ class Optimizer(RefusesMethods):
     backend: Backend  # of the weights, known from the first update on
     lr = Unavailable("Optimizer")
     weight_decay: Any = Number("[0, inf)", or_none=True)
+    clipnorm: Any = Number("(0, inf)", or_none=True)
+    clipvalue: Any = Number("(0, inf)", or_none=True)
+    global_clipnorm: Any = Number("(0, inf)", or_none=True)
 
     def __init__(
-        self, learning_rate: float | LearningRateSchedule, *, weight_decay: float | None = None
+        self,
+        learning_rate: LearningRate,
+        *,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        undecayed: Sequence[str] = (),
     ):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
-        self.iterations = 0
+        self.clipnorm, self.clipvalue = clipnorm, clipvalue
+        self.global_clipnorm = global_clipnorm
+        who, steps = type(self).__name__, gradient_accumulation_steps
+        if [clipnorm, clipvalue, global_clipnorm].count(None) < 2:
+            raise ValueError(
+                f"{who}: expected at most one of clipnorm, clipvalue and global_clipnorm, got "
+                "several. Choose one."
+            )
+        if steps is not None:
+            steps = positive_integer(f"{who}: gradient_accumulation_steps", steps)
+        self.gradient_accumulation_steps = steps
+        self.undecayed = tuple(as_list(who, "undecayed", undecayed))
+        self.calls = 0
         self.is_changing = False
         self.without_gradient: dict[str, None] = {}
         self.state: dict[str, Array] = {}
         self._parameters: list[Parameter] = []
-        self._buffers: _Buffers | None = None
+        self._buffers: Buffers | None = None
 
     if not TYPE_CHECKING:  # type checkers would accept every attribute
 
@@ -94,20 +134,61 @@ class Optimizer(RefusesMethods):
         return vars(self) | {"_buffers": None}
 
     @property
-    def learning_rate(self) -> float | LearningRateSchedule:
+    def learning_rate(self) -> LearningRate:
         """The learning rate of the next update, or the schedule that returns it."""
         return self._learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, rate: float | LearningRateSchedule) -> None:
-        number = rate if isinstance(rate, LearningRateSchedule) else schedules.as_rate(rate)
+    def learning_rate(self, rate: LearningRate) -> None:
+        is_function = callable(rate) and not isinstance(rate, type)
+        number = rate if is_function else schedules.as_rate(rate)
         if number is None:
             error = ValueError if isinstance(rate, Real) else TypeError
             raise error(
-                f"{type(self).__name__}: expected learning_rate to be {schedules.RATE} or a "
-                f"LearningRateSchedule, got {rate!r}. Pass a float such as 0.001."
+                f"{type(self).__name__}: expected learning_rate to be {schedules.RATE}, or a "
+                f"LearningRateSchedule or another function of the update, got {rate!r}. Pass a "
+                "float such as 0.001."
             )
-        self._learning_rate: float | LearningRateSchedule = number
+        self._learning_rate: LearningRate = number
+
+    @property
+    def iterations(self) -> int:
+        """The number of updates made."""
+        return self.calls // (self.gradient_accumulation_steps or 1)
+
+    @iterations.setter
+    def iterations(self, updates: int) -> None:
+        self.calls = updates * (self.gradient_accumulation_steps or 1)
+
+    @property
+    def buffer_names(self) -> tuple[str, ...]:
+        """The names of the flat buffers in `state`: those of the rule, and sums of gradients."""
+        return (*self.state_names, *(["accumulated"] if self.gradient_accumulation_steps else ()))
+
+    def exclude_from_weight_decay(
+        self,
+        var_list: Sequence[Parameter] | None = None,
+        var_names: Sequence[str] | None = None,
+    ) -> None:
+        """Leave the decay out for these weights, and for those in whose name a pattern is found.
+
+        Parameters
+        ----------
+        var_list : sequence of Parameter, optional
+            Weights.
+        var_names : sequence of str, optional
+            Regular expressions, such as ``"bias"``.
+
+        Examples
+        --------
+        >>> from minidl import optimizers
+        >>> optimizer = optimizers.AdamW()
+        >>> optimizer.exclude_from_weight_decay(var_names=["bias"])
+        >>> optimizer.undecayed
+        ('bias',)
+        """
+        exact = (f"^{re.escape(parameter.name)}$" for parameter in var_list or ())
+        self.undecayed = *self.undecayed, *exact, *(var_names or ())
 
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Multiply the flat `weights` by `decay` and update them, in place.
@@ -120,22 +201,36 @@ class Optimizer(RefusesMethods):
         """Return the step size of an update for its learning rate: usually the same."""
         return rate
 
-    def numbers(
-        self, ahead: int = 0, factors: Sequence[float] = (1.0,)
-    ) -> tuple[tuple[float, float], ...]:
-        """Return step size and decay of the next update, or a later one, which `rule` takes.
+    def step_sizes(self, rate: float, iterations: int) -> tuple[float, ...]:
+        """Return the numbers that `rule` takes before the decay: usually the step size alone."""
+        return (self.step_size(rate, iterations),)
 
-        Each pair is for one of the factors of the learning rate.
+    def groups_of(self, parameters: Sequence[Parameter]) -> list[Group]:
+        """Return the groups of parameters that share their numbers, in order, each once."""
+        return list(dict.fromkeys(map(self._group, parameters)))
+
+    def _group(self, parameter: Parameter) -> Group:
+        """Return the factors of the learning rate and of the decay."""
+        patterns = self.undecayed if self.weight_decay else ()
+        is_excluded = any(re.search(pattern, parameter.name) for pattern in patterns)
+        return parameter.learning_rate_factor, float(not is_excluded)
+
+    def numbers(
+        self, ahead: int = 0, groups: Sequence[Group] = ((1.0, 1.0),)
+    ) -> tuple[tuple[float, ...], ...]:
+        """Return step size and decay for the next or a later call of `update`, which `rule` takes.
+
+        They are returned for each of the groups.
 
         Raises
         ------
         ValueError
             If the schedule returns an invalid learning rate.
         """
-        iterations = self.iterations + ahead
+        iterations = (self.calls + ahead) // (self.gradient_accumulation_steps or 1)
         rate, decay = self._rate(iterations), self.weight_decay or 0
-        rates = [rate * factor for factor in factors]
-        return tuple((self.step_size(each, iterations), 1 - each * decay) for each in rates)
+        rates = [(rate * factor, decay * share) for factor, share in groups]
+        return tuple((*self.step_sizes(each, iterations), 1 - each * d) for each, d in rates)
 
     def gradients_of(self, parameters: Sequence[Parameter]) -> Mapping[Parameter, Array]:
         """Return the arrays that `update` reads gradients from, for ``backward(into=...)``.
@@ -143,7 +238,7 @@ class Optimizer(RefusesMethods):
         A gradient that is written there is not copied. The next step overwrites it. Frozen
         parameters have no array.
         """
-        trained = _trained(parameters)
+        trained = trained_of(parameters)
         if not trained:
             return {}
         with trained[0].backend.active:
@@ -152,11 +247,11 @@ class Optimizer(RefusesMethods):
     def update(
         self,
         parameters: Sequence[Parameter],
-        numbers: Sequence[tuple[float, float]] | None = None,
+        numbers: Sequence[tuple[float, ...]] | None = None,
     ) -> None:
         """Update `parameters` from their ``grad``, and clear ``grad``.
 
-        `numbers` are what `numbers` returns for `factors_of` the parameters, if they are known.
+        `numbers` are what `numbers` returns for `groups_of` the parameters, if they are known.
 
         Parameters that require no gradient are frozen: they stay as they are. So do those without
         a gradient, on which no loss depends: neither weights nor state of theirs change, as in
@@ -171,7 +266,7 @@ class Optimizer(RefusesMethods):
             As `check`.
         """
         self.is_changing = False
-        parameters = _trained(parameters)
+        parameters = trained_of(parameters)
         if not parameters:
             return
         without = [parameter for parameter in parameters if parameter.grad is None]
@@ -182,9 +277,9 @@ class Optimizer(RefusesMethods):
                 "backward() on a loss that depends on them."
             )
         self.backend = backend = parameters[0].backend
-        factors = factors_of(parameters)
-        numbers = self.numbers(0, factors) if numbers is None else numbers
-        by_factor = dict(zip(factors, numbers, strict=True))
+        groups = self.groups_of(parameters)
+        numbers = self.numbers(0, groups) if numbers is None else numbers
+        by_group = dict(zip(groups, numbers, strict=True))
         with backend.active:
             buffers = self._laid_out(parameters)
             for parameter, view in buffers.gradient_views.items():
@@ -199,30 +294,58 @@ class Optimizer(RefusesMethods):
                 parameter.note_change()
             kept = [view.copy() for view in self._views_of(without)] if without else []
             self.is_changing = True
-            self._run_rule(buffers, by_factor)
-            for parameter in parameters:
-                if parameter.constraint is not None:
-                    backend.not_recorded(f"{parameter.name} has a constraint")
-                    parameter.constraint.apply(parameter.data, backend)
+            if self._is_due(buffers.gradients):
+                self._clip(buffers)
+                self._run_rule(buffers, by_group)
+                for parameter in parameters:
+                    if parameter.constraint is not None:
+                        backend.not_recorded(f"{parameter.name} has a constraint")
+                        parameter.constraint.apply(parameter.data, backend)
             if without:  # the rule and the constraints are for all weights
                 for view, values in zip(self._views_of(without), kept, strict=True):
                     view[...] = values
                 self.without_gradient |= {parameter.name: None for parameter in without}
-        self.iterations += 1
+        self.calls += 1
         self.is_changing = False
 
-    def _run_rule(self, buffers: "_Buffers", numbers: Mapping[float, tuple[float, float]]) -> None:
-        """Run the rule on each part of the buffers whose weights share a factor."""
+    def _is_due(self, gradients: Array) -> bool:
+        """Return whether this call updates, by the mean of the gradients since the last update."""
+        steps = self.gradient_accumulation_steps
+        if steps is None:
+            return True
+        total = self.state["accumulated"]
+        if (self.calls + 1) % steps:
+            total += gradients
+            return False
+        gradients += total
+        gradients /= steps
+        total[...] = 0
+        return True
+
+    def _clip(self, buffers: Buffers) -> None:
+        """Cut the elements of the gradients, or scale them down to the largest norm."""
+        if self.clipvalue or self.clipnorm or self.global_clipnorm:
+            self.backend.not_recorded("gradients are clipped")
+        if self.clipvalue:
+            flat = buffers.gradients
+            self.backend.xp.clip(flat, -self.clipvalue, self.clipvalue, out=flat)
+        for gradient in buffers.gradient_views.values() if self.clipnorm else ():
+            scale_down(gradient, self.clipnorm, self.backend)
+        if self.global_clipnorm:
+            scale_down(buffers.gradients, self.global_clipnorm, self.backend)
+
+    def _run_rule(self, buffers: Buffers, numbers: Mapping[Group, tuple[float, ...]]) -> None:
+        """Run the rule on each part of the buffers whose weights share a group."""
         if len(numbers) == 1:
             self.rule(buffers.weights, buffers.gradients, *next(iter(numbers.values())))
             return
         state, end = self.state, 0
         try:
-            for factor, group in groupby(self._parameters, _factor):
-                start, end = end, end + sum(parameter.size for parameter in group)
+            for group, members in groupby(self._parameters, self._group):
+                start, end = end, end + sum(parameter.size for parameter in members)
                 self.state = {name: flat[start:end] for name, flat in state.items()}
                 weights, gradients = buffers.weights[start:end], buffers.gradients[start:end]
-                self.rule(weights, gradients, *numbers[factor])
+                self.rule(weights, gradients, *numbers[group])
         finally:
             self.state = state
 
@@ -230,7 +353,7 @@ class Optimizer(RefusesMethods):
         """Count updates of `parameters` that were replayed."""
         for parameter in parameters:
             parameter.note_change()
-        self.iterations += times
+        self.calls += times
 
     @property
     def buffers(self) -> dict[str, Array]:
@@ -251,16 +374,16 @@ class Optimizer(RefusesMethods):
         """Return the parts of the weights and of the state that belong to `parameters`."""
         assert self._buffers is not None, "laid out by update"
         flats = [self._buffers.weights, *(self.state[name] for name in self.state_names)]
-        views = [_views(flat, self._parameters) for flat in flats]
+        views = [views_of(flat, self._parameters) for flat in flats]
         return [view[parameter] for view in views for parameter in parameters]
 
     def _rate(self, iterations: int) -> float:
         """Return the learning rate of an update."""
         schedule = self.learning_rate
-        if not isinstance(schedule, LearningRateSchedule):
+        if not callable(schedule):
             return schedule
         # A Python float adopts the dtype of the weights; a NumPy float64 would not.
-        who = f"{type(self).__name__}: {type(schedule).__name__}"
+        who = f"{type(self).__name__}: {schedules.name_of(schedule)}"
         try:
             rate: Any = schedule(iterations)
         except ArithmeticError as error:  # an overflow, or a division by zero
@@ -269,7 +392,7 @@ class Optimizer(RefusesMethods):
 
     def is_for(self, parameters: Sequence[Parameter]) -> bool:
         """Return whether `update` accepts `parameters`: any at first, then the same ones."""
-        return self._are_known(_trained(parameters))
+        return self._are_known(trained_of(parameters))
 
     def check(self, parameters: Sequence[Parameter]) -> None:
         """Raise if `update` would reject `parameters`.
@@ -281,7 +404,7 @@ class Optimizer(RefusesMethods):
         TypeError
             If they are float16.
         """
-        trained, who = _trained(parameters), type(self).__name__
+        trained, who = trained_of(parameters), type(self).__name__
         if not self._are_known(trained):
             raise ValueError(
                 f"{who}: expected the {len(self._parameters)} weights of the first update, got "
@@ -304,16 +427,14 @@ class Optimizer(RefusesMethods):
         known = self._parameters
         return not known or (len(trained) == len(known) and all(map(operator.is_, trained, known)))
 
-    def restore(
-        self, parameters: Sequence[Parameter], iterations: int, state: dict[str, Array]
-    ) -> None:
-        """Set the iterations and the state of an optimizer that has updated `parameters`."""
-        self._parameters = _trained(parameters) if iterations else []
+    def restore(self, parameters: Sequence[Parameter], calls: int, state: dict[str, Array]) -> None:
+        """Set the calls and the state of an optimizer that has updated `parameters`."""
+        self._parameters = trained_of(parameters) if calls else []
         self._buffers = None
-        self.iterations = iterations
+        self.calls = calls
         self.state = state
 
-    def _laid_out(self, parameters: Sequence[Parameter]) -> "_Buffers":
+    def _laid_out(self, parameters: Sequence[Parameter]) -> Buffers:
         """Return the buffers that the weights are views of, and make those that are missing.
 
         State may be missing later, too: momentum can be set after the first update.
@@ -322,48 +443,8 @@ class Optimizer(RefusesMethods):
         if buffers is None or not self._are_known(parameters) or not buffers.are_in_use():
             self.check(parameters)
             self._parameters = list(parameters)
-            self._buffers = buffers = _Buffers(self._parameters)
-        for name in self.state_names:
+            self._buffers = buffers = Buffers(self._parameters)
+        for name in self.buffer_names:
             if name not in self.state:
                 self.state[name] = xp.zeros_like(buffers.weights)
         return buffers
-
-
-class _Buffers:
-    """Flat buffers of all weights and gradients, and the views of them by parameter."""
-
-    def __init__(self, parameters: Sequence[Parameter]):
-        xp = parameters[0].backend.xp
-        self.weights = xp.concatenate([parameter.data.ravel() for parameter in parameters])
-        self.gradients = xp.empty_like(self.weights)
-        self.weight_views = _views(self.weights, parameters)
-        self.gradient_views = _views(self.gradients, parameters)
-        for parameter, view in self.weight_views.items():
-            parameter.data = view
-
-    def are_in_use(self) -> bool:
-        """Return whether the weights are still views of these buffers."""
-        return all(parameter.data is view for parameter, view in self.weight_views.items())
-
-
-def _trained(parameters: Sequence[Parameter]) -> list[Parameter]:
-    """Return the parameters that are not frozen."""
-    return [parameter for parameter in parameters if parameter.requires_grad]
-
-
-_factor = operator.attrgetter("learning_rate_factor")
-
-
-def factors_of(parameters: Sequence[Parameter]) -> list[float]:
-    """Return the factors of the learning rate that occur, in order, each once."""
-    return list(dict.fromkeys(map(_factor, parameters)))
-
-
-def _views(flat: Array, parameters: Sequence[Parameter]) -> dict[Parameter, Array]:
-    """Return views of consecutive parts of a flat buffer, one for each parameter."""
-    views, start = {}, 0
-    for parameter in parameters:
-        end = start + parameter.size
-        views[parameter] = flat[start:end].reshape(parameter.shape)
-        start = end
-    return views

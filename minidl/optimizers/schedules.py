@@ -1,7 +1,7 @@
 """Schedules of the learning rate, or of a dropout rate: functions of the number of updates."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from minidl.alternatives import keras_defaults
@@ -9,6 +9,7 @@ from minidl.arguments import Number, as_list, finite, number, shown_arguments, u
 
 __all__ = [
     "CosineDecay",
+    "CosineDecayRestarts",
     "ExponentialDecay",
     "InverseTimeDecay",
     "LearningRateSchedule",
@@ -17,6 +18,8 @@ __all__ = [
 ]
 
 RATE = "a finite number, 0 or above"
+LearningRate = float | Callable[[int], float]
+"""A number, a `LearningRateSchedule`, or another function of the update."""
 
 
 def as_rate(value: Any) -> float | None:
@@ -28,6 +31,11 @@ def as_rate(value: Any) -> float | None:
         return value
     rate = finite(value)
     return rate if rate is not None and rate >= 0 else None
+
+
+def name_of(schedule: Callable[[int], float]) -> str:
+    """Return the name of a function, or of the class of a schedule."""
+    return getattr(schedule, "__name__", type(schedule).__name__)
 
 
 def returned_rate(who: str, value: Any, when: str) -> float:
@@ -174,39 +182,127 @@ class PiecewiseConstantDecay(LearningRateSchedule):
         return self.values[sum(step > boundary for boundary in self.boundaries)]
 
 
-@keras_defaults(name="CosineDecay", warmup_target=None, warmup_steps=0)
+def _half_cosine(fraction: float) -> float:
+    """Return half a cosine: 1 for a fraction of 0, 0 for one of 1."""
+    return (1 + math.cos(math.pi * fraction)) / 2
+
+
+@keras_defaults(name="CosineDecay")
 class CosineDecay(LearningRateSchedule):
     """Half a cosine from the initial value to `alpha` times it, in `decay_steps` updates.
 
-    Loshchilov & Hutter, "SGDR", ICLR 2017, equation 5, without restarts.
+    Loshchilov & Hutter, "SGDR", ICLR 2017, equation 5, without restarts. With `warmup_target`, the
+    learning rate first grows in a straight line to this value, in `warmup_steps` updates. The
+    cosine begins there.
 
     Parameters
     ----------
     initial_learning_rate : float
         The learning rate of the first update.
     decay_steps : int
-        The number of updates until the minimum, above 0.
+        The number of updates of the cosine, above 0.
     alpha : float
-        The minimum, as a fraction of the initial learning rate.
+        The minimum, as a fraction of the value at which the cosine begins.
+    warmup_target : float, optional
+        The value after the warm-up, 0 or above; None for no warm-up.
+    warmup_steps : int
+        The number of updates of the warm-up.
 
     Examples
     --------
     >>> round(CosineDecay(0.1, decay_steps=10)(5), 6)
     0.05
+    >>> warm = CosineDecay(0.0, decay_steps=10, warmup_target=0.1, warmup_steps=4)
+    >>> [round(warm(step), 6) for step in (0, 2, 4, 9, 14)]
+    [0.0, 0.05, 0.1, 0.05, 0.0]
     """
 
     initial_learning_rate: Any = Number("[0, inf)", keeps_int=True)
     decay_steps: Any = Number("(0, inf)", keeps_int=True)
     alpha: Any = Number("[0, inf)", keeps_int=True)
+    warmup_target: Any = Number("[0, inf)", or_none=True, keeps_int=True)
+    warmup_steps: Any = Number("[0, inf)", keeps_int=True)
 
-    def __init__(self, initial_learning_rate: float, decay_steps: int, alpha: float = 0.0):
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: int,
+        alpha: float = 0.0,
+        *,
+        warmup_target: float | None = None,
+        warmup_steps: int = 0,
+    ):
         self.initial_learning_rate = initial_learning_rate
         self.decay_steps = decay_steps
         self.alpha = alpha
+        self.warmup_target, self.warmup_steps = warmup_target, warmup_steps
+        if warmup_steps and warmup_target is None:
+            raise ValueError(
+                f"CosineDecay: expected warmup_target with warmup_steps={warmup_steps}, got None. "
+                "Pass the learning rate after the warm-up."
+            )
 
     def __call__(self, step: int) -> float:
-        """Return the learning rate; after `decay_steps` it is constant."""
-        cosine = (1 + math.cos(math.pi * min(step / self.decay_steps, 1.0))) / 2
+        """Return the learning rate; after the cosine it is constant."""
+        first, target = self.initial_learning_rate, self.warmup_target
+        if target is not None:
+            if step < self.warmup_steps:
+                return first + (target - first) * (step / self.warmup_steps)
+            first, step = target, step - self.warmup_steps
+        cosine = _half_cosine(min(step / self.decay_steps, 1.0))
+        return first * ((1 - self.alpha) * cosine + self.alpha)
+
+
+@keras_defaults(name="SGDRDecay")
+class CosineDecayRestarts(LearningRateSchedule):
+    """Half cosines, each from a maximum to `alpha` times the initial learning rate.
+
+    Loshchilov & Hutter, "SGDR", ICLR 2017, section 3.
+
+    Parameters
+    ----------
+    initial_learning_rate : float
+        The learning rate of the first update.
+    first_decay_steps : int
+        The number of updates of the first cosine, above 0.
+    t_mul : float
+        The number of updates of each cosine, relative to the one before; 1 or above.
+    m_mul : float
+        The maximum of each cosine, relative to the one before; 0 or above.
+    alpha : float
+        The minimum, as a fraction of the initial learning rate.
+
+    Examples
+    --------
+    >>> rate = CosineDecayRestarts(0.1, first_decay_steps=10, m_mul=0.5)
+    >>> [round(rate(step), 6) for step in (0, 5, 10, 20, 30)]
+    [0.1, 0.05, 0.05, 0.025, 0.025]
+    """
+
+    initial_learning_rate: Any = Number("[0, inf)", keeps_int=True)
+    first_decay_steps: Any = Number("(0, inf)", keeps_int=True)
+    t_mul: Any = Number("[1, inf)", keeps_int=True)
+    m_mul: Any = Number("[0, inf)", keeps_int=True)
+    alpha: Any = Number("[0, inf)", keeps_int=True)
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        first_decay_steps: int,
+        t_mul: float = 2.0,
+        m_mul: float = 1.0,
+        alpha: float = 0.0,
+    ):
+        self.initial_learning_rate, self.alpha = initial_learning_rate, alpha
+        self.first_decay_steps, self.t_mul, self.m_mul = first_decay_steps, t_mul, m_mul
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of the cosine that holds `step`."""
+        length = self.first_decay_steps
+        restarts, left = divmod(step, length) if self.t_mul == 1 else (0, step)
+        while left >= length:
+            restarts, left, length = restarts + 1, left - length, length * self.t_mul
+        cosine = self.m_mul**restarts * _half_cosine(left / length)
         return self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha)
 
 

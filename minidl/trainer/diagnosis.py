@@ -7,7 +7,7 @@ from minidl.batches import Batch
 from minidl.engine.backward import no_grad
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor
-from minidl.layers import terms
+from minidl.layers import terms, updates
 from minidl.trainer.fusion import Plan
 from minidl.trainer.loop import Run
 
@@ -53,7 +53,8 @@ def _failing_layer(plan: Plan, batch: Batch, step: int) -> str | None:
     if not _is_finite(batch.x):
         return "the inputs"
     x = batch.x
-    with rng.training(step=step), no_grad(), terms.collected() as added:
+    training = rng.training(step=step)
+    with training, no_grad(), updates.collected(), terms.collected() as added:
         for layer in plan.layers:
             x = layer(x)
             if not _is_finite(x):

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 
 from minidl.backend import Array, Backend
-from minidl.constraints import MaxNorm
+from minidl.constraints import Constraint
 from minidl.losses import Loss
 from minidl.metrics import Metric
 from minidl.optimizers import Optimizer
 from minidl.optimizers.schedules import LearningRateSchedule
+from minidl.regularizers import Regularizer
 from minidl.rng import RandomStream
 
 Fingerprint = list[tuple[str, Any]]  # names, each with a value that changes with what it stands for
-DESCRIBED = (Loss, MaxNorm, Metric, Optimizer, LearningRateSchedule)
+DESCRIBED = (Loss, Constraint, Regularizer, Metric, Optimizer, LearningRateSchedule)
 
 
 def fingerprint_of(model: Any, state: Mapping[str, Any]) -> Fingerprint:
@@ -38,7 +39,10 @@ def fingerprint_of(model: Any, state: Mapping[str, Any]) -> Fingerprint:
         found.append((f"requires_grad of {parameter.name}", parameter.requires_grad))
         factor = parameter.learning_rate_factor
         found.append((f"learning_rate_factor of {parameter.name}", factor))
-        found.append((f"the constraint of {parameter.name}", _value(parameter.constraint, backend)))
+        for name in ("constraint", "regularizer"):
+            found.append(
+                (f"the {name} of {parameter.name}", _value(getattr(parameter, name), backend))
+            )
     for layer in model.walk():
         found += _arguments(layer, layer.label, backend)
         for stream in layer.held(RandomStream):

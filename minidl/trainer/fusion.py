@@ -14,6 +14,7 @@ from minidl import rng
 from minidl.backend import Array, Backend
 from minidl.batches import Batch, Feed, Samples
 from minidl.engine import ops
+from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor, apply
 from minidl.layers import terms
 from minidl.layers.base import Layer
@@ -120,6 +121,7 @@ class Plan:
         self.feed = Feed(samples, backend, dtype, **options)
         self._backend, self._dtype, self.samples = backend, dtype, samples
         self._sums: Array | None = None  # of all totals: one place for recorded steps
+        self._weights: list[Parameter] | None = None
         self.set_comparison(loss, metrics)
 
     def set_comparison(self, loss: Loss | None, metrics: Sequence[Metric]) -> None:
@@ -165,7 +167,7 @@ class Plan:
     def compare(self, batch: Batch) -> Comparison:
         """Return the loss of a batch of the feed, and what `Totals.add` takes.
 
-        The loss is the mean of the samples, and the terms that layers add.
+        The loss is the mean of the samples, plus the terms of layers and the penalties on weights.
 
         Returns
         -------
@@ -185,10 +187,14 @@ class Plan:
                 found = self._classify(last, x, batch)
             else:
                 found = self._compare_outputs(x if last is None else last(x), batch)
-        return self._with_terms(found, [term for _, term in added]) if added else found
+        if self._weights is None:  # all layers are built now
+            below = (p for layer in self.layers for p in layer.parameters())
+            self._weights = [*dict.fromkeys(below)]
+        parts = [term for _, term in added] + terms.penalties(self._weights)
+        return self._with_terms(found, parts) if parts else found
 
     def _with_terms(self, found: Comparison, added: Sequence[Tensor]) -> Comparison:
-        """Add the terms of layers to what `compare` returns."""
+        """Add the terms of layers and the penalties on weights to what `compare` returns."""
         loss, sums, *others = found
         self._backend.not_recorded("layers add terms to the loss")
         for term in added:

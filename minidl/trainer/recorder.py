@@ -148,13 +148,14 @@ class Watch:
         arrays: Callable[[], Sequence[Array]] = tuple,
     ):
         layers = [layer for layer in model.walk() if layer is not model]
-        constraints = [p.constraint for p in model.parameters() if p.constraint is not None]
-        self._dicts = [(vars(part), dict(vars(part))) for part in (*layers, *constraints, *parts)]
+        of_weights = [part for p in model.parameters() for part in (p.constraint, p.regularizer)]
+        owners = *layers, *(part for part in of_weights if part is not None), *parts
+        self._dicts = [(vars(part), dict(vars(part))) for part in owners]
         self._arrays, self._arrays_before = arrays, arrays()
         self._ids = [*map(id, self._arrays_before)]
         self._weights = [(parameter, parameter.data) for parameter in model.parameters()]
         found = [(threads, "_chosen"), (model, *(n for n in vars(model) if n not in _IN_MOTION))]
-        of_weight = "_requires_grad", "constraint", "_learning_rate_factor"
+        of_weight = "_requires_grad", "constraint", "regularizer", "_factor"
         found += [(parameter, *of_weight) for parameter in model.parameters()]
         found += [(stream, "own_seed", "model_seed", "number") for stream in model.streams()]
         # With two names or more, a getter returns a tuple: compared by identity first.
@@ -347,10 +348,12 @@ def obstacle_of(model: Any, plan: Any, optimizer: Any = None) -> str:
     parts = [*plan.layers, *model.walk(), *plan.metrics, plan.loss]
     parts += [getattr(layer, "activation", None) for layer in model.walk()]
     parts += [getattr(part, "function", None) for part in (plan.loss, *plan.metrics)]
-    parts += [parameter.constraint for parameter in model.parameters()]
+    parts += [part for p in model.parameters() for part in (p.constraint, p.regularizer)]
     if optimizer is not None and not type(optimizer).rule.__module__.startswith("minidl."):
         # A rule that computes with the rate would keep its value.
         return f"the rule of {type(optimizer).__name__} is not one of minidl"
+    if optimizer is not None and optimizer.gradient_accumulation_steps:
+        return "gradients are accumulated"
     for part in parts:
         kind = part if isinstance(part, FunctionType) else type(part)
         is_ours = kind.__module__.startswith("minidl.")

@@ -307,10 +307,10 @@ class TrainState:
 
     def _optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         is_known = optimizer.is_for(self.model.parameters())  # else its state is of other weights
-        iterations = optimizer.iterations if is_known else 0
-        state: dict[str, Any] = {"optimizer/iterations": np.array(iterations, "int64")}
+        calls = optimizer.calls if is_known else 0
+        state: dict[str, Any] = {"optimizer/iterations": np.array(calls, "int64")}
         for name, values in optimizer.state.items():
-            if is_known and name in optimizer.state_names:  # SGD's momentum may be 0 by now
+            if is_known and name in optimizer.buffer_names:  # SGD's momentum may be 0 by now
                 state[f"optimizer/{name}"] = values
         during_callbacks = self.progress.learning_rate
         rate = self.learning_rate if during_callbacks is None else during_callbacks
@@ -384,11 +384,11 @@ class TrainState:
         with backend.active:
             arrays = {
                 name: backend.xp.array(backend.asarray(state[f"optimizer/{name}"]))
-                for name in optimizer.state_names
+                for name in optimizer.buffer_names
                 if f"optimizer/{name}" in state
             }
-        iterations = int(state["optimizer/iterations"])
-        optimizer.restore(self.model.parameters(), iterations, arrays)
+        calls = int(state["optimizer/iterations"])
+        optimizer.restore(self.model.parameters(), calls, arrays)
         if "optimizer/learning_rate" in state:
             optimizer.learning_rate = float(state["optimizer/learning_rate"])
 

@@ -8,9 +8,9 @@ from minidl import rng
 from minidl.backend import Array
 from minidl.batches import Batch
 from minidl.engine.tensor import Tensor
+from minidl.layers import updates
 from minidl.layers.random_layer import RandomLayer
 from minidl.optimizers import Optimizer
-from minidl.optimizers.base import factors_of
 from minidl.rng import RandomStream
 from minidl.trainer.fusion import Compared, Plan
 from minidl.trainer.interrupts import Interrupts
@@ -49,6 +49,7 @@ class Step(Work):
         self.plan = plan
         self.interrupts = interrupts
         self.feed = plan.feed
+        self.updates: updates.Updates = {}  # of moving averages, by the latest forward pass
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
@@ -71,7 +72,7 @@ class Step(Work):
     def numbers(self, ahead: int = 0) -> Numbers:
         """Return the numbers of the next update, or of a later one."""
         step = rng.checked_integer("fit: step", self.state.step + ahead, 2**32)
-        updates = self.optimizer.numbers(ahead, factors_of(self.trained))
+        updates = self.optimizer.numbers(ahead, self.optimizer.groups_of(self.trained))
         rates = tuple(layer.numbers_of(layer.rate_at(step)) for layer in self._scheduled)
         return Numbers(step, 0, updates, rates)
 
@@ -93,7 +94,12 @@ class Step(Work):
             self.update(numbers, [(sums, counts)])
             if compared is not None:
                 totals.update_metrics(*compared)
-        return Done(self.optimizer.buffers | {"totals": totals.sums}, Counted(counts, drew))
+        results = self.optimizer.buffers | self.averages() | {"totals": totals.sums}
+        return Done(results, Counted(counts, drew))
+
+    def averages(self) -> dict[str, Array]:
+        """Return the moving averages that a step changes."""
+        return {f"{n}: {average.name}": average.data for n, average in enumerate(self.updates)}
 
     @contextlib.contextmanager
     def drawing(self) -> Iterator[list[RandomStream]]:
@@ -112,8 +118,10 @@ class Step(Work):
         """
         streams = (layer.random_stream for layer in self._scheduled)
         moving = dict(zip(streams, numbers.rates, strict=True))
-        with rng.training(step=numbers.step, row_offset=numbers.row_offset, moving=moving):
+        place = {"step": numbers.step, "row_offset": numbers.row_offset}
+        with rng.training(**place, moving=moving), updates.collected() as found:
             loss, *others = self.plan.compare(batch)
+        self.updates = self.kept(found)
         if gradient is not None and gradient.dtype != loss.dtype:
             loss.backend.not_recorded("the loss has a dtype of its own")
         for parameter in self.trained:
@@ -121,6 +129,10 @@ class Step(Work):
         loss.backward(gradient, into=self.optimizer.gradients_of(self.trained))
         sums, counts, compared = others
         return sums, counts, compared
+
+    def kept(self, found: updates.Updates) -> updates.Updates:
+        """Return the updates of moving averages in arrays that last until `update`."""
+        return found
 
     def update(self, numbers: Numbers, parts: Sequence[tuple[Array, Sequence[int]]]) -> None:
         """Update the weights, and count the update; add sums and counts of each part of a batch."""
@@ -131,6 +143,9 @@ class Step(Work):
         except Exception:
             state.is_torn = optimizer.is_changing  # it may have raised before any change
             raise
+        for average, values in self.updates.items():
+            average.backend.not_recorded("layers keep moving averages")
+            average.assign(values)
         for sums, counts in parts:
             state.totals.add(sums, counts)
         state.count_steps()
@@ -143,6 +158,8 @@ class Step(Work):
             state.is_torn = True  # until the updates are counted
             recording.replay(times)
             self.optimizer.count_updates(self.trained, times)
+            for average in self.updates:
+                average.note_change()
             for stream in counted.streams:
                 stream.step = state.step + times
             state.totals.count(counted.values, times)
@@ -167,7 +184,7 @@ class Step(Work):
             (self.state, name) for name in ("step", "epoch", "progress", "is_torn")
         ]
         of_state.append((self.state.totals, "_counts"))
-        of_optimizer = [(self.optimizer, name) for name in ("iterations", "is_changing")]
+        of_optimizer = [(self.optimizer, name) for name in ("calls", "is_changing")]
         return of_state + of_optimizer + [(stream, "step") for stream in self._streams]
 
     @contextlib.contextmanager

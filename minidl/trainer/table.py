@@ -17,8 +17,8 @@ class Numbers(NamedTuple):
 
     step: int = 0  # the number of the training step, or of the Monte-Carlo draw
     row_offset: int = 0  # of the batch's first row, in the addresses of masks
-    # Step size and decay of the optimizer, for each factor of the learning rate.
-    updates: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
+    # Step size and decay of the optimizer, for each group of weights.
+    updates: tuple[tuple[float, ...], ...] = ((0.0, 1.0),)
     # Of each layer whose rate is a schedule, what its kernels take for the rate.
     rates: tuple[tuple[int | float, ...], ...] = ()
 

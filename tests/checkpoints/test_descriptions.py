@@ -8,7 +8,16 @@ from checkpoint_cases import SMALL, joined, rewritten, setter, small
 from layer_table import LAYERS
 from small_models import X, bits
 
-from minidl import constraints, initializers, layers, losses, metrics, models, optimizers
+from minidl import (
+    constraints,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    regularizers,
+)
 from minidl.formats.description import KNOWN, Builder, describe
 from minidl.optimizers import schedules
 
@@ -25,6 +34,7 @@ ARGUMENTS = {
     "metrics.Weighted": (metrics.MeanSquaredError(),),
     "PiecewiseConstantDecay": ([2], [0.1, 0.2]),
     "CosineDecay": (0.1, 5),
+    "CosineDecayRestarts": (0.1, 5),
     "ExponentialDecay": (0.1, 5, 0.5),
     "InverseTimeDecay": (0.1, 5, 0.5),
     "PolynomialDecay": (0.1, 5),
@@ -65,7 +75,9 @@ def test_no_class_of_minidl_is_missing():
     ours |= public_classes(losses, losses.Loss) | public_classes(optimizers, optimizers.Optimizer)
     ours |= public_classes(metrics, metrics.Metric)
     ours |= public_classes(schedules, schedules.LearningRateSchedule)
-    ours |= public_classes(initializers, initializers.Initializer) - {initializers.VarianceScaling}
+    ours |= public_classes(initializers, initializers.Initializer)
+    ours |= public_classes(constraints, constraints.Constraint)
+    ours |= public_classes(regularizers, regularizers.Regularizer)
     public = {kind for kind in ours if not kind.__name__.startswith("_")}
     assert len(public) > 20
     assert public - set(KNOWN.values()) == set()
@@ -89,7 +101,7 @@ class Scale(layers.Layer):
         return x * self.weight * self.factor
 
 
-class Constant(initializers.Initializer):
+class Everywhere(initializers.Initializer):
     """An initializer with an argument."""
 
     def __init__(self, value=1.0):
@@ -150,14 +162,14 @@ class Signed(optimizers.Optimizer):
         weights -= rate * np.sign(previous)
 
 
-CUSTOM = [Scale, Constant, Huber, WithinRange, Warmup, Signed]
+CUSTOM = [Scale, Everywhere, Huber, WithinRange, Warmup, Signed]
 
 
 def custom_model():
     model = models.Sequential(
         [
-            layers.Dense(4, input_shape=(4,), kernel_initializer=Constant(0.25)),
-            models.Sequential([Scale(2.0, Constant(0.5)), layers.Dropout(0.5)]),
+            layers.Dense(4, input_shape=(4,), kernel_initializer=Everywhere(0.25)),
+            models.Sequential([Scale(2.0, Everywhere(0.5)), layers.Dropout(0.5)]),
             Scale(3.0, name="last"),
         ],
         seed=4,
@@ -173,7 +185,7 @@ def test_classes_of_the_user_are_loaded_with_their_arguments(path):
     again = models.load(path, custom_objects=CUSTOM)
     assert bits(again) == bits(model)
     first, nested, last = again.layers
-    assert isinstance(first.kernel_initializer, Constant)
+    assert isinstance(first.kernel_initializer, Everywhere)
     assert first.kernel_initializer.value == 0.25
     assert (type(nested.layers[0]), nested.layers[0].factor) == (Scale, 2.0)
     assert nested.layers[0].initializer.value == 0.5
@@ -241,14 +253,14 @@ class Heavy(optimizers.SGD):
 
 def test_arguments_that_go_to_the_base_class_are_saved(path):
     stack = [
-        Rectified(3, gain=2.0, use_bias=False, kernel_initializer=Constant(0.5)),
+        Rectified(3, gain=2.0, use_bias=False, kernel_initializer=Everywhere(0.5)),
         Renamed(gain=3.0, units=2, activation="tanh"),
         layers.Dense(2),
     ]
     model = models.Sequential([layers.Input((4,)), *stack])
     model.compile(Heavy(0.1, momentum=0.9, nesterov=True), "mse")
     model.save(path)
-    again = models.load(path, custom_objects=[Rectified, Renamed, Heavy, Constant])
+    again = models.load(path, custom_objects=[Rectified, Renamed, Heavy, Everywhere])
     x = np.random.default_rng(0).normal(size=(5, 4))
     assert np.array_equal(again.predict(x), model.predict(x))
     assert again.layers[0].kernel_initializer.value == 0.5
@@ -267,9 +279,9 @@ class Sum(layers.Layer):
 
 
 def test_objects_in_the_list_of_an_argument_are_built_again(path):
-    model = models.Sequential([layers.Input((4,)), Sum([Constant(2.0), Constant(3.0)])])
+    model = models.Sequential([layers.Input((4,)), Sum([Everywhere(2.0), Everywhere(3.0)])])
     model.save(path)
-    again = models.load(path, custom_objects=[Sum, Constant])
+    again = models.load(path, custom_objects=[Sum, Everywhere])
     assert [start.value for start in again.layers[0].starts] == [2.0, 3.0]
 
 

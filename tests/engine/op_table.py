@@ -58,6 +58,21 @@ def np_affine_dropout(x, rate, address, noise_shape, scale, shift=0.0, dropped=0
     return np.where(mask, x * scale + shift, dropped)
 
 
+def np_gelu(x, approximate):
+    if approximate:
+        return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+    return x * np.vectorize(math.erfc, otypes=[float])(-x / math.sqrt(2)) / 2
+
+
+def np_leaky_relu(x, negative_slope, threshold, max_value):
+    return np.where(x > threshold, np.minimum(x, max_value), negative_slope * (x - threshold))
+
+
+def np_standardize(x, axis, epsilon, moments=None):
+    mean = np.mean(x, axis, keepdims=True)
+    return (x - mean) / np.sqrt(np.mean(x * x, axis, keepdims=True) - mean**2 + epsilon)
+
+
 def np_dense(x, weight, bias, activation, rate=0.0, address=None, rescale=True):
     z = np_matmul(x, weight) + bias
     y = z * (z > 0) if activation == "relu" else z
@@ -182,6 +197,7 @@ AXES = [
 # Without the axes over which there is one element, whose deviation is 0: its root has no gradient.
 SPREAD_AXES = [((5,), None), ((3, 4), 0), ((3, 4), -1), ((2, 3, 4), (0, -1)), ((3, 4), (1,))]
 
+LINE = ("negative_slope", "threshold", "max_value")  # of leaky_relu
 ADDRESS = Address(seed=2**40 + 3, stream=5, step=7, row_offset=11)
 
 ELEMENTWISE_INPUTS = [draw(), draw(1), draw(3, 4), draw(0, 3), draw(255), draw(2, 3, 4)]
@@ -293,6 +309,11 @@ CASES: dict[str, list[Case]] = {
     ],
     "abs": unary(lambda x: np.maximum(x, 0 - x), *SPACED_INPUTS),
     "sqrt": unary(lambda x: x**0.5, *POSITIVE_INPUTS),
+    "penalty": [
+        Case((x,), {"l1": l1, "l2": l2}, lambda x, l1, l2: (l1 * np.abs(x) + l2 * x * x).sum())
+        for x in (spaced(3, 4), spaced(5), np.zeros((0, 3)))
+        for l1, l2 in ((0.3, 0.0), (0.0, 0.7), (0.2, 0.1))
+    ],
     "exp": unary(lambda x: math.e**x, *ELEMENTWISE_INPUTS),
     "log": unary(lambda x: np.log2(x) / math.log2(math.e), *POSITIVE_INPUTS),
     "clip": unary(
@@ -407,6 +428,36 @@ CASES: dict[str, list[Case]] = {
             ((0, 3), 1.0),
         ]
         for is_factor in (False, True)
+    ],
+    "elu": unary(
+        lambda x, alpha: np.where(x > 0, x, alpha * (np.exp(x) - 1)), *SPACED_INPUTS, alpha=1.5
+    ),
+    "gelu": unary(np_gelu, *ELEMENTWISE_INPUTS, spaced(400), approximate=False)
+    + unary(np_gelu, *ELEMENTWISE_INPUTS, approximate=True),
+    "leaky_relu": [
+        Case((x,), dict(zip(LINE, numbers, strict=True)), np_leaky_relu)
+        for x in SPACED_INPUTS
+        for numbers in [
+            (0.2, 0.0, math.inf),
+            (0.0, 0.4, math.inf),
+            (0.5, 0.4, 0.8),
+            (0.0, 0.0, 6.0),
+        ]
+    ],
+    "silu": unary(lambda x: x / (1 + np.exp(-x)), *ELEMENTWISE_INPUTS),
+    "softplus": unary(lambda x: np.log(1 + np.exp(x)), *ELEMENTWISE_INPUTS),
+    "standardize": [
+        Case((draw(*shape),), {"axis": axis, "epsilon": epsilon, **moments}, np_standardize)
+        for shape, axis, epsilon, moments in [
+            ((5, 3), (0,), 1e-3, {}),
+            ((5, 3), (0,), 0.5, {"moments": np.zeros((2, 3))}),
+            ((5, 3), (1,), 0.5, {}),
+            ((257, 2), (0,), 0.0, {}),
+            ((4, 3, 2), (0, 2), 0.1, {"moments": np.zeros((2, 3))}),
+            ((4, 3, 2), (-2, -1), 0.1, {}),
+            ((1, 3), (0,), 0.5, {}),
+            ((0, 3), (1,), 0.5, {}),
+        ]
     ],
 }
 

@@ -5,6 +5,8 @@ import pytest
 
 from minidl import Tensor, losses
 from minidl.constraints import MaxNorm
+from minidl.engine import ops
+from minidl.engine.tensor import apply
 
 RNG = np.random.default_rng(16)
 
@@ -29,9 +31,6 @@ CASES = {
     "max with ties": (lambda x: x.max(), ones(70_000)),
     "max with ties over axis 0": (lambda x: x.max(axis=0), ones(70_000, 2)),
     "max with 3,001 ties": (lambda x: x.max(), ones(3_001)),
-    "var over axis 0": (lambda x: x.var(axis=0), draw(5_000, 2)),
-    "std of large numbers": (lambda x: x.std(), draw(5_000) * 1_000),
-    "logsumexp": (lambda x: x.logsumexp(), np.zeros(70_000)),
     "sum over axis 0": (lambda x: x.sum(axis=0), ones(5_000, 2)),
     "sum of tenths": (lambda x: x.sum(axis=0), np.full((70_000, 2), 0.1).astype("float16")),
     "sum in Fortran order": (lambda x: x.sum(axis=0), np.asfortranarray(ones(5_000, 2))),
@@ -58,9 +57,18 @@ CASES = {
         many_rows(losses.MeanSquaredError(), np.zeros((70_000, 1))),
         draw(70_000, 1),
     ),
+    "gelu": (lambda x: apply(ops.gelu, x), draw(1_000)),
+    "silu": (lambda x: apply(ops.silu, x), draw(1_000)),
+    "standardize": (
+        lambda x: apply(ops.standardize, x, axis=(0,), epsilon=1e-3),
+        (draw(5_000, 2) + np.arange(2)).astype("float16").astype("float64"),
+    ),
     "matrix product": (lambda a, b: a @ b, ones(2, 5_000), ones(5_000, 2)),
     "stack times matrix": (lambda a, b: a @ b, ones(3_000, 2, 2), ones(2, 2)),
     "product of vectors": (lambda a, b: a @ b, ones(5_000), ones(5_000)),
+    "var over axis 0": (lambda x: x.var(axis=0), draw(5_000, 2)),
+    "std of large numbers": (lambda x: x.std(), draw(5_000) * 1_000),
+    "logsumexp": (lambda x: x.logsumexp(), np.zeros(70_000)),
 }
 
 

@@ -47,6 +47,63 @@ def test_sigmoid_of_small_result_keeps_relative_precision(backend):
     np.testing.assert_allclose(backend.to_numpy(value), expected, rtol=1e-12)
 
 
+LARGE = np.array([-INF, -1e30, -1e4, 1e4, 1e30, INF])
+
+
+@both_widths
+@pytest.mark.parametrize(
+    ("name", "static", "lowest"),
+    [
+        ("elu", {"alpha": 0.5}, -0.5),
+        ("gelu", {"approximate": False}, 0),
+        ("gelu", {"approximate": True}, 0),
+        ("leaky_relu", {"negative_slope": 0.0}, 0),
+        ("silu", {}, 0),
+        ("softplus", {}, 0),
+    ],
+)
+def test_activation_of_large_inputs_is_exact(name, static, lowest, backend, dtype):
+    x = backend.asarray(LARGE.astype(dtype))
+    value, (vjp,) = ops.OPS[name](backend, x, **static)
+    expected = [lowest] * 3 + LARGE[3:].tolist()
+    np.testing.assert_array_equal(backend.to_numpy(value), np.array(expected, dtype), strict=True)
+    np.testing.assert_array_equal(
+        backend.to_numpy(vjp(backend.xp.ones_like(x))), [0, 0, 0, 1, 1, 1]
+    )
+
+
+def test_gelu_of_small_result_keeps_relative_precision(backend):
+    x = np.concatenate([-np.logspace(-3, 1.5, 400), np.logspace(-3, 1.5, 400)])
+    value, (vjp,) = ops.gelu(backend, backend.asarray(x))
+    share = np.array([math.erfc(-number / math.sqrt(2)) / 2 for number in x])
+    np.testing.assert_allclose(backend.to_numpy(value), x * share, rtol=1e-12)
+    slope = share + x * np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+    gradient = backend.to_numpy(vjp(backend.xp.ones_like(backend.asarray(x))))
+    np.testing.assert_allclose(gradient, slope, rtol=1e-11, atol=1e-16)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", ["elu", "gelu", "leaky_relu", "silu", "softplus"])
+def test_activation_keeps_nan(name, backend):
+    value, _ = ops.OPS[name](backend, backend.asarray(np.array([math.nan, 1.0])))
+    assert np.isnan(backend.to_numpy(value)).tolist() == [True, False]
+
+
+def test_standardize_of_large_mean_is_exact(backend):
+    x = np.array([[1e6], [1e6 + 1], [1e6 + 2]], "float32")
+    value, _ = ops.standardize(backend, backend.asarray(x), axis=(0,), epsilon=0.0)
+    np.testing.assert_allclose(backend.to_numpy(value).ravel(), np.array([-1, 0, 1]) * 1.5**0.5)
+
+
+def test_standardize_of_constant_is_zero_with_finite_gradient(backend):
+    x = backend.asarray(np.full((4, 2), 3.0))
+    moments = backend.asarray(np.zeros((2, 2)))
+    value, (vjp,) = ops.standardize(backend, x, axis=(0,), epsilon=1e-3, moments=moments)
+    np.testing.assert_array_equal(backend.to_numpy(value), 0)
+    np.testing.assert_array_equal(backend.to_numpy(moments), [[3, 3], [0, 0]])
+    np.testing.assert_allclose(backend.to_numpy(vjp(x)), 0, atol=1e-12)
+
+
 @both_widths
 def test_softmax_of_large_inputs_is_exact(backend, dtype):
     x = np.array([[1e4, -1e4, 0], [-1e4, -1e4, -1e4], [0, -INF, 0], [-INF, 5, -INF]], dtype)

@@ -38,6 +38,14 @@ def network(*stack, dtype="float32", **arguments):
         (models.Sequential([layers.Dense(6, "relu"), layers.Dropout(0.5)]), layers.Dense(2)),
         (layers.Dropout(0.25, (None, 1, None), scaling="inference"),),
         (layers.SpatialDropout1D(0.5), layers.DropPath(0.5), layers.AlphaDropout(0.5)),
+        (layers.Dense(5, "elu"), layers.ELU(0.5), layers.Activation("leaky_relu")),
+        (layers.Dense(5, "gelu"), layers.Activation("gelu_tanh"), layers.LeakyReLU(0.1)),
+        (layers.Dense(5, "silu"), layers.Activation("softplus"), layers.ReLU(1.5)),
+        (layers.ReLU(negative_slope=0.1, threshold=0.3), layers.ReLU(2, 0.5)),
+        (layers.BatchNormalization(), layers.LayerNormalization(), layers.Dense(2)),
+        (layers.BatchNormalization(1, center=False), layers.LayerNormalization([1, 2])),
+        (layers.BatchNormalization(scale=False), layers.LayerNormalization(scale=False)),
+        (layers.Dense(5), layers.LayerNormalization(center=False, scale=False)),
         (layers.DropConnect(5, 0.5), layers.DropConnect(4, 0.5, True, "relu")),
         (
             models.Sequential([layers.Dense(6, "relu", name="a"), layers.ReLU(name="b")]),
@@ -69,6 +77,15 @@ def test_export_of_float64_computes_float64(tmp_path):
     found = run(tmp_path / "net.onnx", X.astype("float64"))
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, model.predict(X), rtol=1e-12)
+
+
+def test_export_of_float64_normalisation_and_activations_computes_float64(tmp_path):
+    stack = layers.BatchNormalization(), layers.LayerNormalization(), layers.Activation("silu")
+    model = network(*stack, layers.Activation("sigmoid"), dtype="float64")
+    model.set_weights([w + 0.1 for w in model.get_weights()])
+    model.export(tmp_path / "net.onnx")
+    found = run(tmp_path / "net.onnx", X.astype("float64"))
+    np.testing.assert_allclose(found, model.predict(X), rtol=1e-6, atol=1e-7)
 
 
 def test_export_names_layers_and_keeps_dropout(tmp_path):
@@ -140,6 +157,7 @@ class Own(layers.Dense):
     [
         (Own(2), TypeError, "export: .* got own, a Own"),
         (layers.Dense(2, lambda x: x), TypeError, "export: .* got .*lambda.* in dense"),
+        (layers.LayerNormalization(1), TypeError, "export: .* of layer_normalization .*got 1"),
         (layers.Dropout(1.0), ValueError, "export: .* got 1 in dropout"),
     ],
 )

@@ -172,6 +172,33 @@ def test_weights_of_torch_give_the_predictions_of_torch_both_ways(tmp_path):
     )
 
 
+def test_weights_of_torch_with_both_normalisations_fit_both_ways(tmp_path):
+    torch = pytest.importorskip("torch", reason="needs PyTorch (the extra oracle)")
+    from safetensors.torch import load_file, save_file
+
+    torch.manual_seed(0)
+    theirs = torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2)
+    )
+    x = torch.randn(64, 3) * 3
+    for _ in range(5):
+        theirs(x)  # moves the averages
+    theirs.eval()
+    save_file(theirs.state_dict(), tmp_path / "torch.safetensors")
+    assert "1.num_batches_tracked" in load_file(tmp_path / "torch.safetensors")
+    stack = [layers.Dense(4, name="0"), layers.BatchNormalization(epsilon=1e-5, name="1")]
+    stack += [layers.LayerNormalization(epsilon=1e-5, name="2"), layers.Dense(2, name="3")]
+    model = models.Sequential([layers.Input((3,)), *stack])
+    model.load_weights(tmp_path / "torch.safetensors")
+    expected = theirs(x).detach().numpy()
+    np.testing.assert_allclose(model.predict(x.numpy()), expected, rtol=1e-4, atol=1e-5)
+    model.save_weights(tmp_path / "ours.safetensors")
+    for values in theirs.state_dict().values():
+        values.zero_()
+    theirs.load_state_dict(load_file(tmp_path / "ours.safetensors"))
+    np.testing.assert_array_equal(theirs(x).detach().numpy(), expected)
+
+
 def test_load_weights_rejects_a_whole_model(tmp_path):
     network().save(tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match="expected weights, got a whole model"):

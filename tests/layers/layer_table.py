@@ -83,8 +83,31 @@ def concrete_in_torch(torch, x, logit, weight, bias):
     return dense(torch, x * (1 - z) / (1 - torch.sigmoid(logit)), weight, bias)
 
 
+def batch_norm(torch, x, weight, bias, *averages, channels=1):
+    """Return batch normalisation in training, in PyTorch, whose channels are axis 1."""
+    x = x.movedim(channels, 1)
+    y = torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=1e-3)
+    return y.movedim(1, channels)
+
+
+def named(name, function=None):
+    """Return the row of an activation of that name, in PyTorch's functional module by default."""
+
+    def in_torch(torch, x):
+        return (function or (lambda f, x: getattr(f, name)(x)))(torch.nn.functional, x)
+
+    return Row(partial(layers.Activation, name), (3, 5), in_torch)
+
+
 LAYERS = {
     "Activation": [
+        named("elu"),
+        named("gelu"),
+        named("gelu_tanh", lambda f, x: f.gelu(x, approximate="tanh")),
+        named("leaky_relu", lambda f, x: f.leaky_relu(x, 0.2)),
+        named("silu"),
+        named("softplus"),
+        named("swish", lambda f, x: f.silu(x)),
         Row(partial(layers.Activation, "linear"), (3, 5), lambda torch, x: x * 1),
         Row(partial(layers.Activation, "relu"), (3, 5), lambda torch, x: torch.relu(x)),
         Row(partial(layers.Activation, "selu"), (3, 5), lambda torch, x: torch.selu(x)),
@@ -96,6 +119,19 @@ LAYERS = {
     "AlphaDropout": [
         Row(partial(layers.AlphaDropout, RATE, seed=SEED), (3, 70), alpha()),
         Row(partial(layers.AlphaDropout, RATE, (None, 1, None), SEED), (3, 4, 5), alpha(3, 1, 5)),
+    ],
+    "BatchNormalization": [
+        Row(layers.BatchNormalization, (7, 5), batch_norm),
+        Row(
+            partial(layers.BatchNormalization, gamma_initializer=RANDOM, beta_initializer="ones"),
+            (4, 3, 5),
+            partial(batch_norm, channels=2),
+        ),
+        Row(
+            partial(layers.BatchNormalization, 1, 0.5, scale=False),
+            (4, 3, 2, 2),
+            lambda torch, x, bias, *averages: batch_norm(torch, x, None, bias),
+        ),
     ],
     "ConcreteDropout": [
         Row(concrete, (3, 70), concrete_in_torch),
@@ -178,6 +214,9 @@ LAYERS = {
         Row(partial(layers.Dropout, RATE, (None, 1, 5), SEED), (3, 4, 5), shared(3, 1, 5)),
         Row(partial(layers.Dropout, RATE, (1, None), SEED), (3, 5), shared(1, 5)),
     ],
+    "ELU": [
+        Row(partial(layers.ELU, 0.5), (3, 5), lambda torch, x: torch.nn.functional.elu(x, 0.5)),
+    ],
     "Flatten": [
         Row(layers.Flatten, (3, 2, 4), lambda torch, x: torch.flatten(x, 1)),
         Row(layers.Flatten, (3, 5), lambda torch, x: torch.flatten(x, 1)),
@@ -208,7 +247,40 @@ LAYERS = {
         ),
         Row(partial(layers.GaussianNoise, 0.25, seed=SEED), (5,)),
     ],
-    "ReLU": [Row(layers.ReLU, (3, 5), lambda torch, x: torch.relu(x))],
+    "LayerNormalization": [
+        Row(
+            partial(layers.LayerNormalization, epsilon=1e-5, gamma_initializer=RANDOM),
+            (3, 70),
+            lambda torch, x, *weights: torch.nn.functional.layer_norm(x, (70,), *weights),
+        ),
+        Row(
+            partial(layers.LayerNormalization, (-1, 1), 1e-5),
+            (2, 3, 5),
+            lambda torch, x, *weights: torch.nn.functional.layer_norm(x, (3, 5), *weights),
+        ),
+        Row(
+            partial(layers.LayerNormalization, 1, 1e-5, center=False, gamma_initializer=RANDOM),
+            (2, 3, 4),
+            lambda torch, x, weight: torch.nn.functional.layer_norm(
+                x.movedim(1, 2), (3,), weight
+            ).movedim(2, 1),
+        ),
+    ],
+    "LeakyReLU": [
+        Row(
+            partial(layers.LeakyReLU, 0.1),
+            (3, 5),
+            lambda torch, x: torch.nn.functional.leaky_relu(x, 0.1),
+        ),
+    ],
+    "ReLU": [
+        Row(layers.ReLU, (3, 5), lambda torch, x: torch.relu(x)),
+        Row(
+            partial(layers.ReLU, 0.75, 0.2, 0.05),
+            (3, 5),
+            lambda torch, x: torch.where(x > 0.05, x.clamp(max=0.75), 0.2 * (x - 0.05)),
+        ),
+    ],
     "Rescaling": [
         Row(partial(layers.Rescaling, 1 / 255), (3, 5), lambda torch, x: x / 255),
         Row(partial(layers.Rescaling, 2.0, offset=-1.0), (3, 5), lambda torch, x: x * 2 - 1),

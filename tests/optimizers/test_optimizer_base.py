@@ -9,7 +9,7 @@ import pytest
 
 from minidl import Tensor, layers, models
 from minidl.constraints import MaxNorm
-from minidl.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, schedules
+from minidl.optimizers import SGD, Adam, AdamW, Nadam, Optimizer, RMSprop, schedules
 
 
 def two_weights(device="cpu", **arguments):
@@ -194,6 +194,8 @@ OPTIMIZERS = [
     lambda: RMSprop(0.1, weight_decay=0.2),
     lambda: Adam(0.1),
     lambda: AdamW(0.1, weight_decay=0.2),
+    lambda: Adam(0.1, amsgrad=True),
+    lambda: Nadam(0.1, clipnorm=0.1),
 ]
 
 
@@ -272,7 +274,7 @@ def test_is_changing_tells_that_a_rule_was_broken_off():
 
 
 @pytest.mark.parametrize("rate", [-0.1, float("nan"), math.inf, np.float32(-1)])
-@pytest.mark.parametrize("kind", [SGD, RMSprop, Adam, AdamW])
+@pytest.mark.parametrize("kind", [SGD, RMSprop, Adam, AdamW, Nadam])
 def test_learning_rate_out_of_range_is_rejected(kind, rate):
     message = f"^{kind.__name__}: expected learning_rate .*got {re.escape(repr(rate))}"
     with pytest.raises(ValueError, match=message):
@@ -283,7 +285,7 @@ def test_learning_rate_out_of_range_is_rejected(kind, rate):
     assert optimizer.learning_rate == 0.5
 
 
-@pytest.mark.parametrize("rate", ["0.1", lambda step: 0.1, None])
+@pytest.mark.parametrize("rate", ["0.1", schedules.CosineDecay, None])
 def test_learning_rate_that_is_not_a_number_is_rejected(rate):
     optimizer, message = SGD(0.5), "^SGD: expected learning_rate to be .*LearningRateSchedule"
     with pytest.raises(TypeError, match=message):

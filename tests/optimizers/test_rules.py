@@ -5,7 +5,7 @@ import pytest
 
 import minidl
 from minidl import Tensor, layers, losses, models, optimizers
-from minidl.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, schedules
+from minidl.optimizers import SGD, Adam, AdamW, Nadam, Optimizer, RMSprop, schedules
 
 STEPS = 5
 
@@ -50,6 +50,32 @@ def adamw(w, gradients, rates, weight_decay=0.004):
     return adam(w, gradients, rates, weight_decay=weight_decay)
 
 
+def amsgrad(w, gradients, rates, beta_2=0.999, weight_decay=0.0, amsgrad=True):
+    """Reddi et al., ICLR 2018, algorithm 2, with the bias corrections and epsilon of Keras."""
+    m, v, largest = np.zeros_like(w), np.zeros_like(w), np.zeros_like(w)
+    for t, (g, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        w = w - rate * weight_decay * w
+        m = 0.9 * m + 0.1 * g
+        v = beta_2 * v + (1 - beta_2) * g**2
+        largest = np.maximum(largest, v)
+        w = w - rate * np.sqrt(1 - beta_2**t) / (1 - 0.9**t) * m / (np.sqrt(largest) + 1e-7)
+    return w
+
+
+def nadam(w, gradients, rates, beta_1=0.9, beta_2=0.999, epsilon=1e-7, weight_decay=0.0):
+    """Dozat, ICLR workshop 2016, algorithm 2, with the momentum of Keras."""
+    m, v = np.zeros_like(w), np.zeros_like(w)
+    momenta = beta_1 * (1 - 0.5 * 0.96 ** np.arange(1, len(gradients) + 2))
+    for t, (g, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        w = w - rate * weight_decay * w
+        m = beta_1 * m + (1 - beta_1) * g
+        v = beta_2 * v + (1 - beta_2) * g**2
+        ahead = momenta[t] * m / (1 - momenta[: t + 1].prod())
+        ahead += (1 - momenta[t - 1]) * g / (1 - momenta[:t].prod())
+        w = w - rate * ahead / (np.sqrt(v / (1 - beta_2**t)) + epsilon)
+    return w
+
+
 # For each class: options, and the formula, which takes the same options.
 OPTIMIZERS = {
     "SGD": [
@@ -66,7 +92,12 @@ OPTIMIZERS = {
         (Adam, {}, adam),
         (Adam, {"beta_1": 0.5, "beta_2": 0.9, "epsilon": 0.1, "weight_decay": 0.1}, adam),
     ],
+    "Nadam": [
+        (Nadam, {}, nadam),
+        (Nadam, {"beta_1": 0.5, "beta_2": 0.9, "epsilon": 0.1, "weight_decay": 0.1}, nadam),
+    ],
     "AdamW": [
+        (AdamW, {"amsgrad": True, "beta_2": 0.5, "weight_decay": 0.3}, amsgrad),
         (AdamW, {}, adamw),
         (AdamW, {"weight_decay": 0.3}, adamw),
     ],

@@ -131,6 +131,7 @@ def test_schedules_return_valid_rates_at_all_steps(schedule, step):
         ("InverseTimeDecay: expected decay_rate", lambda v: schedules.InverseTimeDecay(0.1, 1, v)),
         ("CosineDecay: expected alpha", lambda v: schedules.CosineDecay(0.1, 10, alpha=v)),
         ("CosineDecay: expected initial_l", lambda v: schedules.CosineDecay(v, 10)),
+        ("CosineDecayRestarts: expected t_mul", lambda v: schedules.CosineDecayRestarts(1, 9, v)),
         ("ExponentialDecay: expected initial_l", lambda v: schedules.ExponentialDecay(v, 1, 0.5)),
         (
             "PiecewiseConstantDecay: expected values",
@@ -146,3 +147,16 @@ def test_schedules_reject_arguments_of_invalid_rates(name, make, wrong):
 def test_decay_steps_of_text_are_rejected():
     with pytest.raises(TypeError, match=r"^CosineDecay: expected decay_steps in .*, got '9'"):
         schedules.CosineDecay(0.1, "9")
+
+
+def test_warm_up_without_its_target_is_rejected():
+    with pytest.raises(ValueError, match=r"^CosineDecay: expected warmup_target .*=5, got None"):
+        schedules.CosineDecay(0.1, 10, warmup_steps=5)
+
+
+@pytest.mark.parametrize("t_mul", [1, 1.5, 2])
+def test_restarts_begin_where_the_lengths_add_up(t_mul):
+    schedule = schedules.CosineDecayRestarts(0.1, 4, t_mul=t_mul, m_mul=0.5)
+    starts = {1: [0, 4, 8, 12], 1.5: [0, 4, 10, 19], 2: [0, 4, 12, 28]}[t_mul]
+    assert [schedule(step) for step in starts] == [0.1, 0.05, 0.025, 0.0125]
+    assert all(schedule(step - 1) < schedule(step) for step in starts[1:])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from op_table import CASES as INPUTS
-from op_table import in_float32
+from op_table import LINE, in_float32
 
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
@@ -14,6 +14,7 @@ from minidl.engine.tensor import Tensor, apply
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra `oracle`)")
 torch.set_num_threads(1)  # its threads would compete with those of minidl
 
+INF, NAN = float("inf"), float("nan")
 RNG = np.random.default_rng(20160818)  # draws the inputs below, in their order
 
 # Operations without a counterpart in PyTorch. Those that are neither here nor in CASES have there
@@ -61,6 +62,16 @@ def dense_cross_entropy(x, weight, bias, labels, sums):
 def binary_cross_entropy(x, targets):
     targets = torch.from_numpy(targets)
     return torch.nn.functional.binary_cross_entropy_with_logits(x, targets, reduction="none")
+
+
+def leaky_relu(x, negative_slope, threshold, max_value):
+    low = negative_slope * (x - threshold)
+    return torch.where(x > threshold, torch.clamp(x, max=max_value), low)
+
+
+def standardize(x, axis, epsilon):
+    variance, mean = torch.var_mean(x, axis, unbiased=False, keepdim=True)
+    return (x - mean) / torch.sqrt(variance + epsilon)
 
 
 def over_axes(reduce):
@@ -136,6 +147,13 @@ CASES: dict[str, list[tuple[tuple, dict, Callable]]] = {
         for shape, axis in REDUCED
         for keepdims in (False, True)
     ],
+    "penalty": [
+        (
+            (distinct(3, 4),),
+            {"l1": 0.2, "l2": 0.1},
+            lambda x, l1, l2: l1 * x.abs().sum() + l2 * x.square().sum(),
+        )
+    ],
     "max": [
         ((distinct(*shape),), {"axis": axis, "keepdims": keepdims}, over_axes(torch.amax))
         for shape, axis in REDUCED
@@ -180,11 +198,36 @@ CASES: dict[str, list[tuple[tuple, dict, Callable]]] = {
         )
     ],
     "concatenate": [
-        ((draw(2, 3), draw(2, 1)), {"axis": 1}, lambda *x, axis: torch.concatenate(x, axis))
+        ((draw(2, 3), draw(2, 1)), {"axis": 1}, lambda a, b, axis: torch.cat([a, b], axis))
     ],
     "abs": [((x,), {}, torch.abs) for x in (distinct(3, 4), np.zeros(2, "float32"))],
     "relu": [((x,), {}, torch.relu) for x in (distinct(3, 4), np.zeros(2, "float32"))],
     "selu": [((x,), {}, torch.selu) for x in (draw(3, 4), FAR, np.zeros(2, "float32"))],
+    "elu": [
+        ((x,), {"alpha": alpha}, torch.nn.functional.elu)
+        for x in (draw(3, 4), FAR, np.zeros(2, "float32"))
+        for alpha in (1.0, 0.5)
+    ],
+    "gelu": [
+        (
+            (x,),
+            {"approximate": kind == "tanh"},
+            lambda x, _, kind=kind: torch.nn.functional.gelu(x, approximate=kind),
+        )
+        for x in (draw(3, 4), FAR, np.zeros(2, "float32"))
+        for kind in ("none", "tanh")
+    ],
+    "leaky_relu": [
+        ((x,), dict(zip(LINE, numbers, strict=True)), leaky_relu)
+        for x in (draw(3, 4), FAR, np.zeros(2, "float32"))
+        for numbers in [(0.01, 0.0, INF), (0.0, 0.5, INF), (0.2, 0.25, 1.0)]
+    ],
+    "silu": [((x,), {}, torch.nn.functional.silu) for x in (draw(3, 4), FAR)],
+    "softplus": [((x,), {}, torch.nn.functional.softplus) for x in (draw(3, 4), FAR)],
+    "standardize": [
+        ((draw(*shape) * 3 + 5,), {"axis": axis, "epsilon": 1e-3}, standardize)
+        for shape, axis in [((32, 5), (0,)), ((4, 70), (1,)), ((4, 3, 5, 2), (0, 2, 3))]
+    ],
     "sigmoid": [((x,), {}, torch.sigmoid) for x in (draw(3, 4), FAR)],
     "softmax": [
         ((x,), {"axis": axis}, torch.softmax)
@@ -256,7 +299,6 @@ def assert_close(ours, theirs, what):
 
 # ------------------------------------------------------------------------------ edges
 
-INF, NAN = float("inf"), float("nan")
 BASES = [-INF, -2.0, -0.5, -0.0, 0.0, 0.5, 1.0, 2.0, INF, NAN]
 EXPONENTS = [-INF, -2.0, -1.0, -0.5, -0.0, 0.0, 0.5, 1.0, 2.0, 3.0, INF, NAN]
 # Without -inf and -0 to the power of +-0.5, where each library takes a square root elsewhere.
@@ -296,6 +338,12 @@ def test_power_and_its_gradients_agree_with_torch_at_all_edges(base, exponent, k
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
+def either(ours, theirs):
+    """Return a function of a tensor of minidl or of PyTorch."""
+    return lambda x: apply(ours, x) if isinstance(x, Tensor) else theirs(x)
+
+
+functional = torch.nn.functional
 EDGES = np.array([-INF, -2.0, -1.0, -0.0, 0.0, 0.5, 1.0, 2.0, INF, NAN])
 FUNCTIONS = {
     "exp": lambda x: x.exp(),
@@ -304,6 +352,11 @@ FUNCTIONS = {
     "selu": lambda x: x.selu() if isinstance(x, Tensor) else torch.selu(x),
     "sigmoid": lambda x: x.sigmoid(),
     "tanh": lambda x: x.tanh(),
+    "elu": either(ops.elu, functional.elu),
+    "gelu": lambda x: either(ops.gelu, functional.gelu)(x[1:]),  # at -inf PyTorch returns NaN
+    "leaky_relu": either(ops.leaky_relu, lambda x: functional.leaky_relu(x, 0.2)),
+    "silu": lambda x: either(ops.silu, functional.silu)(x[1:]),
+    "softplus": either(ops.softplus, functional.softplus),
     "clip": lambda x: x.clip(-1, 1),
     "square root": lambda x: x**0.5,
     "square": lambda x: x**2,
@@ -321,6 +374,10 @@ FUNCTIONS = {
 DIFFERENT = {
     "relu": {9: 0},  # NaN is not above 0; the fused kernels decide the same
     "selu": {9: NAN},  # NaN stays; PyTorch: the slope of positive numbers
+    "elu": {9: NAN},
+    "gelu": {8: 1},  # at infinity; PyTorch: NaN
+    "leaky_relu": {9: 0},
+    "silu": {8: 1},
     "square root": {0: 0, 3: INF},  # x ** -0.5 at -inf and -0, where PyTorch takes a root
     "maximum with NaN": {**dict.fromkeys(range(9), 0), 9: 1},  # NaN is the largest; PyTorch: NaN
 }

@@ -49,6 +49,9 @@ def test_layer_agrees_in_value_and_gradients(name, device):
     expected.backward(torch.from_numpy(gradient))
     np.testing.assert_allclose(y.numpy(), expected.detach().numpy(), rtol=1e-5, atol=1e-6)
     for ours, their in zip([x, *model.parameters()], theirs, strict=True):
+        if not ours.requires_grad:  # a moving average
+            assert ours.grad is their.grad is None
+            continue
         np.testing.assert_allclose(ours.grad.numpy(), their.grad.numpy(), rtol=1e-5, atol=1e-5)
 
 
@@ -232,6 +235,43 @@ def test_five_steps_agree(name, rates, device):
 @every_training
 def test_twenty_steps_agree(name, rates, device):
     check_training(name, rates, 20, device)
+
+
+def test_twenty_steps_with_both_normalisations_agree(device):
+    """PyTorch averages variances with the divisor n - 1, minidl and Keras with n."""
+    stack = [layers.Dense(8, "gelu", input_shape=(6,)), layers.BatchNormalization(epsilon=1e-5)]
+    stack += [layers.Dense(5), layers.LayerNormalization(epsilon=1e-5), layers.Activation("silu")]
+    stack += [layers.Dense(3)]
+    model = models.Sequential(stack, seed=SEED, dtype="float64", device=device)
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizers.SGD(0.1, momentum=0.9), loss)
+    weights = [torch.from_numpy(weight.T) for weight in model.get_weights()]
+    theirs = torch.nn.Sequential(
+        *(torch.nn.Linear(6, 8), torch.nn.GELU(), torch.nn.BatchNorm1d(8, momentum=0.01)),
+        *(torch.nn.Linear(8, 5), torch.nn.LayerNorm(5), torch.nn.SiLU(), torch.nn.Linear(5, 3)),
+    ).double()
+    state = theirs.state_dict()
+    names = [name for name in state if not name.endswith("num_batches_tracked")]
+    theirs.load_state_dict(state | dict(zip(names, weights, strict=True)))
+    optimizer = torch.optim.SGD(theirs.parameters(), 0.1, momentum=0.9)
+    expected = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        value = functional.cross_entropy(theirs(torch.from_numpy(X)), torch.from_numpy(CLASSES))
+        value.backward()
+        optimizer.step()
+        expected.append(value.item())
+    options = {"batch_size": 40, "epochs": 20, "shuffle": False, "verbose": 0}
+    history = model.fit(X, CLASSES, **options).history
+    np.testing.assert_allclose(history["loss"], expected, rtol=1e-9)
+    for name, weight in zip(names, model.get_weights(), strict=True):
+        their = theirs.state_dict()[name].numpy().T
+        if name.endswith("running_var"):
+            first = 0.99**20  # the share of the initial 1
+            their = first + (their - first) * 39 / 40
+        np.testing.assert_allclose(weight, their, rtol=1e-8, atol=1e-9, err_msg=name)
+    theirs.eval()
+    assert abs(theirs(torch.from_numpy(X)).detach().numpy() - model.predict(X)).max() < 0.1
 
 
 def test_losses_without_the_masks_or_with_others_differ():

@@ -44,6 +44,7 @@ OPTIMIZERS = {
     "rmsprop": lambda: optimizers.RMSprop(0.01),
     "adam": lambda: optimizers.Adam(0.01),
     "adamw": lambda: optimizers.AdamW(0.01, weight_decay=0.1),
+    "excluded": lambda: optimizers.AdamW(0.01, weight_decay=0.1, undecayed=["bias"]),
 }
 
 
@@ -60,6 +61,7 @@ SCHEDULES = {
     "inverse": lambda: schedules.InverseTimeDecay(0.1, 5, 0.5),
     "piecewise": lambda: schedules.PiecewiseConstantDecay([3, 9], [0.1, 0.05, 0.01]),
     "cosine": lambda: schedules.CosineDecay(0.1, 15),
+    "restarts": lambda: schedules.CosineDecayRestarts(0.1, 5),
     "polynomial": lambda: schedules.PolynomialDecay(0.1, 15, 0.01, power=2),
     "user": Warmup,
 }

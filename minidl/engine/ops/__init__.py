@@ -10,6 +10,7 @@ that file. A test fails until ``tests/engine/op_table.py`` has a row for it.
 
 # ruff: noqa: F401, F403 (each file lists its operations in __all__)
 
+from minidl.engine.ops.activations import *
 from minidl.engine.ops.arithmetic import *
 from minidl.engine.ops.choices import *
 from minidl.engine.ops.functions import *

@@ -1,4 +1,7 @@
-"""The number of threads of a worker."""
+"""One process alone, and the number of threads of a worker."""
+
+import subprocess
+import sys
 
 import pytest
 from minidl_kernels import threads
@@ -29,6 +32,21 @@ def test_worker_keeps_the_threads_of_the_environment(monkeypatch):
     monkeypatch.setenv("MINIDL_NUM_THREADS", "5")
     DataParallel()
     assert threads.num_threads() == 5
+
+
+def test_run_alone_imports_no_mpi():
+    program = (
+        "import sys, numpy as np\n"
+        "from minidl import distributed, layers, models\n"
+        "model = models.Sequential([layers.Dense(1)])\n"
+        "model.compile('sgd', 'mse')\n"
+        "x = np.ones((4, 2)), np.ones((4, 1))\n"
+        "model.fit(*x, verbose=0)\n"
+        "model.fit(*x, verbose=0, distribution=distributed.DataParallel())\n"
+        "print('mpi4py' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr[-500:]) == ("False\n", "")
 
 
 def test_rejected_distribution_leaves_the_threads():
