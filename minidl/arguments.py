@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 from minidl.alternatives import ALTERNATIVES, sentence
+from minidl.notebooks import table
 
 Kind = TypeVar("Kind")
 
@@ -284,11 +285,54 @@ def choose(
 def shown_arguments(thing: Any) -> dict[str, Any]:
     """Return the constructor's arguments that are not at their defaults, from the attributes."""
     return {
-        p.name: getattr(thing, p.name)
-        for p in inspect.signature(type(thing)).parameters.values()
-        if p.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-        and getattr(thing, p.name) != p.default
+        name: getattr(thing, name)
+        for name, default in _defaults(type(thing)).items()
+        if getattr(thing, name) != default
     }
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """Return the constructor's arguments with their defaults."""
+    variable = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL
+    parameters = inspect.signature(kind).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind not in variable}
+
+
+class Shown:
+    """Base of classes that are shown by their arguments, from the attributes of these names.
+
+    Arguments of base classes are among them, for ``**options``. The repr leaves out defaults, the
+    HTML for notebooks does not.
+    """
+
+    def _all_arguments(self) -> dict[str, tuple[Any, bool]]:
+        """Return the value of each argument, and whether it is the default."""
+        found: dict[str, tuple[Any, bool]] = {}
+        for kind in type(self).__mro__:
+            for name, default in _defaults(kind).items():
+                value = getattr(self, name)
+                # A default of None may stand for an attribute of the class, such as a name.
+                is_default = value == default or value == getattr(type(self), name, default)
+                found.setdefault(name, (value, bool(is_default)))
+            parameters = inspect.signature(kind).parameters.values()
+            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+                break
+        return found
+
+    def __repr__(self) -> str:
+        try:
+            arguments = self._all_arguments()
+        except (AttributeError, TypeError, ValueError):  # a user's class may keep others
+            return super().__repr__()
+        return written(self, {name: v for name, (v, is_usual) in arguments.items() if not is_usual})
+
+    def _repr_html_(self) -> str:
+        """Return a table of the arguments, for notebooks."""
+        try:
+            rows = [(name, _text_of(value)) for name, (value, _) in self._all_arguments().items()]
+        except (AttributeError, TypeError, ValueError):  # see __repr__
+            rows = []
+        return table(type(self).__name__, ("Argument", "Value"), rows)
 
 
 def written(thing: Any, shown: Mapping[str, Any]) -> str:
@@ -299,11 +343,12 @@ def written(thing: Any, shown: Mapping[str, Any]) -> str:
     >>> written(1.0, {"rate": abs, "seed": 3})
     'float(rate=abs, seed=3)'
     """
-    texts = (
-        f"{name}={value.__name__ if inspect.isroutine(value) else repr(value)}"
-        for name, value in shown.items()
-    )
+    texts = (f"{name}={_text_of(value)}" for name, value in shown.items())
     return f"{type(thing).__name__}({', '.join(texts)})"
+
+
+def _text_of(value: Any) -> str:
+    return value.__name__ if inspect.isroutine(value) else repr(value)
 
 
 def undefined(owner: object, method: str) -> NoReturn:

@@ -28,7 +28,7 @@ from minidl.trainer.loop import Run
 from minidl.trainer.position import Position
 from minidl.trainer.recorder import Recording
 from minidl.trainer.state import History, TrainState
-from minidl.trainer.summary import summary_table
+from minidl.trainer.summary import summary_html, summary_table
 
 
 class Network(Layer):
@@ -136,6 +136,10 @@ class Network(Layer):
         """
         table = summary_table(self.label, self.layers, self.parameters())
         console.write(table, sys.stdout)
+
+    def _repr_html_(self) -> str:
+        """Return the summary as a table, for notebooks."""
+        return summary_html(self.label, self.layers, self.parameters())
 
     # -------------------------------------------------------------------- weights and files
 

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+from minidl import notebooks
 from minidl.engine.parameter import Parameter
 from minidl.layers.base import Layer
 
@@ -44,3 +46,27 @@ def _readable(size: float) -> str:
             return f"{size:.2f} {unit}"
         size /= 1024
     return f"{size:.2f} GB"
+
+
+def summary_html(name: str, layers: Sequence[Layer], parameters: Sequence[Parameter]) -> str:
+    """Return the table of a model for notebooks, with the rates of dropout."""
+    rows = [
+        (
+            f"{layer.label} ({type(layer).__name__})",
+            layer.output_shape or "?",
+            f"{layer.count_params():,}" if layer.built else "0 (unbuilt)",
+            rate_of(layer),
+        )
+        for layer in layers
+    ]
+    trained = sum(math.prod(p.shape) for p in parameters if p.requires_grad)
+    count = sum(math.prod(parameter.shape) for parameter in parameters)
+    note = f"{count:,} weights, {trained:,} of them trained"
+    return notebooks.table(name, (*HEADINGS, "Rate"), rows, note)
+
+
+def rate_of(layer: Any) -> str:
+    """Return the cell with the present rate of a layer of dropout."""
+    if getattr(layer, "rate", None) is None:
+        return "-"
+    return f"{getattr(layer, 'learned_rate', None) or layer.rate_at(layer.step):g}"
