@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any, NoReturn, TypeVar
@@ -252,19 +252,15 @@ def suggest_alternatives(*modules: ModuleType) -> None:
     ``layers.Conv2D`` raises AttributeError, and ``from minidl.layers import Conv2D`` ImportError.
     """
     for module in modules:
-        vars(module)["__getattr__"] = functools.partial(_missing_name, module)
+        vars(module)["__getattr__"] = functools.partial(_missing_name, module, AttributeError)
     sys.meta_path.append(_MissingModules(modules))
 
 
-def _missing_name(module: ModuleType, name: str) -> NoReturn:
-    raise AttributeError(_advice(module, name))
-
-
-def _advice(module: ModuleType, name: str) -> str:
+def _missing_name(module: ModuleType, error: type[Exception], name: str) -> NoReturn:
     place = module.__name__.removeprefix("minidl.")
     if name in ALTERNATIVES.get(place, {}):
-        return _no(place, place, name)
-    return f"{place}: expected one of {', '.join(module.__all__)}, got {name}."
+        raise error(_no(place, place, name))
+    raise error(f"{place}: expected one of {', '.join(module.__all__)}, got {name}.")
 
 
 class _MissingModules(MetaPathFinder):
@@ -273,10 +269,10 @@ class _MissingModules(MetaPathFinder):
     Python asks it for a module ``minidl.layers.Conv2D`` if the package has no such attribute.
     """
 
-    def __init__(self, packages: Iterable[ModuleType]):
-        self._packages = list(packages)
+    def __init__(self, packages: Sequence[object]):
+        self._packages = packages
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         place, _, name = fullname.rpartition(".")
         if sys.modules.get(place) in self._packages and not name.startswith("_"):
-            raise ImportError(_advice(sys.modules[place], name), name=fullname)
+            _missing_name(sys.modules[place], ImportError, name)

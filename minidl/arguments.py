@@ -282,56 +282,48 @@ def choose(
     )
 
 
-def shown_arguments(thing: Any) -> dict[str, Any]:
-    """Return the constructor's arguments that are not at their defaults, from the attributes."""
-    return {
-        name: getattr(thing, name)
-        for name, default in _defaults(type(thing)).items()
-        if getattr(thing, name) != default
-    }
+def shown_arguments(
+    thing: Any, *, of_bases: bool = False, with_defaults: bool = False
+) -> dict[str, Any]:
+    """Return the constructor's arguments that are not at their defaults, from the attributes.
 
-
-def _defaults(kind: type) -> dict[str, Any]:
-    """Return the constructor's arguments with their defaults."""
-    variable = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL
-    parameters = inspect.signature(kind).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind not in variable}
+    `of_bases` adds those of base classes that ``**options`` go to.
+    """
+    defaults: dict[str, Any] = {}
+    for kind in type(thing).__mro__:
+        own = inspect.signature(kind).parameters.values()
+        for p in own:
+            if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+                defaults.setdefault(p.name, p.default)
+        if not of_bases or all(p.kind != p.VAR_KEYWORD for p in own):
+            break
+    values = {name: getattr(thing, name) for name in defaults}
+    if with_defaults:
+        return values
+    # A default of None may stand for an attribute of the class, such as a name.
+    usual = {name: (value, getattr(type(thing), name, value)) for name, value in defaults.items()}
+    return {name: value for name, value in values.items() if value not in usual[name]}
 
 
 class Shown:
     """Base of classes that are shown by their arguments, from the attributes of these names.
 
-    Arguments of base classes are among them, for ``**options``. The repr leaves out defaults, the
-    HTML for notebooks does not.
+    The repr leaves out arguments at their defaults. The HTML for notebooks has all of them.
     """
-
-    def _all_arguments(self) -> dict[str, tuple[Any, bool]]:
-        """Return the value of each argument, and whether it is the default."""
-        found: dict[str, tuple[Any, bool]] = {}
-        for kind in type(self).__mro__:
-            for name, default in _defaults(kind).items():
-                value = getattr(self, name)
-                # A default of None may stand for an attribute of the class, such as a name.
-                is_default = value == default or value == getattr(type(self), name, default)
-                found.setdefault(name, (value, bool(is_default)))
-            parameters = inspect.signature(kind).parameters.values()
-            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-                break
-        return found
 
     def __repr__(self) -> str:
         try:
-            arguments = self._all_arguments()
+            return written(self, shown_arguments(self, of_bases=True))
         except (AttributeError, TypeError, ValueError):  # a user's class may keep others
             return super().__repr__()
-        return written(self, {name: v for name, (v, is_usual) in arguments.items() if not is_usual})
 
     def _repr_html_(self) -> str:
         """Return a table of the arguments, for notebooks."""
         try:
-            rows = [(name, _text_of(value)) for name, (value, _) in self._all_arguments().items()]
+            arguments = shown_arguments(self, of_bases=True, with_defaults=True)
         except (AttributeError, TypeError, ValueError):  # see __repr__
-            rows = []
+            arguments = {}
+        rows = [(name, _text_of(value)) for name, value in arguments.items()]
         return table(type(self).__name__, ("Argument", "Value"), rows)
 
 

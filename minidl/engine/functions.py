@@ -7,8 +7,6 @@ from minidl.arguments import as_list
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply, as_operands
 
-__all__ = ["concatenate", "maximum", "minimum", "stack", "where"]
-
 
 def minimum(a: Any, b: Any) -> Tensor:
     """Return the smaller of each two elements, of tensors or numbers, or NaN if one is NaN.

@@ -23,12 +23,11 @@ class TensorMethods(Generic[T]):
 
     # -------------------------------------------------------------------------- elementwise
 
-    def __abs__(self) -> T:
-        return self._apply(ops.abs)
-
     def abs(self) -> T:
         """Return the absolute value of each element; the gradient at 0 is 0."""
         return self._apply(ops.abs)
+
+    __abs__ = abs
 
     def sqrt(self) -> T:
         """Return the square root of each element; the gradient at 0 is infinite."""

@@ -77,18 +77,15 @@ class History:
         return {name: [logs[name] for logs in self.logs if name in logs] for name in names}
 
     def _repr_html_(self) -> str:
-        """Return the curves of loss and metrics, each with that of the validation."""
+        """Return the curves of loss and metrics, each with that of the validation, in HTML."""
         points: dict[str, list[tuple[float, float]]] = {}
         for epoch, logs in self.rows():
             for name, value in logs.items():
                 with suppress(TypeError, ValueError):  # callbacks may log what is not a number
                     points.setdefault(name, []).append((epoch + 1, float(value)))
         names = dict.fromkeys(name.removeprefix("val_") for name in points)
-        pairs = [(name, f"val_{name}") for name in names]
-        return "".join(
-            notebooks.curves({name: points[name] for name in pair if name in points})
-            for pair in pairs
-        )
+        pairs = ({n: points.get(n, []), f"val_{n}": points.get(f"val_{n}", [])} for n in names)
+        return "".join(map(notebooks.curves, pairs))
 
 
 class Progress(NamedTuple):

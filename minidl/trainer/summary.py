@@ -13,11 +13,7 @@ HEADINGS = ("Layer (type)", "Output Shape", "Param #")
 
 def summary_table(name: str, layers: Sequence[Layer], parameters: Sequence[Parameter]) -> str:
     """Return the table of a model: layers, output shapes and numbers of weights."""
-    rows = [HEADINGS]
-    for layer in layers:
-        label = f"{layer.label} ({type(layer).__name__})"
-        size = f"{layer.count_params():,}" if layer.built else "0 (unbuilt)"
-        rows.append((label, str(layer.output_shape or "?"), size))
+    rows = [HEADINGS, *map(_row, layers)]
     first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
 
     def rule(left: str, line: str, middle: str, right: str) -> str:
@@ -50,19 +46,17 @@ def _readable(size: float) -> str:
 
 def summary_html(name: str, layers: Sequence[Layer], parameters: Sequence[Parameter]) -> str:
     """Return the table of a model for notebooks, with the rates of dropout."""
-    rows = [
-        (
-            f"{layer.label} ({type(layer).__name__})",
-            layer.output_shape or "?",
-            f"{layer.count_params():,}" if layer.built else "0 (unbuilt)",
-            rate_of(layer),
-        )
-        for layer in layers
-    ]
-    trained = sum(math.prod(p.shape) for p in parameters if p.requires_grad)
-    count = sum(math.prod(parameter.shape) for parameter in parameters)
+    rows = [(*_row(layer), rate_of(layer)) for layer in layers]
+    trained = sum(parameter.size for parameter in parameters if parameter.requires_grad)
+    count = sum(parameter.size for parameter in parameters)
     note = f"{count:,} weights, {trained:,} of them trained"
     return notebooks.table(name, (*HEADINGS, "Rate"), rows, note)
+
+
+def _row(layer: Layer) -> tuple[str, str, str]:
+    label = f"{layer.label} ({type(layer).__name__})"
+    size = f"{layer.count_params():,}" if layer.built else "0 (unbuilt)"
+    return label, str(layer.output_shape or "?"), size
 
 
 def rate_of(layer: Any) -> str:

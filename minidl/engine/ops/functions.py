@@ -5,32 +5,7 @@ from minidl.engine.ops.op import Result, differentiable, made_of_kernels
 
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 
-__all__ = [
-    "abs",
-    "clip",
-    "exp",
-    "log",
-    "log_softmax",
-    "relu",
-    "selu",
-    "sigmoid",
-    "softmax",
-    "sqrt",
-    "tanh",
-]
-
-
-@differentiable
-def abs(backend: Backend, x: Array) -> Result:
-    """Return the absolute value; the gradient at 0 is 0."""
-    return backend.xp.abs(x), (lambda g: g * backend.xp.sign(x),)
-
-
-@differentiable
-def sqrt(backend: Backend, x: Array) -> Result:
-    """Return the square root; the gradient at 0 is infinite."""
-    y = backend.xp.sqrt(x)
-    return y, (lambda g: g / (2 * y),)
+__all__ = ["clip", "exp", "log", "log_softmax", "relu", "selu", "sigmoid", "softmax", "tanh"]
 
 
 @differentiable

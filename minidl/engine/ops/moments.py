@@ -12,38 +12,17 @@ __all__ = ["logsumexp", "std", "var"]
 @differentiable
 def var(backend: Backend, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Result:
     """Return the mean of the squared differences from the mean over `axis`; None means all axes."""
-    return _spread(backend, "var", lambda count, y: 2 / count, x, axis, keepdims)
+    deviation, variance, count = _moments(backend, x, axis)
+    return _reduced(backend, x, variance, lambda: 2 / count * deviation, axis, keepdims)
 
 
 @differentiable
 def std(backend: Backend, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Result:
     """Return the square root of `var`. Where it is 0, so is the gradient, as in PyTorch."""
-
-    def factor(count: int, y: Array) -> Array:
-        is_zero = y == 0
-        return backend.xp.where(is_zero, 0, 1 / (count * backend.xp.where(is_zero, 1, y)))
-
-    return _spread(backend, "std", factor, x, axis, keepdims)
-
-
-def _spread(
-    backend: Backend,
-    name: str,
-    factor: Callable[[int, Array], Array],
-    x: Array,
-    axis: Axis,
-    keepdims: bool,
-) -> Result:
-    """Return an array's `name` and its VJP: the differences from the mean, times a factor."""
-    wide = backend.widened(x)
-    kept = getattr(wide, name)(axis=axis, keepdims=True)
-    count = x.size // kept.size if kept.size else 1
-
-    def vjp(g: Array) -> Array:
-        scaled = backend.widened(g).reshape(kept.shape) * factor(count, kept)
-        return (scaled * (wide - wide.mean(axis=axis, keepdims=True))).astype(x.dtype, copy=False)
-
-    return _narrowed(kept if keepdims else kept.squeeze(axis), x), (vjp,)
+    xp, (deviation, variance, count) = backend.xp, _moments(backend, x, axis)
+    y = xp.sqrt(variance)
+    slope = lambda: deviation / (count * xp.where(y == 0, xp.inf, y))  # noqa: E731
+    return _reduced(backend, x, y, slope, axis, keepdims)
 
 
 @differentiable
@@ -54,15 +33,25 @@ def logsumexp(backend: Backend, x: Array, *, axis: Axis = None, keepdims: bool =
     offset = xp.where(xp.isfinite(largest), largest, 0)
     powers = xp.exp(wide - offset)
     total = powers.sum(axis=axis, keepdims=True)
-    kept = xp.log(total) + offset
+    return _reduced(backend, x, xp.log(total) + offset, lambda: powers / total, axis, keepdims)
+
+
+def _moments(backend: Backend, x: Array, axis: Axis) -> tuple[Array, Array, int]:
+    """Return the differences from the mean, the mean of their squares, and its count."""
+    wide = backend.widened(x)
+    deviation = wide - wide.mean(axis=axis, keepdims=True)
+    variance = (deviation * deviation).mean(axis=axis, keepdims=True)
+    return deviation, variance, x.size // (variance.size or 1)
+
+
+def _reduced(
+    backend: Backend, x: Array, y: Array, slope: Callable[[], Array], axis: Axis, keepdims: bool
+) -> Result:
+    """Return a reduction `y` of `x`, which still has all axes, and whose derivative is `slope`."""
+    value = y if keepdims else y.squeeze(axis)
+    is_float = x.dtype.kind == "f"
 
     def vjp(g: Array) -> Array:
-        scaled = backend.widened(g).reshape(kept.shape) / total
-        return (scaled * powers).astype(x.dtype, copy=False)
+        return (backend.widened(g).reshape(y.shape) * slope()).astype(x.dtype, copy=False)
 
-    return _narrowed(kept if keepdims else kept.squeeze(axis), x), (vjp,)
-
-
-def _narrowed(y: Array, x: Array) -> Array:
-    """Return `y` in the dtype of `x`; for integers, in its own."""
-    return y.astype(x.dtype, copy=False) if x.dtype.kind == "f" else y
+    return value.astype(x.dtype, copy=False) if is_float else value, (vjp,)
