@@ -17,8 +17,6 @@ PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
 LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
 FREEZE = "set requires_grad of each of its parameters(), then compile"
 GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
-VALIDATION_MOMENT = "define on_epoch_end, whose logs hold the val_ values"
-PREDICTION_MOMENT = "work on the result of predict, which calls no callbacks"
 OWN_LOSS = "subclass losses.Loss and pass it to compile"
 OWN_LOOP = f"write the loop in a method of another name: {GRADIENT_LOOP}"
 OWN_PREDICTION = "define call, or a method of another name that calls the model"
@@ -36,7 +34,6 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "optim": "use optimizers",
         "utils": f"{SEED}; one-hot targets are np.eye(classes)[y]",
     },
-    "callbacks": {"BackupAndRestore": "use ModelCheckpoint and fit(resume=True)"},
     "losses": {
         "BCEWithLogitsLoss": "use BinaryCrossentropy(from_logits=True)",
         "CrossEntropyLoss": "use SparseCategoricalCrossentropy(from_logits=True)",
@@ -66,7 +63,6 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "state_dict": "use model.save_weights or model.get_weights",
         "to": "give device= to the model, or to models.load",
         "train": "use `with minidl.training(step=step):`",
-        "train_on_batch": "use loss(y, model(x)).backward() and optimizer.update",
         "trainable_variables": PARAMETERS,
         "trainable_weights": PARAMETERS,
         "weights": PARAMETERS,
@@ -84,12 +80,7 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     # arguments of Keras, at another value than `keras_defaults` accepts
     "argument": {
         "dtype": "give the model its dtype=",
-        "save_best_only": "use monitor=, with which the best is also kept",
-        "save_freq": "use every_steps= or every_epochs=",
-        "save_weights_only": "use model.save_weights",
-        "steps_per_epoch": "pass as many samples as an epoch shall have",
         "trainable": FREEZE,
-        "validation_steps": "pass as many validation samples as you need",
     },
     # definitions in a subclass that minidl would never use
     "call's parameters": {
@@ -116,14 +107,6 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     "Callback": {
         "on_batch_begin": "define on_train_batch_begin",
         "on_batch_end": "define on_train_batch_end",
-        "on_test_begin": VALIDATION_MOMENT,
-        "on_test_end": VALIDATION_MOMENT,
-        "on_test_batch_begin": VALIDATION_MOMENT,
-        "on_test_batch_end": VALIDATION_MOMENT,
-        "on_predict_begin": PREDICTION_MOMENT,
-        "on_predict_end": PREDICTION_MOMENT,
-        "on_predict_batch_begin": PREDICTION_MOMENT,
-        "on_predict_batch_end": PREDICTION_MOMENT,
         "set_model": "use self.model, which is set before on_train_begin",
         "set_params": "use self.params, which is set before on_train_begin",
     },

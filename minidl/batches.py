@@ -5,7 +5,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,11 @@ CHECKED_BYTES = 2**22  # read of each array for its checksum, in a few milliseco
 class Samples:
     """Inputs `x`, and targets `y` and weights if there are any; axis 0 is the samples.
 
+    Attributes
+    ----------
+    shortage : str
+        A warning if there were fewer batches than expected: never, so it is empty.
+
     Examples
     --------
     >>> len(Samples.checked("fit", [[1.0], [2.0], [3.0]], [0, 1, 2]))
@@ -30,6 +35,7 @@ class Samples:
     x: np.ndarray
     y: np.ndarray | None = None
     weight: np.ndarray | None = None
+    shortage: ClassVar[str] = ""
 
     @classmethod
     def checked(cls, who: str, x: Any, y: Any = None, weight: Any = None) -> "Samples":
@@ -72,6 +78,14 @@ class Samples:
     def __getitem__(self, rows: Any) -> "Samples":
         parts = (self.x, self.y, self.weight)
         return Samples(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
+
+    def steps(self, size: int) -> float:
+        """Return the number of batches of `size` in an epoch."""
+        return math.ceil(len(self) / size)
+
+    def begin_epoch(self) -> bool:
+        """Prepare the next epoch; return whether it has a batch."""
+        return True
 
     def weighted_by_class(self, class_weight: Mapping[int, float]) -> "Samples":
         """Return the samples with the weights of their classes; other classes have weight 1.
@@ -161,6 +175,11 @@ class Batch:
         The part of `order` that is the batch; without `stop`, up to its end.
     host_order : numpy.ndarray, optional
         The same as `order` on the host.
+
+    Attributes
+    ----------
+    first_row : int
+        The number of samples before the batch: its first row in the addresses of drawn outputs.
     """
 
     def __init__(
@@ -172,6 +191,7 @@ class Batch:
         host_order: np.ndarray | None = None,
     ):
         self.order, self.start = order, start
+        self.first_row = start
         self._stop = len(order) if stop is None else min(stop, len(order))
         self._feed, self._host_order = feed, host_order
 
@@ -255,9 +275,10 @@ class Feed:
         return len(self._x)
 
     @property
-    def is_on_device(self) -> bool:
-        """Whether the device holds the samples."""
-        return self._backend.is_array(self._x)
+    def obstacle(self) -> str:
+        """Why the work on its batches must not be recorded, or an empty string."""
+        is_on_device = self._backend.is_array(self._x)
+        return "" if is_on_device else "the samples are too large for the device"
 
     def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[Batch]:
         """Yield the samples in batches of `size`, in `order`; the last batch may be smaller."""

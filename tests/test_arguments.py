@@ -321,8 +321,8 @@ def test_names_that_compile_lacks_have_alternatives(place, get):
         (lambda: minidl.Sequential, r"minidl: .* Sequential\. Use models\.Sequential"),
         (lambda: minidl.manual_seed(0), r"minidl: .* manual_seed\. .*seed="),
         (
-            lambda: callbacks.LambdaCallback,
-            "callbacks: expected one of .* Callback.*, got Lambda",
+            lambda: callbacks.RemoteMonitor,
+            "callbacks: expected one of .* Callback.*, got Remote",
         ),
         (lambda: losses.MSELoss(), r"losses: .* MSELoss\. Use MeanSquaredError"),
         (lambda: metrics.IoU(), "metrics: expected one of .*Metric.*, got IoU"),
@@ -573,13 +573,12 @@ UNKNOWN_ARGUMENTS = {
     "activity_regularizer": lambda m: layers.Dense(2, activity_regularizer="l2"),
     "dtype": lambda m: layers.Dense(2, dtype="float64"),
     "unit": lambda m: layers.Dense(2, unit=3),
-    "save_best_only": lambda m: callbacks.ModelCheckpoint("best", save_best_only=True),
     "patience_": lambda m: callbacks.EarlyStopping("loss", patience_=1),
     "training": lambda m: m(X, training=True),
     "workers": lambda m: m.fit(X, Y, workers=4),
     "run_eagerly": lambda m: m.compile("adam", "mse", run_eagerly=True),
-    "steps": lambda m: m.evaluate(X, Y, steps=2),
-    "callbacks": lambda m: m.predict(X, callbacks=[]),
+    "sample_weights": lambda m: m.evaluate(X, Y, sample_weights=Y),
+    "shuffle": lambda m: m.predict(X, shuffle=False),
 }
 
 
@@ -635,16 +634,6 @@ DEFAULTS = {  # a call, and arguments of Keras at their defaults
     "Accuracy": (metrics.Accuracy, {"dtype": None}),
     "Recall": (metrics.Recall, {"dtype": None, "top_k": None, "class_id": None}),
     "AUC": (metrics.AUC, {"dtype": None, "multi_label": False, "thresholds": None}),
-    "EarlyStopping": (callbacks.EarlyStopping, {"verbose": 0, "start_from_epoch": 0}),
-    "ReduceLROnPlateau": (callbacks.ReduceLROnPlateau, {"verbose": 0}),
-    "LearningRateScheduler": (
-        lambda **k: callbacks.LearningRateScheduler(abs, **k),
-        {"verbose": 0},
-    ),
-    "ModelCheckpoint": (
-        lambda **k: callbacks.ModelCheckpoint("folder", **k),
-        {"save_freq": "epoch", "save_best_only": False, "verbose": 0},
-    ),
     "compile": (
         lambda **k: compiled().compile("sgd", "mse", **k),
         {"run_eagerly": False, "jit_compile": "auto", "loss_weights": None},
@@ -653,12 +642,9 @@ DEFAULTS = {  # a call, and arguments of Keras at their defaults
         lambda **k: compiled().fit(X, Y, verbose=0, **k),
         {
             "validation_batch_size": None,
-            "steps_per_epoch": None,
             "workers": 1,
         },
     ),
-    "evaluate": (lambda **k: compiled().evaluate(X, Y, **k), {"steps": None, "callbacks": None}),
-    "predict": (lambda **k: model().predict(X, **k), {"steps": None, "callbacks": None}),
 }
 
 

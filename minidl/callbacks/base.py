@@ -1,18 +1,18 @@
 """Base class of callbacks, and the list that calls them."""
 
-import math
-import re
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from minidl import console
 from minidl.alternatives import refuse_names
-from minidl.arguments import as_list, number
+from minidl.arguments import as_list
 from minidl.backend import Backend
+from minidl.batches import Batch
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import Optimizer
 from minidl.storage.atomic import PathLike
@@ -70,25 +70,30 @@ class Model(Protocol):
     def evaluate(self, *arguments: Any, **options: Any) -> Any: ...
     def predict(self, *arguments: Any, **options: Any) -> Any: ...
     def save(self, path: PathLike) -> None: ...
+    def save_weights(self, path: PathLike) -> None: ...
     def check_savable(self, path: PathLike) -> None: ...
 
 
 class Callback:
-    """Actions at certain moments of `fit`; a subclass overrides the methods it needs.
+    """Actions at certain moments of training; a subclass overrides the methods it needs.
 
     Each callback is called once for each moment, even if the run is interrupted and resumed. So
     after resuming, the first moment may be in the middle of an epoch: create what every method
     needs in `on_train_begin`. A method that was interrupted is called again. A callback that
     remembers something between moments defines `state` and `load_state`.
 
+    `evaluate` and `predict` call the callbacks that they are given, and the validation in `fit`
+    those of `fit`. A validation that was interrupted is repeated, with its moments. So a callback
+    must not change training there; what it remembers counts from the end of the validation.
+
     Attributes
     ----------
     model : Model
         The model in training.
     params : dict
-        ``epochs``, ``steps`` (in an epoch), ``verbose``, and ``metrics``: the names that epochs
-        log, without those that callbacks add. ``may_log_more`` is whether one of your callbacks
-        defines `on_epoch_end`.
+        ``epochs``, ``steps`` (in an epoch; None if unknown), ``verbose``, and ``metrics``: the
+        names that epochs log, without those that callbacks add. ``may_log_more`` is whether one of
+        your callbacks defines `on_epoch_end`.
     comes_last : bool
         Whether it is called after all callbacks for which this is False, to record what they did.
     writes : bool
@@ -144,6 +149,45 @@ class Callback:
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         """Run after a training step; reading a value of `logs` waits for the device."""
 
+    def on_test_begin(self, logs: Logs) -> None:
+        """Run before an evaluation or a validation."""
+
+    def on_test_end(self, logs: Logs) -> None:
+        """Run after an evaluation or a validation, with loss and metrics."""
+
+    def on_test_batch_begin(self, batch: int, logs: Logs) -> None:
+        """Run before a batch of an evaluation or a validation."""
+
+    def on_test_batch_end(self, batch: int, logs: Logs) -> None:
+        """Run after such a batch; `logs` are the means so far, of a shared run NaN."""
+
+    def on_predict_begin(self, logs: Logs) -> None:
+        """Run before a prediction."""
+
+    def on_predict_end(self, logs: Logs) -> None:
+        """Run after a prediction."""
+
+    def on_predict_batch_begin(self, batch: int, logs: Logs) -> None:
+        """Run before a batch of a prediction."""
+
+    def on_predict_batch_end(self, batch: int, logs: Mapping[str, Any]) -> None:
+        """Run after such a batch; ``logs["outputs"]`` is what was predicted for it."""
+
+    def restore(self, model: Any, arguments: Mapping[str, int]) -> bool:
+        """Load a run that this callback has saved, if any; return whether `fit` resumes it.
+
+        All workers call it. `arguments` are those of `TrainState.check_resume`.
+        """
+        return False
+
+    def announce(self, text: str) -> None:
+        """Print a line if the attribute ``verbose`` is set; of several workers, on the first."""
+        run = self.model.run
+        if getattr(self, "verbose", 0) and (run is None or run.distribution.rank == 0):
+            # A progress bar may be in the line.
+            start = "\n" if console.is_terminal(sys.stdout) else ""
+            console.write(start + text, sys.stdout)
+
     def close(self) -> None:
         """Release files and locks; called however training ends, if it has begun."""
 
@@ -158,11 +202,56 @@ class Callback:
         """Load what `state` returned, if anything; follows `on_train_begin` in a resumed run."""
 
 
+class Observers:
+    """Callbacks that are called in an evaluation, a validation or a prediction.
+
+    Parameters
+    ----------
+    kind : {"test", "predict"}
+        The word in the names of the methods.
+    callbacks : iterable of Callback
+        The callbacks, in the order of their calls.
+    """
+
+    def __init__(self, kind: str, callbacks: Iterable[Callback]):
+        self._kind, self._callbacks = kind, list(callbacks)
+
+    def begin(self, model: Any, params: dict[str, Any]) -> None:
+        """Set the attributes of the callbacks, unless these are in `fit`."""
+        for callback in self._callbacks if model.run is None else ():
+            callback.model, callback.params = model, params
+
+    def _call(self, moment: str, *arguments: Any) -> None:
+        name = f"on_{self._kind}_{moment}"
+        for callback in self._callbacks:
+            if _defines(callback, name):
+                getattr(callback, name)(*arguments)
+
+    def watching(
+        self, batches: Iterable[Batch], logs: Callable[[], Mapping[str, Any]]
+    ) -> Iterator[Batch]:
+        """Yield the batches, and call the callbacks around each."""
+        self._call("begin", {})
+        for number, batch in enumerate(batches):
+            self._call("batch_begin", number, {})
+            yield batch
+            self._call("batch_end", number, logs())
+
+    def end(self, logs: Mapping[str, Any]) -> None:
+        """Call the callbacks for the end."""
+        self._call("end", logs)
+
+
 class CallbackList:
     """The callbacks of one `fit` call, called for each moment in their order.
 
     Which callbacks have acted on a moment, and what they remember, is recorded in
     ``state.progress`` after each of them.
+
+    Attributes
+    ----------
+    observers : Observers
+        The same callbacks, in a validation.
     """
 
     def __init__(self, callbacks: Sequence[Callback], model: Model, rank: int = 0):
@@ -177,6 +266,7 @@ class CallbackList:
             if rank == 0 or not callback.writes:
                 self._callbacks[key] = callback
             callback.model = model
+        self.observers = Observers("test", self._callbacks.values())
 
     def begin(self, params: dict[str, Any]) -> None:
         """Begin the run with each callback, and load what it remembered."""
@@ -207,6 +297,12 @@ class CallbackList:
     def names(self) -> list[str]:
         """The names of the callbacks that all workers call."""
         return [name for name, callback in self._callbacks.items() if not callback.writes]
+
+    def memories(self) -> dict[str, dict[str, Any]]:
+        """Return what the callbacks remember that may have acted in a validation."""
+        names = [name for name in self._acting if name.startswith("on_test_")]
+        acting = {key for name in names for key, _ in self._acting[name]}
+        return {key: self._memory_of(key) for key in self._stateful if key in acting}
 
     def _memory_of(self, key: str) -> dict[str, Any]:
         return copies(self._callbacks[key].state(), self._state.model.backend)
@@ -282,16 +378,18 @@ class CallbackList:
         self._begun.close()
 
 
-def checked_callbacks(callbacks: Callback | Iterable[Callback] | None) -> list[Callback]:
-    """Return the callbacks that `fit` was given as a list, or raise TypeError."""
+def checked_callbacks(
+    callbacks: Callback | Iterable[Callback] | None, who: str = "fit"
+) -> list[Callback]:
+    """Return the callbacks that `who` was given as a list, or raise TypeError."""
     if callbacks is None or isinstance(callbacks, Callback):
         return [] if callbacks is None else [callbacks]
-    listed = as_list("fit", "callbacks", callbacks)
+    listed = as_list(who, "callbacks", callbacks)
     for callback in listed:
         if not isinstance(callback, Callback):
             advice = f" Use {callback.__name__}()." if isinstance(callback, type) else ""
             raise TypeError(
-                f"fit: expected callbacks to be a list of Callbacks, got {callback!r:.80} in it."
+                f"{who}: expected callbacks to be a list of Callbacks, got {callback!r:.80} in it."
                 f"{advice}"
             )
     return listed
@@ -322,129 +420,3 @@ def _may_log(callback: Callback) -> bool:
 def _defines(callback: Callback, name: str) -> bool:
     """Return whether a callback has a method of its own, in its class or in an attribute."""
     return getattr(getattr(callback, name), "__func__", None) is not getattr(Callback, name)
-
-
-@dataclass(eq=False, repr=False)
-class Monitor(Callback):
-    """Base class of callbacks that act on the improvement of a logged value.
-
-    Parameters
-    ----------
-    monitor : str
-        The name of the value.
-    min_delta : float
-        The least change that counts as an improvement.
-    mode : {"auto", "min", "max"}
-        Whether less or more is better; `direction` decides for auto.
-
-    Attributes
-    ----------
-    best : float or None
-        The best value so far: the first that is not NaN, or a better one.
-    remembered : tuple of str
-        The attributes that the callback remembers.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument has the wrong type or is out of range, or mode is auto and the name unknown.
-    """
-
-    monitor: str
-    min_delta: float
-    mode: str
-    remembered: ClassVar[tuple[str, ...]] = ("best",)
-
-    def __post_init__(self) -> None:
-        who = type(self).__name__
-        if not isinstance(self.monitor, str):
-            raise TypeError(f"{who}: expected monitor to be a string, got {self.monitor!r}.")
-        if self.mode not in ("auto", "min", "max"):
-            raise ValueError(
-                f'{who}: expected mode to be "auto", "min" or "max", got {self.mode!r}.'
-            )
-        mode = direction(self.monitor) if self.mode == "auto" else self.mode
-        if mode is None:
-            raise ValueError(
-                f'{who}: expected mode to be "min" or "max" for monitor={self.monitor!r}, got '
-                '"auto". Pass mode="max" if more is better, or mode="min".'
-            )
-        self.sign = 1 if mode == "max" else -1
-        self.min_delta = abs(number(who, "min_delta", self.min_delta, "(-inf, inf)"))
-
-    def on_train_begin(self, logs: Logs) -> None:
-        """Check the name, and begin with the best value of the history.
-
-        Raises
-        ------
-        ValueError
-            If no value of the name is logged, and no callback can add one.
-        """
-        if self.monitor not in self.params["metrics"] and not self.params["may_log_more"]:
-            raise self._unknown(self.params["metrics"])
-        rows = map(numbers, self.model.history.logs)
-        past = [row[self.monitor] for row in rows if self.monitor in row]
-        known = [value for value in past if not math.isnan(value)]
-        self.best = max(known, key=lambda value: self.sign * value, default=None)
-
-    def _unknown(self, names: Iterable[str]) -> ValueError:
-        return ValueError(
-            f"{type(self).__name__}: expected monitor to be one of {', '.join(map(str, names))}, "
-            f"got {self.monitor!r}. Choose one of them, pass validation data for val_ names, or "
-            "list a callback that adds a number of this name before this one."
-        )
-
-    def value(self, logs: Mapping[str, Any]) -> float:
-        """Return the value of an epoch, or raise ValueError if it is not logged as a number."""
-        known = numbers(logs)
-        if self.monitor not in known:
-            raise self._unknown(known)
-        return known[self.monitor]
-
-    def improves(self, value: float) -> bool:
-        """Return whether `value` is the best so far, and store it if so."""
-        is_best = self.is_better(value, self.best)
-        if is_best:
-            self.best = value
-        return is_best
-
-    def is_better(self, value: float, other: float | None) -> bool:
-        """Return whether a value is better by more than `min_delta`; NaN is not, None is worst."""
-        if other is None:
-            return not math.isnan(value)
-        return self.sign * value - self.min_delta > self.sign * other
-
-    def state(self) -> dict[str, Any]:
-        """Return what is remembered; in files, a best value is negated if less is better."""
-        values = {name: getattr(self, name) for name in self.remembered}
-        return values | {"best": None if self.best is None else self.sign * self.best}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load what `state` returned."""
-        for name in self.remembered:
-            setattr(self, name, state[name])
-        self.best = None if state["best"] is None else self.sign * state["best"]
-
-
-# The last words of names.
-LESS_IS_BETTER = {"loss", "error", "crossentropy", "divergence", "hinge", "perplexity", "nll"}
-LESS_IS_BETTER |= {"mae", "mape", "mse", "msle", "rmse"}
-MORE_IS_BETTER = {"acc", "accuracy", "auc", "f1", "fbeta", "iou", "precision", "r2", "recall"}
-
-
-def direction(name: str) -> str | None:
-    """Return "min" or "max" for a known name of a loss or metric, or None.
-
-    The last word decides, without a number or ``score`` after it.
-
-    Examples
-    --------
-    >>> direction("accumulated_loss"), direction("val_f1_score"), direction("gap")
-    ('min', 'max', None)
-    """
-    words = re.sub(r"(_score|_\d+)+$", "", name.lower()).split("_")
-    if "neg" in words or "negative" in words:
-        return None
-    if words[-1] in LESS_IS_BETTER:
-        return "min"
-    return "max" if words[-1] in MORE_IS_BETTER else None

@@ -6,9 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from minidl.alternatives import keras_defaults
 from minidl.arguments import count, number
-from minidl.callbacks.base import Callback, Logs, Monitor
+from minidl.callbacks.base import Callback, Logs
+from minidl.callbacks.monitor import Monitor
 from minidl.optimizers.schedules import name_of, returned_rate
 
 
@@ -32,7 +32,6 @@ def learning_rate(callback: Callback) -> float:
     return rate
 
 
-@keras_defaults(verbose=0)
 class LearningRateScheduler(Callback):
     """Learning rate that is set at the beginning of each epoch, and logged at its end.
 
@@ -41,6 +40,8 @@ class LearningRateScheduler(Callback):
     schedule : callable
         Takes the epoch, from 0, and, if it has a second argument, the current learning rate.
         Returns the new one, 0 or above.
+    verbose : int
+        Whether a line is printed for each epoch.
 
     Raises
     ------
@@ -55,8 +56,11 @@ class LearningRateScheduler(Callback):
     >>> halve_from_3 = LearningRateScheduler(lambda epoch, rate: rate / 2 if epoch >= 3 else rate)
     """
 
-    def __init__(self, schedule: Callable[[int, float], float] | Callable[[int], float]):
+    def __init__(
+        self, schedule: Callable[[int, float], float] | Callable[[int], float], verbose: int = 0
+    ):
         self.schedule: Callable[..., float] = schedule
+        self.verbose = verbose
         self._arguments = _number_of_arguments(schedule)
 
     def on_train_begin(self, logs: Logs) -> None:
@@ -70,6 +74,7 @@ class LearningRateScheduler(Callback):
         who = "LearningRateScheduler: schedule"
         rate = returned_rate(who, returned, f"epoch {epoch}")
         self.model.train_state.learning_rate = rate
+        self.announce(f"Epoch {epoch + 1}: LearningRateScheduler setting learning rate to {rate}.")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Add the learning rate of the epoch to its logs."""
@@ -88,7 +93,6 @@ def _number_of_arguments(schedule: Callable[..., float]) -> int:
     )
 
 
-@keras_defaults(verbose=0)
 @dataclass(eq=False)
 class ReduceLROnPlateau(Monitor):
     """Learning rate that is multiplied by `factor` when a value has not improved for a while.
@@ -109,6 +113,8 @@ class ReduceLROnPlateau(Monitor):
         The number of epochs after a reduction that do not count.
     min_lr : float
         The lower bound of the learning rate.
+    verbose : int
+        Whether a line is printed for each reduction.
 
     Raises
     ------
@@ -129,6 +135,7 @@ class ReduceLROnPlateau(Monitor):
     min_delta: float = field(default=1e-4, kw_only=True)
     cooldown: int = field(default=0, kw_only=True)
     min_lr: float = field(default=0.0, kw_only=True)
+    verbose: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,8 +156,13 @@ class ReduceLROnPlateau(Monitor):
         """Log the learning rate of the epoch, and compare with the best epoch so far."""
         rate = learning_rate(self)
         logs.setdefault("learning_rate", rate)
-        if self._is_due(self.value(logs)) and rate > self.min_lr:
-            self.model.train_state.learning_rate = max(rate * self.factor, self.min_lr)
+        value = self.value(logs)
+        if value is not None and self._is_due(value) and rate > self.min_lr:
+            reduced = max(rate * self.factor, self.min_lr)
+            self.model.train_state.learning_rate = reduced
+            self.announce(
+                f"Epoch {epoch + 1}: ReduceLROnPlateau reducing learning rate to {reduced}."
+            )
 
     def _is_due(self, value: float) -> bool:
         """Count an epoch, and return whether the wait is over."""

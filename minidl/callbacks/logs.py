@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minidl.alternatives import keras_defaults
+from minidl.arguments import count, positive_integer
 from minidl.callbacks.base import Callback, Logs, numbers
 from minidl.storage.atomic import PathLike
 from minidl.storage.extras import from_extra
@@ -82,7 +83,8 @@ class CSVLogger(Callback):
         values = {str(name): _text(value) for name, value in logs.items()} | {"epoch": str(epoch)}
         kept = self._kept_content()
         known = self._columns(kept)
-        columns = known or list(dict.fromkeys(["epoch", *values]))
+        metrics = self.params["metrics"]  # an epoch without validation has some of them
+        columns = known or list(dict.fromkeys(["epoch", *metrics, *values]))
         row = self._line([values.get(name, "NA") for name in columns])
         if not known:
             row = self._line(columns) + row
@@ -169,7 +171,7 @@ def write_divergence(logger: "CSVLogger | TensorBoard") -> bool:
     return True
 
 
-@keras_defaults(histogram_freq=0, write_images=False, update_freq="epoch", profile_batch=0)
+@keras_defaults(write_images=False, profile_batch=0)
 class TensorBoard(Callback):
     """Numbers in the logs, and the learning rate, of each epoch for TensorBoard.
 
@@ -181,6 +183,11 @@ class TensorBoard(Callback):
     ----------
     log_dir : path
         The folder for ``tensorboard --logdir``.
+    histogram_freq : int
+        The number of epochs between two histograms of each weight; 0 writes none.
+    update_freq : {"epoch", "batch"} or int
+        The number of steps between two values of the batches, the means of the epoch so far, in
+        the sub-folder ``batches``; batch is 1. Each waits for the device.
 
     Raises
     ------
@@ -193,11 +200,22 @@ class TensorBoard(Callback):
     comes_last = True
     writes = True
 
-    def __init__(self, log_dir: PathLike = "logs"):
+    def __init__(
+        self,
+        log_dir: PathLike = "logs",
+        histogram_freq: int = 0,
+        *,
+        update_freq: str | int = "epoch",
+    ):
         with from_extra("tensorboard", "tensorboardX", who="TensorBoard"):
             from tensorboardX import SummaryWriter
         self.log_dir = os.fspath(log_dir)
         self._new_writer = SummaryWriter
+        self.histogram_freq = count("TensorBoard: histogram_freq", histogram_freq)
+        self.update_freq = 1 if update_freq == "batch" else update_freq
+        if update_freq != "epoch":
+            self._every = positive_integer("TensorBoard: update_freq", self.update_freq)
+            vars(self)["on_train_batch_end"] = self._write_step  # without it, steps can be joined
 
     def on_train_begin(self, logs: Logs) -> None:
         """Create the folder."""
@@ -205,6 +223,14 @@ class TensorBoard(Callback):
         self._writers: dict[str, Any] = {}
         self._next_epoch = self.model.position.epoch
         self._purge_step: int | None = None
+
+    def _write_step(self, batch: int, logs: Logs) -> None:
+        """Write the means of the epoch so far, after every so many steps of the model's life."""
+        step = self.model.step
+        if step % self._every == 0:
+            writer = self._writer("batches", step)
+            for name, value in numbers(logs).items():
+                writer.add_scalar(f"batch_{name}", value, step)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Write the epoch."""
@@ -215,6 +241,10 @@ class TensorBoard(Callback):
         for name, value in ({"learning_rate": now} | numbers(logs)).items():
             part = "validation" if name.startswith("val_") else "train"
             self._writer(part).add_scalar(f"epoch_{name.removeprefix('val_')}", value, epoch)
+        if self.histogram_freq and (epoch + 1) % self.histogram_freq == 0:
+            for weight in self.model.parameters():
+                name = f"{weight.name}/histogram"
+                self._writer("train").add_histogram(name, weight.numpy(), epoch)
         for writer in self._writers.values():
             writer.flush()
         self._next_epoch = epoch + 1
@@ -223,11 +253,12 @@ class TensorBoard(Callback):
         """Write an epoch that diverged; a resumed run replaces it."""
         write_divergence(self)
 
-    def _writer(self, part: str) -> Any:
-        """Return the writer of a sub-folder."""
+    def _writer(self, part: str, purge_step: int | None = None) -> Any:
+        """Return the writer of a sub-folder; its first values hide later ones of an earlier run."""
         if part not in self._writers:
             folder = os.path.join(self.log_dir, part)
-            self._writers[part] = self._new_writer(folder, purge_step=self._purge_step)
+            first = self._purge_step if purge_step is None else purge_step
+            self._writers[part] = self._new_writer(folder, purge_step=first)
         return self._writers[part]
 
     def state(self) -> dict[str, Any]:

@@ -75,10 +75,10 @@ class TerminateOnNaN(Callback):
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         """Check loss and weights if it is time."""
-        if (batch + 1) % self.every and batch + 1 < self.params["steps"]:
-            return
         model, run = self.model, self.model.run
         assert run is not None, "called within fit"
+        if (batch + 1) % self.every and batch + 1 < run.steps:
+            return
         if math.isfinite(logs["loss"]) and non_finite_weight(model.parameters()) is None:
             self._good = model.train_state.snapshot(*CHANGED_BY_A_STEP)
             return

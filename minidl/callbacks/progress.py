@@ -9,8 +9,9 @@ from minidl_kernels.surroundings import in_notebook
 from tqdm import tqdm
 
 from minidl import console
-from minidl.batches import Batch, Feed
+from minidl.batches import Batch
 from minidl.callbacks.base import Callback, Logs
+from minidl.trainer.fusion import Plan
 
 
 class ProgressBar(Callback):
@@ -52,19 +53,18 @@ class ProgressBar(Callback):
         return f"Epoch {epoch + 1}/{self.params['epochs']}"
 
 
-def bar(title: str, feed: Feed, batch_size: int, verbose: int) -> Iterator[Batch]:
-    """Yield the batches of a feed, with a bar on a terminal if `verbose` is 1."""
-    steps = math.ceil(len(feed) / batch_size)
-    with _bar(title, steps, verbose) as shown:
-        for batch in feed.batches(batch_size):
+def bar(title: str, plan: Plan, batch_size: int, verbose: int) -> Iterator[Batch]:
+    """Yield the batches of a plan, with a bar on a terminal if `verbose` is 1."""
+    with _bar(title, plan.samples.steps(batch_size), verbose) as shown:
+        for batch in plan.feed.batches(batch_size):
             yield batch
             shown.update()
 
 
-def _bar(title: str, steps: int, verbose: int, done: int = 0) -> tqdm:
+def _bar(title: str, steps: float | None, verbose: int, done: int = 0) -> tqdm:
     is_shown = in_notebook() or console.is_terminal(sys.stdout)
     return _kind_of_bar()(
-        total=steps,
+        total=None if steps == math.inf else steps,
         initial=done,
         desc=title,
         unit="step",

@@ -1,13 +1,16 @@
 """Checkpoints during training."""
 
 import logging
+import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from minidl.alternatives import keras_defaults
 from minidl.arguments import positive_integer
-from minidl.callbacks.base import Logs, Monitor
+from minidl.callbacks.base import Callback, Logs
+from minidl.callbacks.monitor import Monitor
+from minidl.storage import registry
 from minidl.storage.atomic import PathLike, check_writable
 from minidl.storage.folders import (
     BEST_FILE,
@@ -23,7 +26,6 @@ FILE_ENDINGS = (".keras", ".h5", ".safetensors")  # of checkpoints of Keras and 
 log = logging.getLogger(__name__)
 
 
-@keras_defaults(verbose=0, save_best_only=False, save_weights_only=False, save_freq="epoch")
 class ModelCheckpoint(Monitor):
     """Checkpoints in ``step-NNNNNNNNNN.safetensors`` files, from which training can be resumed.
 
@@ -33,24 +35,40 @@ class ModelCheckpoint(Monitor):
     training is stopped within an epoch, or interrupted by an exception or Ctrl-C, the model is
     saved at that step.
 
+    A name that ends in ``.safetensors`` or ``.weights.h5`` stands for single files, as in Keras:
+    the model is saved after each epoch in the file of that name, and nowhere else. The name may
+    hold ``{epoch:02d}``, from 1, and logged values, as ``{val_loss:.2f}``. Files of whole models
+    end in ``.safetensors``, and training can be resumed from them.
+
     Parameters
     ----------
-    folder : path
-        Created if it does not exist. Only one run at a time may use it.
-    every_steps, every_epochs : int, optional
-        How often the model is saved; without both, after each epoch. The last epoch always is.
-    keep : int
-        The number of files to keep.
+    filepath : path
+        A folder, which is created if it does not exist, and which only one run at a time may use;
+        or the name of files.
     monitor : str, optional
-        The name of a logged value; the best epoch is also kept in ``best.safetensors``.
+        The name of a logged value. In a folder, the best epoch is also kept in
+        ``best.safetensors``. For files it is ``"val_loss"`` by default, and `save_best_only` uses
+        it.
+    verbose : int
+        Whether a line is printed for each file.
+    save_best_only, save_weights_only : bool
+        For files: whether only epochs that improve the value are saved, and whether files hold
+        the weights only, as `Model.save_weights` writes them.
     mode : {"auto", "min", "max"}
         As in `EarlyStopping`.
+    save_freq : "epoch" or int
+        As `every_steps`; for files also in place of the ends of epochs.
+    every_steps, every_epochs : int, optional
+        For a folder: how often the model is saved; without both, after each epoch. The last epoch
+        always is.
+    keep : int
+        For a folder: the number of files to keep.
 
     Raises
     ------
     TypeError, ValueError
-        If `folder` is a file name, a number is not an integer above 0, or `monitor` or `mode` is
-        invalid as in `EarlyStopping`.
+        If arguments are of the other form, a number is not an integer above 0, the ending is not
+        one of these, or `monitor` or `mode` is invalid as in `EarlyStopping`.
     TypeError, ValueError
         When training begins, if ``Model.save`` cannot save the model.
     BlockingIOError
@@ -78,31 +96,50 @@ class ModelCheckpoint(Monitor):
     ['step-0000000004.safetensors', 'step-0000000006.safetensors']
     >>> restored.fit(x, y, batch_size=4, epochs=5, verbose=0, resume=True).epoch
     [0, 1, 2, 3, 4]
+    >>> best = ModelCheckpoint("best.weights.h5", save_best_only=True, save_weights_only=True)
     """
 
     comes_last = True
     writes = True
+    save_weights_only = False
+
+    def __new__(cls, filepath: PathLike = "", *arguments: Any, **options: Any) -> "ModelCheckpoint":
+        """Return a callback of the form that the name stands for."""
+        is_file = cls is ModelCheckpoint and os.fspath(filepath).endswith(FILE_ENDINGS)
+        return super().__new__(_ModelFiles if is_file else cls)
 
     def __init__(
         self,
-        folder: PathLike,
+        filepath: PathLike,
+        monitor: str | None = None,
+        verbose: int = 0,
+        save_best_only: bool = False,
+        save_weights_only: bool = False,
+        mode: str = "auto",
+        save_freq: str | int = "epoch",
         *,
         every_steps: int | None = None,
         every_epochs: int | None = None,
         keep: int = 3,
-        monitor: str | None = None,
-        mode: str = "auto",
     ):
         super().__init__("loss" if monitor is None else monitor, 0.0, mode)
+        if save_best_only or save_weights_only:
+            raise TypeError(
+                "ModelCheckpoint: expected a file name for save_best_only and save_weights_only, "
+                f"got the folder {filepath}. Use best.safetensors, or monitor= for the folder."
+            )
+        if save_freq != "epoch":
+            every_steps = positive_integer("ModelCheckpoint: save_freq", save_freq)
+        self.verbose = verbose
         if every_steps is not None:
             every_steps = positive_integer("ModelCheckpoint: every_steps", every_steps)
         if every_epochs is not None:
             every_epochs = positive_integer("ModelCheckpoint: every_epochs", every_epochs)
-        self.folder = Path(folder)
+        self.folder = Path(filepath)
         if self.folder.suffix in FILE_ENDINGS:
             raise ValueError(
-                f"ModelCheckpoint: expected a folder, got the file name {folder}. Pass a name "
-                f"without {self.folder.suffix}."
+                f"{type(self).__name__}: expected a folder, got the file name {filepath}. Pass a "
+                f"name without {self.folder.suffix}."
             )
         self.every_steps = every_steps
         self.every_epochs = 1 if every_steps is every_epochs is None else every_epochs
@@ -138,7 +175,9 @@ class ModelCheckpoint(Monitor):
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         """Save after every so many steps of the model's life, and where training stops."""
         is_due = self.every_steps and self.model.step % self.every_steps == 0
-        is_last = self.model.stop_training and self.model.position.batch < self.params["steps"]
+        run = self.model.run
+        assert run is not None, "called within fit"
+        is_last = self.model.stop_training and self.model.position.batch < run.steps
         if is_due or is_last:
             self.save()
 
@@ -147,8 +186,8 @@ class ModelCheckpoint(Monitor):
         # The best file first: if the run is killed in between, it repeats this epoch.
         if self.keeps_best:
             value = self.value(logs)
-            if self.is_better(value, self.best) and self._write(self.folder / BEST_FILE):
-                self.best = value
+            if value is not None and self.is_better(value, self.best):
+                self.best = value if self._write(self.folder / BEST_FILE) else self.best
         is_last = epoch + 1 == self.params["epochs"] or self.model.stop_training
         if is_last or (self.every_epochs and (epoch + 1) % self.every_epochs == 0):
             self.save()
@@ -197,9 +236,77 @@ class ModelCheckpoint(Monitor):
         if non_finite_weight(self.model.parameters()) is not None:
             log.warning("%s: not saved: weights of the model are not finite", path)
             return False
-        self.model.save(path)
+        (self.model.save_weights if self.save_weights_only else self.model.save)(path)
+        self.announce(f"Step {self.model.step}: saved {path}")
         return True
 
     def state(self) -> dict[str, Any]:
         """Return the best value."""
         return super().state() if self.keeps_best else {}
+
+
+class _ModelFiles(ModelCheckpoint):
+    """The form of `ModelCheckpoint` for the names of files."""
+
+    on_train_batch_end = Callback.on_train_batch_end
+
+    def __init__(
+        self,
+        filepath: PathLike,
+        monitor: str = "val_loss",
+        verbose: int = 0,
+        save_best_only: bool = False,
+        save_weights_only: bool = False,
+        mode: str = "auto",
+        save_freq: str | int = "epoch",
+    ):
+        Monitor.__init__(self, monitor if save_best_only else "loss", 0.0, mode)
+        self.filepath = os.fspath(filepath)
+        self.keeps_best, self.save_weights_only = save_best_only, save_weights_only
+        registry.find("weights" if save_weights_only else "model", self.filepath)
+        self.verbose, self.save_freq = verbose, save_freq
+        if save_freq != "epoch":
+            self.save_freq = positive_integer("ModelCheckpoint: save_freq", save_freq)
+            vars(self)["on_train_batch_end"] = self._save_step
+
+    def on_train_begin(self, logs: Logs) -> None:
+        """Check the model and the name."""
+        Monitor.on_train_begin(self, logs)
+        if not self.save_weights_only:
+            self.model.check_savable(self.filepath)
+        if not self.params["may_log_more"]:
+            steps = self.save_freq != "epoch"
+            names = [n for n in self.params["metrics"] if not (steps and n.startswith("val_"))]
+            self._path(dict.fromkeys(names, 0.0), **({"batch": 1} if steps else {}))
+
+    def _save_step(self, batch: int, logs: Logs) -> None:
+        """Save after every so many steps of the model's life."""
+        if self.model.step % int(self.save_freq) == 0:
+            self._save(logs, epoch=self.model.position.epoch + 1, batch=batch + 1)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
+        """Save after an epoch, or after one that is the best."""
+        if self.save_freq == "epoch":
+            self._save(logs, epoch=epoch + 1)
+
+    def _save(self, logs: Logs, **numbers: int) -> None:
+        path = Path(self._path(logs, **numbers))
+        value = self.value(logs) if self.keeps_best else None
+        if not self.keeps_best or (value is not None and self.is_better(value, self.best)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if self._write(path):
+                self.best = value
+
+    def _path(self, logs: Mapping[str, Any], epoch: int = 1, **numbers: int) -> str:
+        """Return the name of a file, or raise ValueError if a name in it is unknown."""
+        known = {"epoch": epoch, **numbers, **logs}
+        try:
+            return self.filepath.format(**known)
+        except (LookupError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"ModelCheckpoint: expected names of {', '.join(known)} in filepath, got "
+                f"{self.filepath!r}. Correct the part in braces."
+            ) from error
+
+    def close(self) -> None:
+        """Do nothing: an interrupted run is not saved."""

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from minidl.alternatives import keras_defaults
 from minidl.arguments import count, number
-from minidl.callbacks.base import Logs, Monitor
+from minidl.callbacks.base import Logs
+from minidl.callbacks.monitor import Monitor
 
 
-@keras_defaults(verbose=0, start_from_epoch=0)
 @dataclass(eq=False)
 class EarlyStopping(Monitor):
     """End of training when a value has not improved for `patience` epochs.
@@ -33,6 +32,10 @@ class EarlyStopping(Monitor):
     restore_best_weights : bool
         Whether the weights of the best epoch are restored when training ends. They stay on the
         device and are a part of checkpoints. After the restoration the run cannot be resumed.
+    start_from_epoch : int
+        The first epoch that counts.
+    verbose : int
+        Whether a line says that training was stopped.
 
     Raises
     ------
@@ -53,10 +56,14 @@ class EarlyStopping(Monitor):
     mode: str = field(default="auto", kw_only=True)
     baseline: float | None = field(default=None, kw_only=True)
     restore_best_weights: bool = field(default=False, kw_only=True)
+    start_from_epoch: int = field(default=0, kw_only=True)
+    verbose: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.patience = count("EarlyStopping: patience", self.patience)
+        start = count("EarlyStopping: start_from_epoch", self.start_from_epoch)
+        self.start_from_epoch = start
         if self.baseline is not None:
             self.baseline = number("EarlyStopping", "baseline", self.baseline, "(-inf, inf)")
 
@@ -72,12 +79,16 @@ class EarlyStopping(Monitor):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Compare with the best epoch so far."""
-        is_due = self._is_due(epoch, self.value(logs))
+        value = self.value(logs)
+        if value is None or epoch < self.start_from_epoch:
+            return
+        is_due = self._is_due(epoch, value)
         if self.restore_best_weights and (self.best_epoch == epoch or not self._best_weights):
             self._best_weights = self.model.train_state.snapshot("weights")
         if is_due:
             self.stopped_epoch = epoch
             self.model.stop_training = True
+            self.announce(f"Epoch {epoch + 1}: early stopping")
 
     def _is_due(self, epoch: int, value: float) -> bool:
         """Count an epoch, and return whether the wait is over."""
@@ -95,6 +106,8 @@ class EarlyStopping(Monitor):
             state = self.model.train_state
             state.load_state(self._best_weights)
             state.obstacle = "EarlyStopping restored the best weights"
+            epoch = self.best_epoch + 1
+            self.announce(f"Restoring model weights from the end of the best epoch: {epoch}.")
 
     def state(self) -> dict[str, Any]:
         """Return what is remembered, and the best weights if they will be restored."""

@@ -253,7 +253,7 @@ class DataParallel(Distribution):
         """Return the step of a run."""
         return SharedStep(state, plan, interrupts, self._workers, self.shards)
 
-    def evaluation(self, model: Any, plan: Plan, record: bool, batches: int) -> Evaluation:
+    def evaluation(self, model: Any, plan: Plan, record: bool, batches: float) -> Evaluation:
         """Return the validation of a run."""
         return SharedEvaluation(model, plan, record, batches, self._workers)
 

@@ -26,7 +26,7 @@ class SharedEvaluation(Evaluation):
 
     who = "fit"
 
-    def __init__(self, model: Any, plan: Plan, record: bool, runs: int, workers: Communicator):
+    def __init__(self, model: Any, plan: Plan, record: bool, runs: float, workers: Communicator):
         self._workers, self._is_first = workers, True
         super().__init__(model, plan, record, runs // workers.size)
 
@@ -37,7 +37,7 @@ class SharedEvaluation(Evaluation):
         workers, backend = self._workers, self._model.backend
         workers.doing = "in validation"
         mine: list[_Sums] = []
-        self._totals = self._plan.new_totals()
+        self.totals = self._plan.new_totals()
         with backend.active, backend.stream(), rng.inference(), no_grad():
             dealt = islice(enumerate(batches), workers.rank, None, workers.size)
             if self._is_first:  # kernels are compiled once on each machine
@@ -46,8 +46,8 @@ class SharedEvaluation(Evaluation):
             mine += self._sums_of(dealt)
             self._is_first = False
             for _, sums, counts in sorted(chain(*workers.gather(mine)), key=itemgetter(0)):
-                self._totals.add(backend.asarray(sums), counts)
-        return dict(self._totals)
+                self.totals.add(backend.asarray(sums), counts)
+        return dict(self.totals)
 
     def _sums_of(self, numbered: Iterable[tuple[int, Batch]]) -> Iterator[_Sums]:
         """Yield number, sums and counts of each batch."""

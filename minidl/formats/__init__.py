@@ -7,8 +7,9 @@ to the table below.
 from minidl.formats import checkpoint, keras_weights, onnx_export, torch_weights
 from minidl.storage.registry import Format, register
 
+of_models = Format(checkpoint.save, checkpoint.load, checkpoint.check, checkpoint.matching)
 for kind, ending, entry in (
-    ("model", ".safetensors", Format(checkpoint.save, checkpoint.load, checkpoint.check)),
+    ("model", ".safetensors", of_models),
     ("weights", ".weights.h5", Format(keras_weights.save, keras_weights.load)),
     ("weights", ".safetensors", Format(torch_weights.save, torch_weights.load)),
     ("network", ".onnx", Format(onnx_export.save)),

@@ -290,7 +290,8 @@ class _Reader:
 def _check_position(position: Position) -> None:
     """Raise ValueError if no run can be at a position."""
     batches = math.ceil(position.samples / position.batch_size) if position.batch_size else 0
-    if position.batch > batches:
+    is_known = position.samples or not position.batch_size  # else an iterable yields the batches
+    if is_known and position.batch > batches:
         raise ValueError(f"position/batch {position.batch} in an epoch of {batches} batches")
 
 
@@ -321,6 +322,27 @@ def differences(model: Model, other: Model) -> Iterator[tuple[str, Any, Any]]:
         for m in (model, other)
     )
     yield from _unequal(ours, theirs, "")
+
+
+def matching(model: Model, path: PathLike) -> Model:
+    """Return the model of a checkpoint of the same network with the same settings.
+
+    Raises
+    ------
+    ValueError
+        If `path` holds another network or other settings, or is damaged.
+    """
+    parts = [model, model.optimizer, model.loss, model.metrics]
+    kinds = [kind for kind in kinds_of(parts) if kind is not Sequential]
+    saved = load(path, model.device, kinds)
+    for where, ours, theirs in differences(model, saved):
+        # Callbacks change the rate, unless it is a schedule.
+        if not (where.endswith("learning_rate") and isinstance(ours, float)):
+            raise ValueError(
+                f"{path}: expected a run with {where} {ours!s:.200}, got {theirs!s:.200}. Use "
+                "another folder, or the program that wrote it."
+            )
+    return saved
 
 
 def _unequal(ours: Any, theirs: Any, where: str) -> Iterator[tuple[str, Any, Any]]:

@@ -1,9 +1,8 @@
 """Base class of models: compile, fit, evaluate, predict, and files."""
 
-import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -14,13 +13,19 @@ from minidl import console, losses, optimizers, rng
 from minidl.alternatives import RefusesMethods, keras_defaults
 from minidl.arguments import as_list, positive_integer
 from minidl.batches import Samples
-from minidl.callbacks.base import Callback, CallbackList, checked_callbacks
+from minidl.callbacks.base import Callback, CallbackList, Observers, checked_callbacks
 from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line
 from minidl.engine.backward import no_grad
 from minidl.engine.scope import keeps_scopes
 from minidl.engine.tensor import Tensor
-from minidl.layers.base import Layer
 from minidl.metrics import Metric, with_weighted
+from minidl.models.data import (
+    DataMethods,
+    checked_batch_size,
+    checked_frequency,
+    only_arrays,
+    returned,
+)
 from minidl.models.network import Network
 from minidl.trainer.distribution import Distribution
 from minidl.trainer.fusion import Plan
@@ -31,14 +36,12 @@ from minidl.trainer.state import COMPILED_WITHIN_EPOCH, History
 
 Function = Callable[[Tensor, Tensor], Any]  # of targets and outputs
 
-DEFAULT_BATCH_SIZE = 32
 NOT_WEIGHTED = {"loss_weights": None}
 KERAS_COMPILE = {"run_eagerly": False, "steps_per_execution": 1, "jit_compile": ("auto", False)}
-KERAS_FIT = {"steps_per_epoch": None, "workers": 1}
-KERAS_VALIDATION = {"validation_steps": None, "validation_batch_size": None, "validation_freq": 1}
+KERAS_FIT = {"workers": 1, "validation_batch_size": None}
 
 
-class Model(Network, RefusesMethods):
+class Model(DataMethods, Network, RefusesMethods):
     """A layer with a device, a dtype and a seed that can be trained.
 
     A subclass sets layers as attributes in ``__init__`` and defines `call`.
@@ -151,7 +154,7 @@ class Model(Network, RefusesMethods):
         if self.run is not None and self.run.is_training and self.position.batch:
             state.obstacle = COMPILED_WITHIN_EPOCH
 
-    @keras_defaults(**KERAS_FIT, **KERAS_VALIDATION)
+    @keras_defaults(**KERAS_FIT)
     @keeps_scopes
     def fit(
         self,
@@ -162,10 +165,13 @@ class Model(Network, RefusesMethods):
         verbose: str | int = "auto",
         callbacks: Callback | Iterable[Callback] | None = None,
         validation_split: float = 0.0,
-        validation_data: Sequence[Any] | None = None,
+        validation_data: Any = None,
         shuffle: bool = True,
         *,
         class_weight: Mapping[int, float] | None = None,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_freq: int | Collection[int] = 1,
         sample_weight: Any = None,
         initial_epoch: int = 0,
         resume: bool = False,
@@ -178,6 +184,11 @@ class Model(Network, RefusesMethods):
         ----------
         x, y : array_like
             Samples and targets; axis 0 is the samples. Each batch is cast to the model's dtype.
+            Without y, x is an iterable of batches (x, y) or (x, y, sample_weight): a list, a
+            generator, a ``DataLoader`` of PyTorch, a dataset of TensorFlow, or an object with
+            ``__len__`` and ``__getitem__``. They are used as they come: `batch_size` and `shuffle`
+            do not apply. Random decisions have the step, and the row in the batch, as address.
+            Such a run can be resumed at the beginning of an epoch only.
         batch_size : int, optional
             Samples in an update; None is 32. The last batch of an epoch may be smaller.
         epochs : int
@@ -189,8 +200,9 @@ class Model(Network, RefusesMethods):
             Callbacks to call during training, in their order.
         validation_split : float
             The share of the samples, taken from the end, that is used for validation.
-        validation_data : tuple, optional
-            ``(x, y)`` or ``(x, y, sample_weight)``, used instead of `validation_split`.
+        validation_data : tuple or iterable, optional
+            ``(x, y)``, ``(x, y, sample_weight)`` or batches of these, used instead of
+            `validation_split`.
         shuffle : bool
             Whether each epoch has its own order, which depends on seed and epoch.
         class_weight : dict of int to float, optional
@@ -198,6 +210,11 @@ class Model(Network, RefusesMethods):
         sample_weight : array_like, optional
             One weight for each sample's loss, of shape (n,) or (n, 1); or for each of its losses,
             such as those of time steps, of shape (n, steps).
+        steps_per_epoch, validation_steps : int, optional
+            The batches of an iterable in an epoch, and in a validation. The next one goes on where
+            it ended. None is one pass over the iterable.
+        validation_freq : int or collection of int
+            The number of epochs from one validation to the next, or the epochs to validate, from 1.
         initial_epoch : int
             The number of the first epoch.
         resume : bool
@@ -240,7 +257,7 @@ class Model(Network, RefusesMethods):
                         "evaluate() or predict(), or train copy.deepcopy(model)."
                     )
                 listed = checked_callbacks(callbacks)
-                batch_size = _batch_size("fit", batch_size)
+                batch_size = checked_batch_size("fit", batch_size)
                 verbose = checked_verbose("fit", verbose)
                 epochs = rng.checked_integer("fit: epochs", epochs, 2**32)
                 initial_epoch = rng.checked_integer("fit: initial_epoch", initial_epoch, 2**32)
@@ -251,12 +268,14 @@ class Model(Network, RefusesMethods):
                         f"fit: expected resume=True or initial_epoch={initial_epoch}, got both. "
                         "Leave one of them out."
                     )
-                samples = self._checked_samples("fit", x, y, sample_weight)
-                self._build_for(samples.x.shape[1:])
-                held_out = self._held_out(validation_data)
+                often = checked_frequency(validation_freq)
+                samples = self._data("fit", x, y, sample_weight, steps_per_epoch, class_weight)
+                held_out = self._held_out(validation_data, validation_steps)
                 if held_out is None and validation_split:
-                    samples, held_out = samples.split(validation_split)
-                if class_weight is not None:
+                    samples, held_out = only_arrays(samples).split(validation_split)
+                if type(distribution) is not Distribution:
+                    only_arrays(samples)
+                if class_weight is not None and isinstance(samples, Samples):
                     samples = samples.weighted_by_class(class_weight)
                 if not any(parameter.requires_grad for parameter in self.parameters()):
                     raise ValueError(
@@ -271,6 +290,8 @@ class Model(Network, RefusesMethods):
                 arguments = run_arguments(
                     samples, held_out, batch_size=batch_size, shuffle=bool(shuffle), shards=shards
                 )
+                if not resume:  # a callback may have saved a run
+                    resume = any(callback.restore(self, arguments) for callback in listed)
                 if resume:
                     state.check_resume(arguments)
                 is_new = not resume or not self.position.batch_size
@@ -280,7 +301,8 @@ class Model(Network, RefusesMethods):
                 validation = None if held_out is None else self._plan(held_out)
                 plan = self._plan(samples)
                 parts = plan, epochs, validation, callback_list
-                run = Run(self, state, *parts, record=record, distribution=distribution)
+                options: dict[str, Any] = {"record": record, "validation_freq": often}
+                run = Run(self, state, *parts, distribution=distribution, **options)
             run.start(arguments, initial_epoch, verbose, is_new=is_new, is_resumed=bool(resume))
         for warning in run.warnings if distribution.rank == 0 else ():
             with suppress(AttributeError, ValueError):  # of a closed or unusual sys.stderr
@@ -288,25 +310,14 @@ class Model(Network, RefusesMethods):
                 warnings.warn(warning, stacklevel=4)
         return self.history
 
-    def _held_out(self, validation_data: Sequence[Any] | None) -> Samples | None:
-        """Return the samples of ``validation_data``, or None without any."""
-        if validation_data is None:
-            return None
-        if not isinstance(validation_data, list | tuple) or len(validation_data) not in (2, 3):
-            raise ValueError(
-                "fit: expected validation_data to be (x, y) or (x, y, sample_weight), got a "
-                f"{type(validation_data).__name__}. Pass a tuple of arrays."
-            )
-        return self._checked_samples("fit: validation_data", *validation_data)
-
     def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
         """Return the samples, checked against the outputs, loss and metrics."""
         if self.optimizer is None:
             raise RuntimeError(f"{who}: expected a compiled model. Call model.compile first.")
         if y is None:
             raise TypeError(
-                f"{who}: expected arrays x and y, got a {type(x).__name__} and no y. Write the "
-                "loop by hand if batches come from elsewhere."
+                f"{who}: expected arrays x and y, got a {type(x).__name__} and no y. Pass y, or an "
+                "iterable of batches (x, y)."
             )
         samples = Samples.checked(who, x, y, weight)
         assert samples.y is not None, "given above"
@@ -328,18 +339,8 @@ class Model(Network, RefusesMethods):
                 ) from error
         return samples
 
-    def _plan(self, samples: Samples) -> Plan:
-        """Return the execution plan for these samples, with loss and metrics."""
-        layers = self._planned_layers()
-        return Plan(layers, self.backend, self.dtype, samples, self.loss, self.metrics)
-
-    def _planned_layers(self) -> Sequence[Layer]:
-        """Return the layers in the order of execution."""
-        return [self]
-
     # -------------------------------------------------------------------- use
 
-    @keras_defaults(steps=None, callbacks=None)
     @keeps_scopes
     def evaluate(
         self,
@@ -349,6 +350,8 @@ class Model(Network, RefusesMethods):
         verbose: str | int = "auto",
         *,
         sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Callback | Iterable[Callback] | None = None,
         return_dict: bool = False,
         record: bool = True,
     ) -> Any:
@@ -358,6 +361,10 @@ class Model(Network, RefusesMethods):
         ----------
         x, y, batch_size, sample_weight
             As in `fit`.
+        steps : int, optional
+            The number of batches, if x is an iterable of batches.
+        callbacks : Callback or iterable of Callback, optional
+            Callbacks whose ``on_test_`` methods are called.
         verbose : {"auto", 0, 1, 2}
             0 prints nothing; 2 prints a line; 1 (auto) also shows a bar on a terminal.
         return_dict : bool
@@ -370,22 +377,21 @@ class Model(Network, RefusesMethods):
         float, list of float, or dict
             The loss; with metrics ``[loss, *metrics]``; with `return_dict` values by name.
         """
-        batch_size = _batch_size("evaluate", batch_size)
+        batch_size = checked_batch_size("evaluate", batch_size)
         verbose = checked_verbose("evaluate", verbose)
-        samples = self._checked_samples("evaluate", x, y, sample_weight)
-        self._build_for(samples.x.shape[1:])
-        plan = self._plan(samples)
-        evaluation = Evaluation(self, plan, record, math.ceil(len(samples) / batch_size))
-        values = evaluation.means(bar("Evaluation", plan.feed, batch_size, verbose))
+        observers = Observers("test", checked_callbacks(callbacks, "evaluate"))
+        plan = self._plan(self._data("evaluate", x, y, sample_weight, steps))
+        evaluation = Evaluation(self, plan, record, plan.samples.steps(batch_size))
+        observers.begin(self, {"steps": plan.samples.steps(batch_size), "verbose": verbose})
+        batches = bar("Evaluation", plan, batch_size, verbose)
+        values = evaluation.means(observers.watching(batches, lambda: evaluation.totals))
+        observers.end(values)
         if self.run is None:
             self.recording = evaluation.report
         if verbose:
             console.write(line("Evaluation", values), sys.stdout)
-        if return_dict:
-            return values
-        return list(values.values()) if self.metrics else values["loss"]
+        return returned(values, return_dict)
 
-    @keras_defaults(steps=None, callbacks=None)
     @keeps_scopes
     def predict(
         self,
@@ -393,6 +399,8 @@ class Model(Network, RefusesMethods):
         batch_size: int | None = None,
         verbose: str | int = "auto",
         *,
+        steps: int | None = None,
+        callbacks: Callback | Iterable[Callback] | None = None,
         samples: int | None = None,
         record: bool = True,
     ) -> Any:
@@ -400,13 +408,13 @@ class Model(Network, RefusesMethods):
 
         Parameters
         ----------
-        x, batch_size
-            As in `fit`.
+        x, batch_size, steps, callbacks
+            As in `evaluate`, with ``on_predict_`` methods. Of batches that are tuples, x is used.
         verbose : {"auto", 0, 1, 2}
             1 (auto) shows a bar on a terminal; 0 and 2 print nothing.
         samples : int, optional
             The number of outputs with dropout to draw for each x. Each draw has an address: seed,
-            stream, number of the draw, and row in x. Memory does not grow with `samples`.
+            stream, number of the draw, and row in x, whatever its batches. Memory does not grow.
         record : bool
             As in `evaluate`. Each draw counts as a batch.
 
@@ -423,21 +431,19 @@ class Model(Network, RefusesMethods):
         array([[3., 3.],
                [7., 7.]], dtype=float32)
         """
-        batch_size = _batch_size("predict", batch_size)
+        batch_size = checked_batch_size("predict", batch_size)
         verbose = checked_verbose("predict", verbose)
-        inputs = Samples.checked("predict", x)
+        observers = Observers("predict", checked_callbacks(callbacks, "predict"))
+        inputs = self._inputs(x, steps)
         draws = None if samples is None else positive_integer("predict: samples", samples)
-        if not self.built or self.built_for != inputs.x.shape[1:]:
-            self._build_for(inputs.x.shape[1:])  # raises if the samples do not fit
         plan = Plan(self._planned_layers(), self.backend, self.dtype, inputs)
-        batches = bar("Prediction", plan.feed, batch_size, verbose)
-        parts = self, plan, record, math.ceil(len(inputs) / batch_size)
+        batches = bar("Prediction", plan, batch_size, verbose)
+        runs = plan.samples.steps(batch_size)
+        parts = self, plan, record, runs
         prediction = MonteCarlo(*parts, draws) if draws else Prediction(*parts)
-        outputs = prediction.of(batches)
+        observers.begin(self, {"steps": runs, "verbose": verbose})
+        outputs = prediction.of(observers.watching(batches, lambda: {"outputs": prediction.latest}))
+        observers.end({})
         if self.run is None:
             self.recording = prediction.report
         return outputs
-
-
-def _batch_size(who: str, given: int | None) -> int:
-    return DEFAULT_BATCH_SIZE if given is None else positive_integer(f"{who}: batch_size", given)

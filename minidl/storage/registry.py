@@ -33,11 +33,15 @@ class Format(NamedTuple):
         model, a model and a path for weights.
     check : callable
         Takes a model, and raises what `save` would raise for it.
+    matching : callable
+        Takes a model and a path, and returns the model of the file. It raises ValueError if the
+        two are not of one program.
     """
 
     save: Callable[..., None]
     load: Callable[..., Any] = _not_read
     check: Callable[[Any], None] = _not_checked
+    matching: Callable[..., Any] = _not_read
 
 
 def register(kind: str, ending: str, entry: Format) -> None:

@@ -33,6 +33,8 @@ def repeat_until_failure(run: Run) -> str | None:
         What was not finite first, and in which step; None if no step failed.
     """
     state = run.state
+    if not run.position.samples:
+        return f"the loss or a weight after step {state.step}, in batches that cannot be repeated,"
     run.begin_totals()
     step = run.make_step()
     for batch in run.batches_left():

@@ -57,7 +57,7 @@ class Distribution:
         """Return the step of a run."""
         return Step(state, plan, interrupts)
 
-    def evaluation(self, model: Any, plan: Plan, record: bool, batches: int) -> Evaluation:
+    def evaluation(self, model: Any, plan: Plan, record: bool, batches: float) -> Evaluation:
         """Return the validation of a run, of so many batches in all."""
         return Evaluation(model, plan, record, batches)
 

@@ -24,6 +24,7 @@ from minidl.layers.reshaping import Flatten, Rescaling
 from minidl.losses import Loss, SparseCategoricalCrossentropy
 from minidl.losses.base import MEANS
 from minidl.metrics import Accuracy, Metric, SparseCategoricalAccuracy
+from minidl.trainer.batch_source import BatchSource, SourceFeed
 from minidl.trainer.totals import MetricStates, Sums, Totals
 
 Stage = Callable[[Tensor], Tensor]
@@ -87,7 +88,7 @@ class Plan:
         The device.
     dtype : numpy.dtype
         The dtype of the inputs in a batch.
-    samples : Samples
+    samples : Samples or BatchSource
         The data set.
     loss : Loss, optional
         None for predictions.
@@ -98,6 +99,8 @@ class Plan:
     ----------
     layers : sequence of Layer
         The layers after the feed, not fused.
+    samples : Samples or BatchSource
+        The data set.
     feed : Feed
         The source of batches, which does the work of the first layers if it can.
     loss, metrics
@@ -113,12 +116,13 @@ class Plan:
         layers: Sequence[Layer],
         backend: Backend,
         dtype: Any,
-        samples: Samples,
+        samples: Samples | BatchSource,
         loss: Loss | None = None,
         metrics: Sequence[Metric] = (),
     ):
         self.layers, options = _after_feed(layers)
-        self.feed = Feed(samples, backend, dtype, **options)
+        make = Feed if isinstance(samples, Samples) else SourceFeed
+        self.feed: Feed = make(samples, backend, dtype, **options)  # type: ignore[arg-type]
         self._backend, self._dtype, self.samples = backend, dtype, samples
         self._sums: Array | None = None  # of all totals: one place for recorded steps
         self._weights: list[Parameter] | None = None

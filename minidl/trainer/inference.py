@@ -22,6 +22,7 @@ from minidl.trainer.recorder import (
     obstacle_of,
 )
 from minidl.trainer.table import Numbers
+from minidl.trainer.totals import Totals
 from minidl.trainer.uncertainty import Uncertainty, joined, of_moments
 
 WORTHWHILE = 8  # batches; a recording and its trial take the time of about four
@@ -38,11 +39,11 @@ class _Inference(Work):
         The execution plan for the samples.
     record : bool
         Whether batches are recorded.
-    runs : int
+    runs : float
         The number of runs that are to come; a few are not recorded.
     """
 
-    def __init__(self, model: Any, plan: Plan, record: bool, runs: int):
+    def __init__(self, model: Any, plan: Plan, record: bool, runs: float):
         self.feed, self._plan, self._model = plan.feed, plan, model
         if not record:
             reason = NOT_WANTED
@@ -61,56 +62,71 @@ class _Inference(Work):
 
 
 class Evaluation(_Inference):
-    """Means of loss and metrics over the batches of a plan."""
+    """Means of loss and metrics over the batches of a plan.
 
+    Attributes
+    ----------
+    totals : Totals
+        The means over the batches so far.
+    """
+
+    totals: Totals
     who = "evaluate"
 
     def means(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Return the means of loss and metrics over batches of the feed, in inference mode."""
-        self._totals = self._plan.new_totals()
+        self.totals = self._plan.new_totals()
         backend = self._model.backend
         with backend.active, backend.stream(), rng.inference(), no_grad():
             for batch in batches:
                 self._recorder(batch)
-        return dict(self._totals)
+        return dict(self.totals)
 
     def counters(self) -> list[tuple[Any, str]]:
         """Return what `run` counts on the host."""
-        return [(self._totals, "_counts")]
+        return [(self.totals, "_counts")]
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Add a batch to the totals."""
         _, sums, counts, compared = self._plan.compare(batch)
-        self._totals.add(sums, counts)
+        self.totals.add(sums, counts)
         if compared is not None:
-            self._totals.update_metrics(*compared)
-        return Done({"totals": self._totals.sums}, counts)
+            self.totals.update_metrics(*compared)
+        return Done({"totals": self.totals.sums}, counts)
 
     def replay(self, recording: Any, counted: Sequence[int], times: int) -> None:
         """Add batches by a recording of `run`."""
         recording.replay(times)
-        self._totals.count(counted, times)
+        self.totals.count(counted, times)
 
     def watch(self) -> Watch:
         """Return what a recording relies on."""
         plan = self._plan
-        attributes = (self, "_totals.sums"), (plan, "loss", "metrics")
+        attributes = (self, "totals.sums"), (plan, "loss", "metrics")
         parts = [plan.loss, *plan.metrics]
         return Watch(self._model, *attributes, *self._steps(), parts=parts)
 
 
 class Prediction(_Inference):
-    """Outputs for the batches of a plan."""
+    """Outputs for the batches of a plan.
 
+    Attributes
+    ----------
+    latest : numpy.ndarray or Uncertainty
+        The outputs for the last batch.
+    """
+
+    latest: Any = None
     who = "predict"
 
     def of(self, batches: Iterable[Batch]) -> Any:
         """Return the outputs for all samples, in inference mode."""
         backend = self._model.backend
         with backend.active, backend.stream(), rng.inference(), no_grad():
-            parts = [
-                backend.to_numpy(self._recorder(batch).results["outputs"]) for batch in batches
-            ]
+            parts = []
+            for batch in batches:
+                self.latest = backend.to_numpy(self._recorder(batch).results["outputs"])
+                parts.append(self.latest)
         return np.concatenate(parts)
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
@@ -131,7 +147,7 @@ class MonteCarlo(Prediction):
         The number of outputs to draw for each sample.
     """
 
-    def __init__(self, model: Any, plan: Plan, record: bool, runs: int, draws: int):
+    def __init__(self, model: Any, plan: Plan, record: bool, runs: float, draws: int):
         self.repeats = draws
         self._first_row = self._draw = 0
         self._is_distribution = True
@@ -146,7 +162,7 @@ class MonteCarlo(Prediction):
         backend, parts = self._model.backend, []
         with backend.active, backend.stream(), no_grad():
             for batch in batches:
-                self._first_row, self._draw = batch.start, 0
+                self._first_row, self._draw = batch.first_row, 0
                 while self._draw < self.repeats:
                     done = self._recorder(batch, self.repeats - self._draw)
                 shape = done.counted
@@ -155,7 +171,8 @@ class MonteCarlo(Prediction):
                 )
                 sums = entropy.reshape(shape[:-1]) if self._is_distribution else None
                 moments = mean.reshape(shape), squares.reshape(shape), sums
-                parts.append(of_moments(*moments, self.repeats, self._model.dtype))
+                self.latest = of_moments(*moments, self.repeats, self._model.dtype)
+                parts.append(self.latest)
         return joined(parts)
 
     def numbers(self, ahead: int = 0) -> Numbers:

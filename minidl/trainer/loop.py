@@ -4,7 +4,7 @@ import functools
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -49,6 +49,8 @@ class Run:
         Whether steps are recorded.
     distribution : Distribution
         The processes that share the run.
+    validation_freq : int or collection of int
+        The number of epochs from one validation to the next, or the epochs to validate, from 1.
 
     Attributes
     ----------
@@ -70,6 +72,7 @@ class Run:
     warnings: list[Warning] = field(default_factory=list)
     record: bool = True
     distribution: Distribution = field(default_factory=Distribution)
+    validation_freq: int | Collection[int] = 1
 
     def __post_init__(self) -> None:
         self.interrupts = self.distribution.interrupts()
@@ -80,8 +83,7 @@ class Run:
     @functools.cached_property
     def _evaluation(self) -> Evaluation:
         assert self.validation is not None, "asked for validation only"
-        batches = math.ceil(len(self.validation.feed) / self.position.batch_size)
-        runs = batches * self.epochs
+        runs = self.validation.samples.steps(self.position.batch_size) * self.epochs
         return self.distribution.evaluation(self.model, self.validation, self.record, runs)
 
     @property
@@ -90,9 +92,9 @@ class Run:
         return self.state.progress.position
 
     @property
-    def steps(self) -> int:
-        """The number of steps in an epoch."""
-        return math.ceil(len(self.plan.feed) / self.position.batch_size)
+    def steps(self) -> float:
+        """The number of steps in this epoch; inf if it is not known yet."""
+        return self.plan.samples.steps(self.position.batch_size)
 
     def start(
         self,
@@ -124,7 +126,8 @@ class Run:
                             model.stop_training = False
                     self.distribution.begin(self, {**arguments, "epochs": self.epochs})
                     with self.distribution.agreed():
-                        self.callbacks.begin(params | {"steps": self.steps})
+                        steps = None if math.isinf(self.steps) else self.steps
+                        self.callbacks.begin(params | {"steps": steps})
                 except BaseException:  # this run was rejected
                     vars(state).update(before)
                     if state.optimizer and not state.optimizer.iterations:
@@ -160,11 +163,12 @@ class Run:
                 logs = means = self._train_epoch()
                 if self.position.batch < self.steps:
                     break  # stopped within the epoch: it is neither validated nor recorded
-                means |= self._validate()
+                means |= self._validate(epoch)
                 self.distribution.check_equal(state)
-                state.end_epoch(means)
+                state.end_epoch(means, callbacks.memories())
                 callbacks.notify("on_epoch_end", epoch, means)
             self._warn_of_weights_without_gradient()
+            self._warn_of_missing_batches()
             self.is_training = False
             callbacks.notify("on_train_end", self.position.epoch, logs)
             state.progress = state.progress._replace(moment=None)  # the run is complete
@@ -182,11 +186,17 @@ class Run:
             )
             optimizer.without_gradient = {}
 
+    def _warn_of_missing_batches(self) -> None:
+        shortages = [plan.samples.shortage for plan in (self.plan, self.validation) if plan]
+        self.warnings += [UserWarning(text) for text in shortages if text]
+
     def _has_epochs(self) -> bool:
         if self.position.batch == self.steps:
             return True  # the epoch has yet to be validated and recorded
         is_stopped = self.distribution.must_stop(self.model)
-        return self.position.epoch < self.epochs and not is_stopped and not self.state.obstacle
+        goes_on = self.position.epoch < self.epochs and not is_stopped and not self.state.obstacle
+        # Within an epoch, its batches are at hand already.
+        return goes_on and (self.position.batch > 0 or self.plan.samples.begin_epoch())
 
     def _train_epoch(self) -> dict[str, float]:
         """Train on the batches that the epoch has left; return the epoch's logs."""
@@ -216,13 +226,17 @@ class Run:
     def _obstacle(self) -> str:
         return obstacle_of(self.model, self.plan, self.model.optimizer)
 
-    def _validate(self) -> dict[str, float]:
-        """Return the epoch's logs of the validation."""
-        plan = self.validation
-        if plan is None:
+    def _validate(self, epoch: int) -> dict[str, float]:
+        """Return the epoch's logs of the validation, if it is due."""
+        plan, often = self.validation, self.validation_freq
+        is_due = (epoch + 1) % often == 0 if isinstance(often, int) else epoch + 1 in often
+        if plan is None or not is_due or not plan.samples.begin_epoch():
             return {}
         plan.set_comparison(self.model.loss, self.model.metrics)
-        values = self._evaluation.means(plan.feed.batches(self.position.batch_size))
+        evaluation, observers = self._evaluation, self.callbacks.observers
+        batches = plan.feed.batches(self.position.batch_size)
+        values = evaluation.means(observers.watching(batches, lambda: evaluation.totals))
+        observers.end(values)
         return {f"val_{name}": value for name, value in values.items()}
 
     def make_step(self) -> Step:
@@ -237,7 +251,9 @@ class Run:
 
     def batches_left(self) -> Iterator[Batch]:
         """Yield the batches that the epoch has left."""
-        position, count = self.position, len(self.plan.feed)
+        position, count = self.position, self.position.samples
+        if not count:
+            return self.plan.feed.batches(position.batch_size)
         order = np.arange(count)
         if position.shuffle:
             has_begun = position.batch > 0  # then it is counted already, see count_steps

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from minidl.batches import Samples
+from minidl.trainer.batch_source import BatchSource
 
 
 class Position(NamedTuple):
@@ -16,7 +17,7 @@ class Position(NamedTuple):
     batch : int
         The number of its batches that are done.
     batch_size, samples, shuffle : int
-        Arguments of the run; 0 before the first.
+        Arguments of the run; 0 before the first. `samples` is 0 if an iterable yields the batches.
     data_checksum, validation_checksum : int
         `Samples.checksum` of the training and validation samples; 0 without any.
     shards : int
@@ -32,6 +33,11 @@ class Position(NamedTuple):
     validation_checksum: int = 0
     shards: int = 1
 
+    @property
+    def is_known(self) -> bool:
+        """Whether a resumed run can go on here: not within an epoch of an iterable."""
+        return self.samples > 0 or self.batch == 0
+
     def differences(self, arguments: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
         """Yield name, old and new value of each of `run_arguments` that is not the run's."""
         for name, value in arguments.items():
@@ -40,14 +46,23 @@ class Position(NamedTuple):
 
 
 def run_arguments(
-    samples: Samples, held_out: Samples | None, *, batch_size: int, shuffle: bool, shards: int = 1
+    samples: Samples | BatchSource,
+    held_out: Samples | BatchSource | None,
+    *,
+    batch_size: int,
+    shuffle: bool,
+    shards: int = 1,
 ) -> dict[str, int]:
     """Return the data and arguments that a resumed run must share, as fields of `Position`."""
     return {
+        "samples": len(samples) if isinstance(samples, Samples) else 0,
         "batch_size": batch_size,
-        "samples": len(samples),
-        "shuffle": int(shuffle),
-        "data_checksum": samples.checksum(),
-        "validation_checksum": 0 if held_out is None else held_out.checksum(),
+        "shuffle": int(shuffle and isinstance(samples, Samples)),
+        "data_checksum": _checksum(samples),
+        "validation_checksum": _checksum(held_out),
         "shards": shards,
     }
+
+
+def _checksum(samples: Samples | BatchSource | None) -> int:
+    return samples.checksum() if isinstance(samples, Samples) else 0

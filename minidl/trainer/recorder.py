@@ -340,8 +340,8 @@ def obstacle_of(model: Any, plan: Any, optimizer: Any = None) -> str:
     A user's class, or the function of an activation, needs ``recordable = True``. `Layer` lists
     what this promises.
     """
-    if not plan.feed.is_on_device:
-        return "the samples are too large for the device"
+    if plan.feed.obstacle:
+        return plan.feed.obstacle
     metrics = [metric for metric in plan.metrics if not metric.is_mean]
     if metrics:
         return f"the metric {metrics[0].name} keeps a state of its own"

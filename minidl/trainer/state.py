@@ -195,6 +195,8 @@ class TrainState:
             return "an update was interrupted while it changed the weights"
         if not self.progress.position.batch_size:
             return ""
+        if not self.progress.position.is_known:
+            return "it stopped within an epoch, and the position of its iterable is unknown"
         optimizer = self.optimizer
         if not self.obstacle and optimizer and not optimizer.is_for(self.model.parameters()):
             return "weights were frozen, unfrozen or added since its last update"
@@ -231,16 +233,20 @@ class TrainState:
         position = Position(epoch, batch + times, *arguments)
         self.progress = Progress(position, history, moment, callbacks, memories, rate)
 
-    def end_epoch(self, logs: dict[str, float]) -> None:
+    def end_epoch(
+        self, logs: dict[str, float], memories: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
         """Add the logs to the history, and begin the next epoch.
 
-        The next moment for callbacks is the end of the epoch.
+        The next moment for callbacks is the end of the epoch. `memories` is what they remember of
+        its validation.
         """
         position = self.progress.position
         self.progress = self.progress._replace(
             position=position._replace(epoch=position.epoch + 1, batch=0),
             history=self._history_with(logs),
             moment=Moment("on_epoch_end", position.epoch, self.step),
+            memories={**self.progress.memories, **(memories or {})},
         )
         if self.obstacle == COMPILED_WITHIN_EPOCH:
             self.obstacle = ""

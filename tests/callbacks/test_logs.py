@@ -309,3 +309,43 @@ def test_tensorboard_without_its_library_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ImportError, match=r"TensorBoard: .*tensorboardX.*'minidl\[tensorboard\]'"):
         TensorBoard(tmp_path)
+
+
+@pytest.mark.usefixtures("tensorboard")
+@pytest.mark.parametrize(("freq", "steps"), [("batch", range(1, 7)), (2, [2, 4, 6])])
+def test_tensorboard_gets_the_means_after_every_so_many_steps(freq, steps, tmp_path):
+    history = fit(network(), TensorBoard(tmp_path, update_freq=freq), epochs=2).history
+    found = curves(tmp_path / "batches")["batch_loss"]
+    assert [step for step, _ in found] == list(steps)
+    assert found[-1][1] == np.float32(history["loss"][-1])
+    assert len(curves(tmp_path / "train")["epoch_loss"]) == 2
+
+
+@pytest.mark.usefixtures("tensorboard")
+def test_tensorboard_gets_histograms_of_each_weight(tmp_path):
+    model = network()
+    fit(model, TensorBoard(tmp_path, histogram_freq=2), epochs=5)
+    found = curves(tmp_path / "train")
+    names = {f"{weight.name}/histogram" for weight in model.parameters()}
+    assert names == {name for name in found if name.endswith("histogram")}
+    assert [[step for step, _ in found[name]] for name in names] == [[1, 3]] * len(names)
+
+
+@pytest.mark.usefixtures("tensorboard")
+def test_tensorboard_does_not_act_on_batches_by_default(tmp_path):
+    seen = []
+
+    class Looks(Callback):
+        def on_epoch_end(self, epoch, logs):
+            seen.append(self.model.run.callbacks.act_on_batches)
+
+    fit(network(), TensorBoard(tmp_path), Looks(), epochs=1)
+    fit(network(), TensorBoard(tmp_path, update_freq=3), Looks(), epochs=1)
+    assert seen == [False, True]
+
+
+@pytest.mark.usefixtures("tensorboard")
+@pytest.mark.parametrize("arguments", [{"histogram_freq": -1}, {"update_freq": "step"}])
+def test_tensorboard_rejects_bad_frequency(arguments, tmp_path):
+    with pytest.raises(ValueError, match=f"TensorBoard: {next(iter(arguments))}: expected"):
+        TensorBoard(tmp_path, **arguments)

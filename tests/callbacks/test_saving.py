@@ -394,9 +394,11 @@ def test_unknown_monitor_unlocks_the_folder_of_another_callback(tmp_path):
     lock_folder(tmp_path).close()
 
 
-@pytest.mark.parametrize("name", ["best.keras", "best.weights.h5", "a/best.safetensors"])
-def test_folder_with_the_name_of_a_file_is_rejected(name):
-    with pytest.raises(ValueError, match=f"ModelCheckpoint: expected a folder, got .*{name}"):
+@pytest.mark.parametrize("name", ["best.keras", "best.weights.h5", "a/best.h5"])
+def test_whole_model_in_a_file_of_another_format_is_rejected(name):
+    with pytest.raises(
+        ValueError, match=rf"{name}: expected a file name that ends in .safetensors"
+    ):
         ModelCheckpoint(name)
 
 

@@ -9,7 +9,7 @@ from small_models import bits
 
 from minidl import models
 from minidl.callbacks import Callback, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
-from minidl.callbacks.base import direction
+from minidl.callbacks.monitor import direction
 
 
 def play(stopper, values, monitor="val_loss"):

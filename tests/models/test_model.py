@@ -436,7 +436,7 @@ BAD_ARGUMENTS = [
     ({"x": {"a": X}}, TypeError, "fit: expected x .*got a dict of object"),
     ({"x": iter(X)}, TypeError, "fit: expected x .*got a iterator of object"),
     ({"x": (X, TARGETS), "y": None}, TypeError, "fit: .*arrays x and y, got a tuple and no y"),
-    ({"x": iter(X), "y": None}, TypeError, "fit: .*got a iterator and no y.*loop by hand"),
+    ({"x": iter(X), "y": None}, TypeError, r"fit: expected batches \(x, y\), got x without y"),
     ({"x": X[:, :5]}, ValueError, r"sequential: expected samples .*\(6,\), got \(5,\)"),
     ({"batch_size": 0}, ValueError, "fit: batch_size: .*positive integer, got 0"),
     ({"batch_size": 32.0}, ValueError, "fit: batch_size: .*positive integer, got 32.0"),
@@ -489,7 +489,7 @@ BAD_ARGUMENTS = [
         ValueError,
         "fit: expected class_weight or sample_weight, got both",
     ),
-    ({"steps_per_epoch": 3}, TypeError, "steps_per_epoch"),
+    ({"steps_per_epoch": 3}, TypeError, "fit: expected a number of steps for an iterable"),
     ({"epoch": 2}, TypeError, "'epoch'"),
 ]
 
@@ -543,7 +543,7 @@ def test_fit_rejects_model_without_weights():
 
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 def test_generator_without_targets_is_rejected(method):
-    with pytest.raises(TypeError, match=f"{method}: expected arrays x and y, got a generator"):
+    with pytest.raises(TypeError, match=rf"{method}: expected batches \(x, y\), got x without y"):
         getattr(regressor(), method)(x for x in X)
 
 

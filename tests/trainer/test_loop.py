@@ -9,6 +9,7 @@ from small_models import Watch
 from minidl import layers, models, rng
 from minidl.batches import Samples
 from minidl.callbacks import Callback
+from minidl.callbacks.base import Observers
 from minidl.trainer.fusion import Plan
 from minidl.trainer.loop import Run
 from minidl.trainer.position import run_arguments
@@ -26,6 +27,7 @@ class Recorder:
     """The calls of the callbacks of a run, and an action at one of the moments."""
 
     act_on_batches = True
+    observers = Observers("test", [])
 
     def __init__(self, at=None, act=None):
         self.calls = []
@@ -35,6 +37,9 @@ class Recorder:
         self.calls.append((name, number, dict(logs)))
         if (name, number) == self.at:
             self.act()
+
+    def memories(self):
+        return {}
 
     def finish(self, logs):
         self.calls.append(("finish", dict(logs)))

@@ -1,0 +1,133 @@
+"""ModelCheckpoint for the names of files, as in Keras, and lines of callbacks with verbose."""
+
+import pytest
+from callback_cases import Losses, X, Y, fit, network
+
+from minidl import models
+from minidl.callbacks import (
+    EarlyStopping,
+    LearningRateScheduler,
+    ModelCheckpoint,
+    ReduceLROnPlateau,
+)
+
+VALUES = [3.0, 2.0, 2.5, 1.0]
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_file_is_written_after_each_epoch_with_epoch_and_metric_in_its_name(tmp_path):
+    saver = ModelCheckpoint(tmp_path / "new" / "m-{epoch:02d}-{loss:.1f}.safetensors")
+    fit(network(), Losses(VALUES), saver)
+    assert files(tmp_path / "new") == [
+        f"m-{epoch:02d}-{value}.safetensors" for epoch, value in enumerate(VALUES, start=1)
+    ]
+
+
+def test_file_of_one_name_holds_the_last_epoch_and_resumes(tmp_path):
+    whole, model = network(), network()
+    fit(whole)
+    fit(model, ModelCheckpoint(filepath=tmp_path / "m.safetensors"), epochs=2)
+    assert files(tmp_path) == ["m.safetensors"]
+    again = models.load(tmp_path / "m.safetensors")
+    fit(again, resume=True)
+    assert [w.tobytes() for w in again.get_weights()] == [w.tobytes() for w in whole.get_weights()]
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".weights.h5"])
+def test_only_improvements_of_the_weights_are_saved(ending, tmp_path):
+    if ending == ".weights.h5":
+        pytest.importorskip("h5py")
+    name = tmp_path / ("{epoch}" + ending)
+    saver = ModelCheckpoint(name, "loss", save_best_only=True, save_weights_only=True)
+    model = network()
+    fit(model, Losses(VALUES), saver)
+    assert files(tmp_path) == [f"{epoch}{ending}" for epoch in (1, 2, 4)]
+    twin = network()
+    twin.build((None, 3))
+    twin.load_weights(tmp_path / f"4{ending}")
+    assert [w.tolist() for w in twin.get_weights()] == [w.tolist() for w in model.get_weights()]
+
+
+def test_best_only_watches_the_validation_loss_by_default(tmp_path):
+    saver = ModelCheckpoint(tmp_path / "m.safetensors", save_best_only=True)
+    with pytest.raises(ValueError, match="expected monitor to be one of loss, got 'val_loss'"):
+        fit(network(), saver)
+    fit(network(), saver, validation_data=(X, Y))
+    assert files(tmp_path) == ["m.safetensors"]
+
+
+def test_best_value_of_a_resumed_run_is_kept(tmp_path):
+    def saver():
+        return ModelCheckpoint(tmp_path / "{epoch}.safetensors", "loss", save_best_only=True)
+
+    model = network()
+    fit(model, Losses([1.0, 2.0]), saver(), epochs=2)
+    fit(model, Losses([1.0, 2.0, 1.5, 0.5]), saver(), resume=True)
+    assert files(tmp_path) == ["1.safetensors", "4.safetensors"]
+
+
+def test_file_is_written_after_every_so_many_steps(tmp_path):
+    fit(network(), ModelCheckpoint(tmp_path / "{epoch}-{batch}.safetensors", save_freq=5))
+    assert files(tmp_path) == ["2-2.safetensors", "4-1.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["{nothing}", "{val_loss}", "{epoch:x.y}", "{0}", "{"])
+def test_name_that_cannot_be_filled_in_is_rejected_before_training(name, tmp_path):
+    model = network()
+    with pytest.raises(ValueError, match="ModelCheckpoint: expected names of epoch, loss in"):
+        fit(model, ModelCheckpoint(tmp_path / f"{name}.safetensors"))
+    assert model.step == 0
+
+
+@pytest.mark.parametrize("option", ["every_steps", "every_epochs", "keep"])
+def test_options_of_folders_are_rejected_for_files(option):
+    with pytest.raises(TypeError, match=option):
+        ModelCheckpoint("m.safetensors", **{option: 2})
+
+
+def test_save_freq_of_a_folder_is_every_steps(tmp_path):
+    fit(network(), ModelCheckpoint(tmp_path, save_freq=5), epochs=4)
+    steps = [name for name in files(tmp_path) if name.startswith("step")]
+    assert steps == [f"step-{step:010d}.safetensors" for step in (5, 10, 12)]
+
+
+# ------------------------------------------------------------------------------ verbose
+
+
+def test_verbose_callbacks_print_what_they_do(tmp_path, capsys):
+    name = tmp_path / "m.safetensors"
+    fit(
+        network(),
+        Losses([1.0, 2.0, 3.0, 4.0]),
+        LearningRateScheduler(lambda epoch, rate: 0.5, verbose=1),
+        ReduceLROnPlateau("loss", patience=1, factor=0.5, verbose=1),
+        EarlyStopping("loss", patience=2, restore_best_weights=True, verbose=1),
+        ModelCheckpoint(name, "loss", verbose=1, save_best_only=True),
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "Epoch 1: LearningRateScheduler setting learning rate to 0.5.",
+        f"Step 3: saved {name}",
+        "Epoch 2: LearningRateScheduler setting learning rate to 0.5.",
+        "Epoch 2: ReduceLROnPlateau reducing learning rate to 0.25.",
+        "Epoch 3: LearningRateScheduler setting learning rate to 0.5.",
+        "Epoch 3: ReduceLROnPlateau reducing learning rate to 0.25.",
+        "Epoch 3: early stopping",
+        "Restoring model weights from the end of the best epoch: 1.",
+    ]
+
+
+def test_callbacks_print_nothing_by_default(tmp_path, capsys):
+    stopping = EarlyStopping("loss", patience=1, restore_best_weights=True)
+    saver = ModelCheckpoint(tmp_path / "m.safetensors")
+    fit(network(), Losses(VALUES), ReduceLROnPlateau("loss", patience=1), stopping, saver)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("start", "stopped"), [(0, 1), (1, 2), (2, 3)])
+def test_early_stopping_begins_to_count_at_start_from_epoch(start, stopped):
+    stopping = EarlyStopping("loss", patience=1, start_from_epoch=start)
+    fit(network(), Losses([1.0, 2.0, 3.0, 4.0]), stopping)
+    assert (stopping.stopped_epoch, stopping.best_epoch) == (stopped, start)
