@@ -15,7 +15,7 @@ TWO_CLASSES = "use binary_crossentropy, with Dense(1, activation='sigmoid')"
 SEED = "give the model its seed="
 PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
 LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
-FREEZE = "set requires_grad of each of its parameters(), then compile"
+FREEZE = "set its attribute trainable, which holds for later weights, too"
 GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
 OWN_LOSS = "subclass losses.Loss and pass it to compile"
 OWN_LOOP = f"write the loop in a method of another name: {GRADIENT_LOOP}"
@@ -42,15 +42,15 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     },
     "models": {"load_model": "use models.load", "save_model": "use model.save"},
     "layers": {
+        "add": "use Add()([a, b]), or a + b",
+        "concatenate": "use Concatenate()([a, b])",
         "Conv2D": "use Flatten and Dense; minidl trains multilayer networks",
         "Lambda": "use Activation with a function of a tensor",
     },
     # attributes
     "Layer": {
-        "get_weights": LAYER_PARAMETERS,
-        "kernel": "use layer.weight",
-        "set_weights": "use model.set_weights",
-        "trainable": FREEZE,
+        "input": "keep the symbol that the layer was called on",
+        "output": "keep the symbol that the call returned",
         "trainable_variables": LAYER_PARAMETERS,
         "trainable_weights": LAYER_PARAMETERS,
         "weights": LAYER_PARAMETERS,
@@ -58,7 +58,6 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     "Model": {
         "cuda": "give device= to the model",
         "eval": "call the model outside of `with minidl.training():`",
-        "get_layer": "use model.layers",
         "load_state_dict": "use model.load_weights or model.set_weights",
         "state_dict": "use model.save_weights or model.get_weights",
         "to": "give device= to the model, or to models.load",
@@ -84,7 +83,6 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     },
     # definitions in a subclass that minidl would never use
     "call's parameters": {
-        "training": "use minidl.rng.is_training()",
         "mask": "leave it out",
     },
     "methods of Model": {

@@ -88,7 +88,7 @@ def test_html_of_model_shows_layers_shapes_weights_and_rates():
     ]
     texts = list(html_of(model).itertext())
     assert texts[0] == "a&b"
-    assert texts[-1] == "15 weights, 15 of them trained"
+    assert texts[-1].startswith(" Total params: 15 (60.00 B); Trainable params: 15 (")
 
 
 def test_html_of_model_without_shapes_says_so():

@@ -31,8 +31,15 @@ from minidl import losses, metrics
 from minidl.backend import Backend, get_backend
 from minidl.callbacks.base import numbers
 from minidl.engine.tensor import Tensor
-from minidl.formats.description import Builder, describe, describe_network, foreign, kinds_of
-from minidl.models import Model, Sequential
+from minidl.formats.description import (
+    Builder,
+    Described,
+    describe,
+    describe_network,
+    foreign,
+    kinds_of,
+)
+from minidl.models import Functional, Model, Sequential
 from minidl.optimizers import Optimizer
 from minidl.rng import checked_integer
 from minidl.storage import tensor_file
@@ -83,7 +90,7 @@ def check(model: Model) -> None:
 
 def _header(model: Model) -> dict[str, Any]:
     """Return the description of a model, or raise if the model could not be built again."""
-    if not isinstance(model, Sequential):
+    if not isinstance(model, Described):
         raise TypeError(foreign(type(model)))
     optimizer = model.optimizer
     if model.train_state.is_torn or (optimizer is not None and optimizer.is_changing):
@@ -99,7 +106,9 @@ def _header(model: Model) -> dict[str, Any]:
     try:
         # A file names the classes of the user; its reader passes them as custom_objects.
         parts = [model.optimizer, model.loss, model.metrics] if training else []
-        builder = Builder([kind for kind in kinds_of([model, *parts]) if kind is not Sequential])
+        builder = Builder(
+            [kind for kind in kinds_of([model, *parts]) if kind not in (Functional, Sequential)]
+        )
         builder.build_unbuilt(network, model.device)
         _build_training(builder, training)
     except INVALID as error:
@@ -160,7 +169,7 @@ def _packed(value: Any, backend: Backend, arrays: dict[str, np.ndarray]) -> Any:
 # ------------------------------------------------------------------------------ reading
 
 
-def load(path: PathLike, device: str = "cpu", custom_objects: Iterable[Any] = ()) -> Sequential:
+def load(path: PathLike, device: str = "cpu", custom_objects: Iterable[Any] = ()) -> Described:
     """Return the model of a checkpoint; `models.load` is the public name."""
     get_backend(device)  # its errors and the builder's do not name the file
     builder = Builder(custom_objects)
@@ -180,7 +189,7 @@ class _Reader:
         self._builder = builder
         self._unread = set(file.shapes)
 
-    def model(self, device: str) -> Sequential:
+    def model(self, device: str) -> Described:
         header = self._header()
         network, training = header["network"], header["training"]
         self._dtype = np.dtype(network["dtype"])
@@ -211,7 +220,7 @@ class _Reader:
             )
         return header
 
-    def _state(self, model: Sequential, header: Mapping[str, Any]) -> dict[str, Any]:
+    def _state(self, model: Described, header: Mapping[str, Any]) -> dict[str, Any]:
         """Return the entries of `TrainState.state`, without the weights.
 
         The new model's state gives the expected names and shapes, and the defaults for entries that
@@ -241,7 +250,7 @@ class _Reader:
             state["run/obstacle"] = "this checkpoint was saved as not resumable"
         return state
 
-    def _optimizer_state(self, model: Sequential, optimizer: Optimizer) -> dict[str, Any]:
+    def _optimizer_state(self, model: Described, optimizer: Optimizer) -> dict[str, Any]:
         size = sum(p.data.size for p in model.parameters() if p.requires_grad)
         state = {"optimizer/iterations": self._array("optimizer/iterations", (), "int64")}
         # Buffers are saved from the first update on; the learning rate only without a schedule.

@@ -10,59 +10,21 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral, Real
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from minidl import constraints, initializers, layers, losses, metrics, optimizers, regularizers
+from minidl import constraints, layers, optimizers, regularizers
 from minidl.arguments import as_list, positive_integer
 from minidl.engine.parameter import Parameter
+from minidl.formats.kinds import BASES, KNOWN, NAMES, Described
 from minidl.layers import Layer, activations
-from minidl.models import Model, Sequential
-from minidl.optimizers import schedules
+from minidl.models import Functional, Model, Sequential
+from minidl.models.graph import Graph
 from minidl.rng import checked_integer
 
 MAX_LAYERS = 10_000
 MAX_SAMPLE_SIZE = 2**24
-# The base classes of everything that a description may name. They are abstract themselves.
-BASES = (
-    layers.Layer,
-    initializers.Initializer,
-    constraints.Constraint,
-    regularizers.Regularizer,
-    optimizers.Optimizer,
-    schedules.LearningRateSchedule,
-    losses.Loss,
-    metrics.Metric,
-)
-_ABSTRACT = {layers.Input, *BASES}
-MODULES = (layers, initializers, constraints, regularizers, optimizers, schedules, losses, metrics)
-# The classes that files name without their module. Later ones have it, since users may have a class
-# of the same name.
-_OLDEST = {
-    *("MaxNorm", "SGD", "RMSprop", "Adam", "AdamW", "Zeros", "Ones", "GlorotUniform"),
-    *("GlorotNormal", "HeUniform", "HeNormal", "LecunUniform", "LecunNormal", "MeanSquaredError"),
-    *("SparseCategoricalCrossentropy", "CategoricalCrossentropy", "Accuracy"),
-    *("CategoricalAccuracy", "SparseCategoricalAccuracy"),
-}
-
-
-def _file_name(kind: type, module: ModuleType) -> str:
-    """Return the name of a class in files."""
-    is_metric = module is metrics and kind.__name__ == "MeanSquaredError"  # older is the loss
-    if module in (layers, schedules) or (kind.__name__ in _OLDEST and not is_metric):
-        return kind.__name__
-    return f"{module.__name__[len('minidl.') :]}.{kind.__name__}"
-
-
-KNOWN: dict[str, type] = {
-    _file_name(kind, module): kind
-    for module in MODULES
-    for kind in map(vars(module).get, module.__all__)
-    if inspect.isclass(kind) and issubclass(kind, BASES) and kind not in _ABSTRACT
-} | {"Sequential": Sequential}
-_NAMES: dict[Any, str] = {kind: name for name, kind in KNOWN.items()}
 
 
 # ------------------------------------------------------------------------------ describing
@@ -106,16 +68,26 @@ def describe(thing: Any) -> Any:
             "input_shape": describe(thing.input_shape),
             "layers": [describe(layer) for layer in thing.layers],
         }
-    if not isinstance(thing, BASES) or isinstance(thing, layers.Input | Sequential):
+    if isinstance(thing, Functional) and kind is Functional:
+        graph = thing.graph
+        return {
+            "class": "Functional",
+            "name": thing.name,
+            "inputs": [[each.name, describe(each.input_shape)] for each in graph.inputs],
+            "layers": [describe(layer) for layer in thing.layers],
+            "calls": describe(graph.calls),
+            "outputs": list(graph.outputs),
+        }
+    if not isinstance(thing, BASES) or isinstance(thing, layers.Input | Model):
         raise TypeError(foreign(kind))
-    name = _NAMES.get(kind, kind.__name__)
+    name = NAMES.get(kind, kind.__name__)
     if KNOWN.get(name, kind) is not kind:
         raise TypeError(
             f"save: expected unique names of classes, got {_full_name(kind)} with the name of a "
             "class of minidl. Rename your class."
         )
     arguments = {key: _described(key, _kept(thing, key)) for key in _own_arguments(kind)}
-    if kind not in _NAMES or isinstance(thing, optimizers.Optimizer):
+    if kind not in NAMES or isinstance(thing, optimizers.Optimizer):
         arguments |= _passed_on(thing)
     if isinstance(thing, Layer):
         arguments["name"] = thing.label
@@ -166,7 +138,7 @@ def kinds_of(thing: Any) -> Iterator[Any]:
     if isinstance(thing, list | tuple):
         for item in thing:
             yield from kinds_of(item)
-    elif isinstance(thing, Sequential):
+    elif isinstance(thing, Described):
         yield type(thing)
         yield from kinds_of(thing.layers)
     elif isinstance(thing, BASES):
@@ -184,7 +156,7 @@ def foreign(thing: Any) -> str:
     if not isinstance(thing, type):
         what = "a function"
     elif issubclass(thing, Model):
-        expected = "models of the class Sequential"
+        expected = "a Sequential, or a model made by Model(inputs, outputs)"
     return (
         f"save: expected {expected}, got {_full_name(thing)}, {what} that files cannot hold. Keep "
         "the weights with model.save_weights(path), and build the model in your program."
@@ -222,7 +194,7 @@ def _arguments(kind: type) -> list[str]:
     return names
 
 
-def describe_network(model: Sequential) -> dict[str, Any]:
+def describe_network(model: Described) -> dict[str, Any]:
     """Return the description of a whole model: layers, weights, dtype and seed.
 
     Raises
@@ -261,7 +233,7 @@ def describe_network(model: Sequential) -> dict[str, Any]:
     }
 
 
-def _check_weights(model: Sequential) -> None:
+def _check_weights(model: Described) -> None:
     """Raise ValueError if the weights are not those that a new model would create."""
     unbuilt = next((layer for layer in model.walk() if not layer.built), None)
     if unbuilt is not None and (model.built_for is not None or model.parameters()):
@@ -283,13 +255,13 @@ def _check_weights(model: Sequential) -> None:
                 )
 
 
-def _occurrences(model: Sequential) -> Counter[Layer]:
+def _occurrences(model: Described) -> Counter[Layer]:
     """Return how often each layer occurs in the lists of models and attributes of layers."""
     counts: Counter[Layer] = Counter()
     waiting: list[Layer] = [model]
     while waiting:
         layer = waiting.pop()
-        below = layer.layers if isinstance(layer, Sequential) else layer.held(Layer)
+        below = layer.layers if isinstance(layer, Described) else layer.held(Layer)
         waiting += [each for each in dict.fromkeys(below) if each not in counts]
         counts.update(below)
     return counts
@@ -322,7 +294,7 @@ class Builder:
                     f"custom_objects: expected a list of classes, got {kind!r} in it. Use "
                     "[MyLayer, MyLoss]."
                 )
-            if self._known.setdefault(_NAMES.get(kind, kind.__name__), kind) is not kind:
+            if self._known.setdefault(NAMES.get(kind, kind.__name__), kind) is not kind:
                 raise ValueError(
                     "custom_objects: expected classes with unique names, got two named "
                     f"{kind.__name__}. Rename your class."
@@ -348,8 +320,8 @@ class Builder:
             raise ValueError(
                 f"expected a {kind.__name__} of minidl or of custom_objects, got {name!r:.80}"
             )
-        if known is Sequential:
-            return Sequential(self.build(description["layers"], Layer), name=description["name"])
+        if known in (Functional, Sequential):
+            return self._model(description, name=description["name"])
         arguments = {key: self._argument(v) for key, v in description["arguments"].items()}
         names = _arguments(known)
         unknown = arguments.keys() - {*names, "name"}
@@ -366,6 +338,17 @@ class Builder:
                 stream.is_fixed = False
         return built
 
+    def _model(self, description: Mapping[str, Any], **arguments: Any) -> Described:
+        """Return the unbuilt model of a description; the arguments are those of `Model`."""
+        below = self.build(description["layers"], Layer)
+        if description["class"] != "Functional":
+            return Sequential(below, **arguments)
+        inputs = [
+            layers.Input(_checked_shape(shape), name=name) for name, shape in description["inputs"]
+        ]
+        graph = Graph(inputs, below, description["calls"], description["outputs"])
+        return Functional.of_graph(graph, **arguments)
+
     def _argument(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self._argument(item) for item in value]
@@ -381,7 +364,7 @@ class Builder:
         description: Mapping[str, Any],
         device: str,
         saved: Callable[[str, tuple[int, ...]], Any],
-    ) -> Sequential:
+    ) -> Described:
         """Return the model of a description, with the weights that `saved` returns."""
         model, sample_shape = self.build_unbuilt(description, device)
         _set_input_shapes(model, description)
@@ -407,12 +390,12 @@ class Builder:
 
     def build_unbuilt(
         self, description: Mapping[str, Any], device: str
-    ) -> tuple[Sequential, tuple[int, ...] | None]:
+    ) -> tuple[Described, tuple[int, ...] | None]:
         """Return the model without weights, and the shape of the samples to build it for."""
         if _count_layers(description) > MAX_LAYERS:
             raise ValueError(f"expected at most {MAX_LAYERS:,} layers, got more")
-        model = Sequential(
-            self.build(description["layers"], Layer),
+        model = self._model(
+            description,
             device=device,
             dtype=description["dtype"],
             seed=description["seed"],
@@ -435,10 +418,10 @@ def _checked_shape(shape: Any) -> tuple[int, ...]:
     return shape
 
 
-def _set_input_shapes(model: Sequential, description: Mapping[str, Any]) -> None:
+def _set_input_shapes(model: Described, description: Mapping[str, Any]) -> None:
     """Set the input shapes of a model, and of the models in it."""
-    if description["input_shape"] is not None:
+    if description.get("input_shape") is not None:
         model.input_shape = _checked_shape(description["input_shape"])
     for layer, below in zip(model.layers, description["layers"], strict=True):
-        if isinstance(layer, Sequential):
+        if isinstance(layer, Described):
             _set_input_shapes(layer, below)

@@ -1,7 +1,7 @@
 """Weights in the format of Keras 3: HDF5 files ``NAME.weights.h5``.
 
 A layer's weights are the datasets ``layers/CLASS/vars/0``, ``1`` and so on. CLASS is its class in
-snake case, with ``_1``, ``_2`` for further layers of that class; a `Sequential` within the model
+snake case, with ``_1``, ``_2`` for further layers of that class; a model within the model
 has its own ``layers``. A `Dense` layer has its weights in the same shape as in Keras. The state of
 an optimizer in a file is ignored. HDF5 needs h5py, the extra ``keras``.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from minidl.engine.parameter import Parameter
 from minidl.layers import Layer
-from minidl.models import Model, Sequential
+from minidl.models import Functional, Model, Sequential
 from minidl.storage.atomic import PathLike, check_regular_file, write_atomically
 from minidl.storage.extras import from_extra
 
@@ -81,10 +81,10 @@ def _h5py() -> ModuleType:
 
 def _groups(model: Layer, prefix: str = "") -> Iterator[tuple[str, Layer]]:
     """Yield the name of each layer's group in the file, and the layer."""
-    if not isinstance(model, Sequential):
+    if not isinstance(model, Functional | Sequential):
         raise TypeError(
-            f"{model.label}: expected a Sequential for .weights.h5 files, which name layers by "
-            "their position. For other models use .safetensors."
+            f"{model.label}: expected a Sequential or a functional model for .weights.h5 files, "
+            "which name layers by their position. For other models use .safetensors."
         )
     seen: Counter[str] = Counter()
     for layer in model.layers:

@@ -4,6 +4,7 @@ The graph computes the network in inference mode. Its Dropout nodes do nothing t
 that trains, they drop. Layers of noise have no nodes.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -14,8 +15,11 @@ import numpy as np
 from minidl.layers import (
     ELU,
     Activation,
+    Add,
     AlphaDropout,
+    Average,
     BatchNormalization,
+    Concatenate,
     ConcreteDropout,
     Dense,
     DropConnect,
@@ -27,15 +31,17 @@ from minidl.layers import (
     Layer,
     LayerNormalization,
     LeakyReLU,
+    Multiply,
     ReLU,
     Rescaling,
     Softmax,
     SpatialDropout1D,
     SpatialDropout2D,
     SpatialDropout3D,
+    Subtract,
     activations,
 )
-from minidl.models import Sequential
+from minidl.models import Functional, Model, Sequential
 from minidl.storage.atomic import PathLike, write_atomically
 from minidl.storage.extras import from_extra
 from minidl.version import __version__
@@ -49,16 +55,27 @@ SHARED_DROPOUTS = (
     SpatialDropout2D,
     SpatialDropout3D,
 )
+MERGING = {Add: "Add", Average: "Mean", Multiply: "Mul", Subtract: "Sub"}
 # Of activations, whose names are these in snake case.
 OPERATORS = "Elu", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Tanh"
 ATTRIBUTES: dict[str, dict[str, float]] = {"LeakyRelu": {"alpha": 0.2}, "Softmax": {"axis": -1}}
 
 
-def save(model: Sequential, path: PathLike) -> None:
+def save(model: Model, path: PathLike) -> None:
     """Write a built model as an ONNX file; `Model.export` is the public name."""
     graph = _Graph(model.dtype)
-    output = graph.through(model.layers, "input")
-    write_atomically(path, graph.serialized(model, output))
+    inputs = ["input"]
+    if isinstance(model, Functional):
+        inputs = model.graph.names if model.takes_list else inputs
+        outputs = graph.between(model, inputs)
+    elif isinstance(model, Sequential):
+        outputs = [graph.through(model.layers, "input")]
+    else:
+        raise TypeError(
+            f"export: expected a Sequential or a functional model, got {model.label}, a "
+            f"{type(model).__qualname__}."
+        )
+    write_atomically(path, graph.serialized(model, inputs, outputs))
 
 
 class _Graph:
@@ -80,8 +97,34 @@ class _Graph:
             value = self._apply(layer, value)
         return value
 
+    def between(self, model: Functional, inputs: Sequence[str]) -> list[str]:
+        """Add the nodes of a functional model; return the names of its outputs."""
+        values = dict(enumerate(inputs))
+        for node in model.graph.nodes:
+            (layer,), found = node.layers, [values[number] for number in node.arguments]
+            if isinstance(layer, Functional):
+                results = self.between(layer, found)
+            elif node.is_list:
+                results = [self._merge(layer, found)]
+            else:
+                results = [self._apply(layer, found[0])]
+            values |= zip(node.results, results, strict=True)
+        return [values[number] for number in model.graph.outputs]
+
+    def _merge(self, layer: Any, found: Sequence[str]) -> str:
+        kind, label = type(layer), layer.path
+        if kind is Concatenate:
+            return self._node("Concat", label, *found, axis=layer.axis)
+        if kind not in MERGING:
+            raise self._refusal(layer)
+        if kind is Average or len(found) == 2:
+            return self._node(MERGING[kind], label, *found)
+        return functools.reduce(lambda a, b: self._node(MERGING[kind], label, a, b), found)
+
     def _apply(self, layer: Any, x: str) -> str:
         kind, label = type(layer), layer.path
+        if isinstance(layer, Functional):
+            return self.between(layer, [x])[0]
         if isinstance(layer, Sequential):
             return self.through(layer.layers, x)
         if kind is Flatten:
@@ -111,8 +154,13 @@ class _Graph:
             return self._keep(layer, x)
         if kind in (Dense, DropConnect):
             return self._dense(layer, x)
-        raise TypeError(
-            f"export: expected layers with an ONNX operator, got {label}, a {kind.__qualname__}."
+        raise self._refusal(layer)
+
+    @staticmethod
+    def _refusal(layer: Layer) -> TypeError:
+        kind = type(layer).__qualname__
+        return TypeError(
+            f"export: expected layers with an ONNX operator, got {layer.path}, a {kind}."
         )
 
     def _rescale(self, layer: Rescaling, x: str) -> str:
@@ -258,15 +306,24 @@ class _Graph:
         self._names.add(unique)
         return unique
 
-    def serialized(self, model: Sequential, output: str) -> bytes:
+    def serialized(self, model: Model, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
         """Return the whole file."""
         helper = self._onnx.helper
         kind = helper.np_dtype_to_tensor_dtype(self._dtype)
         assert model.built_for is not None, "export has checked it"
         assert model.output_shape is not None, "export has checked it"
-        x = helper.make_tensor_value_info("input", kind, ["batch", *model.built_for])
-        y = helper.make_tensor_value_info(output, kind, ["batch", *model.output_shape[1:]])
-        graph = helper.make_graph(self._nodes, model.label, [x], [y], initializer=self._constants)
+        wide: Any = model.output_shape
+        shapes: Any = [model.built_for], [wide[1:]]
+        if isinstance(model, Functional):
+            shapes = model.graph.shapes, [s[1:] for s in (wide if len(outputs) > 1 else [wide])]
+        x, y = (
+            [
+                helper.make_tensor_value_info(name, kind, ["batch", *shape])
+                for name, shape in zip(names, each, strict=True)
+            ]
+            for names, each in zip((inputs, outputs), shapes, strict=True)
+        )
+        graph = helper.make_graph(self._nodes, model.label, x, y, initializer=self._constants)
         whole = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],

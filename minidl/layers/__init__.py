@@ -9,6 +9,7 @@ from minidl.layers.dense import Dense
 from minidl.layers.drop_connect import DropConnect
 from minidl.layers.drop_path import DropPath
 from minidl.layers.dropout import Dropout
+from minidl.layers.merging import Add, Average, Concatenate, Multiply, Subtract
 from minidl.layers.noise import GaussianDropout, GaussianNoise
 from minidl.layers.normalization import BatchNormalization, LayerNormalization
 from minidl.layers.reshaping import Flatten, Input, Rescaling
@@ -17,8 +18,11 @@ from minidl.layers.spatial_dropout import SpatialDropout1D, SpatialDropout2D, Sp
 __all__ = [
     "ELU",
     "Activation",
+    "Add",
     "AlphaDropout",
+    "Average",
     "BatchNormalization",
+    "Concatenate",
     "ConcreteDropout",
     "Dense",
     "DropConnect",
@@ -31,6 +35,7 @@ __all__ = [
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
+    "Multiply",
     "Parameter",
     "ReLU",
     "Rescaling",
@@ -38,4 +43,5 @@ __all__ = [
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
+    "Subtract",
 ]

@@ -2,30 +2,28 @@
 
 import functools
 import inspect
-import math
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minidl import initializers, regularizers
-from minidl.alternatives import Unavailable, keras_defaults, missing_attribute, refuse_names
+from minidl import initializers, regularizers, rng
+from minidl.alternatives import keras_defaults, missing_attribute, refuse_names
 from minidl.arguments import number_array, positive_integer, undefined
 from minidl.backend import get_backend
 from minidl.constraints import Constraint
 from minidl.engine.parameter import Parameter
-from minidl.engine.tensor import Tensor
-from minidl.layers import terms
+from minidl.engine.tensor import Tensor, as_tensor
+from minidl.layers import symbol, terms
+from minidl.layers.holder import Holder
 from minidl.layers.placement import Placement
 from minidl.regularizers import Regularizer
-from minidl.rng import RandomStream
 
-Kind = TypeVar("Kind")
 AS_BATCH = "pass one sample as x[None], and samples of one number as x.reshape(-1, 1)."
 
 
-class Layer:
+class Layer(Holder):
     """A function with weights; a subclass defines `call`, and `build` if it has weights.
 
     The layer finds its weights, random streams and sublayers in its attributes, and in lists,
@@ -79,6 +77,7 @@ class Layer:
     A random layer holds a `RandomStream`. Here each sample keeps all of its values or none:
 
     >>> from minidl import rng
+    >>> from minidl.rng import RandomStream
     >>> class DropSample(Layer):
     ...     def __init__(self, rate, seed=None, **arguments):
     ...         super().__init__(**arguments)
@@ -111,13 +110,15 @@ class Layer:
     needs_whole_batches = False  # whether one sample's output depends on the others in the batch
     scope = ""  # the names of the layers around it, if another layer has its name
     _weight_names: tuple[str, ...] = ()
-    trainable = Unavailable("Layer")
+    takes_list = False  # whether `call` takes a list of tensors
+    _takes_training = False  # whether `call` has a parameter of that name
 
     def __init_subclass__(cls, **arguments: Any):
         super().__init_subclass__(**arguments)
         if inspect.isfunction(cls.call):
             parameters = inspect.signature(cls.call).parameters
             refuse_names("call's parameters", parameters, who=f"{cls.__name__}.call")
+            cls._takes_training = "training" in parameters
         if inspect.isfunction(vars(cls).get("build")):
             cls.build = _recorded(cls.build)  # type: ignore[method-assign]
 
@@ -190,7 +191,9 @@ class Layer:
     def call(self, x: Any) -> Any:
         """Return the output for `x`, after `build` has run.
 
-        `minidl.rng.is_training` returns the mode.
+        `minidl.rng.is_training` returns the mode. A definition with a parameter `training` receives
+        it. If the class sets ``takes_list = True``, `x` is a list of tensors, and the input shape
+        of `build` a list of shapes.
         """
         undefined(self, "call(self, x)")
 
@@ -255,6 +258,7 @@ class Layer:
         parameter = Parameter(values, placement.backend, full_name, stream)
         parameter.constraint = constraint
         parameter.learning_rate_factor = learning_rate_factor
+        parameter.requires_grad = self._trainable and name not in self.not_trained
         parameter.regularizer = regularizers.get(regularizer)
         self._weight_names = (*self._weight_names, name)
         return parameter
@@ -309,28 +313,37 @@ class Layer:
 
     # -------------------------------------------------------------------- for users
 
-    def __call__(self, x: Any) -> Any:
-        """Return the layer's output for a tensor; the first call builds the layer.
+    def __call__(self, x: Any, training: bool | None = None) -> Any:
+        """Return the layer's output; the first call builds the layer.
+
+        Parameters
+        ----------
+        x : Tensor, array_like or Symbol
+            The input, with the batch along axis 0. Arrays are cast to the dtype of the layer. For
+            a symbol the result is a symbol, and the layer is not built.
+        training : bool, optional
+            The mode. By default that of the block around it, as of `minidl.training`.
 
         Raises
         ------
         TypeError
-            If `x` is not a Tensor.
+            If `x` does not hold numbers.
         ValueError
             If `x` does not have the layer's ``input_shape``.
         """
+        if symbol.are_symbols(x):
+            return symbol.called(self, x, training)
+        if training is not None and bool(training) != rng.is_training():
+            with rng.training() if training else rng.inference():
+                return self(x)
         of_pass = terms.current()
         if of_pass is None:  # the outermost call of a forward pass
             with terms.collected():
                 return Layer.__call__(self, x)
         self._terms = of_pass
-        if not isinstance(x, Tensor):
-            refuse_layers(self.label, x)
-            raise TypeError(
-                f"{self.label}: expected a Tensor, got a {type(x).__name__}. Use Tensor(x), or "
-                "call a model, which accepts arrays."
-            )
-        if self.input_shape is not None and x.shape[1:] != self.input_shape:
+        x = self._as_input(x)
+        is_list = isinstance(x, list)
+        if not is_list and self.input_shape is not None and x.shape[1:] != self.input_shape:
             advice = "Pass samples of this shape, or change input_shape."
             if x.ndim != 1 + len(self.input_shape):
                 advice = f"Axis 0 is the batch: {AS_BATCH}"
@@ -339,18 +352,42 @@ class Layer:
                 f"{x.shape[1:]}. {advice}"
             )
         if self.output_shape is not None:
-            return self.call(x)
+            return self._called(x)
+        shape: Any = [each.shape for each in x] if is_list else x.shape
         if not self.built:
-            self.build(x.shape)
+            self.build(shape)
             self.built = True  # `build` may come from a class that is not a Layer
-        y = self.call(x)
-        self.built_for = x.shape[1:]
-        self.output_shape = (None, *y.shape[1:])
+        y = self._called(x)
+        self.built_for = tuple(each[1:] for each in shape) if is_list else shape[1:]
+        self.output_shape = symbol.batch_shape(y)
         return y
 
-    def held(self, kind: type[Kind]) -> list[Kind]:
-        """Return the objects of `kind` that the attributes hold, in order, each once."""
-        return list(dict.fromkeys(_find(vars(self), kind)))
+    def _called(self, x: Any) -> Any:
+        call: Any = self.call
+        return call(x, training=rng.is_training()) if self._takes_training else call(x)
+
+    def _as_input(self, x: Any) -> Any:
+        """Return an input, or all inputs of a list, as tensors."""
+        if self.takes_list:
+            if not isinstance(x, list | tuple):
+                raise TypeError(
+                    f"{self.label}: expected a list, got a {type(x).__name__}. Use [a, b]."
+                )
+            return [self._as_tensor(each) for each in x]
+        return self._as_tensor(x)
+
+    def _as_tensor(self, x: Any) -> Tensor:
+        """Return a tensor as it is, and an array of the host on the layer's device."""
+        if isinstance(x, Tensor):
+            return x
+        refuse_layers(self.label, x)
+        if isinstance(x, list | tuple) and any(isinstance(each, Tensor) for each in x):
+            raise TypeError(
+                f"{self.label}: expected one tensor, got a list. A layer of yours whose call takes "
+                "a list sets takes_list = True."
+            )
+        place = self.placement or Placement(get_backend("cpu"), np.dtype("float32"))
+        return as_tensor(self.label, "x", x, place.backend).astype(place.dtype)
 
     def walk(self) -> "Iterator[Layer]":
         """Yield this layer and all layers below it, depth first, each once."""
@@ -362,28 +399,6 @@ class Layer:
                 seen.add(layer)
                 yield layer
                 stack.extend(reversed(layer.held(Layer)))
-
-    def parameters(self) -> list[Parameter]:
-        """Return the weights of this layer and of all layers below it, depth first, each once."""
-        return self._held_below(Parameter)
-
-    def streams(self) -> list[RandomStream]:
-        """Return the random streams of this layer and of all below it, depth first, each once."""
-        return self._held_below(RandomStream)
-
-    def _held_below(self, kind: type[Kind]) -> list[Kind]:
-        return list(dict.fromkeys(item for layer in self.walk() for item in layer.held(kind)))
-
-    def count_params(self) -> int:
-        """Return the number of values in all weights.
-
-        Raises
-        ------
-        ValueError
-            If the layer is not built, so that its weights do not exist yet.
-        """
-        self.check_built()
-        return sum(math.prod(parameter.shape) for parameter in self.parameters())
 
     def check_built(self) -> None:
         """Raise ValueError if the layer is not built, so that it has neither weights nor shapes."""
@@ -398,8 +413,8 @@ def refuse_layers(who: str, x: Any) -> None:
     """Raise TypeError for a layer as the input of a layer, Keras' functional style."""
     if isinstance(x, Layer):
         raise TypeError(
-            f"{who}: expected data, got the layer {x.label}. List the layers in their order: "
-            "models.Sequential([layers.Input(shape), layers.Dense(3)])."
+            f"{who}: expected data or symbols, got the layer {x.label}. Begin with x = "
+            "layers.Input(shape), and call each layer on the result of the one before it."
         )
 
 
@@ -411,15 +426,3 @@ def _recorded(build: Callable[..., None]) -> Callable[..., None]:
         self._run_build(build, input_shape)
 
     return recorded
-
-
-def _find(value: object, kind: type[Kind]) -> Iterator[Kind]:
-    """Yield the objects of `kind` in nested lists, tuples and dictionaries, in order."""
-    if isinstance(value, kind):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _find(item, kind)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _find(item, kind)

@@ -98,6 +98,11 @@ class Dense(Layer):
             bias: Any = {"constraint": self.bias_constraint, "regularizer": self.bias_regularizer}
             self.bias = self.add_weight("bias", (self.units,), self.bias_initializer, **bias)
 
+    @property
+    def kernel(self) -> Parameter:
+        """The weight, by its name in Keras."""
+        return self.weight
+
     def call(self, x: Tensor) -> Tensor:
         """Return the layer's output, of shape (batch, units)."""
         self.check_input(x)

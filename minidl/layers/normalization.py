@@ -149,6 +149,7 @@ class BatchNormalization(_Normalization):
     """
 
     needs_whole_batches = True
+    not_trained = ("running_mean", "running_var")
     momentum: Any = Number("[0, 1]")
 
     def __init__(
@@ -177,7 +178,6 @@ class BatchNormalization(_Normalization):
         self.moving_mean = self.add_weight("running_mean", shape, self.moving_mean_initializer)
         initializer = self.moving_variance_initializer
         self.moving_variance = self.add_weight("running_var", shape, initializer)
-        self.moving_mean.requires_grad = self.moving_variance.requires_grad = False
 
     def normalized(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
         """Return the input with mean 0 and variance 1; in training, move the averages."""

@@ -7,13 +7,14 @@ from minidl.alternatives import keras_defaults
 from minidl.arguments import Number
 from minidl.engine.tensor import Tensor
 from minidl.layers.base import Layer
+from minidl.layers.symbol import Symbol
 
 
 @keras_defaults(
     batch_size=None, sparse=(None, False), batch_shape=None, tensor=None, optional=False
 )
-class Input(Layer):
-    """Shape of one sample, as the first element of a `Sequential`.
+class Input(Layer, Symbol):
+    """Shape of one sample: the first element of a `Sequential`, or a symbol that layers take.
 
     Parameters
     ----------
@@ -25,10 +26,16 @@ class Input(Layer):
     >>> from minidl import layers, models
     >>> models.Sequential([Input((4,)), layers.Dense(2)]).output_shape
     (None, 2)
+    >>> x = Input((4,))
+    >>> models.Model(x, layers.Dense(2)(x)).output_shape
+    (None, 2)
     """
 
     def __init__(self, shape: tuple[int, ...], **layer_arguments: Any):
         super().__init__(input_shape=shape, **layer_arguments)
+        assert self.input_shape is not None, "given"
+        self.shape = self.output_shape = (None, *self.input_shape)
+        self.built = True
 
     def call(self, x: Tensor) -> Tensor:
         """Return `x`."""

@@ -24,6 +24,10 @@ class DataMethods:
         layers = self._planned_layers()
         return Plan(layers, self.backend, self.dtype, samples, self.loss, self.metrics)
 
+    def _host_inputs(self: Any, who: str, x: Any) -> Any:
+        """Return x as one array."""
+        return x
+
     def _planned_layers(self: Any) -> Sequence[Layer]:
         """Return the layers in the order of execution."""
         return [self]
@@ -50,11 +54,11 @@ class DataMethods:
     def _inputs(self: Any, x: Any, steps: int | None) -> Samples | BatchSource:
         """Return the inputs of `predict`; the model is built for them."""
         if yields_batches(x, tuple):
-            check = partial(_checked_inputs, "predict")
+            check = partial(_checked_inputs, self)
             found: Samples | BatchSource = BatchSource("predict", x, check, steps)
         else:
             _refuse_steps("predict", steps)
-            found = Samples.checked("predict", x)
+            found = _checked_inputs(self, x)
         if not self.built or self.built_for != found.x.shape[1:]:
             self._build_for(found.x.shape[1:])  # raises if the samples do not fit
         return found
@@ -144,8 +148,8 @@ def _checked_batch(
     return samples if class_weight is None else samples.weighted_by_class(class_weight)
 
 
-def _checked_inputs(who: str, x: Any, *others: Any) -> Samples:
-    return Samples.checked(who, x)
+def _checked_inputs(model: Any, x: Any, *others: Any) -> Samples:
+    return Samples.checked("predict", model._host_inputs("predict", x))
 
 
 def only_arrays(samples: Samples | BatchSource) -> Samples:

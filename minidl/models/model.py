@@ -26,6 +26,7 @@ from minidl.models.data import (
     only_arrays,
     returned,
 )
+from minidl.models.graph import FromSymbols
 from minidl.models.network import Network
 from minidl.models.prediction import PredictMethods
 from minidl.trainer.distribution import Distribution
@@ -41,10 +42,10 @@ KERAS_COMPILE = {"run_eagerly": False, "steps_per_execution": 1, "jit_compile": 
 KERAS_FIT = {"workers": 1, "validation_batch_size": None}
 
 
-class Model(PredictMethods, DataMethods, Network, RefusesMethods):
+class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
     """A layer with a device, a dtype and a seed that can be trained.
 
-    A subclass sets layers as attributes in ``__init__`` and defines `call`.
+    A subclass sets layers in ``__init__`` and defines `call`. ``Model(x, y)`` is a `Functional`.
 
     Parameters
     ----------
@@ -319,7 +320,7 @@ class Model(PredictMethods, DataMethods, Network, RefusesMethods):
                 f"{who}: expected arrays x and y, got a {type(x).__name__} and no y. Pass y, or an "
                 "iterable of batches (x, y)."
             )
-        samples = Samples.checked(who, x, y, weight)
+        samples = Samples.checked(who, self._host_inputs(who, x), y, weight)
         assert samples.y is not None, "given above"
         output_shape = self._output_shape_for(samples.x.shape[1:])
         self.loss.check(samples.y, output_shape)

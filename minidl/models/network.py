@@ -1,34 +1,29 @@
 """Networks: layers with a device, a dtype and a seed."""
 
-import copy
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from minidl import console, rng
 from minidl.alternatives import keras_defaults, missing_attribute
-from minidl.arguments import number_array, positive_integer
+from minidl.arguments import positive_integer
 from minidl.backend import Backend, get_backend
 from minidl.backend.arrays import FLOAT_TYPES
-from minidl.engine.backward import no_grad
-from minidl.engine.parameter import Parameter
-from minidl.engine.tensor import Tensor, as_tensor
-from minidl.layers import terms
+from minidl.engine.tensor import Tensor
 from minidl.layers.adoption import adopt
-from minidl.layers.base import Layer, refuse_layers
+from minidl.layers.base import Layer
 from minidl.layers.placement import Placement
+from minidl.layers.symbol import are_symbols, batch_shape, copies, rehearsing
 from minidl.optimizers import Optimizer
 from minidl.storage import registry
 from minidl.storage.atomic import PathLike
+from minidl.trainer import summary
 from minidl.trainer.loop import Run
 from minidl.trainer.position import Position
 from minidl.trainer.recorder import Recording
 from minidl.trainer.state import History, TrainState
-from minidl.trainer.summary import summary_html, summary_table
 
 
 class Network(Layer):
@@ -129,23 +124,66 @@ class Network(Layer):
         """The logs of each epoch of the last `fit`."""
         return self.train_state.progress.history
 
-    def summary(self) -> None:
+    @keras_defaults(line_length=None, positions=None, expand_nested=False, layer_range=None)
+    def summary(
+        self,
+        *,
+        print_fn: Callable[[str], Any] | None = None,
+        show_trainable: bool = False,
+        show_rates: bool = False,
+    ) -> None:
         """Print the layers with their output shapes and numbers of weights.
 
         A layer that is not built has the shape ``?`` and ``0 (unbuilt)`` weights, as in Keras.
+
+        Parameters
+        ----------
+        print_fn : callable, optional
+            Takes the text, which is otherwise printed.
+        show_trainable : bool
+            Whether a column shows which layers are trained.
+        show_rates : bool
+            Whether a column shows the rates of dropout.
         """
-        table = summary_table(self.label, self.layers, self.parameters())
-        console.write(table, sys.stdout)
+        columns = {"Trainable": summary.is_trained} if show_trainable else {}
+        columns |= {"Rate": summary.rate_of} if show_rates else {}
+        layers, others = self._summarized()
+        table = summary.summary_table(self.label, layers, self.parameters(), columns | others)
+        if print_fn is None:
+            console.write(table, sys.stdout)
+        else:
+            print_fn(table)
+
+    def _summarized(self) -> tuple[Sequence[Layer], dict[str, Callable[[Layer], str]]]:
+        """Return the rows of the summary, and more columns."""
+        return self.layers, {}
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
+        """Return the layer of a name, or of an index in `layers`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer, or not one of the two is given.
+        """
+        layers = self.layers
+        named = {layer.label: layer for layer in layers}
+        if index is None and name in named:
+            return named[name]
+        if name is None and index is not None and -len(layers) <= index < len(layers):
+            return layers[index]
+        raise ValueError(
+            f"{self.label}: get_layer: expected a name of {', '.join(named):.300}, or an index "
+            f"below {len(layers)}, got name={name!r} and index={index!r}."
+        )
 
     def _repr_html_(self) -> str:
         """Return the summary as a table, for notebooks."""
-        return summary_html(self.label, self.layers, self.parameters())
+        layers, others = self._summarized()
+        columns = {"Rate": summary.rate_of} | others
+        return summary.summary_html(self.label, layers, self.parameters(), columns)
 
     # -------------------------------------------------------------------- weights and files
-
-    def get_weights(self) -> list[np.ndarray]:
-        """Return copies of all weights on the host, in the order of `parameters`."""
-        return [parameter.numpy() for parameter in self.parameters()]
 
     def set_weights(self, weights: Iterable[np.ndarray]) -> None:
         """Set all weights; outside of `fit`, the last run can then not be resumed.
@@ -153,20 +191,9 @@ class Network(Layer):
         Raises
         ------
         TypeError, ValueError
-            If an array does not hold numbers, or the number of arrays or their shapes differ. No
-            weight is changed then.
+            As `Layer.set_weights`. No weight is changed then.
         """
-        parameters = self.parameters()
-        expected = [parameter.shape for parameter in parameters]
-        who = f"{self.label}: set_weights"
-        given = [number_array(who, f"array {n}", weight) for n, weight in enumerate(weights)]
-        arrays = [array.astype(self.dtype) for array in given]  # copies: they may be weights
-        received = [array.shape for array in arrays]
-        if expected != received:
-            raise ValueError(f"{who}: expected arrays of shapes {expected}, got {received}.")
-        with self.backend.active:
-            for parameter, array in zip(parameters, arrays, strict=True):
-                parameter.assign(self.backend.asarray(array))
+        super().set_weights(weights)
         self._change_run("set_weights replaced the weights")
 
     def _change_run(self, obstacle: str) -> None:
@@ -234,10 +261,33 @@ class Network(Layer):
         self.check_built()
         self.set_weights(registry.find("weights", path).load(self, path))
 
+    def export(self, path: PathLike) -> None:
+        """Write the network as an ONNX file, as it computes in inference.
+
+        It needs onnx, the extra ``onnx``. Other runtimes read the file, for any number of samples.
+
+        Raises
+        ------
+        TypeError
+            If a layer or an activation has no ONNX operator.
+        ValueError
+            If the model is not built, or the file name does not end in ``.onnx``.
+        OSError
+            If the file cannot be written. An older file stays.
+        """
+        self.check_built()
+        registry.find("network", path).save(self, path)
+
     # -------------------------------------------------------------------- building and calling
 
-    def __call__(self, x: Any) -> Any:
-        """Return the outputs for a batch: a tensor of the device, or an array of the host."""
+    def __call__(self, x: Any, training: bool | None = None) -> Any:
+        """Return the outputs for a batch: a tensor of the device, or an array of the host.
+
+        `training` is the mode, by default that of the block around it. On symbols, the model is a
+        layer of another one.
+        """
+        if are_symbols(x) or training is not None:
+            return super().__call__(x, training)
         x = self._as_input(x)
         if not self.built and not self._outermost._traces:
             self._build_for(x.shape[1:])
@@ -245,9 +295,7 @@ class Network(Layer):
             return super().__call__(x)
 
     def _as_input(self, x: Any) -> Tensor:
-        if not isinstance(x, Tensor):
-            refuse_layers(self.label, x)
-            x = as_tensor(self.label, "x", x, self.backend)
+        x = self._as_tensor(x)
         if x.backend is not self.backend:
             raise ValueError(
                 f"{self.label}: expected an input on {self.device}, got one on {x.device}. Move it "
@@ -312,15 +360,10 @@ class Network(Layer):
         """
         outermost = self._outermost
         below = [layer for top in (outermost, *layers) for layer in top.walk()]
-        memo: dict[int, Any] = {id(outermost.optimizer): outermost.optimizer}
-        for layer in below:
-            memo |= {id(weight): copy.copy(weight) for weight in layer.held(Parameter)}
-            place = layer.placement
-            if place is not None and place.owner not in below:  # a layer of another model
-                memo[id(place)] = replace(place, weight_streams=place.weight_streams.copy())
-        twin_outermost, twin, copies = copy.deepcopy((outermost, self, list(layers)), memo)
+        things = outermost, self, list(layers)
+        twin_outermost, twin, twins = copies(things, below, kept=[outermost.optimizer])
         twin_outermost.placement.initial_values = lambda name, shape: np.zeros(shape)
-        return twin, copies
+        return twin, twins
 
     def _is_complete(self) -> bool:
         """Return whether the model and all its layers have been called, so that all is built."""
@@ -337,16 +380,14 @@ class Network(Layer):
         zeros = np.zeros((rows, *sample_shape), dtype=self.dtype)
         outermost._traces = True
         try:
-            # A layer may divide by zeros, take their logarithm, or a mean of no rows.
-            quiet = warnings.catch_warnings(action="ignore", category=RuntimeWarning)
-            with rng.inference(), no_grad(), terms.collected(), np.errstate(all="ignore"), quiet:
+            with rehearsing():
                 y = self(zeros)
         except BaseException:
             self.placement.weight_streams = streams  # a layer that was broken off is built again
             raise
         finally:
             outermost._traces = False
-        return (None, *y.shape[1:])
+        return batch_shape(y)
 
     _traces = False
 

@@ -79,6 +79,20 @@ class Sequential(Model):
         """
         self._extend([layer])
 
+    def pop(self) -> Layer:
+        """Remove the last layer and return it.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        if not self._layers:
+            raise ValueError(f"{self.label}: expected a layer to remove, got an empty model.")
+        layer = self._layers.pop()
+        self._append([])
+        return layer
+
     def _extend(self, layers: list[Layer]) -> None:
         for layer in layers:
             if not isinstance(layer, Layer):
@@ -105,23 +119,6 @@ class Sequential(Model):
         if self.input_shape is not None and self._layers:
             self._trace(self.input_shape)
 
-    def export(self, path: PathLike) -> None:
-        """Write the network as an ONNX file, as it computes in inference.
-
-        It needs onnx, the extra ``onnx``. Other runtimes read the file, for any number of samples.
-
-        Raises
-        ------
-        TypeError
-            If a layer or an activation has no ONNX operator.
-        ValueError
-            If the model is not built, or the file name does not end in ``.onnx``.
-        OSError
-            If the file cannot be written. An older file stays.
-        """
-        self.check_built()
-        registry.find("network", path).save(self, path)
-
     def call(self, x: Tensor) -> Tensor:
         """Return the output of the last layer."""
         for stage in fusion.stages(self._layers):
@@ -134,8 +131,8 @@ class Sequential(Model):
         is_plain = kind.call is Sequential.call and kind.__call__ is Model.__call__
         return self._layers if is_plain else [self]
 
-    def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
-        samples = super()._checked_samples(who, x, y, weight)
+    def _checked_samples(self: Model, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
+        samples = Model._checked_samples(self, who, x, y, weight)
         planned = self._planned_layers()
         last = planned[-1] if planned else None
         function: Any = getattr(last, "activation", None)
@@ -158,7 +155,7 @@ class Sequential(Model):
 
 
 @keras_defaults(compile=True, safe_mode=True)
-def load(path: PathLike, device: str = "cpu", *, custom_objects: Iterable[Any] = ()) -> Sequential:
+def load(path: PathLike, device: str = "cpu", *, custom_objects: Iterable[Any] = ()) -> Any:
     """Return the model of a file that `Model.save` wrote, on any device.
 
     Parameters

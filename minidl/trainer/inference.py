@@ -125,13 +125,17 @@ class Prediction(_Inference):
         with backend.active, backend.stream(), rng.inference(), no_grad():
             parts = []
             for batch in batches:
-                self.latest = backend.to_numpy(self._recorder(batch).results["outputs"])
-                parts.append(self.latest)
-        return np.concatenate(parts)
+                found = [backend.to_numpy(a) for a in self._recorder(batch).results.values()]
+                self.latest = found if isinstance(self._model.output_shape, list) else found[0]
+                parts.append(found)
+        outputs = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return outputs if isinstance(self._model.output_shape, list) else outputs[0]
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Return the outputs for a batch."""
-        return Done({"outputs": self._plan.outputs(batch).data})
+        outputs: Any = self._plan.outputs(batch)
+        several = outputs if isinstance(outputs, list) else [outputs]
+        return Done({f"output {number}": y.data for number, y in enumerate(several)})
 
     def watch(self) -> Watch:
         """Return what a recording relies on."""
@@ -148,6 +152,11 @@ class MonteCarlo(Prediction):
     """
 
     def __init__(self, model: Any, plan: Plan, record: bool, runs: float, draws: int):
+        if isinstance(model.output_shape, list):
+            raise ValueError(
+                f"predict: expected a model with one output to draw samples, got {model.label} "
+                f"with {len(model.output_shape)}. Make a model of one of them."
+            )
         self.repeats = draws
         self._first_row = self._draw = 0
         self._is_distribution = True

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from record_keras import PLACE, answers
+from record_keras_callbacks import PLACE, answers
 
 from minidl import callbacks, layers, models
 

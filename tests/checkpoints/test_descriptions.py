@@ -23,6 +23,8 @@ from minidl.optimizers import schedules
 
 # ------------------------------------------------------------------------------ minidl's classes
 
+SYMBOL = layers.Input((3,))
+
 
 def own_error(y_true, y_pred):
     return (y_pred - y_true) ** 4
@@ -38,6 +40,7 @@ ARGUMENTS = {
     "ExponentialDecay": (0.1, 5, 0.5),
     "InverseTimeDecay": (0.1, 5, 0.5),
     "PolynomialDecay": (0.1, 5),
+    "Functional": (SYMBOL, layers.Dense(2)(SYMBOL)),
 }
 
 

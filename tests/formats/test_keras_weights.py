@@ -3,6 +3,7 @@
 `record_keras.py` wrote ``keras.weights.h5`` (30 kB) and ``keras.json`` with Keras 3.15.1,
 TensorFlow 2.21.0 and Python 3.11: a network that Keras trained, and its predictions. The same
 script loaded a file saved by minidl, and its predictions were equal to 1e-6.
+`record_keras_graph.py` wrote the files of a functional model, with Keras 3.15.1 on PyTorch 2.13.
 """
 
 import json
@@ -12,6 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from record_keras_graph import inputs, names, network_with_a_layer_at_several_depths
+from record_keras_graph import network as network_of_graph
+from small_models import bits
 
 from minidl import layers, models
 
@@ -185,3 +189,19 @@ def test_save_weights_rejects_models_without_an_order_of_layers(tmp_path):
     with pytest.raises(TypeError, match="net: expected a Sequential"):
         net.save_weights(tmp_path / "x.weights.h5")
     assert not list(tmp_path.iterdir())
+
+
+def test_functional_model_of_keras_has_its_order_weights_and_predictions(tmp_path):
+    model = network_of_graph(layers, models.Model)
+    facts = json.loads((HERE / "keras_graph.json").read_text())
+    assert names(model) == facts["layers"]
+    other = network_with_a_layer_at_several_depths(layers, models.Model)
+    assert names(other) == facts["depths"]
+    model.load_weights(HERE / "keras_graph.weights.h5")
+    for ours, theirs in zip(model.predict(inputs()), facts["predictions"], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    for name in ("ours.weights.h5", "ours.safetensors"):
+        model.save_weights(tmp_path / name)
+        again = network_of_graph(layers, models.Model)
+        again.load_weights(tmp_path / name)
+        assert bits(again) == bits(model)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from record_keras_graph import inputs
+from record_keras_graph import network as network_of_keras
 
 from minidl import layers, models
 
@@ -176,3 +178,44 @@ def test_export_rejects_other_endings(tmp_path):
 def test_export_rejects_model_that_is_not_built(tmp_path):
     with pytest.raises(ValueError, match="sequential: expected a built layer"):
         models.Sequential([layers.Dense(2)]).export(tmp_path / "net.onnx")
+
+
+def test_graph_with_several_inputs_and_outputs_computes_the_same(tmp_path):
+    model = network_of_keras(layers, models.Model)
+    model.set_weights([w + 0.1 for w in model.get_weights()])
+    model.export(tmp_path / "net.onnx")
+    session = onnxruntime.InferenceSession(
+        str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"]
+    )
+    assert [given.name for given in session.get_inputs()] == ["a", "b"]
+    found = session.run(None, dict(zip("ab", inputs(), strict=True)))
+    for ours, expected in zip(found, model.predict(inputs()), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_merging_of_three_inputs_computes_the_same(tmp_path):
+    for merge in (layers.Add, layers.Multiply, layers.Average, layers.Concatenate):
+        x = layers.Input((4, 3))
+        model = models.Model(x, merge()([x, layers.Dense(3)(x), layers.Dense(3, "tanh")(x)]))
+        model.export(tmp_path / "net.onnx")
+        np.testing.assert_allclose(
+            run(tmp_path / "net.onnx"), model.predict(X), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_export_rejects_a_merging_layer_of_the_user_and_a_subclass(tmp_path):
+    class Largest(layers.Add):
+        pass
+
+    class Net(models.Model):
+        def call(self, x):
+            return x
+
+    x = layers.Input((4, 3))
+    model = models.Model(x, Largest()([x, x]))
+    with pytest.raises(TypeError, match=r"operator, got largest, a .*Largest"):
+        model.export(tmp_path / "net.onnx")
+    net = Net()
+    net.build((None, 3))
+    with pytest.raises(TypeError, match="expected a Sequential or a functional model, got net"):
+        net.export(tmp_path / "net.onnx")

@@ -128,6 +128,9 @@ CASES: dict[str, list[tuple[tuple, dict, Callable]]] = {
         ((np.zeros(3, "float32"), np.array([1, 2, 3], "float32")), {}, torch.pow),
     ],
     "matmul": [((draw(*a), draw(*b)), {}, torch.matmul) for a, b in MATMUL_SHAPES],
+    "concatenate": [
+        ((draw(2, 3), draw(2, 1)), {"axis": 1}, lambda a, b, axis: torch.cat([a, b], axis)),
+    ],
     "getitem": [
         ((draw(3, 4),), {"index": index}, lambda x, index: x[for_torch(index)]) for index in INDICES
     ],
@@ -196,9 +199,6 @@ CASES: dict[str, list[tuple[tuple, dict, Callable]]] = {
             {"condition": RNG.random((3, 1)) < 0.5},
             lambda a, b, condition: torch.where(torch.from_numpy(condition), a, b),
         )
-    ],
-    "concatenate": [
-        ((draw(2, 3), draw(2, 1)), {"axis": 1}, lambda a, b, axis: torch.cat([a, b], axis))
     ],
     "abs": [((x,), {}, torch.abs) for x in (distinct(3, 4), np.zeros(2, "float32"))],
     "relu": [((x,), {}, torch.relu) for x in (distinct(3, 4), np.zeros(2, "float32"))],

@@ -1,0 +1,166 @@
+"""Functional models: graphs of layers with several inputs and outputs."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl.alternatives import keras_defaults
+from minidl.arguments import number_array
+from minidl.batches import Samples
+from minidl.engine.tensor import Tensor
+from minidl.layers import Input, Layer
+from minidl.models.graph import Graph, packed
+from minidl.models.model import Model
+from minidl.models.sequential import Sequential
+from minidl.trainer import fusion
+
+
+class Functional(Model):
+    """A model of layers that were called on symbols; ``Model(inputs, outputs)`` makes one.
+
+    A layer that was called twice is shared. Models are layers, too.
+
+    Parameters
+    ----------
+    inputs : Input or list of Input
+        The inputs.
+    outputs : Symbol or list of Symbol
+        What layers returned for them.
+    device, dtype, seed, name
+        As in `Model`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the outputs do not depend on the inputs alone, or an argument is invalid. The layers then
+        stay as they were.
+
+    Notes
+    -----
+    With several inputs, x is a list of arrays, or a dictionary of arrays by the names of the
+    inputs. `fit`, `evaluate` and `predict` join them in one array of the model's dtype, whose rows
+    are the samples.
+
+    Examples
+    --------
+    >>> from minidl import layers, models
+    >>> x = layers.Input((4,))
+    >>> branch = layers.DropPath(0.5)(layers.Dense(4, "relu")(x))
+    >>> model = models.Model(x, layers.Dense(3, "softmax")(layers.Add()([x, branch])))
+    >>> model.predict(np.zeros((2, 4)), verbose=0).shape
+    (2, 3)
+    """
+
+    @keras_defaults(trainable=True)
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        seed: int = 0,
+        name: str | None = None,
+    ):
+        super().__init__(device=device, dtype=dtype, seed=seed, name=name)
+        self.set_graph(Graph.of(self.label, inputs, outputs))
+        assert self.input_shape is not None, "the graph has it"
+        self._build_for(self.input_shape)
+
+    @classmethod
+    def of_graph(cls, graph: Graph, **arguments: Any) -> "Functional":
+        """Return an unbuilt model of a graph; `arguments` are those of `Model`."""
+        model = cls.__new__(cls)
+        Model.__init__(model, **arguments)
+        model.set_graph(graph)
+        return model
+
+    def set_graph(self, graph: Graph) -> None:
+        """Set the graph of a new model."""
+        self.graph, self._layers = graph, list(graph.layers)
+        self.takes_list = len(graph.inputs) > 1
+        size = sum(math.prod(shape) for shape in graph.shapes)
+        self.input_shape = (size,) if self.takes_list else graph.shapes[0]
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers in the order of Keras, without the inputs."""
+        return tuple(self._layers)
+
+    def _summarized(self) -> tuple[Sequence[Layer], dict[str, Callable[[Layer], str]]]:
+        pairs = zip(self.graph.names, self.graph.shapes, strict=True)
+        inputs = [Input(shape, name=name) for name, shape in pairs]
+
+        def sources(layer: Layer) -> str:
+            return ", ".join(self.graph.sources(layer)) or "-"
+
+        return [*inputs, *self._layers], {"Connected to": sources}
+
+    def call(self, x: Tensor) -> Any:
+        """Return the output, or a list of outputs; several inputs are packed in one tensor."""
+        y: Any = x
+        for stage in fusion.stages(self.graph.chain):
+            y = stage(y)
+        return y
+
+    def _planned_layers(self) -> Sequence[Layer]:
+        kind = type(self)  # a subclass may define its own call
+        is_plain = kind.call is Functional.call and kind.__call__ is Model.__call__
+        return self.graph.chain if is_plain else [self]
+
+    def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
+        if len(self.graph.outputs) > 1:
+            raise ValueError(
+                f"{who}: expected a model with one output, got {self.label} with "
+                f"{len(self.graph.outputs)}. Merge them with layers.Concatenate, and define the "
+                "loss."
+            )
+        return Sequential._checked_samples(self, who, x, y, weight)
+
+    def _as_input(self, x: Any) -> Tensor:
+        if not isinstance(x, Mapping) and not (self.takes_list and isinstance(x, list | tuple)):
+            return super()._as_input(x)
+        parts = [super(Functional, self)._as_input(part) for part in self._by_input(self.label, x)]
+        self._check_shapes(self.label, [part.shape for part in parts])
+        return packed(parts) if self.takes_list else parts[0]
+
+    def _by_input(self, who: str, x: Any) -> list[Any]:
+        """Return what a list, or a dictionary by name, holds for each input."""
+        names = self.graph.names
+        if isinstance(x, Mapping) and set(x) == set(names):
+            return [x[name] for name in names]
+        if isinstance(x, Mapping) or not isinstance(x, list | tuple) or len(x) != len(names):
+            got = (
+                f"keys {sorted(map(str, x))}" if isinstance(x, Mapping) else f"a {type(x).__name__}"
+            )
+            got += f" of {len(x)}" if isinstance(x, list | tuple) else ""
+            raise ValueError(
+                f"{who}: expected an array for each of the inputs {names}, got {got}. Pass a list "
+                "in this order, or a dictionary with these keys."
+            )
+        return list(x)
+
+    def _check_shapes(self, who: str, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Raise ValueError unless the inputs have as many samples, of the shapes of the graph."""
+        for name, shape, wanted in zip(self.graph.names, shapes, self.graph.shapes, strict=True):
+            if shape[1:] != wanted or shape[:1] != shapes[0][:1]:
+                raise ValueError(
+                    f"{who}: expected {shapes[0][:1]} samples of shape {wanted} for {name}, got "
+                    f"shape {shape}."
+                )
+
+    def _host_inputs(self, who: str, x: Any) -> Any:
+        if not self.takes_list and not isinstance(x, Mapping):
+            return x
+        given = zip(self.graph.names, self._by_input(who, x), strict=True)
+        arrays = [number_array(who, f"x[{name!r}]", part) for name, part in given]
+        self._check_shapes(who, [array.shape for array in arrays])
+        if not self.takes_list:
+            return arrays[0]
+        flat = [array.reshape(len(array), -1).astype(self.dtype) for array in arrays]
+        return np.concatenate(flat, axis=1)
+
+
+Model.functional = Functional
