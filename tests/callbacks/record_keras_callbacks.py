@@ -1,4 +1,4 @@
-"""Record what callbacks of Keras do, with which tests compare: ``record_keras_callbacks.py`` needs Keras.
+"""Record what callbacks of Keras do, with which tests compare; it needs Keras.
 
 ``keras.json`` has the answers of Keras 3.15.1 with PyTorch 2.13.0, recorded on 27 November 2026.
 """
