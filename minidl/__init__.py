@@ -13,6 +13,7 @@
 `minidl.sklearn`        `MLPClassifier` and `MLPRegressor`; needs the extra `sklearn`
 `datasets`              MNIST and similar data sets
 `Tensor`, `no_grad`     the automatic differentiation, which can be used alone
+`where`, `stack`, ...   functions of tensors: also `concatenate`, `minimum`, `maximum`
 `from_dlpack`           a tensor that shares the memory of another library's array
 `training`              training mode and the address of its random draws
 `rng`                   random streams; masks and random numbers at an address
@@ -49,6 +50,7 @@ from minidl.alternatives import suggest_alternatives
 from minidl.backend import DeviceError, get_backend
 from minidl.engine.backward import no_grad
 from minidl.engine.dlpack import from_dlpack
+from minidl.engine.functions import concatenate, maximum, minimum, stack, where
 from minidl.engine.tensor import Tensor
 from minidl.rng import training
 from minidl.version import __version__ as __version__
@@ -58,6 +60,7 @@ __all__ = [
     "Tensor",
     "callbacks",
     "checkpoint",
+    "concatenate",
     "constraints",
     "datasets",
     "distributed",
@@ -66,15 +69,19 @@ __all__ = [
     "initializers",
     "layers",
     "losses",
+    "maximum",
     "metrics",
+    "minimum",
     "models",
     "no_grad",
     "optimizers",
     "regularizers",
     "rng",
     "set_num_threads",
+    "stack",
     "testing",
     "training",
+    "where",
 ]
 
 suggest_alternatives(

@@ -1,7 +1,9 @@
 """Names and arguments of Keras and PyTorch: what minidl accepts, and what to use instead."""
 
 import functools
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
@@ -25,6 +27,7 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     "minidl": {
         "Model": "use models.Model",
         "Sequential": "use models.Sequential",
+        "keras": "import layers, losses, models and optimizers from minidl itself",
         "load": "use models.load",
         "manual_seed": SEED,
         "nn": "use layers, losses and models",
@@ -226,16 +229,32 @@ def missing_attribute(owner: object, place: str, name: str) -> Any:
 
 
 def suggest_alternatives(*modules: ModuleType) -> None:
-    """Make modules raise AttributeError with the alternative, or with the list of their names.
+    """Make packages tell what to use instead of a missing name, or list the names they have.
 
-    ``layers.Conv2D`` raises this error; ``from minidl.layers import Conv2D`` raises Python's own.
+    ``layers.Conv2D`` raises AttributeError, and ``from minidl.layers import Conv2D`` ImportError.
     """
     for module in modules:
-        vars(module)["__getattr__"] = functools.partial(_missing_name, module)
+        vars(module)["__getattr__"] = functools.partial(_missing_name, module, AttributeError)
+    sys.meta_path.append(_MissingModules(modules))
 
 
-def _missing_name(module: ModuleType, name: str) -> NoReturn:
+def _missing_name(module: ModuleType, error: type[Exception], name: str) -> NoReturn:
     place = module.__name__.removeprefix("minidl.")
     if name in ALTERNATIVES.get(place, {}):
-        raise AttributeError(_no(place, place, name))
-    raise AttributeError(f"{place}: expected one of {', '.join(module.__all__)}, got {name}.")
+        raise error(_no(place, place, name))
+    raise error(f"{place}: expected one of {', '.join(module.__all__)}, got {name}.")
+
+
+class _MissingModules(MetaPathFinder):
+    """Finder of modules that comes last, and raises ImportError for what a package lacks.
+
+    Python asks it for a module ``minidl.layers.Conv2D`` if the package has no such attribute.
+    """
+
+    def __init__(self, packages: Sequence[object]):
+        self._packages = packages
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        place, _, name = fullname.rpartition(".")
+        if sys.modules.get(place) in self._packages and not name.startswith("_"):
+            _missing_name(sys.modules[place], ImportError, name)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 from minidl.alternatives import ALTERNATIVES, sentence
+from minidl.notebooks import table
 
 Kind = TypeVar("Kind")
 
@@ -281,14 +282,49 @@ def choose(
     )
 
 
-def shown_arguments(thing: Any) -> dict[str, Any]:
-    """Return the constructor's arguments that are not at their defaults, from the attributes."""
-    return {
-        p.name: getattr(thing, p.name)
-        for p in inspect.signature(type(thing)).parameters.values()
-        if p.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-        and getattr(thing, p.name) != p.default
-    }
+def shown_arguments(
+    thing: Any, *, of_bases: bool = False, with_defaults: bool = False
+) -> dict[str, Any]:
+    """Return the constructor's arguments that are not at their defaults, from the attributes.
+
+    `of_bases` adds those of base classes that ``**options`` go to.
+    """
+    defaults: dict[str, Any] = {}
+    for kind in type(thing).__mro__:
+        own = inspect.signature(kind).parameters.values()
+        for p in own:
+            if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+                defaults.setdefault(p.name, p.default)
+        if not of_bases or all(p.kind != p.VAR_KEYWORD for p in own):
+            break
+    values = {name: getattr(thing, name) for name in defaults}
+    if with_defaults:
+        return values
+    # A default of None may stand for an attribute of the class, such as a name.
+    usual = {name: (value, getattr(type(thing), name, value)) for name, value in defaults.items()}
+    return {name: value for name, value in values.items() if value not in usual[name]}
+
+
+class Shown:
+    """Base of classes that are shown by their arguments, from the attributes of these names.
+
+    The repr leaves out arguments at their defaults. The HTML for notebooks has all of them.
+    """
+
+    def __repr__(self) -> str:
+        try:
+            return written(self, shown_arguments(self, of_bases=True))
+        except (AttributeError, TypeError, ValueError):  # a user's class may keep others
+            return super().__repr__()
+
+    def _repr_html_(self) -> str:
+        """Return a table of the arguments, for notebooks."""
+        try:
+            arguments = shown_arguments(self, of_bases=True, with_defaults=True)
+        except (AttributeError, TypeError, ValueError):  # see __repr__
+            arguments = {}
+        rows = [(name, _text_of(value)) for name, value in arguments.items()]
+        return table(type(self).__name__, ("Argument", "Value"), rows)
 
 
 def written(thing: Any, shown: Mapping[str, Any]) -> str:
@@ -299,11 +335,12 @@ def written(thing: Any, shown: Mapping[str, Any]) -> str:
     >>> written(1.0, {"rate": abs, "seed": 3})
     'float(rate=abs, seed=3)'
     """
-    texts = (
-        f"{name}={value.__name__ if inspect.isroutine(value) else repr(value)}"
-        for name, value in shown.items()
-    )
+    texts = (f"{name}={_text_of(value)}" for name, value in shown.items())
     return f"{type(thing).__name__}({', '.join(texts)})"
+
+
+def _text_of(value: Any) -> str:
+    return value.__name__ if inspect.isroutine(value) else repr(value)
 
 
 def undefined(owner: object, method: str) -> NoReturn:

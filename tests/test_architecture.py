@@ -58,7 +58,7 @@ ROOMS = (
     room(r"minidl/storage/", GROUND, "numpy", "safetensors"),
     room(r"minidl/datasets/", GROUND, "numpy", "pooch"),
     room(r"minidl/images\.py", GROUND, "numpy", "PIL"),
-    room(r"minidl/(alternatives|arguments|console|version)\.py", GROUND, "numpy"),
+    room(r"minidl/(alternatives|arguments|console|notebooks|version)\.py", GROUND, "numpy"),
 )
 OURS = ("minidl", "minidl_kernels")
 FILES = sorted(

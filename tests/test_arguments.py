@@ -1,6 +1,7 @@
 """Checks of arguments, choice by name, and alternatives to names of Keras and PyTorch."""
 
 import copy
+import importlib.util
 import inspect
 import pickle
 import re
@@ -386,6 +387,47 @@ def test_suggest_alternatives_adds_getattr_to_module():
         module.Conv2D  # noqa: B018
     with pytest.raises(AttributeError, match=r"^layers: expected one of Dense, got Conv9D"):
         module.Conv9D  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("from minidl.layers import Conv2D", r"layers: minidl has no Conv2D\. Use Flatten"),
+        (
+            "from minidl.layers import Dense, Dens",
+            "layers: expected one of .*, Dense, .*, got Dens",
+        ),
+        ("from minidl.losses import MSELoss", r"losses: .* MSELoss\. Use MeanSquaredError"),
+        ("from minidl.models import load_model", r"models: .* load_model\. Use models\.load"),
+        ("from minidl import utils", r"minidl: minidl has no utils\. .*np\.eye"),
+        ("import minidl.utils", r"minidl: minidl has no utils\. "),
+        ("from minidl.utils import to_categorical", r"minidl: minidl has no utils\. .*np\.eye"),
+        ("from minidl.keras.layers import Dense", r"minidl: minidl has no keras\. Import layers"),
+        ("from minidl import keras", r"minidl: minidl has no keras\. "),
+    ],
+)
+def test_import_of_missing_name_raises_with_alternative(statement, message):
+    with pytest.raises(ImportError, match=f"^{message}"):
+        exec(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from minidl.layers import Dense",
+        "from minidl.layers import base",
+        "from minidl.layers import *",
+        "import minidl.commands.report",
+        "from minidl import train",
+    ],
+)
+def test_import_of_modules_and_names_that_exist_works(statement):
+    exec(statement)
+
+
+def test_private_modules_and_those_of_others_are_just_not_found():
+    assert importlib.util.find_spec("minidl.layers.__main__") is None
+    assert importlib.util.find_spec("tests_of_nobody") is None
 
 
 def test_models_can_be_copied_and_pickled():

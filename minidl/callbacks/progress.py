@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+from minidl_kernels.surroundings import in_notebook
 from tqdm import tqdm
 
 from minidl import console
@@ -61,16 +62,27 @@ def bar(title: str, plan: Plan, batch_size: int, verbose: int) -> Iterator[Batch
 
 
 def _bar(title: str, steps: float | None, verbose: int, done: int = 0) -> tqdm:
-    return tqdm(
+    is_shown = in_notebook() or console.is_terminal(sys.stdout)
+    return _kind_of_bar()(
         total=None if steps == math.inf else steps,
         initial=done,
         desc=title,
         unit="step",
         file=console.Output(sys.stdout),
-        disable=verbose != 1 or not console.is_terminal(sys.stdout),
+        disable=verbose != 1 or not is_shown,
         leave=False,
         dynamic_ncols=True,
     )
+
+
+def _kind_of_bar() -> type[tqdm]:
+    """Return the bar of notebooks where it can be shown, otherwise that of text."""
+    if in_notebook():
+        from tqdm import notebook  # imports ipywidgets, if they are there
+
+        if getattr(notebook, "IProgress", None) is not None:
+            return notebook.tqdm
+    return tqdm
 
 
 def line(title: str, logs: Logs) -> str:

@@ -7,6 +7,13 @@ import numpy as np
 
 from minidl.engine.backward import is_recording
 
+# The ufuncs of NumPy that tensors have, too.
+OPERATIONS = {
+    *("abs", "add", "divide", "exp", "log", "matmul", "maximum", "minimum", "multiply", "negative"),
+    *("power", "sqrt", "subtract", "tanh"),
+}
+RELATIONS = {"equal", "greater", "greater_equal", "less", "less_equal", "not_equal"}
+
 
 def flat(numbers: tuple[int | Sequence[int], ...]) -> tuple[int, ...]:
     """Return the numbers of ``f(2, 3)`` and of ``f((2, 3))`` alike."""
@@ -36,3 +43,25 @@ def as_arrays(values: Any, kind: type) -> Any:
     if isinstance(values, list | tuple):
         return [as_arrays(value, kind) for value in values]
     return values
+
+
+def function_of(ufunc: np.ufunc, method: str, options: dict[str, Any]) -> tuple[str, bool]:
+    """Return the name of the operation or relation that a ufunc is, and whether it is a relation.
+
+    Raises
+    ------
+    TypeError
+        If there is none, or there are other arguments, such as an array for the result.
+    """
+    name = "abs" if ufunc is np.absolute else ufunc.__name__
+    call = f"np.{ufunc.__name__}" + (f".{method}" if method != "__call__" else "")
+    if options:
+        raise TypeError(
+            f"{call}: expected tensors alone, got {', '.join(options)}=. Write x = x + y for x += "
+            "y, and leave other arguments out."
+        )
+    if method != "__call__" or name not in OPERATIONS | RELATIONS:
+        raise TypeError(
+            f"{call}: expected arrays, got a Tensor. Use {call}(x.numpy()), without gradient."
+        )
+    return name, name in RELATIONS

@@ -10,10 +10,22 @@ from minidl.arguments import number_array, refuse_masked
 from minidl.backend import Array, Backend, get_backend
 from minidl.engine import ops
 from minidl.engine.backward import Node, backpropagate, is_recording, next_number
-from minidl.engine.operands import as_arrays, flat, kept, number
+from minidl.engine.methods import TensorMethods
+from minidl.engine.operands import as_arrays, flat, function_of, kept, number
 
 
-class Tensor:
+class _ArrayUfunc:
+    """Attribute ``__array_ufunc__``: a function for NumPy, which reads it from the class.
+
+    CuPy's arrays and masked arrays read it from the tensor. There it is None, so that array +
+    tensor calls `Tensor.__radd__`.
+    """
+
+    def __get__(self, tensor: "Tensor | None", kind: type) -> Any:
+        return Tensor._apply_ufunc if tensor is None else None
+
+
+class Tensor(TensorMethods["Tensor"]):
     """An array on a device that remembers how it was computed.
 
     Parameters
@@ -40,8 +52,9 @@ class Tensor:
     As in PyTorch, ``data``, `detach`, `reshape`, ``x[0]``, DLPack and ``np.asarray(x)`` share
     memory. Do not change it before `backward`, which notices only changes of weights.
 
-    On the CPU, functions such as ``np.mean(x)`` return arrays without gradients. NumPy's ufuncs
-    raise TypeError: instead of ``np.exp(x)``, use ``x.exp()`` or ``np.exp(x.numpy())``.
+    NumPy's arithmetic, ``np.exp(x)`` and other ufuncs for which there is an operation return a
+    tensor with its gradient. Other ufuncs raise TypeError: use ``np.sin(x.numpy())``. On the CPU,
+    functions such as ``np.mean(x)`` return arrays without gradients.
 
     Examples
     --------
@@ -55,7 +68,7 @@ class Tensor:
         *("__weakref__", "_node", "_requires_grad", "backend"),
         *("data", "grad", "log_odds", "logits"),
     )
-    __array_ufunc__ = None  # so that array + tensor calls Tensor.__radd__
+    __array_ufunc__ = _ArrayUfunc()
     changed_at = -1  # for a weight: the number of its last change in place
 
     def __init__(
@@ -193,6 +206,17 @@ class Tensor:
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         return function(*as_arrays(args, Tensor), **as_arrays(kwargs, Tensor))
 
+    def _apply_ufunc(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        """Return what a ufunc of NumPy returns, as a tensor."""
+        name, is_relation = function_of(ufunc, method, options)
+        if not is_relation:
+            return apply(ops.OPS[name], *inputs)
+        backend, arrays = as_operands(name, inputs)
+        return Tensor.of(backend.xp.asarray(getattr(backend.xp, name)(*arrays)), backend)
+
+    def _apply(self, op: ops.Op, **static: Any) -> "Tensor":
+        return apply(op, self, **static)
+
     def __dlpack__(self, **options: Any) -> Any:
         return self.data.__dlpack__(**options)
 
@@ -261,13 +285,13 @@ class Tensor:
     __hash__ = object.__hash__  # == compares elements, so a tensor is a key by identity
 
     def _compare(self, relation: Callable[[Any, Any], Array], other: Any) -> "Tensor":
-        backend, (a, b) = _operands(relation.__name__, (self, other))
+        backend, (a, b) = as_operands(relation.__name__, (self, other))
         with backend.active:
             return Tensor.of(backend.xp.asarray(relation(a, b)), backend)
 
     def __getitem__(self, index: Any) -> "Tensor":
         parts = index if isinstance(index, tuple) else (index,)
-        _, (_, *plain) = _operands("getitem", (self, *parts))
+        _, (_, *plain) = as_operands("getitem", (self, *parts))
         return apply(ops.getitem, self, index=tuple(plain))
 
     def reshape(self, *shape: int | Sequence[int]) -> "Tensor":
@@ -282,43 +306,21 @@ class Tensor:
         """Return the sum over `axis`; None means all axes."""
         return apply(ops.sum, self, axis=axis, keepdims=keepdims)
 
-    def mean(self, axis: ops.Axis = None, keepdims: bool = False) -> "Tensor":
-        """Return the mean over `axis`; None means all axes."""
-        return apply(ops.mean, self, axis=axis, keepdims=keepdims)
-
-    def max(self, axis: ops.Axis = None, keepdims: bool = False) -> "Tensor":
-        """Return the maximum over `axis`; None means all axes."""
-        return apply(ops.max, self, axis=axis, keepdims=keepdims)
-
-    def exp(self) -> "Tensor":
-        """Return e to the power of each element."""
-        return apply(ops.exp, self)
-
-    def log(self) -> "Tensor":
-        """Return the natural logarithm of each element."""
-        return apply(ops.log, self)
-
-    def clip(self, low: float, high: float) -> "Tensor":
-        """Return the elements limited to [low, high]."""
-        return apply(ops.clip, self, low=number(low), high=number(high))
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> "Tensor":
+        """Return the index of the first maximum over `axis`; None means of all elements."""
+        self.backend.not_recorded("argmax has no kernel")
+        with self.backend.active:
+            return self.like(self.backend.xp.asarray(self.data.argmax(axis, keepdims=keepdims)))
 
     def relu(self) -> "Tensor":
         """Return the positive part of each element."""
         return apply(ops.relu, self)
-
-    def selu(self) -> "Tensor":
-        """Return the scaled exponential linear unit of each element."""
-        return apply(ops.selu, self)
 
     def sigmoid(self) -> "Tensor":
         """Return 1 / (1 + exp(-x)) of each element; the result keeps x as its ``log_odds``."""
         y = apply(ops.sigmoid, self)
         y.log_odds = self if self._requires_grad or self.log_odds is None else self.detach()
         return y
-
-    def tanh(self) -> "Tensor":
-        """Return the hyperbolic tangent of each element."""
-        return apply(ops.tanh, self)
 
     def softmax(self, axis: int = -1) -> "Tensor":
         """Return exp(x) divided by its sum over `axis`; the result keeps its ``logits``."""
@@ -327,10 +329,6 @@ class Tensor:
             # Without a gradient, a softmax of a softmax keeps only the last logits alive.
             y.logits = self if self._requires_grad or self.logits is None else self.detach()
         return y
-
-    def log_softmax(self, axis: int = -1) -> "Tensor":
-        """Return the logarithm of `softmax`, without under- or overflow."""
-        return apply(ops.log_softmax, self, axis=axis)
 
     def backward(self, gradient: Any = None, *, into: Mapping[Any, Array] | None = None) -> None:
         """Add the gradient of this tensor to ``grad`` of every leaf it was computed from.
@@ -367,7 +365,7 @@ class Tensor:
             if gradient is None:
                 g = self.backend.ones(self.shape, self.dtype)
             else:
-                _, (_, g) = _operands("backward", (self, gradient))
+                _, (_, g) = as_operands("backward", (self, gradient))
                 g = number_array("backward", "gradient", g, self.backend.xp)
                 g = self.backend.xp.asarray(g, dtype=self.dtype)
         if g.shape != self.shape:
@@ -382,7 +380,7 @@ def as_tensor(who: str, name: str, values: Any, backend: Backend) -> Tensor:
     return Tensor.of(convert(array), backend)
 
 
-def _operands(name: str, operands: Sequence[Any]) -> tuple[Backend, list[Any]]:
+def as_operands(name: str, operands: Sequence[Any]) -> tuple[Backend, list[Any]]:
     """Return the backend of the tensors among `operands`, and all operands as arrays."""
     backend: Backend | None = None
     arrays = []
@@ -435,7 +433,7 @@ def apply(op: ops.Op, *inputs: Any, **static: Any) -> Tensor:
             )
         elif isinstance(operand, np.ndarray | np.generic):
             number_array(op.__name__, "an operand", operand)
-    backend, arrays = _operands(op.__name__, inputs)
+    backend, arrays = as_operands(op.__name__, inputs)
     if op not in ops.MADE_OF_KERNELS:
         backend.not_recorded(f"the operation {op.__name__} has no kernel")
     with backend.active:

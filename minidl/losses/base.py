@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from minidl.alternatives import RefusesMethods
-from minidl.arguments import number_array, one_of, two_argument_function, undefined
+from minidl.arguments import Shown, number_array, one_of, two_argument_function, undefined
 from minidl.engine.tensor import Tensor, as_tensor
 
 MEANS = ("sum_over_batch_size", "mean")  # two names of Keras for one reduction
 
 
-class Loss(RefusesMethods):
+class Loss(Shown, RefusesMethods):
     """Difference between targets and a model's outputs; a subclass defines `per_sample`.
 
     Parameters

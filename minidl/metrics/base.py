@@ -7,13 +7,13 @@ from typing import Any, Self
 import numpy as np
 
 from minidl.alternatives import keras_defaults
-from minidl.arguments import two_argument_function, undefined
+from minidl.arguments import Shown, two_argument_function, undefined
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
 from minidl.losses.base import aligned, fitted, source_of
 
 
-class Metric:
+class Metric(Shown):
     """Mean of one value for each sample; a subclass defines `per_sample`.
 
     A metric that is not such a mean defines `update_state`, `result` and `reset_state` instead, as

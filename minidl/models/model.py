@@ -11,7 +11,7 @@ import numpy as np
 
 from minidl import console, losses, optimizers, rng
 from minidl.alternatives import RefusesMethods, keras_defaults
-from minidl.arguments import as_list, positive_integer
+from minidl.arguments import as_list
 from minidl.batches import Samples
 from minidl.callbacks.base import Callback, CallbackList, Observers, checked_callbacks
 from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line
@@ -28,9 +28,9 @@ from minidl.models.data import (
 )
 from minidl.models.graph import FromSymbols
 from minidl.models.network import Network
+from minidl.models.prediction import PredictMethods
 from minidl.trainer.distribution import Distribution
-from minidl.trainer.fusion import Plan
-from minidl.trainer.inference import Evaluation, MonteCarlo, Prediction
+from minidl.trainer.inference import Evaluation
 from minidl.trainer.loop import Run
 from minidl.trainer.position import run_arguments
 from minidl.trainer.state import COMPILED_WITHIN_EPOCH, History
@@ -42,7 +42,7 @@ KERAS_COMPILE = {"run_eagerly": False, "steps_per_execution": 1, "jit_compile": 
 KERAS_FIT = {"workers": 1, "validation_batch_size": None}
 
 
-class Model(FromSymbols, DataMethods, Network, RefusesMethods):
+class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
     """A layer with a device, a dtype and a seed that can be trained.
 
     A subclass sets layers in ``__init__`` and defines `call`. ``Model(x, y)`` is a `Functional`.
@@ -392,59 +392,3 @@ class Model(FromSymbols, DataMethods, Network, RefusesMethods):
         if verbose:
             console.write(line("Evaluation", values), sys.stdout)
         return returned(values, return_dict)
-
-    @keeps_scopes
-    def predict(
-        self,
-        x: Any,
-        batch_size: int | None = None,
-        verbose: str | int = "auto",
-        *,
-        steps: int | None = None,
-        callbacks: Callback | Iterable[Callback] | None = None,
-        samples: int | None = None,
-        record: bool = True,
-    ) -> Any:
-        """Return the outputs for all samples on the host, in inference mode.
-
-        Parameters
-        ----------
-        x, batch_size, steps, callbacks
-            As in `evaluate`, with ``on_predict_`` methods. Of batches that are tuples, x is used.
-        verbose : {"auto", 0, 1, 2}
-            1 (auto) shows a bar on a terminal; 0 and 2 print nothing.
-        samples : int, optional
-            The number of outputs with dropout to draw for each x. Each draw has an address: seed,
-            stream, number of the draw, and row in x, whatever its batches. Memory does not grow.
-        record : bool
-            As in `evaluate`. Each draw counts as a batch.
-
-        Returns
-        -------
-        numpy.ndarray, or Uncertainty if `samples` is given
-            The outputs, or mean, spread and uncertainty of the drawn outputs.
-
-        Examples
-        --------
-        >>> from minidl import layers, models
-        >>> model = models.Sequential([layers.Dense(2, kernel_initializer="ones")])
-        >>> model.predict(np.array([[1, 2], [3, 4]]))
-        array([[3., 3.],
-               [7., 7.]], dtype=float32)
-        """
-        batch_size = checked_batch_size("predict", batch_size)
-        verbose = checked_verbose("predict", verbose)
-        observers = Observers("predict", checked_callbacks(callbacks, "predict"))
-        inputs = self._inputs(x, steps)
-        draws = None if samples is None else positive_integer("predict: samples", samples)
-        plan = Plan(self._planned_layers(), self.backend, self.dtype, inputs)
-        batches = bar("Prediction", plan, batch_size, verbose)
-        runs = plan.samples.steps(batch_size)
-        parts = self, plan, record, runs
-        prediction = MonteCarlo(*parts, draws) if draws else Prediction(*parts)
-        observers.begin(self, {"steps": runs, "verbose": verbose})
-        outputs = prediction.of(observers.watching(batches, lambda: {"outputs": prediction.latest}))
-        observers.end({})
-        if self.run is None:
-            self.recording = prediction.report
-        return outputs

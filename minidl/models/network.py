@@ -177,6 +177,12 @@ class Network(Layer):
             f"below {len(layers)}, got name={name!r} and index={index!r}."
         )
 
+    def _repr_html_(self) -> str:
+        """Return the summary as a table, for notebooks."""
+        layers, others = self._summarized()
+        columns = {"Rate": summary.rate_of} | others
+        return summary.summary_html(self.label, layers, self.parameters(), columns)
+
     # -------------------------------------------------------------------- weights and files
 
     def set_weights(self, weights: Iterable[np.ndarray]) -> None:

@@ -13,7 +13,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from minidl.alternatives import RefusesMethods, Unavailable, missing_attribute
-from minidl.arguments import Number, as_list, positive_integer, undefined
+from minidl.arguments import Number, Shown, as_list, positive_integer, undefined
 from minidl.backend import Array, Backend
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import schedules
@@ -26,7 +26,7 @@ Group = tuple[float, float]  # factors of the learning rate and of the decay
 _COUNTERS = {"calls", "is_changing", "without_gradient", "_learning_rate"}
 
 
-class Optimizer(RefusesMethods):
+class Optimizer(Shown, RefusesMethods):
     """Update of weights from their gradients; a subclass defines `rule` and `state_names`.
 
     Parameters

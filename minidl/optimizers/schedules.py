@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from minidl.alternatives import keras_defaults
-from minidl.arguments import Number, as_list, finite, number, shown_arguments, undefined, written
+from minidl.arguments import Number, Shown, as_list, finite, number, undefined
 
 __all__ = [
     "CosineDecay",
@@ -49,19 +49,12 @@ def returned_rate(who: str, value: Any, when: str) -> float:
     return rate
 
 
-class LearningRateSchedule:
+class LearningRateSchedule(Shown):
     """Learning rate as a function of the update; a subclass defines ``__call__``.
 
     The rate may grow, as in Keras. An update whose rate overflows, or is otherwise invalid, raises
     ValueError and changes nothing.
     """
-
-    def __repr__(self) -> str:
-        """Return the constructor's arguments that are not at their defaults, if they are kept."""
-        try:
-            return written(self, shown_arguments(self))
-        except (AttributeError, TypeError, ValueError):  # a user's class may keep others
-            return super().__repr__()
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of update `step`: finite, 0 or above. The first step is 0."""

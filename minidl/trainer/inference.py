@@ -220,3 +220,25 @@ class MonteCarlo(Prediction):
         """Add the outputs of the next draws by a recording of `run`."""
         recording.replay(times)
         self._draw += times
+
+
+class Draws(MonteCarlo):
+    """Many outputs with dropout for the batches of a plan: those that `MonteCarlo` adds up."""
+
+    def of(self, batches: Iterable[Batch]) -> Any:
+        """Return the outputs of all draws, of shape (draws, samples, ...), on the host."""
+        backend, parts = self._model.backend, []
+        with backend.active, backend.stream(), no_grad():
+            for batch in batches:
+                self._first_row, self._draw = batch.first_row, 0
+                results = (self._recorder(batch).results for _ in range(self.repeats))
+                self.latest = np.stack([backend.to_numpy(each["outputs"]) for each in results])
+                parts.append(self.latest)
+        return np.concatenate(parts, axis=1)
+
+    def run(self, batch: Batch, numbers: Numbers) -> Done:
+        """Return the outputs of a draw."""
+        with rng.monte_carlo(sample=numbers.step, row_offset=numbers.row_offset):
+            outputs = self._plan.outputs(batch)
+        self._draw += 1
+        return Done({"outputs": outputs.data})

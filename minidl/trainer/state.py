@@ -6,10 +6,12 @@ resuming, the rollback after a NaN and the restoring of best weights all use the
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from minidl import notebooks
 from minidl.backend import Backend
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import Optimizer
@@ -73,6 +75,17 @@ class History:
         """One list of values for each name."""
         names = dict.fromkeys(name for logs in self.logs for name in logs)
         return {name: [logs[name] for logs in self.logs if name in logs] for name in names}
+
+    def _repr_html_(self) -> str:
+        """Return the curves of loss and metrics, each with that of the validation, in HTML."""
+        points: dict[str, list[tuple[float, float]]] = {}
+        for epoch, logs in self.rows():
+            for name, value in logs.items():
+                with suppress(TypeError, ValueError):  # callbacks may log what is not a number
+                    points.setdefault(name, []).append((epoch + 1, float(value)))
+        names = dict.fromkeys(name.removeprefix("val_") for name in points)
+        pairs = ({n: points.get(n, []), f"val_{n}": points.get(f"val_{n}", [])} for n in names)
+        return "".join(map(notebooks.curves, pairs))
 
 
 class Progress(NamedTuple):

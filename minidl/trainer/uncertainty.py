@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minidl import notebooks
+
 
 class Uncertainty(NamedTuple):
     """Mean, spread and entropies of many outputs with dropout, for each sample.
@@ -29,6 +31,15 @@ class Uncertainty(NamedTuple):
     std: np.ndarray
     predictive_entropy: np.ndarray | None
     mutual_information: np.ndarray | None
+
+    def _repr_html_(self) -> str:
+        """Return a table of shapes and ranges, for notebooks."""
+        rows = [
+            (name, array.shape, *(f"{float(f(array)):.4g}" for f in (np.min, np.mean, np.max)))
+            for name, array in self._asdict().items()
+            if array is not None and array.size
+        ]
+        return notebooks.table("Uncertainty", ("", "Shape", "Smallest", "Mean", "Largest"), rows)
 
 
 def of_moments(

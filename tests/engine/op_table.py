@@ -83,6 +83,11 @@ def np_dense_cross_entropy(x, weight, bias, labels, sums):
     return np_sparse_cross_entropy(np_matmul(x, weight) + bias, labels).mean()
 
 
+def np_var(x, axis, keepdims):
+    square_of_mean = x.mean(axis=axis, keepdims=keepdims) ** 2
+    return (x * x).mean(axis=axis, keepdims=keepdims) - square_of_mean
+
+
 def np_matmul(a, b):
     """Return the matrix product as a sum of elementwise products."""
     rows, columns = np.atleast_2d(a), b[:, None] if b.ndim == 1 else b
@@ -189,6 +194,9 @@ AXES = [
     ((3, 4), np.int64(1)),
 ]
 
+# Without the axes over which there is one element, whose deviation is 0: its root has no gradient.
+SPREAD_AXES = [((5,), None), ((3, 4), 0), ((3, 4), -1), ((2, 3, 4), (0, -1)), ((3, 4), (1,))]
+
 LINE = ("negative_slope", "threshold", "max_value")  # of leaky_relu
 ADDRESS = Address(seed=2**40 + 3, stream=5, step=7, row_offset=11)
 
@@ -270,6 +278,31 @@ CASES: dict[str, list[Case]] = {
     "sum": reduction(np.add.reduce, [*AXES, ((0, 3), 0), ((0, 3), 1), ((0,), None)], draw),
     "mean": reduction(np.mean, [*AXES, ((0, 3), 1)], draw),
     "max": reduction(np.maximum.reduce, [*AXES, ((0, 3), 1)], spaced),
+    "var": reduction(lambda x, axis, keepdims: np_var(x, axis, keepdims), AXES, draw),
+    "std": reduction(
+        lambda x, axis, keepdims: np_var(x, axis, keepdims) ** 0.5, SPREAD_AXES, spaced
+    ),
+    "logsumexp": reduction(
+        lambda x, axis, keepdims: np.log(np.exp(x).sum(axis=axis, keepdims=keepdims)), AXES, draw
+    ),
+    "minimum": binary(lambda a, b: np.where(a < b, a, b)),
+    "maximum": binary(lambda a, b: np.where(a < b, b, a)),
+    "where": [
+        Case(
+            (draw(*a), draw(*b)),
+            {"condition": np.asarray(RNG.random(c) < 0.5)},
+            lambda a, b, condition: condition * a + ~condition * b,
+        )
+        for a, b, c in [
+            ((), (), ()),
+            ((3,), (), (3,)),
+            ((3, 4), (1, 4), (3, 1)),
+            ((), (4,), (3, 4)),
+            ((0, 3), (3,), (1,)),
+        ]
+    ],
+    "abs": unary(lambda x: np.maximum(x, 0 - x), *SPACED_INPUTS),
+    "sqrt": unary(lambda x: x**0.5, *POSITIVE_INPUTS),
     "penalty": [
         Case((x,), {"l1": l1, "l2": l2}, lambda x, l1, l2: (l1 * np.abs(x) + l2 * x * x).sum())
         for x in (spaced(3, 4), spaced(5), np.zeros((0, 3)))

@@ -66,6 +66,9 @@ CASES = {
     "matrix product": (lambda a, b: a @ b, ones(2, 5_000), ones(5_000, 2)),
     "stack times matrix": (lambda a, b: a @ b, ones(3_000, 2, 2), ones(2, 2)),
     "product of vectors": (lambda a, b: a @ b, ones(5_000), ones(5_000)),
+    "var over axis 0": (lambda x: x.var(axis=0), draw(5_000, 2)),
+    "std of large numbers": (lambda x: x.std(), draw(5_000) * 1_000),
+    "logsumexp": (lambda x: x.logsumexp(), np.zeros(70_000)),
 }
 
 

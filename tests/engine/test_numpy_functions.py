@@ -75,12 +75,63 @@ def test_numpy_function_cannot_change_tensor(change):
     np.testing.assert_array_equal(x.numpy(), VALUES)
 
 
+UFUNCS = {
+    "exp": np.exp,
+    "log": np.log,
+    "sqrt": np.sqrt,
+    "tanh": np.tanh,
+    "abs": np.abs,
+    "negative": np.negative,
+    "maximum": lambda x: np.maximum(x, 2),
+    "minimum": lambda x: np.minimum(VALUES[0], x),
+    "sum": lambda x: np.add(VALUES, x),
+    "difference": lambda x: VALUES - x,
+    "quotient": lambda x: np.float32(2) / x,
+    "power": lambda x: np.power(x, 2),
+    "product of matrices": lambda x: VALUES @ x,
+}
+
+
+@pytest.mark.parametrize("name", UFUNCS)
+def test_ufunc_of_tensor_returns_tensor_with_gradient(name):
+    function, x = UFUNCS[name], Tensor(VALUES, requires_grad=True)
+    y = function(x)
+    assert type(y) is Tensor
+    np.testing.assert_allclose(y.numpy(), function(VALUES), rtol=1e-6)
+    y.sum().backward()
+    assert np.all(np.isfinite(x.grad.numpy()))
+
+
 @pytest.mark.parametrize(
-    "function", [np.exp, np.sqrt, np.abs, np.isnan, np.add.reduce, lambda x: np.maximum(x, 0)]
+    "relation",
+    [np.less, np.less_equal, np.greater, np.greater_equal, np.equal, np.not_equal],
 )
-def test_ufunc_rejects_tensor_without_losing_its_gradient(function):
-    with pytest.raises(TypeError, match="'Tensor' does not support ufuncs"):
+def test_relation_of_array_and_tensor_returns_tensor(relation):
+    other = np.array([1.0, 3.0], "float32")
+    for a, b in ((Tensor(VALUES), other), (other, Tensor(VALUES))):
+        y = relation(a, b)
+        assert type(y) is Tensor
+        np.testing.assert_array_equal(y.numpy(), relation(np.asarray(a), np.asarray(b)))
+
+
+@pytest.mark.parametrize(
+    ("function", "name"), [(np.isnan, "isnan"), (np.sin, "sin"), (np.add.reduce, "add.reduce")]
+)
+def test_ufunc_without_operation_names_numpy_method(function, name):
+    with pytest.raises(TypeError, match=rf"^np\.{name}: .* Use np\.{name}\(x\.numpy\(\)\)"):
         function(Tensor(VALUES, requires_grad=True))
+
+
+def test_ufunc_rejects_options():
+    with pytest.raises(TypeError, match=r"^np\.exp: expected tensors alone, got where="):
+        np.exp(Tensor(VALUES), where=VALUES > 1)
+
+
+@pytest.mark.usefixtures("cuda_double")
+def test_ufunc_of_tensor_on_a_gpu_stays_there():
+    y = np.sqrt(Tensor(VALUES, "cuda"))
+    assert y.device == "cuda:0"
+    np.testing.assert_allclose(y.numpy(), np.sqrt(VALUES), rtol=1e-6)
 
 
 @pytest.mark.usefixtures("cuda_double")

@@ -114,14 +114,9 @@ def test_matmul_of_array_and_tensor_returns_tensor():
 
 def test_array_rejects_tensor_in_place():
     array = np.ones(2, "float32")
-    with pytest.raises(TypeError, match="does not support ufuncs"):
+    with pytest.raises(TypeError, match=r"^np\.add: .* got out=\. Write x = x \+ y"):
         array += leaf([1.0, 2.0])
     np.testing.assert_array_equal(array, [1, 1])
-
-
-def test_numpy_functions_reject_tensor():
-    with pytest.raises(TypeError, match="does not support ufuncs"):
-        np.exp(leaf([1.0]))
 
 
 def test_comparison_records_no_graph(device):

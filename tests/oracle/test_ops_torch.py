@@ -1,5 +1,6 @@
 """Values and gradients of all operations, compared with PyTorch."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -169,6 +170,37 @@ CASES: dict[str, list[tuple[tuple, dict, Callable]]] = {
             over_axes(torch.amax),
         )
     ],
+    **{
+        name: [
+            (
+                (distinct(*shape),),
+                {"axis": axis, "keepdims": keepdims},
+                over_axes(functools.partial(getattr(torch, name), **options)),
+            )
+            for shape, axis in REDUCED
+            for keepdims in (False, True)
+        ]
+        for name, options in {
+            "var": {"correction": 0},
+            "std": {"correction": 0},
+            "logsumexp": {},
+        }.items()
+    },
+    **{
+        name: [
+            *(((draw(*a), draw(*b)), {}, getattr(torch, name)) for a, b in SHAPES),
+            ((np.ones(3, "float32"), np.ones(1, "float32")), {}, getattr(torch, name)),
+        ]
+        for name in ("minimum", "maximum")
+    },
+    "where": [
+        (
+            (draw(3, 4), draw(4)),
+            {"condition": RNG.random((3, 1)) < 0.5},
+            lambda a, b, condition: torch.where(torch.from_numpy(condition), a, b),
+        )
+    ],
+    "abs": [((x,), {}, torch.abs) for x in (distinct(3, 4), np.zeros(2, "float32"))],
     "relu": [((x,), {}, torch.relu) for x in (distinct(3, 4), np.zeros(2, "float32"))],
     "selu": [((x,), {}, torch.selu) for x in (draw(3, 4), FAR, np.zeros(2, "float32"))],
     "elu": [

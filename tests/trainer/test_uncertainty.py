@@ -1,11 +1,15 @@
 """Predictions with samples: Monte-Carlo dropout and its entropies."""
 
+import inspect
 import tracemalloc
+import typing
 
 import numpy as np
 import pytest
 
 from minidl import layers, models, rng
+from minidl.models.prediction import Rest
+from minidl.trainer.uncertainty import Uncertainty
 
 
 def classifier(rate=0.5, device="cpu", **dropout):
@@ -24,6 +28,47 @@ def test_predict_draws_the_masks_of_the_contract(device):
     np.testing.assert_allclose(found.mean, outputs.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(found.std, outputs.std(axis=0), rtol=1e-6, atol=1e-15)
     assert found.predictive_entropy is found.mutual_information is None
+
+
+@pytest.mark.parametrize("record", [True, False])
+@pytest.mark.parametrize("batch_size", [4, 11])
+def test_returned_samples_are_those_of_the_moments(batch_size, record, device):
+    model = classifier(device=device)
+    options = {"batch_size": batch_size, "samples": 9, "record": record}
+    drawn, found = model.predict(X, return_samples=True, **options), model.predict(X, **options)
+    assert drawn.shape == (9, 11, 3)
+    assert drawn.dtype == np.float32
+    wide = drawn.astype("float64")
+    np.testing.assert_allclose(found.mean, wide.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found.std, wide.std(axis=0), rtol=1e-5)
+    for number in (0, 8):
+        with rng.monte_carlo(sample=number, row_offset=0):
+            np.testing.assert_allclose(drawn[number], model(X).numpy(), rtol=1e-5)
+
+
+def test_samples_are_replayed_with_the_bits_of_eager_ones(device):
+    model, x = classifier(device=device), np.tile(X, (5, 1))
+    options = {"batch_size": 11, "samples": 6, "return_samples": True}
+    drawn = model.predict(x, **options)
+    assert model.recording.replays > 5
+    np.testing.assert_array_equal(drawn, model.predict(x, record=False, **options))
+
+
+def test_predict_rejects_return_samples_without_samples():
+    with pytest.raises(ValueError, match=r"^predict: expected samples with .* Pass samples=50"):
+        classifier().predict(X, return_samples=True)
+
+
+def test_overloads_of_predict_have_its_parameters():
+    parameters = inspect.signature(models.Model.predict).parameters
+    overloads = typing.get_overloads(models.Model.predict)
+    assert len(overloads) == 3
+    for each in overloads:
+        own = inspect.signature(each).parameters
+        names = {*own, *Rest.__annotations__} - {"rest"}
+        assert names | {"samples", "return_samples"} == set(parameters)
+    results = [typing.get_type_hints(each)["return"] for each in overloads]
+    assert results == [np.ndarray, np.ndarray, Uncertainty]
 
 
 def test_predict_draws_each_layer_from_its_own_stream():

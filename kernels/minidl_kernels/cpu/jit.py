@@ -11,6 +11,7 @@ from numba import extending
 from numba.core import caching, event
 
 import minidl_kernels
+from minidl_kernels.surroundings import in_notebook
 
 _log = logging.getLogger("minidl_kernels")
 
@@ -86,6 +87,8 @@ class _Cache(caching.FunctionCache):
 class _Announcer(event.Listener):
     """Listener that logs once that kernels are compiled, since that takes seconds.
 
+    In a notebook that does not show logs, it prints the line.
+
     Numba sends this event to all listeners before it compiles. It sends none if the machine code
     comes from its cache.
     """
@@ -98,6 +101,8 @@ class _Announcer(event.Listener):
         if line is not None and line not in self.announced:
             self.announced.add(line)
             _log.info(line)
+            if in_notebook() and not (_log.isEnabledFor(logging.INFO) and _log.hasHandlers()):
+                print(line, flush=True)
 
     def on_end(self, event: Any) -> None:
         pass

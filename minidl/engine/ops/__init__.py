@@ -12,7 +12,9 @@ that file. A test fails until ``tests/engine/op_table.py`` has a row for it.
 
 from minidl.engine.ops.activations import *
 from minidl.engine.ops.arithmetic import *
+from minidl.engine.ops.choices import *
 from minidl.engine.ops.functions import *
+from minidl.engine.ops.moments import *
 from minidl.engine.ops.networks import *
 from minidl.engine.ops.op import (
     MADE_OF_KERNELS,

@@ -1,11 +1,11 @@
-"""Arithmetic: sums, products, powers and matrix products."""
+"""Arithmetic: sums, products, powers, roots and matrix products."""
 
 from collections.abc import Sequence
 
 from minidl.backend import Array, Backend
 from minidl.engine.ops.op import Result, differentiable
 
-__all__ = ["add", "divide", "matmul", "multiply", "negative", "power", "subtract"]
+__all__ = ["abs", "add", "divide", "matmul", "multiply", "negative", "power", "sqrt", "subtract"]
 
 
 @differentiable
@@ -53,6 +53,19 @@ def power(backend: Backend, a: Array, b: Array) -> Result:
         return g * y * xp.where(is_constant, 0, xp.log(xp.where(is_constant, 1, a)))
 
     return y, (vjp_base, vjp_exponent)
+
+
+@differentiable
+def sqrt(backend: Backend, x: Array) -> Result:
+    """Return the square root; the gradient at 0 is infinite."""
+    y = backend.xp.sqrt(x)
+    return y, (lambda g: g / (2 * y),)
+
+
+@differentiable
+def abs(backend: Backend, x: Array) -> Result:
+    """Return the absolute value; the gradient at 0 is 0."""
+    return backend.xp.abs(x), (lambda g: g * backend.xp.sign(x),)
 
 
 @differentiable

@@ -1,0 +1,111 @@
+"""Methods of `Tensor` that apply one operation, or move its axes."""
+
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from minidl.backend import Array
+from minidl.engine import ops
+from minidl.engine.operands import number
+
+T = TypeVar("T")
+
+
+class TensorMethods(Generic[T]):
+    """Base of `Tensor`, which is `T`."""
+
+    __slots__ = ()
+    data: Array
+
+    def _apply(self, op: ops.Op, **static: Any) -> T:
+        """Return the operation of this tensor."""
+        raise NotImplementedError
+
+    # -------------------------------------------------------------------------- elementwise
+
+    def abs(self) -> T:
+        """Return the absolute value of each element; the gradient at 0 is 0."""
+        return self._apply(ops.abs)
+
+    __abs__ = abs
+
+    def sqrt(self) -> T:
+        """Return the square root of each element; the gradient at 0 is infinite."""
+        return self._apply(ops.sqrt)
+
+    def exp(self) -> T:
+        """Return e to the power of each element."""
+        return self._apply(ops.exp)
+
+    def log(self) -> T:
+        """Return the natural logarithm of each element."""
+        return self._apply(ops.log)
+
+    def clip(self, low: float, high: float) -> T:
+        """Return the elements limited to [low, high]."""
+        return self._apply(ops.clip, low=number(low), high=number(high))
+
+    def selu(self) -> T:
+        """Return the scaled exponential linear unit of each element."""
+        return self._apply(ops.selu)
+
+    def tanh(self) -> T:
+        """Return the hyperbolic tangent of each element."""
+        return self._apply(ops.tanh)
+
+    # -------------------------------------------------------------------------- over axes
+
+    def mean(self, axis: ops.Axis = None, keepdims: bool = False) -> T:
+        """Return the mean over `axis`; None means all axes."""
+        return self._apply(ops.mean, axis=axis, keepdims=keepdims)
+
+    def max(self, axis: ops.Axis = None, keepdims: bool = False) -> T:
+        """Return the maximum over `axis`; None means all axes."""
+        return self._apply(ops.max, axis=axis, keepdims=keepdims)
+
+    def log_softmax(self, axis: int = -1) -> T:
+        """Return the logarithm of `softmax`, without under- or overflow."""
+        return self._apply(ops.log_softmax, axis=axis)
+
+    def logsumexp(self, axis: ops.Axis = None, keepdims: bool = False) -> T:
+        """Return the logarithm of the sum of exp(x) over `axis`, without under- or overflow."""
+        return self._apply(ops.logsumexp, axis=axis, keepdims=keepdims)
+
+    def var(self, axis: ops.Axis = None, keepdims: bool = False) -> T:
+        """Return the mean squared difference from the mean over `axis`, as NumPy and Keras.
+
+        It divides by the number n of elements; PyTorch divides by n - 1.
+        """
+        return self._apply(ops.var, axis=axis, keepdims=keepdims)
+
+    def std(self, axis: ops.Axis = None, keepdims: bool = False) -> T:
+        """Return the square root of `var`; where it is 0, so is its gradient.
+
+        Examples
+        --------
+        >>> from minidl import Tensor
+        >>> Tensor([[1.0, 3.0], [2.0, 2.0]]).std(axis=1)
+        Tensor([1., 0.], dtype=float32)
+        """
+        return self._apply(ops.std, axis=axis, keepdims=keepdims)
+
+    # -------------------------------------------------------------------------- shapes
+
+    def expand_dims(self, axis: int | tuple[int, ...]) -> T:
+        """Return the tensor with new axes of length 1, at these places of the result.
+
+        Examples
+        --------
+        >>> from minidl import Tensor
+        >>> Tensor([1.0, 2.0]).expand_dims(-1).shape
+        (2, 1)
+        """
+        return self._apply(ops.reshape, shape=np.expand_dims(self._outline(), axis).shape)
+
+    def squeeze(self, axis: ops.Axis = None) -> T:
+        """Return the tensor without these axes, whose length is 1; None means all of length 1."""
+        return self._apply(ops.reshape, shape=np.squeeze(self._outline(), axis).shape)
+
+    def _outline(self) -> np.ndarray:
+        """Return an array of the host of this shape, without memory: NumPy checks its axes."""
+        return np.broadcast_to(np.int8(0), self.data.shape)
