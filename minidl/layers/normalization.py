@@ -103,7 +103,8 @@ class BatchNormalization(_Normalization):
 
     In training it returns ``gamma * (x - mean) / sqrt(variance + epsilon) + beta``, with mean and
     variance over all axes but `axis`. In inference, and in Monte-Carlo prediction, moving averages
-    of both stand for them. Each training step moves these, as in Keras::
+    of both stand for them, and if the layer is frozen, by ``trainable = False``. Otherwise each
+    training step moves these, as in Keras::
 
         moving_mean = moving_mean * momentum + mean * (1 - momentum)
 
@@ -179,10 +180,15 @@ class BatchNormalization(_Normalization):
         initializer = self.moving_variance_initializer
         self.moving_variance = self.add_weight("running_var", shape, initializer)
 
+    @property
+    def _is_frozen(self) -> bool:
+        learned = [weight for weight in (self.gamma, self.beta) if weight is not None]
+        return not (any(w.requires_grad for w in learned) if learned else self._trainable)
+
     def normalized(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
         """Return the input with mean 0 and variance 1; in training, move the averages."""
         averages = self.moving_mean, self.moving_variance
-        if not rng.is_training() or rng.is_monte_carlo():
+        if not rng.is_training() or rng.is_monte_carlo() or self._is_frozen:
             mean, variance = (self.along(axes, each.astype(x.dtype), x) for each in averages)
             return (x - mean) / (variance + self.epsilon) ** 0.5
         with x.backend.active:

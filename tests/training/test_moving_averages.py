@@ -236,3 +236,22 @@ def test_layer_normalization_is_shared_by_shards():
     model = network(stack=[*parts, layers.Dense(3, "softmax")])
     fit(model, distribution=DataParallel(shards=2))
     assert model.step == 4 * EPOCHS
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_frozen_batch_normalization_infers_in_training_as_in_keras(learned):
+    model = normalized(center=learned, scale=learned)
+    fit(model, **FIT)
+    layer = model.layers[1]
+    before = layer.moving_mean.numpy()
+    x = model.layers[0](model.backend.asarray(X[:4].astype("float32")))
+    expected = layer(x).numpy()
+    layer.trainable = False
+    with training(step=0):
+        assert (layer(x).numpy() == expected).all()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    fit(model, **FIT)
+    assert (layer.moving_mean.numpy() == before).all()
+    layer.trainable = True
+    with training(step=0):
+        assert not (layer(x).numpy() == expected).all()
