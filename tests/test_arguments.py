@@ -7,6 +7,7 @@ import pickle
 import re
 import types
 from functools import partial
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -705,7 +706,9 @@ def test_module_has_the_names_that_it_lists(module):
 @pytest.mark.parametrize("place", OWNERS)
 def test_names_with_alternatives_are_missing(place):
     owner = OWNERS[place]
-    assert [name for name in ALTERNATIVES.get(place, {}) if hasattr(owner, name)] == []
+    found = [name for name in ALTERNATIVES.get(place, {}) if hasattr(owner, name)]
+    # `minidl.sklearn` is there once a test has imported it.
+    assert [name for name in found if not isinstance(getattr(owner, name), ModuleType)] == []
 
 
 def test_every_place_of_alternatives_is_checked():

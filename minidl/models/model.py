@@ -115,7 +115,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         Parameters
         ----------
         optimizer : str or Optimizer
-            ``"sgd"``, ``"rmsprop"``, ``"adam"``, ``"adamw"``, or an optimizer.
+            ``"sgd"``, ``"rmsprop"``, ``"adam"``, ``"adamw"``, ``"nadam"``, or an optimizer.
         loss : str, Loss or callable
             The name of a loss (``"sparse_categorical_crossentropy"``, ``"mse"``), a loss, or a
             function of (y_true, y_pred).

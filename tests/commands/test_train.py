@@ -447,7 +447,7 @@ class Moments:
 
     @staticmethod
     def validation(monkeypatch, action):
-        monkeypatch.setattr(loop.Run, "_validate", lambda _: action())
+        monkeypatch.setattr(loop.Run, "_validate", lambda *_: action())
 
     @staticmethod
     def test(monkeypatch, action):
