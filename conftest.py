@@ -106,9 +106,9 @@ def _threads_of_before():
     """Restore the number of threads after each test: `DataParallel` chooses one."""
     from minidl_kernels import threads
 
-    before = threads._chosen
+    before = threads._chosen, threads._default
     yield
-    threads._chosen = before
+    threads._chosen, threads._default = before
 
 
 @pytest.fixture

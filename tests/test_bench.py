@@ -449,7 +449,7 @@ def test_dropout_measures_all_sides_and_names_a_missing_peer(monkeypatch, worker
     check_dropout(monkeypatch)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_dropout_measures_processes_and_names_a_missing_peer(monkeypatch):
     # Threads measure the other sides above. A process for each side takes seconds.
     for name in (dropout.COPY, "minidl, noise_shape (1, None)"):

@@ -39,7 +39,7 @@ def test_group_of_two_sends_its_gradients_once_and_has_the_bits_of_one():
         assert min(answer["seconds"]) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_torch_processes_do_the_same_work():
     if find_spec("torch") is None:
         pytest.skip("torch is not installed (the extra bench)")

@@ -52,12 +52,6 @@ def equal(one, other):
 # ------------------------------------------------------------------------------ scikit-learn
 
 
-@pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks([MLPClassifier(12, **QUICK), MLPRegressor(12, **QUICK)])
-def test_small_estimator_passes_check(estimator, check):
-    check(estimator)
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @parametrize_with_checks([MLPClassifier(), MLPRegressor()])

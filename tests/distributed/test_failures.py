@@ -137,6 +137,8 @@ def test_failure_of_one_worker_ends_all_and_can_be_resumed(
 ):
     status, lines = run(failure, tmp_path, rank, workers)
     assert status != 0 or not is_noticed  # mpiexec may say 9 for those that it had to end
+    if failure == "vanish-step":  # mpiexec is stopped: another survivor may speak, too
+        lines = lines[:1]
     assert lines == ([] if line is None else [line.format(rank)])
     assert finish(tmp_path) == finished
 
@@ -236,7 +238,7 @@ def test_error_of_all_is_printed_once(failure, rank, workers, line, tmp_path):
 @pytest.mark.slow
 def test_run_of_workers_of_which_one_is_killed_resumes_to_equal_files(tmp_path):
     expected = killing_workers.finish(tmp_path / "whole")
-    for moment in [(0, 2, 50, 0.004, 3), (2, 3, 120, 0.0, 1), (1, 2, 190, 0.01, 2)]:
+    for moment in [(0, 2, 50, 0.004, 3), (2, 3, 120, 0.0, 1)]:
         kill = killing_workers.Kill(*moment)
         folder = tmp_path / str(kill.step)
         killing_workers.kill(folder, kill)
