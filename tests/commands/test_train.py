@@ -410,8 +410,7 @@ def test_ctrl_c_in_a_process_saves_the_step_and_returns_130(tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     logged = [event["epoch"] for event in events(log) if event["event"] == "epoch"]
     assert logged == list(range(1, done + 2))
-    done = run_python("-m", "minidl.train", *SMALL, *epochs, "--save", whole)
-    assert done.returncode == 0, done.stderr
+    assert train.main([*map(str, (*SMALL, *epochs)), "--save", str(whole)]) == 0
     assert same_weights(parts, whole)
 
 
@@ -818,7 +817,7 @@ def test_limit_of_the_system_keeps_the_last_checkpoint(tmp_path):
     assert (result.returncode, result.stderr) == (2, "minidl.train: [Errno 27] File too large\n")
     assert [path.name for path in folder.glob("*step*")] == ["step-0000000032.safetensors"]
     again, whole = tmp_path / "again.safetensors", tmp_path / "whole.safetensors"
-    for arguments in ((*resumed, "--save", again), ("--save", whole)):
-        done = run_python("-m", "minidl.train", *SMALL, *arguments)
-        assert done.returncode == 0, done.stderr
+    run(tmp_path, *SMALL, *resumed, "--save", again)
+    (tmp_path / "log.jsonl").unlink()
+    run(tmp_path, *SMALL, "--save", whole)
     assert same_weights(again, whole)
