@@ -101,6 +101,17 @@ def hide_from_the_collector() -> None:
     gc.freeze()
 
 
+def pytest_collection_finish() -> None:
+    """Refuse test files that choose a number of threads for all tests when they are imported."""
+    from minidl_kernels import threads
+
+    if threads._chosen is not None:
+        raise pytest.UsageError(
+            f"expected no number of threads after the import of all tests, got {threads._chosen}. "
+            "Create DataParallel and call set_num_threads within tests only."
+        )
+
+
 @pytest.fixture(autouse=True)
 def _threads_of_before():
     """Restore the number of threads after each test: `DataParallel` chooses one."""

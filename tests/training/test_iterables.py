@@ -228,7 +228,6 @@ def test_divergence_on_batches_returns_to_finite_weights():
     ("arguments", "error", "message"),
     [
         ({"validation_split": 0.5}, ValueError, "expected arrays for validation_split"),
-        ({"distribution": distributed.DataParallel(2)}, ValueError, "or a distribution, got"),
         ({"steps_per_epoch": 0}, ValueError, "fit: number of steps: expected a positive"),
         ({"validation_freq": 0}, ValueError, "fit: validation_freq: expected a positive"),
         (
@@ -244,6 +243,14 @@ def test_argument_that_does_not_fit_batches_is_rejected_before_training(argument
     before = bits(model)
     with pytest.raises(error, match=message):
         model.fit(PAIRS, verbose=0, **arguments)
+    assert bits(model) == before
+
+
+def test_distribution_is_rejected_for_batches_before_training():
+    model = classifier()
+    before = bits(model)
+    with pytest.raises(ValueError, match="or a distribution, got"):
+        model.fit(PAIRS, verbose=0, distribution=distributed.DataParallel(2))
     assert bits(model) == before
 
 
