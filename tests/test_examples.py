@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from minidl import datasets, layers, models
+from minidl import datasets, layers, models, rng
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -106,7 +106,7 @@ def run_process(name, picture):
     done = subprocess.run([*command, "--quick"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    return json.loads(done.stdout.splitlines()[-1])
+    return last_lines(done.stdout)
 
 
 # Of the programs whose claim is not of the paper.
@@ -172,7 +172,7 @@ def run_tiny(import_program, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", arguments)
         program.main()
         program.plt.close("all")
-        return json.loads(capsys.readouterr().out.splitlines()[-1])
+        return last_lines(capsys.readouterr().out)
 
     return run
 
@@ -195,6 +195,13 @@ def check_picture(path):
     assert len(data) < MAX_PICTURE_BYTES
 
 
+def last_lines(out):
+    """Return the numbers of a program's last line, after checking the sentence before it."""
+    *_, sentence, numbers = out.splitlines()
+    assert re.fullmatch(r"(The paper|minidl promises).*; here\b.*\d.*\.", sentence), sentence
+    return json.loads(numbers)
+
+
 def check_numbers(result, name):
     """Check the last line of a program."""
     assert (result["program"], result["quick"], result["seed"]) == (name, True, 0)
@@ -211,6 +218,7 @@ def test_programs_are_complete():
         "ensemble",
         "family",
         "features",
+        "one_mask",
         "overfitting",
         "paper_table",
         "rate",
@@ -231,7 +239,7 @@ def test_program_on_tiny_data_prints_numbers_and_draws(name, run_tiny, tmp_path)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_program_is_short_and_cites_its_claim(name):
     text = (EXAMPLES / f"{name}.py").read_text()
-    assert len(text.splitlines()) < 100
+    assert len(text.splitlines()) <= 120
     source = SOURCES.get(name, "Srivastava et al., JMLR 15 (2014)")
     assert source in text.split('"""')[1].replace("\n", " ")
 
@@ -257,11 +265,13 @@ def overfitting_has_a_higher_training_loss_with_dropout(result):
 
 def ensemble_of_more_networks_is_closer_to_weight_scaling(result):
     scaled = result["weight_scaling_error_percent"]
-    away = {int(k): error - scaled for k, error in result["monte_carlo_error_percent"].items()}
-    assert away[1] > 1
-    assert abs(away[60]) < away[1] / 4
+    plain = {int(k): means["plain mean"] for k, means in result["error_percent"].items()}
+    assert plain[1] - scaled > 1
+    assert abs(plain[60] - scaled) < (plain[1] - scaled) / 4
     within = result["within_one_deviation_at_k"]
     assert 1 < within["first"] <= within["for_good"] <= 60
+    for gaps in (result["mean_gap_points"], result["median_absolute_gap_points"]):
+        assert abs(gaps["geometric mean"]) < abs(gaps["plain mean"]) / 4
 
 
 def features_cancel_less_with_dropout(result):
@@ -304,6 +314,12 @@ def masks_are_equal_everywhere(result):
     assert result["largest_loss_difference"] < 0.05
 
 
+def masks_are_as_specified(result):
+    assert result["masks"] >= 3
+    assert result["masks_as_specified"] == result["masks"]
+    assert 0 < result["kept"] < result["elements"]
+
+
 def learned_rates_fall_as_the_data_grow(result):
     rates = [np.array(size["rates"])[:, 0].mean() for size in result["sizes"].values()]
     assert rates == sorted(rates, reverse=True)
@@ -338,6 +354,7 @@ CLAIMS = {
     "ensemble": ensemble_of_more_networks_is_closer_to_weight_scaling,
     "family": every_member_learns,
     "features": features_cancel_less_with_dropout,
+    "one_mask": masks_are_as_specified,
     "overfitting": overfitting_has_a_higher_training_loss_with_dropout,
     "rate": high_rate_hurts_less_if_the_network_grows_with_it,
     "ridge": dropout_equals_ridge_regression,
@@ -400,6 +417,14 @@ def test_same_everywhere_on_tiny_data_finds_equal_masks(import_program):
     assert digests[0] == digests[1]
     np.testing.assert_allclose(*curves, rtol=1e-5)
     assert program.train("cpu", [128], 3, seed=1)[1] != digests[0]
+
+
+def test_one_mask_finds_specified_masks_on_each_device(import_program, device):
+    program = import_program("one_mask")
+    masks = [program.mask_by_parts(sizes, device, seed=3) for sizes in program.SPLITS.values()]
+    specified = rng.keep_mask(masks[0].shape, program.RATE, seed=3, stream=0, step=program.STEP)
+    assert all(np.array_equal(mask, specified) for mask in masks)
+    assert not np.array_equal(program.mask_by_parts([16], device, seed=4), specified)
 
 
 def test_ridge_on_tiny_data_is_near_the_closed_form(import_program):
