@@ -44,7 +44,7 @@ def draw(panel: plt.Axes, mask: np.ndarray, sizes: list[int], title: str) -> Non
             centre = column + 0.5, row + gaps + 0.5
             panel.plot(*centre, "o", markersize=11, color=RING, markerfacecolor="none", mew=2)
     panel.set(title=title, xlim=(-0.3, COLUMNS + 0.3), ylim=(ROWS + 2.3, -0.3), aspect="equal")
-    panel.title.set_fontsize(9)
+    panel.title.set_fontsize(10)
     panel.axis("off")
 
 
@@ -64,7 +64,7 @@ def main() -> None:
         for (device, how), mask in zip(ways, masks, strict=True)
     ]
     lines = len(devices)
-    figure, grid = plt.subplots(lines, 4, figsize=(11, 0.3 + 2.4 * lines), squeeze=False)
+    figure, grid = plt.subplots(lines, 4, figsize=(11, 0.7 + 2.1 * lines), squeeze=False)
     for panel in grid.flat[len(shown) :]:
         panel.axis("off")
     for panel, (title, sizes, mask) in zip(grid.flat, shown, strict=False):
@@ -77,7 +77,7 @@ def main() -> None:
         f"{STEP}. Ring: row {row}, column {column}, whose random word {word:,} is "
         f"{'not below' if specified[MARKED] else 'below'} {RATE} x 2^32, so it is "
         f"{'kept (blue)' if specified[MARKED] else 'dropped (white)'}.",
-        fontsize=9,
+        fontsize=9.5,
     )
     finish(
         chosen,
