@@ -184,7 +184,7 @@ def check_picture(path):
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
     assert 400 <= width <= 1200
-    assert 250 <= height <= 800
+    assert 200 <= height <= 800
     assert len(data) < MAX_PICTURE_BYTES
 
 
