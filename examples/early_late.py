@@ -68,16 +68,20 @@ def main() -> None:
             panel.plot(
                 range(1, count + 1), curve, label=f"{way}, test {error:.2f} %", **STYLES[way]
             )
-        panel.set(title=title, xlabel="epoch", ylabel="training loss", yscale="log")
+        fits = "underfits" if units is small else "overfits"
+        name = f"{fits}: 784-{'-'.join(map(str, units))}-10, {len(data[0]):,} images"
+        panel.set_title(name, fontsize=10)
+        panel.set(xlabel="epoch", ylabel="training loss", yscale="log")
+        panel.set_xticks(range(0, count + 1, count // 4))
         panel.legend(fontsize=8)
-    small, large = ({way: numbers[f"{title}, {way}"] for way in STYLES} for title in cases)
+    under, over = ({way: numbers[f"{title}, {way}"] for way in STYLES} for title in cases)
     finding = (
         "The paper finds a lower training loss with early dropout where a network underfits; here "
-        f"it is {small['first half']['training_loss']:.3f} with and "
-        f"{small['no dropout']['training_loss']:.3f} without dropout. It finds a lower test loss "
+        f"it is {under['first half']['training_loss']:.3f} with and "
+        f"{under['no dropout']['training_loss']:.3f} without dropout. It finds a lower test loss "
         "with late dropout where a network overfits; here it is "
-        f"{large['second half']['test_loss']:.3f} with and {large['no dropout']['test_loss']:.3f} "
-        "without dropout."
+        f"{over['second half']['test_loss']:.3f} with and "
+        f"{over['no dropout']['test_loss']:.3f} without dropout."
     )
     finish(chosen, figure, finding, rates=[RATE, 5 * RATE], **numbers)
 
