@@ -76,12 +76,6 @@ def test_layer_of_docs_is_recorded_as_described(device):
         assert recording.launches > 0
 
 
-def test_readme_links_to_existing_files():
-    linked = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / "README.md").read_text())
-    assert linked
-    assert [path for path in linked if not (ROOT / path).exists()] == []
-
-
 # ------------------------------------------------------------------------------ programs
 
 
