@@ -85,7 +85,7 @@ def test_train_prints_a_head_and_a_table(finished):
     epochs = [line for line in lines if line.startswith("Epoch")]
     assert [line.split(" - ")[0] for line in epochs] == ["Epoch 1/2", "Epoch 2/2"]
     table = {line[:16].strip() for line in lines[-7:]}
-    assert {"device", "data", "test accuracy", "test loss", "images a second", "time"} <= table
+    assert {"device", "data", "test accuracy", "test loss", "throughput", "time"} <= table
 
 
 def test_log_has_one_event_on_each_line(finished):
@@ -122,7 +122,7 @@ def test_quiet_prints_the_table_only(tmp_path, capsys):
         "epochs",
         "test accuracy",
         "test loss",
-        "images a second",
+        "throughput",
         "time",
     ]
 
