@@ -12,6 +12,7 @@ from minidl.storage.atomic import PathLike, write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MISSING = "needs matplotlib: pip install 'minidl[plot]'"
 PIXELS_PER_INCH = 96  # of the page; pictures have twice as many, for screens of high density
 HALF = 4.9  # inches: two figures of at most this width fit side by side
 STYLE = """

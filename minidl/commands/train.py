@@ -384,7 +384,7 @@ def finish(
 def write_report(arguments: argparse.Namespace, prepared: Prepared, rows: dict[str, str]) -> str:
     """Write the page about a run; return its path, or what is missing for it."""
     if not page.is_possible():
-        return "needs matplotlib: pip install 'minidl[plot]'"
+        return page.MISSING
     path = os.path.join(arguments.out, REPORT)
     model, data = prepared.model, prepared.data
     facts = rows | {
