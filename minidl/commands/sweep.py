@@ -169,6 +169,8 @@ def sweep(options: argparse.Namespace, axes: Axes, command: str) -> int:
         failed = execute(missing, jobs, threads)
         groups = sweep_page.groups_of(runs)
         results = {str(group): f"test error {group.spread('test_error')} %" for group in groups}
+        complete = sum(len(group.ends) for group in groups)
+        facts = {"runs": f"{complete} of {len(runs)} complete"} | facts
         sweep_page.write_csv(folder / sweep_page.TABLE, runs, failed)
         results |= {"table": str(folder / sweep_page.TABLE), "page": page.MISSING}
         if page.is_possible():

@@ -127,21 +127,26 @@ def write(
     """
     shown = [group for group in groups if group.ends]
     parts = [page.section("", page.facts_table(facts))]
+    parts.append(page.section("Repeat or continue this sweep", f"<pre>{text(command)}</pre>"))
     if shown:
         parts += [page.figure_section(*part) for part in _figures(shown)]
     parts.append(page.section("Results by setting", _results(groups)))
     runs = page.table(["run", "result"], _runs(groups, failed))
     parts.append(page.section("Runs", f"<p>{text(NOTE)}</p>", runs))
-    parts.append(page.section("Repeat or continue this sweep", f"<pre>{text(command)}</pre>"))
     page.write_page(path, "Sweep of minidl", parts)
 
 
 def _figures(groups: Sequence[Group]) -> Iterator[tuple[str, str, page.Figures]]:
     """Yield title, caption and figures of each section."""
     bars = "Means over the seeds; {} are one standard deviation"
-    if groups[0].settings:
+    if len(groups) > 1:
+        best = min(groups, key=lambda group: np.mean(list(group.values("test_error").values())))
+        caption = (
+            f"{bars.format('bars')}, small points are single runs. Lowest mean test error: {best}, "
+            f"{best.spread('test_error')} %. The test images chose it, so it is optimistic."
+        )
         figures = {label: error_bars(groups, key) for key, label in LABELS.items()}
-        yield "Test results", f"{bars.format('bars')}, small points are single runs.", figures
+        yield "Test results", caption, figures
     caption = (
         f"{bars.format('bands')}. Training: with dropout, while the weights change. Validation: "
         "without dropout, on the test images."
@@ -158,7 +163,7 @@ def error_bars(groups: Sequence[Group], key: str) -> "Figure":
     places = range(len(groups))
     axes.errorbar(places, [np.mean(v) for v in values], deviations, fmt="o", capsize=4)
     for place, single in enumerate(values):
-        axes.plot([place] * len(single), single, "k.", alpha=0.4, markersize=4)
+        axes.plot([place + 0.15] * len(single), single, "k.", alpha=0.4, markersize=4)
     ticks = ["\n".join(map(plain, group.settings.values())) for group in groups]
     axes.set(
         xlabel=", ".join(groups[0].settings), ylabel=LABELS[key], xlim=(-0.5, places.stop - 0.5)
@@ -170,7 +175,7 @@ def error_bars(groups: Sequence[Group], key: str) -> "Figure":
 
 def curves(groups: Sequence[Group]) -> page.Figures:
     """Draw the loss of each setting over the epochs, all in the same range."""
-    figures = {str(group): page.new_figure(3.25, 3.1) for group in groups}
+    figures = {str(group): page.new_figure(2.4, 2.7) for group in groups}
     panels = [figure.add_subplot() for figure in figures.values()]
     for group, axes in zip(groups, panels, strict=True):
         histories = [run.history() for run in group.ends]
@@ -181,10 +186,11 @@ def curves(groups: Sequence[Group]) -> page.Figures:
             if len(values) > 1:
                 bounds = mean + np.multiply.outer((-1, 1), values.std(axis=0, ddof=1))
                 axes.fill_between(epochs, *bounds, color=line.get_color(), alpha=0.2)
-        axes.set(title=str(group), xlabel="epoch", ylabel="cross-entropy (nats)", yscale="log")
+        axes.set_title(str(group), size=9, wrap=True)
+        axes.set(xlabel="epoch", ylabel="cross-entropy (nats)", yscale="log")
         axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=7)
     limits = [bound for axes in panels for bound in axes.get_ylim()]
     for axes in panels:
         axes.set_ylim(min(limits), max(limits))
@@ -205,9 +211,9 @@ def _results(groups: Sequence[Group]) -> str:
             errors, others = group.values("test_error"), reference.values("test_error")
             changes = [errors[seed] - others[seed] for seed in errors.keys() & others.keys()]
             cells.append(spread(changes) if reference is not group else "")
-        rows.append([text(cell) for cell in cells])
+        rows.append([text(cell).replace(" ± ", "&nbsp;±&nbsp;") for cell in cells])
     headings = ["setting", "complete runs", *LABELS.values()]
-    return page.table([*headings, *["error minus error without dropout"] * bool(references)], rows)
+    return page.table([*headings, *["error minus that of dropout 0"] * bool(references)], rows)
 
 
 def _without_rate(group: Group) -> Group:
