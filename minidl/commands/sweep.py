@@ -104,6 +104,9 @@ def prepare(options: argparse.Namespace, axes: Axes) -> tuple[list[Run], dict[st
     axes = axes | {"device": [device.name], "data": [name for name, *_ in loaded]}
     axes["seed"] = axes.pop("seed")
     varied = [name for name, values in axes.items() if len(values) > 1 or name == "seed"]
+    for _, notice, _ in loaded:
+        if notice:
+            show(notice)
     runs = []
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))

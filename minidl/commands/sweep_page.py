@@ -22,8 +22,8 @@ PAGE, TABLE = "sweep.html", "sweep.csv"
 LABELS = {"test_error": "test error (%)", "test_loss": "test cross-entropy (nats)"}
 CURVES = {"loss": ("training", "--"), "val_loss": ("validation", "-")}
 NOTE = (
-    "Each run has a page with its own command. That command gives the same bits, if "
-    "MINIDL_NUM_THREADS is the number of threads of the environment above."
+    "Each run has a page with its command and its number of threads. Alone, the command gives the "
+    "same bits if MINIDL_NUM_THREADS is that number."
 )
 
 

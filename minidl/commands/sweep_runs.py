@@ -77,9 +77,12 @@ class Run:
         path = self.folder / "config.json"
         if not path.exists():
             return
-        found = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: expected JSON, got a damaged file. Delete it.") from error
         for name, expected in without_outputs(self.arguments).items():
-            is_longer = name == "epochs" and found[name] <= expected
+            is_longer = name == "epochs" and found.get(name, 0) <= expected
             if name != "data_dir" and not is_longer and found.get(name) != expected:
                 raise InputError(
                     f"{self.folder}: expected a run with {name} {expected}, got one with "

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -44,7 +45,7 @@ def started(monkeypatch):
     found = []
 
     def start(command, **options):
-        found.append(command[command.index("--out") + 1].split("/")[-1])
+        found.append(Path(command[command.index("--out") + 1]).name)
         return Process(command, **options)
 
     names = {"Popen": start, "DEVNULL": subprocess.DEVNULL, "STDOUT": subprocess.STDOUT}
@@ -121,11 +122,13 @@ def test_sweep_continues_with_what_is_missing_or_half_done(tmp_path, started, no
     assert lines.startswith(before)
     assert lines.count("\n") == 3
     assert {row["trained_epochs"] for row in rows_of(tmp_path)} == {"3"}
-    # Any other change is rejected.
+    # Any other change, and a damaged file, are rejected.
     for change in (("--epochs", "2"), ("--epochs", "3", "--lr", "0.1")):
         assert f"expected a run with {change[-2][2:]} " in rejection(
             sweep, capsys, *options, *change
         )
+    (tmp_path / "seed-2" / "config.json").write_text("[1")
+    assert "expected JSON" in rejection(sweep, capsys, *options, "--epochs", "3")
 
 
 def test_failed_run_is_reported_and_the_others_go_on(tmp_path, started, no_figures, capsys):
@@ -298,6 +301,19 @@ def test_sweep_without_matplotlib_names_the_extra(tmp_path, started, capsys, mon
     assert page.MISSING in capsys.readouterr().out
     assert len(rows_of(tmp_path)) == 1
     assert not (tmp_path / sweep_page.PAGE).exists()
+
+
+def test_sweep_without_mnist_announces_its_replacement(tmp_path, started, monkeypatch, capsys):
+    def no_mirror(_):
+        raise OSError("no mirror")
+
+    monkeypatch.setitem(train.LOADERS, "mnist", no_mirror)
+    monkeypatch.delenv("MINIDL_DATA", raising=False)
+    monkeypatch.setattr(page, "is_possible", lambda: False)
+    options = ("--hidden", "4", "--epochs", "1", "--seeds", "0", "--out", str(tmp_path))
+    assert sweep.main(options) == 0
+    assert capsys.readouterr().out.startswith("MNIST could not be downloaded (no mirror)")
+    assert [row["data"] for row in rows_of(tmp_path)] == ["mnist-5k"]
 
 
 @pytest.mark.slow

@@ -215,7 +215,7 @@ def test_rejected_run_keeps_an_older_log(tmp_path, capsys):
 
 
 def test_rejected_run_begins_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train.report, "is_possible", lambda: False)
+    monkeypatch.setattr(train.page, "is_possible", lambda: False)
     old, new, log = tmp_path / "old", tmp_path / "new", tmp_path / "log.jsonl"
     small = [*SMALL, "--epochs", "1", "--quiet"]
     assert train.main([*small, "--checkpoint-dir", str(old)]) == 0
@@ -744,7 +744,7 @@ def test_diverged_run_returns_3_and_keeps_older_files(arguments, found, tmp_path
         for line in lines.read_text().splitlines():
             json.loads(line, parse_constant=reject)
     assert found in events(log)[-1]["diverged"]
-    if train.report.is_possible():
+    if train.page.is_possible():
         assert found in (out / "report.html").read_text()
 
 
