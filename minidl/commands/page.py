@@ -25,7 +25,7 @@ pre { background: #f4f4f4; padding: 0.8rem; font-size: 13px; white-space: pre-wr
       overflow-wrap: anywhere; }
 .table { overflow-x: auto; } table { border-collapse: collapse; }
 th, td { padding: 0.1rem 1.5rem 0.1rem 0; text-align: left; vertical-align: top; }
-th { font-weight: normal; color: #555; }
+th { font-weight: normal; color: #555; } td:first-child { white-space: nowrap; }
 @media (min-width: 60rem) { main { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1rem; }
   section { grid-column: span 2; } section.half { grid-column: span 1; } }
 """

@@ -75,9 +75,7 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Axe
     train_arguments.add_options(add)
     axes = vars(parser.parse_args(argv))
     options = argparse.Namespace(out=axes.pop("out"), jobs=axes.pop("jobs"))
-    seeds = axes.pop("seed")
     axes = {name: [value] if name in SINGLE else value for name, value in axes.items()}
-    axes["seed"] = seeds  # the last, so that the seeds of a setting follow each other
     for name, values in axes.items():
         if any(value in values[:place] for place, value in enumerate(values)):
             flag = "--seeds" if name == "seed" else f"--{name.replace('_', '-')}"
@@ -102,7 +100,7 @@ def prepare(options: argparse.Namespace, axes: Axes) -> tuple[list[Run], dict[st
     except (ValueError, DeviceError) as error:
         raise InputError(error) from error
     axes = axes | {"device": [device.name], "data": [name for name, *_ in loaded]}
-    axes["seed"] = axes.pop("seed")
+    axes["seed"] = axes.pop("seed")  # the last: the seeds of a setting follow each other
     varied = [name for name, values in axes.items() if len(values) > 1 or name == "seed"]
     for _, notice, _ in loaded:
         if notice:
@@ -171,15 +169,17 @@ def sweep(options: argparse.Namespace, axes: Axes, command: str) -> int:
         show(f"{len(missing)} of {len(runs)} runs to train, {jobs} at a time; threads: {threads}")
         failed = execute(missing, jobs, threads)
         groups = sweep_page.groups_of(runs)
-        results = {str(group): f"test error {group.spread('test_error')} %" for group in groups}
+        results = {str(group): f"test error (%) {group.spread('test_error')}" for group in groups}
         complete = sum(len(group.ends) for group in groups)
-        facts = {"runs": f"{complete} of {len(runs)} complete"} | facts
+        counts = f"{complete} of {len(runs)} complete, {len(failed)} failed"
+        facts = {"runs": counts} | facts
         sweep_page.write_csv(folder / sweep_page.TABLE, runs, failed)
         results |= {"table": str(folder / sweep_page.TABLE), "page": page.MISSING}
         if page.is_possible():
             sweep_page.write(folder / sweep_page.PAGE, groups, failed, facts, command)
             results["page"] = str(folder / sweep_page.PAGE)
+    width = max(map(len, results))
     for title, text in results.items():
-        if failure := show(f"{title:<16} {text}"):
+        if failure := show(f"{title:<{width}}  {text}"):
             raise failure
     return EXIT_FAILED if failed else 0

@@ -101,7 +101,7 @@ def test_sweep_trains_each_combination_and_writes_table_and_page(tmp_path, start
     links = [address for address in shown.addresses if not address.startswith("data:")]
     assert links == [f"{name}/report.html" for name in names]
     text = "".join(shown.texts)
-    assert "4 of 4 complete" in text
+    assert "4 of 4 complete, 0 failed" in text
 
 
 def test_sweep_continues_with_what_is_missing_or_half_done(tmp_path, started, no_figures, capsys):
