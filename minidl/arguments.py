@@ -187,6 +187,34 @@ def as_list(who: str, name: str, values: Any) -> list[Any]:
     return list(values)
 
 
+def by_name(who: str, what: str, names: Sequence[str], given: Any) -> list[Any]:
+    """Return what a list, or a dictionary by name, holds for each of the names.
+
+    Raises
+    ------
+    ValueError
+        If `given` is neither, or does not have exactly one item for each name.
+
+    Examples
+    --------
+    >>> by_name("fit", "y for each of the outputs", ["a", "b"], {"b": 2, "a": 1})
+    [1, 2]
+    """
+    if isinstance(given, Mapping) and set(given) == set(names):
+        return [given[name] for name in names]
+    if isinstance(given, list | tuple) and len(given) == len(names):
+        return list(given)
+    got = f"a {type(given).__name__}"
+    if isinstance(given, Mapping):
+        got = f"keys {sorted(map(str, given))}"
+    elif isinstance(given, list | tuple):
+        got += f" of {len(given)}"
+    raise ValueError(
+        f"{who}: expected {what} {list(names)}, got {got}. Pass a list in this "
+        "order, or a dictionary with these keys."
+    )
+
+
 def refuse_masked(name: str, values: Any) -> None:
     """Raise TypeError for a masked array, whose mask would be lost."""
     if isinstance(values, np.ma.MaskedArray):

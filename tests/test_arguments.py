@@ -632,14 +632,11 @@ DEFAULTS = {  # a call, and arguments of Keras at their defaults
     "AUC": (metrics.AUC, {"dtype": None, "multi_label": False, "thresholds": None}),
     "compile": (
         lambda **k: compiled().compile("sgd", "mse", **k),
-        {"run_eagerly": False, "jit_compile": "auto", "loss_weights": None},
+        {"run_eagerly": False, "jit_compile": "auto"},
     ),
     "fit": (
         lambda **k: compiled().fit(X, Y, verbose=0, **k),
-        {
-            "validation_batch_size": None,
-            "workers": 1,
-        },
+        {"workers": 1},
     ),
 }
 

@@ -31,6 +31,8 @@ from minidl.layers import (
     Layer,
     LayerNormalization,
     LeakyReLU,
+    Maximum,
+    Minimum,
     Multiply,
     ReLU,
     Rescaling,
@@ -56,6 +58,7 @@ SHARED_DROPOUTS = (
     SpatialDropout3D,
 )
 MERGING = {Add: "Add", Average: "Mean", Multiply: "Mul", Subtract: "Sub"}
+MERGING |= {Maximum: "Max", Minimum: "Min"}
 # Of activations, whose names are these in snake case.
 OPERATORS = "Elu", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Tanh"
 ATTRIBUTES: dict[str, dict[str, float]] = {"LeakyRelu": {"alpha": 0.2}, "Softmax": {"axis": -1}}

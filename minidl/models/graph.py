@@ -185,6 +185,17 @@ class Graph:
         except ValueError as error:
             raise ValueError(f"{who}: {error}. Leave it out.") from error
 
+    @property
+    def ends(self) -> list[Layer]:
+        """The layers that return the outputs."""
+        makers = {n: node.layers[-1] for node in self.nodes for n in node.results}
+        return [makers[number] for number in self.outputs]
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the outputs: those of `ends`."""
+        return _unique(layer.label for layer in self.ends)
+
     def sources(self, layer: Layer) -> list[str]:
         """Return the names of inputs and layers whose values a layer receives."""
         names = dict(enumerate(self.names))

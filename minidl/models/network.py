@@ -100,6 +100,11 @@ class Network(Layer):
         return tuple(self.held(Layer))
 
     @property
+    def output_names(self) -> list[str]:
+        """The names of the outputs; only a `Functional` model knows them."""
+        return []
+
+    @property
     def optimizer(self) -> Optimizer | None:
         """The optimizer that `compile` chose."""
         return self.train_state.optimizer
