@@ -290,8 +290,8 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
                 if held_out is None and validation_split:
                     samples, held_out = only_arrays(samples).split(validation_split)
                 if type(distribution) is not Distribution:
-                    for part in filter(None, (samples, held_out)):
-                        only_arrays(part)
+                    only_arrays(samples)
+                    only_arrays(held_out or samples)
                 if class_weight is not None and isinstance(samples, Samples):
                     samples = samples.weighted_by_class(class_weight)
                 if not any(parameter.requires_grad for parameter in self.parameters()):
