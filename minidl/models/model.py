@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from minidl.models.data import (
 )
 from minidl.models.graph import FromSymbols
 from minidl.models.network import Network
-from minidl.models.prediction import PredictMethods
+from minidl.models.prediction import PredictMethods, Rest, Size
 from minidl.trainer.distribution import Distribution
 from minidl.trainer.inference import Evaluation
 from minidl.trainer.loop import Run
@@ -37,6 +37,12 @@ from minidl.trainer.state import COMPILED_WITHIN_EPOCH, History
 
 KERAS_COMPILE = {"run_eagerly": False, "steps_per_execution": 1, "jit_compile": ("auto", False)}
 KERAS_FIT = {"workers": 1}
+
+
+class EvaluateRest(Rest, total=False):
+    """Arguments of `evaluate` on which the type of its result does not depend."""
+
+    sample_weight: Any
 
 
 class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
@@ -366,6 +372,16 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
 
     # -------------------------------------------------------------------- use
 
+    @overload
+    def evaluate(
+        self, x: Any, y: Any = ..., batch_size: Size = ..., verbose: str | int = ..., *,
+        return_dict: Literal[True], **rest: Unpack[EvaluateRest],
+    ) -> dict[str, float]: ...  # fmt: skip
+    @overload
+    def evaluate(
+        self, x: Any, y: Any = ..., batch_size: Size = ..., verbose: str | int = ..., *,
+        return_dict: bool = ..., **rest: Unpack[EvaluateRest],
+    ) -> Any: ...  # fmt: skip
     @keeps_scopes
     def evaluate(
         self,
