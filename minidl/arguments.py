@@ -1,9 +1,10 @@
 """Checks of arguments, and choice by name."""
 
 import inspect
+import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 from numbers import Real
 from typing import Any, NoReturn, TypeVar
 
@@ -213,6 +214,18 @@ def by_name(who: str, what: str, names: Sequence[str], given: Any) -> list[Any]:
         f"{who}: expected {what} {list(names)}, got {got}. Pass a list in this "
         "order, or a dictionary with these keys."
     )
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """Return the name, or with ``_1``, ``_2`` and so on the first that is not taken.
+
+    Examples
+    --------
+    >>> free_name("dense", {"dense", "dense_1"})
+    'dense_2'
+    """
+    candidates = (f"{name}_{n}" if n else name for n in itertools.count())
+    return next(candidate for candidate in candidates if candidate not in taken)
 
 
 def refuse_masked(name: str, values: Any) -> None:

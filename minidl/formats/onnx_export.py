@@ -5,13 +5,13 @@ that trains, they drop. Layers of noise have no nodes.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from minidl.arguments import free_name
 from minidl.layers import (
     ELU,
     Activation,
@@ -304,8 +304,7 @@ class _Graph:
 
     def _unique(self, name: str) -> str:
         """Return the name, with a number if it is in use: a layer may occur more than once."""
-        candidates = (f"{name}_{n}" if n else name for n in itertools.count())
-        unique = next(candidate for candidate in candidates if candidate not in self._names)
+        unique = free_name(name, self._names)
         self._names.add(unique)
         return unique
 

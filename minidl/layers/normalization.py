@@ -42,10 +42,8 @@ class _Normalization(Layer):
         self.axis = list(axis) if isinstance(axis, Sequence) else axis
         self.axes(2**31)  # raises for an axis that no input has
         self.epsilon = epsilon
-        self.center = center
-        self.scale = scale
-        self.beta_initializer = beta_initializer
-        self.gamma_initializer = gamma_initializer
+        self.center, self.scale = center, scale
+        self.beta_initializer, self.gamma_initializer = beta_initializer, gamma_initializer
         self.beta_constraint = constraints.get(beta_constraint)
         self.gamma_constraint = constraints.get(gamma_constraint)
         self.beta_regularizer = regularizers.get(beta_regularizer)

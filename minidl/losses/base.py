@@ -210,6 +210,16 @@ def check_same_shape(
         )
 
 
+class SameShape:
+    """Part of losses and metrics whose targets have the shape of the outputs."""
+
+    name: Any
+
+    def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
+        """Raise ValueError unless `y_true` has the outputs' shape, up to an axis of length 1."""
+        check_same_shape(self.name, y_true, output_shape)
+
+
 def _squeezed(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
     return shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape
 

@@ -8,14 +8,14 @@ from minidl.alternatives import keras_defaults
 from minidl.arguments import Number, integer, one_of, positive_integer
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
-from minidl.losses.base import check_same_shape, fitted
+from minidl.losses.base import SameShape, fitted
 from minidl.metrics.base import Metric
 
 AT_0 = "an integer, 0 or above"
 EPSILON = 1e-7  # Keras' bound: the first and last threshold of AUC are so far outside of [0, 1]
 
 
-class _Counts(Metric):
+class _Counts(SameShape, Metric):
     """A number made of counts, which stay on the device until the result is read.
 
     Outputs are probabilities of 1, and targets other than 0 count as 1. With weights, a sample
@@ -27,10 +27,6 @@ class _Counts(Metric):
     def reset_state(self) -> None:
         """Forget all samples."""
         self._counts = None
-
-    def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
-        """Raise ValueError unless `y_true` has the outputs' shape, up to an axis of length 1."""
-        check_same_shape(self.name, y_true, output_shape)
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> None:
         """Add a batch."""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
+from minidl.arguments import free_name
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
 from minidl.layers import Input, Layer
@@ -298,6 +299,5 @@ def _unique(names: Any) -> list[str]:
     """Return names, with ``_1``, ``_2`` and so on after those that occur again."""
     found: list[str] = []
     for name in names:
-        candidates = (f"{name}_{n}" if n else name for n in itertools.count())
-        found.append(next(each for each in candidates if each not in found))
+        found.append(free_name(name, found))
     return found

@@ -225,9 +225,8 @@ class CosineDecay(LearningRateSchedule):
         warmup_target: float | None = None,
         warmup_steps: int = 0,
     ):
-        self.initial_learning_rate = initial_learning_rate
+        self.initial_learning_rate, self.alpha = initial_learning_rate, alpha
         self.decay_steps = decay_steps
-        self.alpha = alpha
         self.warmup_target, self.warmup_steps = warmup_target, warmup_steps
         if warmup_steps and warmup_target is None:
             raise ValueError(
@@ -343,11 +342,11 @@ class PolynomialDecay(LearningRateSchedule):
         power: float = 1.0,
         cycle: bool = False,
     ):
-        self.initial_learning_rate = initial_learning_rate
-        self.decay_steps = decay_steps
-        self.end_learning_rate = end_learning_rate
-        self.power = power
-        self.cycle = cycle
+        self.initial_learning_rate, self.end_learning_rate = (
+            initial_learning_rate,
+            end_learning_rate,
+        )
+        self.decay_steps, self.power, self.cycle = decay_steps, power, cycle
 
     def __call__(self, step: int) -> float:
         """Return (initial - end) * (1 - step / decay_steps) ** power + end."""
