@@ -174,9 +174,9 @@ def _refuse_steps(who: str, steps: int | None) -> None:
         )
 
 
-def checked_batch_size(who: str, given: int | None) -> int:
+def checked_batch_size(who: str, given: int | None, default: int = DEFAULT_BATCH_SIZE) -> int:
     """Return a batch size, by default that of Keras, or raise ValueError."""
-    return DEFAULT_BATCH_SIZE if given is None else positive_integer(f"{who}: batch_size", given)
+    return default if given is None else positive_integer(f"{who}: batch_size", given)
 
 
 def checked_frequency(given: int | Collection[int]) -> int | list[int]:

@@ -12,7 +12,7 @@ from minidl.batches import Samples
 from minidl.engine.tensor import Tensor
 from minidl.layers import Input, Layer
 from minidl.losses.outputs import joined
-from minidl.models.graph import Graph, packed
+from minidl.models.graph import Graph, packed, unique_names
 from minidl.models.model import Model
 from minidl.models.sequential import check_activation
 from minidl.trainer import fusion
@@ -118,7 +118,7 @@ class Functional(Model):
     @property
     def output_names(self) -> list[str]:
         """The names of the outputs: those of the layers that return them."""
-        return self.graph.output_names
+        return unique_names(layer.label for layer in self.graph.ends)
 
     def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
         samples = super()._checked_samples(who, x, y, weight)

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 from minidl.arguments import free_name
@@ -123,7 +123,7 @@ class Graph:
         self.inputs, self.layers, self.outputs = tuple(inputs), tuple(layers), tuple(outputs)
         self.calls = [tuple(call) for call in calls]
         self.shapes: list[Any] = [each.shape[1:] for each in inputs]
-        self.names = _unique(each.name or "input_layer" for each in inputs)
+        self.names = unique_names(each.name or "input_layer" for each in inputs)
         self.nodes, known = list[Node](), len(inputs)
         for index, arguments, is_list, results in self.calls:
             _check_numbers(arguments, 0, known)
@@ -191,11 +191,6 @@ class Graph:
         """The layers that return the outputs."""
         makers = {n: node.layers[-1] for node in self.nodes for n in node.results}
         return [makers[number] for number in self.outputs]
-
-    @property
-    def output_names(self) -> list[str]:
-        """The names of the outputs: those of `ends`."""
-        return _unique(layer.label for layer in self.ends)
 
     def sources(self, layer: Layer) -> list[str]:
         """Return the names of inputs and layers whose values a layer receives."""
@@ -295,7 +290,7 @@ def _check_numbers(numbers: Sequence[Any], low: int, high: int) -> None:
             raise ValueError(f"expected a number in [{low}, {high}), got {number!r:.80}")
 
 
-def _unique(names: Any) -> list[str]:
+def unique_names(names: Iterable[str]) -> list[str]:
     """Return names, with ``_1``, ``_2`` and so on after those that occur again."""
     found: list[str] = []
     for name in names:

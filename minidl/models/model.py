@@ -11,7 +11,7 @@ import numpy as np
 
 from minidl import console, losses, optimizers, rng
 from minidl.alternatives import RefusesMethods, keras_defaults
-from minidl.arguments import as_list, positive_integer
+from minidl.arguments import as_list
 from minidl.batches import Samples
 from minidl.callbacks.base import Callback, CallbackList, Observers, checked_callbacks
 from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line
@@ -278,8 +278,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
                     )
                 listed = checked_callbacks(callbacks)
                 batch_size = checked_batch_size("fit", batch_size)
-                if validation_batch_size is not None:
-                    positive_integer("fit: validation_batch_size", validation_batch_size)
+                size = checked_batch_size("fit: validation", validation_batch_size, batch_size)
                 verbose = checked_verbose("fit", verbose)
                 epochs = rng.checked_integer("fit: epochs", epochs, 2**32)
                 initial_epoch = rng.checked_integer("fit: initial_epoch", initial_epoch, 2**32)
@@ -325,7 +324,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
                 plan = self._plan(samples)
                 parts = plan, epochs, validation, callback_list
                 options: dict[str, Any] = {"record": record, "validation_freq": often}
-                options["validation_batch_size"] = validation_batch_size
+                options["validation_batch_size"] = size
                 run = Run(self, state, *parts, distribution=distribution, **options)
             run.start(arguments, initial_epoch, verbose, is_new=is_new, is_resumed=bool(resume))
         for warning in run.warnings if distribution.rank == 0 else ():

@@ -51,8 +51,8 @@ class Run:
         The processes that share the run.
     validation_freq : int or collection of int
         The number of epochs from one validation to the next, or the epochs to validate, from 1.
-    validation_batch_size : int, optional
-        The number of samples in a batch of the validation; None is that of the training.
+    validation_batch_size : int
+        The number of samples in a batch of the validation.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class Run:
     record: bool = True
     distribution: Distribution = field(default_factory=Distribution)
     validation_freq: int | Collection[int] = 1
-    validation_batch_size: int | None = None
+    validation_batch_size: int = 32
 
     def __post_init__(self) -> None:
         self.interrupts = self.distribution.interrupts()
@@ -86,12 +86,8 @@ class Run:
     @functools.cached_property
     def _evaluation(self) -> Evaluation:
         assert self.validation is not None, "asked for validation only"
-        runs = self.validation.samples.steps(self._validation_size) * self.epochs
+        runs = self.validation.samples.steps(self.validation_batch_size) * self.epochs
         return self.distribution.evaluation(self.model, self.validation, self.record, runs)
-
-    @property
-    def _validation_size(self) -> int:
-        return self.validation_batch_size or self.position.batch_size
 
     @property
     def position(self) -> Position:
@@ -243,7 +239,7 @@ class Run:
             return {}
         plan.set_comparison(self.model.loss, self.model.metrics)
         evaluation, observers = self._evaluation, self.callbacks.observers
-        batches = plan.feed.batches(self._validation_size)
+        batches = plan.feed.batches(self.validation_batch_size)
         values = evaluation.means(observers.watching(batches, lambda: evaluation.totals))
         observers.end(values)
         return {f"val_{name}": value for name, value in values.items()}

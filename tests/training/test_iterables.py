@@ -243,7 +243,11 @@ def test_divergence_on_batches_returns_to_finite_weights():
         ({"validation_split": 0.5}, ValueError, "expected arrays for validation_split"),
         ({"steps_per_epoch": 0}, ValueError, "fit: number of steps: expected a positive"),
         ({"validation_freq": 0}, ValueError, "fit: validation_freq: expected a positive"),
-        ({"validation_batch_size": 0}, ValueError, "validation_batch_size: expected a positive"),
+        (
+            {"validation_batch_size": 0},
+            ValueError,
+            "fit: validation: batch_size: expected a positive",
+        ),
         (
             {"validation_steps": 2},
             TypeError,
