@@ -69,7 +69,7 @@ def of_outputs(names: Sequence[str], loss: Any, weights: Any = None) -> OutputLo
     Examples
     --------
     >>> of_outputs(["a", "b"], {"b": "mse", "a": "mae"}, {"a": 2, "b": 1}).weights
-    [2.0, 1.0]
+    (2.0, 1.0)
     """
     if isinstance(loss, OutputLosses):
         loss, weights = loss.losses, loss.weights if weights is None else weights

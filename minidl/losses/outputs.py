@@ -24,7 +24,8 @@ class OutputLosses(Loss):
     names : list of str
         The names of the outputs.
     weights : list of float, optional
-        The factor of each loss in the sum; None is 1 for each.
+        The factor of each loss in the sum; None is 1 for each. The attribute is a tuple, which can
+        be replaced during training.
 
     Raises
     ------
@@ -46,11 +47,11 @@ class OutputLosses(Loss):
         weights: Sequence[float] | None = None,
     ):
         super().__init__()
-        self.losses, self.names = list(losses), list(names)
-        self.weights = [
+        self.losses, self.names = tuple(losses), tuple(names)
+        self.weights = tuple(
             number("compile", f"loss_weights[{name!r}]", weight, "(-inf, inf)")
             for name, weight in zip(names, weights or [1.0] * len(names), strict=True)
-        ]
+        )
         self.made_of, self.value_names = self.losses, [f"{name}_loss" for name in names]
 
     def check(self, y_true: Any, output_shape: Any) -> None:
