@@ -142,10 +142,10 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         if len(outputs) > 1:
             new_loss: losses.Loss = losses.of_outputs(outputs, loss, loss_weights)
             new_metrics = of_outputs(outputs, metrics, weighted_metrics)
-        elif loss_weights is not None:
+        elif loss_weights is not None or isinstance(loss, losses.OutputLosses):
             raise TypeError(
-                "compile: expected loss_weights for a model with several outputs only, got "
-                f"{loss_weights!r:.80}. Leave them out."
+                "compile: expected loss_weights and OutputLosses for models with several outputs "
+                f"of Model(inputs, outputs) only, got them for {self.label}. Pass one loss."
             )
         else:
             given = ("metrics", metrics), ("weighted_metrics", weighted_metrics)
@@ -348,6 +348,11 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         samples = Samples.checked(who, self._host_inputs(who, x), y, weight)
         assert samples.y is not None, "given above"
         output_shape = self._output_shape_for(samples.x.shape[1:])
+        if isinstance(output_shape, list) and not self.loss.made_of:
+            raise ValueError(
+                f"{who}: expected one output, got {len(output_shape)} of {self.label}. Make the "
+                "model by Model(inputs, outputs)."
+            )
         self.loss.check(samples.y, output_shape)
         for metric in self.metrics:
             metric.check(samples.y, output_shape)

@@ -252,8 +252,24 @@ def test_activation_of_an_output_that_does_not_fit_its_loss_is_rejected():
 
 def test_loss_weights_of_one_output_are_rejected():
     model = models.Sequential([layers.Dense(1)])
-    with pytest.raises(TypeError, match="compile: expected loss_weights for a model with several"):
-        model.compile("sgd", "mse", loss_weights=[2.0])
+    for arguments in ({"loss": "mse", "loss_weights": [2.0]}, {"loss": compiled().loss}):
+        with pytest.raises(TypeError, match="compile: expected loss_weights and OutputLosses for"):
+            model.compile("sgd", **arguments)
+
+
+def test_model_with_a_call_of_its_own_and_several_outputs_is_not_trained():
+    class Two(models.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = layers.Dense(2), layers.Dense(2)
+
+        def call(self, x):
+            return [self.first(x), self.second(x)]
+
+    model = Two()
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"fit: expected one output, got 2 of two\. Make the"):
+        model.fit(X, VALUES, **QUIET)
 
 
 def test_compiled_parts_of_one_model_compile_another():
