@@ -41,7 +41,7 @@ class Loss(Shown, RefusesMethods):
 
     name: Any = None
     made_of: Sequence["Loss"] = ()  # the losses of several outputs
-    value_names: Sequence[str] = ()  # of what `values` returns after the loss itself
+    value_names: Sequence[str] = ()  # of what `with_parts` returns after the loss itself
     reduction: str | None = MEANS[0]  # of subclasses whose constructor sets none
 
     def __init__(self, name: str | None = None, reduction: str | None = MEANS[0]):
@@ -111,7 +111,7 @@ class Loss(Shown, RefusesMethods):
             return losses
         return losses.sum() if self.reduction == "sum" else losses.mean()
 
-    def values(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> list[Tensor]:
+    def with_parts(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> list[Tensor]:
         """Return what a call returns, and then what else logs show."""
         return [self(y_true, y_pred, sample_weight)]
 

@@ -68,7 +68,7 @@ class OutputLosses(Loss):
         parts = zip(self.losses, fields(y_true), strict=True)
         return joined(self.names, [loss.targets(y) for loss, y in parts])
 
-    def values(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> list[Tensor]:
+    def with_parts(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> list[Tensor]:
         """Return the sum, and then the loss of each output.
 
         All arguments are lists; one `sample_weight` that is not holds for all outputs.
@@ -80,8 +80,8 @@ class OutputLosses(Loss):
         return [functools.reduce(operator.add, map(operator.mul, found, self.weights)), *found]
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
-        """Return the weighted sum of the losses; the arguments are those of `values`."""
-        return self.values(y_true, y_pred, sample_weight)[0]
+        """Return the weighted sum of the losses; the arguments are those of `with_parts`."""
+        return self.with_parts(y_true, y_pred, sample_weight)[0]
 
 
 def joined(names: Sequence[str], arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -242,7 +242,7 @@ class Plan:
     def _compare_outputs(self, outputs: Tensor, batch: Batch) -> Comparison:
         """Return `compare` for the model's outputs."""
         assert self.loss is not None, "given for fit and evaluate"
-        losses, rows = self.loss.values(batch.y, outputs, batch.weight), len(batch.x)
+        losses, rows = self.loss.with_parts(batch.y, outputs, batch.weight), len(batch.x)
         # All metrics of a fused classifier are the same number.
         metrics = self.metrics[:1] if self._classifier else self.metrics
         results = [
