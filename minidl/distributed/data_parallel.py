@@ -297,10 +297,8 @@ def _check_loss(run: Any) -> None:
         elif isinstance(loss, FunctionLoss):
             batch = next(run.plan.feed.batches(1))
             with run.model.backend.active, rng.inference(), no_grad():
-                y_true, y_pred = batch.y, run.plan.outputs(batch)
-                if several:
-                    y_true, y_pred = y_true[output], y_pred[output]
-                if loss.per_sample(y_true, y_pred).ndim == 0:
+                both = batch.y, run.plan.outputs(batch)
+                if loss.per_sample(*(y[output] if several else y for y in both)).ndim == 0:
                     reason = "whose function returns one number. Return the loss of each sample"
         if reason:
             raise ValueError(

@@ -116,7 +116,7 @@ class Functional(Model):
         return self.graph.chain if is_plain else [self]
 
     @property
-    def output_names(self) -> list[str]:
+    def output_names(self) -> list[str]:  # type: ignore[override]
         """The names of the outputs: those of the layers that return them."""
         return unique_names(layer.label for layer in self.graph.ends)
 

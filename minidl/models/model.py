@@ -364,8 +364,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
             zeros: Any = [self._as_tensor(np.zeros((1, *shape[1:]))) for shape in shapes]
             try:
                 with no_grad(), np.errstate(all="ignore"):
-                    outputs = zeros if is_list else zeros[0]
-                    self.loss(fields(first.y), outputs, fields(first.weight))
+                    self.loss(fields(first.y), zeros if is_list else zeros[0], fields(first.weight))
             except ValueError as error:
                 got = f"dtype {held.dtype}" if held.dtype.names else f"shape {held.shape}"
                 raise ValueError(

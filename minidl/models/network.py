@@ -39,6 +39,7 @@ class Network(Layer):
     run: Run | None = None
     stop_training = False
     recording = Recording()
+    output_names: Sequence[str] = ()  # only a `Functional` model knows them
 
     @keras_defaults(trainable=True)
     def __init__(
@@ -98,11 +99,6 @@ class Network(Layer):
     def layers(self) -> tuple[Layer, ...]:
         """The layers that the model holds directly; `Sequential.add` appends one."""
         return tuple(self.held(Layer))
-
-    @property
-    def output_names(self) -> list[str]:
-        """The names of the outputs; only a `Functional` model knows them."""
-        return []
 
     @property
     def optimizer(self) -> Optimizer | None:
