@@ -10,6 +10,8 @@ CENTRE = 14.5  # MNIST's centre of mass: the middle of pixel 14
 WORKING_SIDE, PAPER_SIDE = 640, 96  # pictures are reduced to these sides
 FAINTEST = 0.25  # ink takes this part of the paper's light; blank photos have up to 0.2
 IS_INK = 0.5  # a pixel of a stroke, as a part of full ink
+LEAST_SHEET, LEAST_PAPER = 0.4, 0.8  # of the picture that is sheet; of a sheet that is light
+DARKEST_SHADOW = 0.4  # of the sheet's tone; what is darker around it is a table
 IS_RULE, SPECK = 0.9, 0.02  # longer or shorter pieces are no digits, as a part of the picture
 
 
@@ -25,7 +27,13 @@ def digits(picture: Any, is_dark: bool | None = None) -> np.ndarray:
     is_dark : bool, optional
         Whether the ink is darker than the paper. If None, the picture decides.
     """
-    ink = _ink(_opaque(picture), is_dark)
+    from PIL import Image
+
+    grey = _opaque(picture)
+    grey.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
+    if is_dark is None and (sheet := _sheet(grey)) is not None:
+        grey, is_dark = sheet, True
+    ink = _ink(grey, is_dark)
     labels, boxes = _pieces(ink > IS_INK)
     extents = boxes[:, 2:] - boxes[:, :2]
     is_rule = (extents > IS_RULE * np.array(ink.shape[::-1])).any(axis=1)
@@ -54,12 +62,30 @@ def _opaque(picture: Any) -> Any:
     return Image.alpha_composite(paper, picture).convert("L")
 
 
+def _sheet(grey: Any) -> Any:
+    """Return a picture of a sheet of paper on a dark table without the table, or None."""
+    from PIL import Image, ImageFilter
+
+    tones = np.asarray(grey)
+    labels, _ = _pieces(tones > np.quantile(tones, (0.02, 0.98)).mean())
+    is_sheet = labels == np.bincount(labels[labels >= 0], minlength=1).argmax()
+    inside = is_sheet
+    for axis in (0, 1):  # between the first and the last pixel of each line
+        after = np.maximum.accumulate(inside, axis=axis)
+        inside = after & np.flip(np.maximum.accumulate(np.flip(inside, axis), axis=axis), axis)
+    if not (LEAST_SHEET < inside.mean() < 1 and is_sheet.sum() > LEAST_PAPER * inside.sum()):
+        return None
+    tone = np.median(tones[is_sheet])
+    if np.median(tones[~inside]) > DARKEST_SHADOW * tone:
+        return None
+    inner = Image.fromarray(inside).convert("L").filter(ImageFilter.MinFilter(9))
+    return Image.composite(grey, Image.new("L", grey.size, int(tone)), inner)
+
+
 def _ink(grey: Any, is_dark: bool | None) -> np.ndarray:
     """Return how much ink each pixel has, from 0 (paper) to 1."""
     from PIL import Image, ImageFilter, ImageOps
 
-    grey = grey.copy()
-    grey.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
     small = grey.copy()
     small.thumbnail((PAPER_SIDE, PAPER_SIDE), Image.Resampling.BOX)
     if is_dark is None:

@@ -105,8 +105,8 @@ def read(
             found = prepare(path, invert=invert)
             if len(found) == 0:
                 raise ValueError(
-                    f"{path}: expected a drawn digit, found no ink. Write larger, or with a "
-                    "stronger pen."
+                    f"{path}: expected a drawn digit, found no ink. Leave paper around the digit, "
+                    "and use a stronger pen."
                 )
             return found
         return _resized(path, sample_shape, bool(invert))[np.newaxis]

@@ -212,6 +212,7 @@ def f():
 PUBLIC = {
     *("backend", "callbacks", "checkpoint", "constraints", "datasets", "distributed", "engine"),
     *(
+        "images",
         "initializers",
         "layers",
         "losses",

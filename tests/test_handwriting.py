@@ -98,6 +98,17 @@ def test_prepare_reads_a_sheet_in_order(options):
     assert "".join("01"[has_ink] for has_ink in has_ink_in_the_middle) == "".join(lines)
 
 
+@pytest.mark.parametrize("angle", [0, 7])
+def test_prepare_ignores_a_table_around_the_sheet(angle):
+    sheet = pillow.fromarray(stroke(shape=(300, 300), place=(slice(90, 200), slice(140, 155))))
+    sheet = sheet.convert("RGBA").rotate(angle, expand=True)
+    table = pillow.new("RGB", (430, 420), (70, 50, 40))
+    table.paste(sheet, (40, 30), sheet)
+    found = only(table)
+    columns = np.flatnonzero((found > 127).any(axis=0))
+    assert np.ptp(columns) <= 6  # the stroke alone
+
+
 def test_prepare_joins_strokes_above_each_other_and_parts_those_beside():
     page = np.full((100, 200), 255, np.uint8)
     page[20:26, 32:60] = page[30:90, 30:36] = 0
