@@ -6,13 +6,14 @@ import numpy as np
 
 SIZE, BOX = 28, 20  # of MNIST's images, and of the digits in them
 CENTRE = 14.5  # MNIST's centre of mass: the middle of pixel 14
-
 WORKING_SIDE, PAPER_SIDE = 640, 96  # pictures are reduced to these sides
 FAINTEST = 0.25  # ink takes this part of the paper's light; blank photos have up to 0.2
 IS_INK = 0.5  # a pixel of a stroke, as a part of full ink
 LEAST_SHEET, LEAST_PAPER = 0.4, 0.8  # of the picture that is sheet; of a sheet that is light
 DARKEST_SHADOW = 0.4  # of the sheet's tone; what is darker around it is a table
 IS_RULE, SPECK = 0.9, 0.02  # longer or shorter pieces are no digits, as a part of the picture
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+Pieces = tuple[int, ...]  # of one digit
 
 
 def digits(picture: Any, is_dark: bool | None = None) -> np.ndarray:
@@ -42,9 +43,9 @@ def digits(picture: Any, is_dark: bool | None = None) -> np.ndarray:
     sides = extents.max(axis=1, initial=0)
     smallest = max(SPECK * max(ink.shape), 0.15 * sides.max(initial=0))
     groups = _grouped(boxes, np.flatnonzero(sides > smallest))
-    tall = {pieces: (box[2:] - box[:2]).max() for pieces, box in groups.items()}
-    usual = np.median([*tall.values()]) if tall else 0
-    found = {pieces: box for pieces, box in groups.items() if tall[pieces] > 0.4 * usual}
+    sizes = {pieces: max(box[2] - box[0], box[3] - box[1]) for pieces, box in groups.items()}
+    usual = np.median([*sizes.values()]) if sizes else 0
+    found = {pieces: box for pieces, box in groups.items() if sizes[pieces] > 0.4 * usual}
     fitted = [_fitted(ink, labels, pieces, found[pieces]) for pieces in _read_in_order(found)]
     return np.stack(fitted) if fitted else np.zeros((0, SIZE, SIZE), np.uint8)
 
@@ -150,32 +151,33 @@ def _pieces(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return labels, boxes
 
 
-def _grouped(boxes: np.ndarray, pieces: np.ndarray) -> dict[tuple[int, ...], np.ndarray]:
-    """Return the pieces of each digit, such as the two strokes of a 4, and the box of all."""
-    groups: dict[tuple[int, ...], np.ndarray] = {(int(n),): boxes[n] for n in pieces}
+def _grouped(boxes: np.ndarray, numbers: np.ndarray) -> dict[Pieces, Box]:
+    """Return the pieces of each digit, such as the two strokes of a 5, and the box of all."""
+    groups: dict[Pieces, Box] = {(n,): tuple(boxes[n].tolist()) for n in numbers.tolist()}
     waiting = list(groups)
     while waiting:
         one = waiting.pop()
         for other in groups:
             if other != one and _belong_together(groups[one], groups[other]):
                 a, b = groups.pop(one), groups.pop(other)
-                groups[one + other] = np.concatenate([np.minimum(a, b)[:2], np.maximum(a, b)[2:]])
+                left, top, right, bottom = zip(a, b, strict=True)
+                groups[one + other] = (min(left), min(top), max(right), max(bottom))
                 waiting = [each for each in waiting if each != other] + [one + other]
                 break
     return groups
 
 
-def _belong_together(a: np.ndarray, b: np.ndarray) -> bool:
+def _belong_together(a: Box, b: Box) -> bool:
     """Return whether one piece is above the other, or in the same place, with a small gap."""
     across = min(a[2], b[2]) - max(a[0], b[0])
     gap = max(a[1], b[1]) - min(a[3], b[3])
     narrower, taller = min(a[2] - a[0], b[2] - b[0]), max(a[3] - a[1], b[3] - b[1])
-    return bool(across >= 0.4 * narrower and gap < 0.2 * taller)
+    return across >= 0.4 * narrower and gap < 0.2 * taller
 
 
-def _read_in_order(found: dict[tuple[int, ...], np.ndarray]) -> list[tuple[int, ...]]:
+def _read_in_order(found: dict[Pieces, Box]) -> list[Pieces]:
     """Return the keys in the order of reading. Lines may slope."""
-    lines: list[list[tuple[int, ...]]] = []
+    lines: list[list[Pieces]] = []
     for pieces in sorted(found, key=lambda each: found[each][0]):
         _, top, _, bottom = found[pieces]
         for line in lines:
@@ -189,28 +191,27 @@ def _read_in_order(found: dict[tuple[int, ...], np.ndarray]) -> list[tuple[int, 
     return [pieces for line in lines for pieces in line]
 
 
-def _fitted(
-    ink: np.ndarray, labels: np.ndarray, pieces: tuple[int, ...], box: np.ndarray
-) -> np.ndarray:
+def _fitted(ink: np.ndarray, labels: np.ndarray, pieces: Pieces, box: Box) -> np.ndarray:
     """Return a digit in MNIST's form: in a box of 20x20, its centre of mass in the middle.
 
     The edges of the digit's box fall on edges of pixels, so an image of MNIST stays as it is.
     """
     from PIL import Image, ImageFilter
 
-    extent = box[2:] - box[:2]
-    scale = BOX / extent.max()
+    start, stop = np.array(box[:2]), np.array(box[2:])
+    left, top = around = np.maximum(start - 2, 0)
+    place = (slice(top, box[3] + 2), slice(left, box[2] + 2))
+    near = Image.fromarray(np.isin(labels[place], pieces)).convert("L")
+    near = near.filter(ImageFilter.MaxFilter(5))  # with the soft edges of strokes
+    alone = ink[place] * (np.asarray(near) > 0)
+    scale = BOX / (stop - start).max()
+    mass = alone.sum(axis=0), alone.sum(axis=1)
+    centre = around + [m @ (np.arange(m.size) + 0.5) / m.sum() for m in mass]
+    free = SIZE - np.ceil((stop - start) * scale)
+    offset = np.clip(np.round(CENTRE - (centre - start) * scale), 0, free)
     margin = int(SIZE / scale) + 1
-    left, top, right, bottom = box
-    place = (slice(top, bottom + 2 * margin), slice(left, right + 2 * margin))
-    near = Image.fromarray(np.isin(np.pad(labels, margin, constant_values=-1)[place], pieces))
-    near = near.convert("L").filter(ImageFilter.MaxFilter(5))  # with the soft edges of strokes
-    alone = np.pad(ink, margin)[place] * (np.asarray(near) > 0)
-    centre = [m @ (np.arange(m.size) + 0.5) / m.sum() for m in (alone.sum(0), alone.sum(1))]
-    free = SIZE - np.ceil(extent * scale)
-    offset = np.clip(np.round(CENTRE - (np.array(centre) - margin) * scale), 0, free)
-    corner = margin - offset / scale
-    drawn = Image.fromarray(alone.astype(np.float32)).resize(
+    corner = start - around + margin - offset / scale
+    drawn = Image.fromarray(np.pad(alone, margin).astype(np.float32)).resize(
         (SIZE, SIZE), Image.Resampling.HAMMING, box=(*corner, *(corner + SIZE / scale))
     )
     form = np.asarray(drawn)

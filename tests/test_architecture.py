@@ -212,7 +212,6 @@ def f():
 PUBLIC = {
     *("backend", "callbacks", "checkpoint", "constraints", "datasets", "distributed", "engine"),
     *(
-        "images",
         "initializers",
         "layers",
         "losses",
