@@ -127,6 +127,21 @@ def test_prepare_finds_nothing_on_blank_paper(seed):
 
 
 @pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 40), (2, 3), (3, 3000), (700, 2), (28, 28), (31, 64)]
+)
+def test_prepare_returns_images_for_any_picture(shape):
+    rng = np.random.default_rng(1)
+    for image in (
+        rng.integers(0, 256, shape, np.uint8),
+        255 * rng.integers(0, 2, shape, np.uint8),
+        rng.integers(0, 256, (*shape, 4), np.uint8),
+        np.where(np.arange(shape[1]) % 9 < 3, 255, np.zeros((shape[0], 1))).astype(np.uint8),
+    ):
+        found = images.prepare(image)
+        assert (found.shape[1:], found.dtype) == ((28, 28), np.uint8)
+
+
+@pytest.mark.parametrize(
     "image",
     [
         np.zeros((9, 9)),
