@@ -2,7 +2,7 @@
 
 import sys
 
-from minidl.commands.playground import main
+from minidl.commands.playground.command import main
 
 __all__ = ["main"]
 

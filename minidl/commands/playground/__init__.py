@@ -14,8 +14,3 @@
 `page.html`, `page.css` template and style
 ======================  ====================================================================
 """
-
-from minidl.commands.playground.command import main
-from minidl.commands.playground.page import write_page
-
-__all__ = ["main", "write_page"]

@@ -35,9 +35,11 @@ function addLayer(layer) {
   const columns = layer.title === "Inputs" ? SIDE : COLUMNS;
   layer.picture = new UnitPicture(make($("layers"), "svg"), layer.units, columns);
   const { svg } = layer.picture;
-  const slider = { tabindex: 0, role: "slider", "aria-valuemin": 0, "aria-valuemax": layer.units - 1 };
+  const slider = {
+    tabindex: 0, role: "slider", "aria-label": `Unit of ${layer.title}`,
+    "aria-valuemin": 0, "aria-valuemax": layer.units - 1, "aria-valuenow": 0,
+  };
   for (const [name, value] of Object.entries(slider)) svg.setAttribute(name, value);
-  svg.setAttribute("aria-label", `Unit of ${layer.title}`);
   layer.ring = make(svg, "rect", { class: "chosen", width: 9, height: 9 });
   svg.onpointermove = svg.onclick = (event) => choose(layer, layer.picture.unitAt(event));
   svg.onkeydown = (event) => {

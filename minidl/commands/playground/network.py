@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from minidl.layers import Dense, Dropout, Flatten, Input, Layer, Rescaling
+from minidl.layers import Dense, Dropout, Flatten, Layer, Rescaling
 from minidl.layers.activations import name_of
 from minidl.models import Model, Sequential
 
 SIDE, CLASSES = 28, 10  # of the images
 MAX_WEIGHTS = 2_000_000  # a page of 5.4 MB; 100 thinned networks in a fraction of a second
-KINDS = (Input, Rescaling, Flatten, Dropout, Dense)
-ORDER = re.compile("(Input )?(Rescaling |Flatten )*(Dropout )?(Dense (Dropout )?)*Dense ")
+KINDS = (Rescaling, Flatten, Dropout, Dense)
+ORDER = re.compile("(Rescaling |Flatten )*(Dropout )?(Dense (Dropout )?)*Dense ")
 IN_WORDS = "Rescaling, Flatten, Dropout, hidden Dense with Dropout behind them, and Dense"
 LARGEST = np.iinfo(np.int16).max
 
