@@ -93,7 +93,7 @@ class UnitPicture {
       for (const [name, value] of Object.entries(attributes)) cell.rect.setAttribute(name, value);
       cell.key = key;
     }
-    cell.rect.style.opacity = strength;
+    if (cell.strength !== strength) cell.rect.style.opacity = cell.strength = strength;
   }
 
   // Return the unit at the place of a pointer, or null.
@@ -138,10 +138,6 @@ class Chart {
     this.samples = samples;
   }
 
-  get width() {
-    return this.svg.clientWidth;
-  }
-
   x(network) {
     return Chart.LEFT + ((this.width - 8 - Chart.LEFT) * (network + 0.5)) / this.samples;
   }
@@ -151,6 +147,7 @@ class Chart {
   }
 
   clear() {
+    this.width = this.svg.clientWidth; // read once: each reading after a change costs a layout
     this.svg.replaceChildren();
     this.svg.setAttribute("viewBox", `0 0 ${this.width} 224`);
     this.svg.setAttribute("aria-label", "An empty chart");
