@@ -213,6 +213,24 @@ def test_1000_test_digits_have_the_probabilities_of_minidl(screen, model):
     np.testing.assert_allclose(screen.whole(TEST[0]), expected, atol=1e-4)
 
 
+def test_input_dropout_and_layers_without_dropout_are_shown(open_screen, tmp_path):
+    stack = [layers.Flatten(input_shape=(28, 28)), layers.Dropout(0.2)]
+    stack += [layers.Dense(40, "relu"), layers.Dense(33, "relu", use_bias=False)]
+    model = models.Sequential([*stack, layers.Dropout(0.6), layers.Dense(10, "softmax")], seed=7)
+    (tmp_path / "page.html").write_text(page_of(model, *TEST))
+    screen = open_screen((tmp_path / "page.html").as_uri())
+    assert [text.partition(":")[0] for text in screen.text("#layers").split("\n") if text] == [
+        "Inputs",
+        "Layer 2",
+    ]
+    found = screen.moments(TEST[0][:4])
+    assert max(differences(model, TEST[0][:4] / 255, found)) < 1e-4
+    masks = {}
+    exec(screen.text("#thinned-code"), masks)
+    shown = dict(zip(("inputs", "layer_2"), screen.shown_masks(), strict=True))
+    assert all(masks[name].tolist() == [mask.tolist()] for name, mask in shown.items())
+
+
 def by_hand(model, pixels, rates, step):
     """Return the output of one thinned network at rates of its own, in float64."""
     *weights, last, bias = [array.astype(float) for array in model.get_weights()]
@@ -258,7 +276,8 @@ def test_page_begins_with_hard_digit_and_network_0(open_screen):
     assert (screen.prediction()["votes"] > 0).sum() > 1
     assert screen.text("#thinned-title").startswith("Thinned network 0 says ")
     assert "Its label in MNIST is " in screen.text("#label")
-    numbers = re.findall(r"([\d.]+) %", screen.text("#prediction"))
+    assert re.search(r"passes on (?!0\.00)", screen.text("#reason"))
+    numbers = re.findall(r"([\d.]+)\s%", screen.text("#prediction"))
     assert numbers
     assert all(float(number) >= 0.1 for number in numbers)
 

@@ -216,6 +216,8 @@ addEventListener("resize", plan);
 for (const node of document.querySelectorAll(".samples")) node.textContent = network.samples;
 $("gap").textContent = gapText(DATA.examples.gap);
 $("hard").click(); // clean digits give 100 % everywhere and show nothing
+update();
+choose(network.dropouts[0], indexOfLargest(state.values[0]));
 
 // For tests, and for the browser's console.
 window.playground = { network, state, predict, rasterize, update, prediction: () => prediction };

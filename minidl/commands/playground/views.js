@@ -14,12 +14,13 @@ function make(parent, name, attributes = {}, text = "") {
 }
 
 function percent(p) {
-  return p > 1 - SHOWN && p < 1 ? "> 99.9 %" : `${(100 * p).toFixed(1)} %`;
+  const number = p > 1 - SHOWN && p < 1 ? "> 99.9" : (100 * p).toFixed(1);
+  return `${number}\u00a0%`; // no line ends before the sign
 }
 
 function percentAndSpread(mean, std) {
   if (std < SHOWN) return percent(mean);
-  return `${percent(mean).replace(" %", "")} ± ${(100 * std).toFixed(1)} %`;
+  return `${percent(mean).slice(0, -2)} ± ${(100 * std).toFixed(1)}\u00a0%`;
 }
 
 function paintPixels(canvas, pixels) {
@@ -111,7 +112,7 @@ function showUnits(picture, keep, values, hasInk) {
   values.forEach((value, unit) => {
     const isActive = keep[unit] && hasInk && value > 0;
     const look = isActive ? "on" : keep[unit] ? "silent" : "dropped";
-    picture.draw(unit, look, isActive ? 0.6 + 0.4 * Math.sqrt(value / largest) : 1);
+    picture.draw(unit, look, isActive ? 0.7 + 0.3 * Math.sqrt(value / largest) : 1);
   });
 }
 
