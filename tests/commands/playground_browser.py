@@ -16,7 +16,7 @@ def chromium():
 
 def arc(x, y, width, height, start, end):
     """Return points of an ellipse, from an angle in degrees to another one."""
-    angles = np.radians(np.linspace(start, end, 24))
+    angles = np.radians(np.linspace(start, end, 9))
     return [(x + width * np.cos(a), y + height * np.sin(a)) for a in angles]
 
 
@@ -35,12 +35,15 @@ DIGITS = {
 }
 
 
+SIZE = {"width": 1280, "height": 900}
+
+
 class Screen:
     """A page in its own window; `said` and `asked` collect its messages and requests."""
 
     def __init__(self, browser, url, **options):
         self.said, self.asked, self.url = [], [], url
-        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+        self.context = browser.new_context(**{"viewport": SIZE} | options)
         self.page = self.context.new_page()
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
@@ -49,10 +52,12 @@ class Screen:
         self.settle()
 
     def begin(self):
-        """Return to an empty drawing area, network 0 and the trained rates."""
-        for selector in ("#clear", "#trained"):
-            self.page.click(selector)
-        self.page.fill("#step", "0")
+        """Return to an empty drawing area, network 0, the trained rates and the first window."""
+        self.page.set_viewport_size(SIZE)
+        self.page.emulate_media(color_scheme="light")
+        self.page.evaluate(
+            "$('offset').checked = true, $('clear').click(), $('trained').click(), go(0)"
+        )
         self.settle()
         return self
 
