@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -160,6 +161,28 @@ def test_page_takes_white_for_networks_without_rescaling():
     np.testing.assert_allclose(scales, [1, 2, 255])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((FEW[0] / 255, FEW[1]), "expected images of uint8"),
+        ((FEW[0][:, :20], FEW[1]), "got uint8 of shape (60, 20, 28)"),
+        ((FEW[0][:0], FEW[1][:0]), "got uint8 of shape (0, 28, 28)"),
+        ((FEW[0], FEW[1][:5]), "expected 60 digits"),
+        ((FEW[0], FEW[1] + 5), "expected 60 digits"),
+    ],
+)
+def test_page_rejects_other_images(arguments, text):
+    with pytest.raises(ValueError, match=r"^playground: ") as error:
+        page.page_of(network(), *arguments)
+    assert text in str(error.value)
+
+
+@pytest.mark.parametrize("white", [0.0, -1.0, np.nan, np.inf])
+def test_page_rejects_white_that_is_no_factor(white):
+    with pytest.raises(ValueError, match=r"playground: expected white above 0, got"):
+        page.page_of(network(), *FEW, white=white)
+
+
 # ------------------------------------------------------------------------------ examples
 
 
@@ -259,6 +282,13 @@ def test_command_rejects_bad_input(saved, tmp_path, capsys):
     dense = rejection(capsys, tmp_path / "dense.safetensors", "--out", out)
     assert "expected a network with Dropout" in dense
     assert not out.exists()
+
+
+def test_command_rejects_port_in_use(saved, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        port = used.getsockname()[1]
+        line = rejection(capsys, saved, "--serve", "--port", port)
+    assert f"--port: expected a free port, got {port}: " in line
 
 
 @pytest.mark.slow

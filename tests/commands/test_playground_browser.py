@@ -415,7 +415,7 @@ def test_small_drawing_off_the_centre_is_nearly_the_same(screen):
 def test_equal_strokes_are_equal_bytes_on_every_screen(screen, open_screen):
     screen.draw(DIGITS[7])
     for scale in (1.5, 3):
-        other = open_screen(device_scale_factor=scale)
+        other = open_screen(device_scale_factor=scale, viewport={"width": 700, "height": 400})
         other.draw(DIGITS[7])
         assert (other.pixels() == screen.pixels()).all()
 

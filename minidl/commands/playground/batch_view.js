@@ -41,9 +41,10 @@ class BatchView {
     const different = this.draw(masks.whole, parts, split);
     $("batch-code").textContent = lines.join("\n");
     $("split-label").textContent = `First part: ${split} of ${BATCH_ROWS} rows`;
+    const count = parts.length;
     $("agreement").textContent = different
-      ? `${different} of ${parts.length} decisions differ: the second part drew those of the first rows.`
-      : `All ${parts.length} decisions agree, wherever the batch is split.`;
+      ? `${different} of ${count} decisions differ: the second part drew those of the first rows.`
+      : `All ${count} decisions agree, wherever the batch is split.`;
   }
 
   // Draw both; return the number of decisions that differ.

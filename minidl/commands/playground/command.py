@@ -85,7 +85,13 @@ def content_of(arguments: argparse.Namespace) -> bytes:
 
 def serve(content: bytes, port: int) -> None:
     """Serve the page to this machine until an interruption."""
-    with ThreadingHTTPServer((HOST, port), handler_of(content)) as server:
+    try:
+        opened = ThreadingHTTPServer((HOST, port), handler_of(content))
+    except OSError as error:
+        raise InputError(
+            f"--port: expected a free port, got {port}: {error.strerror}. Pass --port 0."
+        ) from error
+    with opened as server:
         print_line(f"http://{HOST}:{server.server_port}/ shows the page; Ctrl-C ends it")
         server.serve_forever()
 

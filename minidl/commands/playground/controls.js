@@ -82,7 +82,12 @@ function predict(pixels) {
   const whole = network.whole(pixels), thinned = network.thinned(pixels);
   const top = indexOfLargest(whole);
   return {
-    whole, thinned, top, votes: votesOf(thinned), ...moments(thinned), ...runningMeans(thinned, top),
+    whole,
+    thinned,
+    top,
+    votes: votesOf(thinned),
+    ...moments(thinned),
+    ...runningMeans(thinned, top),
   };
 }
 
@@ -104,14 +109,16 @@ function showThinnedNetwork() {
     const keep = layer.masks[step], on = keep.reduce((sum, bit) => sum + bit, 0);
     const isTrained = layer.rate === layer.trainedRate;
     const trained = isTrained ? "" : ` (trained: ${layer.trainedRate})`;
-    layer.heading.textContent = `${layer.title}: ${on} of ${layer.units} on, rate ${layer.rate}${trained}`;
+    const counts = `${on} of ${layer.units} on`;
+    layer.heading.textContent = `${layer.title}: ${counts}, rate ${layer.rate}${trained}`;
     layer.slider.setAttribute("aria-valuetext", `${layer.rate}`);
     showUnits(layer.picture, keep, state.values[i], hasInk);
   });
-  $("thinned-code").textContent = ["from minidl import rng", "", ...network.dropouts.map((layer) => {
-    const call = MaskContract.inPython([1, layer.units], layer.rate, network.addressOf(layer, step));
-    return `${layer.variable} = ${call}`;
-  })].join("\n");
+  const lines = network.dropouts.map((layer) => {
+    const address = network.addressOf(layer, step);
+    return `${layer.variable} = ${MaskContract.inPython([1, layer.units], layer.rate, address)}`;
+  });
+  $("thinned-code").textContent = ["from minidl import rng", "", ...lines].join("\n");
 }
 
 function showReason() {
@@ -133,8 +140,8 @@ let pointer = null; // the one that draws
 function addPoints(event) {
   const box = $("pad").getBoundingClientRect(), between = event.getCoalescedEvents?.() ?? [];
   for (const { clientX, clientY } of between.length ? between : [event]) {
-    const x = ((clientX - box.left) / box.width) * PAD, y = ((clientY - box.top) / box.height) * PAD;
-    state.strokes.at(-1).push([x, y]);
+    const x = (clientX - box.left) / box.width, y = (clientY - box.top) / box.height;
+    state.strokes.at(-1).push([PAD * x, PAD * y]);
   }
   state.hasInk = true;
   plan();
@@ -213,7 +220,7 @@ for (const name of ["thinned", "batch"]) {
 }
 addEventListener("resize", plan);
 
-for (const node of document.querySelectorAll(".samples")) node.textContent = network.samples;
+$("samples").textContent = network.samples;
 $("gap").textContent = gapText(DATA.examples.gap);
 $("hard").click(); // clean digits give 100 % everywhere and show nothing
 update();

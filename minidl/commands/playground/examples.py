@@ -5,13 +5,24 @@ from typing import Any
 
 import numpy as np
 
-from minidl.commands.playground.network import CLASSES
+from minidl.commands.playground.network import CLASSES, SIDE, expectation
 from minidl.models import Model
 
 SAMPLES = 100  # thinned networks
 MAX_IMAGES = 1_000  # that are searched for examples
 HARD = 10
 SMALLEST = np.finfo(np.float32).smallest_subnormal  # so that each logarithm is finite
+
+
+def check_images(x: np.ndarray, y: np.ndarray) -> None:
+    """Raise ValueError if the page cannot show the images."""
+    if x.dtype != np.uint8 or x.shape[1:] != (SIDE, SIDE) or len(x) == 0:
+        found = f"{x.dtype} of shape {x.shape}"
+        raise expectation(
+            f"images of uint8 and shape (n, {SIDE}, {SIDE})", found, "Pass bytes, not x / 255."
+        )
+    if y.shape != (len(x),) or not np.isin(y, range(CLASSES)).all():
+        raise expectation(f"{len(x)} digits", f"shape {y.shape} or others", "Pass class numbers.")
 
 
 def examples(model: Model, x: np.ndarray, y: np.ndarray, white: float) -> dict[str, Any]:

@@ -127,7 +127,9 @@ function moments(outputs) {
   const count = outputs.length, mean = new Float64Array(outputs[0].length);
   const variance = new Float64Array(mean.length);
   for (const output of outputs) output.forEach((p, c) => (mean[c] += p / count));
-  for (const output of outputs) output.forEach((p, c) => (variance[c] += (p - mean[c]) ** 2 / count));
+  for (const output of outputs) {
+    output.forEach((p, c) => (variance[c] += (p - mean[c]) ** 2 / count));
+  }
   return { mean, std: variance.map(Math.sqrt) };
 }
 

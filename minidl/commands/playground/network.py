@@ -26,26 +26,26 @@ def check_network(model: Model) -> None:
     At least one layer is `Dropout`, with a fixed rate below 1, and scales in training.
     """
     if type(model) is not Sequential or model.built_for is None:
-        raise _error("a built Sequential", type(model).__name__, "Load or build one.")
+        raise expectation("a built Sequential", type(model).__name__, "Load or build one.")
     if np.prod(model.built_for) != SIDE * SIDE:
-        raise _error(
+        raise expectation(
             f"inputs of {SIDE} x {SIDE} numbers", f"{model.built_for}", "Resize the images."
         )
     if model.dtype == np.float16:
-        raise _error("weights of float32 or float64", "float16", "Train in float32.")
+        raise expectation("weights of float32 or float64", "float16", "Train in float32.")
     names = [type(layer).__name__ for layer in model.layers]
     known = all(type(layer) in KINDS for layer in model.layers)
     if not known or not ORDER.fullmatch("".join(f"{name} " for name in names)):
-        raise _error(IN_WORDS, ", ".join(names), "Leave the others out.")
+        raise expectation(IN_WORDS, ", ".join(names), "Leave the others out.")
     for layer in model.layers:
         _check_layer(layer, is_last=layer is model.layers[-1])
     if not any(isinstance(layer, Dropout) for layer in model.layers):
-        raise _error("a network with Dropout", "one without", "Add Dropout behind a Dense.")
+        raise expectation("a network with Dropout", "one without", "Add Dropout behind a Dense.")
     weights = model.get_weights()
     if (count := sum(array.size for array in weights)) > MAX_WEIGHTS:
-        raise _error(f"at most {MAX_WEIGHTS:,} weights", f"{count:,}", "Use fewer units.")
+        raise expectation(f"at most {MAX_WEIGHTS:,} weights", f"{count:,}", "Use fewer units.")
     if not all(np.isfinite(array).all() for array in weights):
-        raise _error("finite weights", "NaN or infinity", "Train the network again.")
+        raise expectation("finite weights", "NaN or infinity", "Train the network again.")
 
 
 def _check_layer(layer: Layer, *, is_last: bool) -> None:
@@ -53,21 +53,24 @@ def _check_layer(layer: Layer, *, is_last: bool) -> None:
         expected = "softmax" if is_last else "relu"
         if name_of(layer.activation) != expected:
             found = name_of(layer.activation) or "another function"
-            raise _error(f"activation {expected} of {layer.label}", found, "Change it.")
+            raise expectation(f"activation {expected} of {layer.label}", found, "Change it.")
         if is_last and layer.units != CLASSES:
-            raise _error(f"{CLASSES} outputs", f"{layer.units}", "The page is for digits.")
+            raise expectation(f"{CLASSES} outputs", f"{layer.units}", "The page is for digits.")
     if isinstance(layer, Dropout):
         if layer.is_scheduled or layer.rate == 1 or layer.noise_shape is not None:
-            raise _error(
+            raise expectation(
                 f"{layer.label} with a number below 1 as rate and no noise_shape",
                 f"rate {layer.rate!r:.80} and noise_shape {layer.noise_shape}",
                 "Use a plain rate.",
             )
         if layer.scaling != "train":
-            raise _error(f"{layer.label} with scaling 'train'", f"{layer.scaling!r}", "Change it.")
+            raise expectation(
+                f"{layer.label} with scaling 'train'", f"{layer.scaling!r}", "Change it."
+            )
 
 
-def _error(expected: str, found: str, advice: str) -> ValueError:
+def expectation(expected: str, found: str, advice: str) -> ValueError:
+    """Return the error for a wrong argument of the page."""
     return ValueError(f"playground: expected {expected}, got {found}. {advice}")
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from minidl.commands.playground.examples import SAMPLES, examples
+from minidl.commands.playground.examples import SAMPLES, check_images, examples
 from minidl.commands.playground.network import (
     check_network,
     default_white,
     described_layers,
+    expectation,
     packed_weights,
 )
 from minidl.models import Model
@@ -45,7 +46,7 @@ def write_page(
     Raises
     ------
     ValueError
-        If the page cannot show the network.
+        If the page cannot show the network or the images, or `white` is not above 0.
     OSError
         If the file cannot be written.
     """
@@ -55,7 +56,10 @@ def write_page(
 def page_of(model: Model, x: np.ndarray, y: np.ndarray, *, white: float | None = None) -> str:
     """Return the page; parameters and errors are those of `write_page`."""
     check_network(model)
+    check_images(x, y)
     white = default_white(model) if white is None else white
+    if not 0 < white < np.inf:
+        raise expectation("white above 0", f"{white!r:.80}", "Pass 255, or 1 after x / 255.")
     network = {
         "samples": SAMPLES,
         "layers": described_layers(model, white),

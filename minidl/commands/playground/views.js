@@ -90,8 +90,8 @@ class UnitPicture {
     if (cell.key !== key) {
       const [x, y] = this.place(unit), size = look === "dropped" ? 3 : 9;
       const inset = (10 - size) / 2;
-      const attributes = { class: look, x: x + inset, y: y + dy + inset, width: size, height: size };
-      for (const [name, value] of Object.entries(attributes)) cell.rect.setAttribute(name, value);
+      const square = { x: x + inset, y: y + dy + inset, width: size, height: size, class: look };
+      for (const [name, value] of Object.entries(square)) cell.rect.setAttribute(name, value);
       cell.key = key;
     }
     if (cell.strength !== strength) cell.rect.style.opacity = cell.strength = strength;
@@ -121,11 +121,14 @@ function reasonOf(layer, { seed, stream, step }, unit, value, hasInk) {
   const word = MaskContract.wordAt({ seed, stream, step }, 0, unit);
   const limit = MaskContract.threshold(layer.rate), isOn = word >= limit;
   const [drawn, bound] = [word, limit].map((number) => number.toLocaleString("en"));
-  const product = `${value.toFixed(2)} × ${layer.factor.toFixed(2)} = ${(value * layer.factor).toFixed(2)}`;
-  const effect = isOn ? `on${hasInk ? ` and passes on ${product}` : ""}` : "dropped and passes on 0";
+  const [input, factor, output] = [value, layer.factor, value * layer.factor]
+    .map((number) => number.toFixed(2));
+  const product = hasInk ? ` and passes on ${input} × ${factor} = ${output}` : "";
+  const effect = isOn ? `on${product}` : "dropped and passes on 0";
+  const streamName = MaskContract.streamName(stream - MONTE_CARLO);
   return `${layer.title}, unit ${unit}: its random word ${drawn} is ${isOn ? "not " : ""}below `
     + `rate × 2³² = ${bound}, so it is ${effect}. The word depends only on seed ${seed}, `
-    + `stream ${MaskContract.streamName(stream - MONTE_CARLO)}, step ${step}, row 0 and column ${unit}.`;
+    + `stream ${streamName}, step ${step}, row 0 and column ${unit}.`;
 }
 
 // The probability of one class, network by network, with two means and weight scaling.
@@ -207,9 +210,11 @@ class Chart {
 }
 
 function readingOf({ whole, thinned, top, plain, geometric }, step) {
+  const means = (i) => [percent(plain[i]), percent(geometric[i])];
+  const [plainNow, geometricNow] = means(step), last = means(thinned.length - 1);
   return `Network ${step}: ${percent(thinned[step][top])}. Networks 0 to ${step}: plain mean `
-    + `${percent(plain[step])}, geometric mean ${percent(geometric[step])}. All ${thinned.length}: `
-    + `${percent(plain.at(-1))} and ${percent(geometric.at(-1))}. All units on: ${percent(whole[top])}.`;
+    + `${plainNow}, geometric mean ${geometricNow}. All ${thinned.length}: ${last.join(" and ")}. `
+    + `All units on: ${percent(whole[top])}.`;
 }
 
 function gapText({ mean, geometric, images }) {
