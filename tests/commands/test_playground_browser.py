@@ -276,7 +276,7 @@ def test_page_begins_with_hard_digit_and_network_0(open_screen):
     assert (screen.prediction()["votes"] > 0).sum() > 1
     assert screen.text("#thinned-title").startswith("Thinned network 0 says ")
     assert "Its label in MNIST is " in screen.text("#label")
-    assert re.search(r"passes on (?!0\.00)", screen.text("#reason"))
+    assert re.search(r"so it is on and passes on (?!0\.00)", screen.text("#reason"))
     numbers = re.findall(r"([\d.]+)\s%", screen.text("#prediction"))
     assert numbers
     assert all(float(number) >= 0.1 for number in numbers)

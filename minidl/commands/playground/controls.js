@@ -224,7 +224,8 @@ $("samples").textContent = network.samples;
 $("gap").textContent = gapText(DATA.examples.gap);
 $("hard").click(); // clean digits give 100 % everywhere and show nothing
 update();
-choose(network.dropouts[0], indexOfLargest(state.values[0]));
+const [first] = network.dropouts, isOn = first.masks[0];
+choose(first, indexOfLargest(state.values[0].map((value, unit) => value * isOn[unit])));
 
 // For tests, and for the browser's console.
 window.playground = { network, state, predict, rasterize, update, prediction: () => prediction };

@@ -50,14 +50,15 @@ class Bars {
     const { whole, mean, std, votes, top } = prediction ?? {};
     this.rows.forEach((bar, digit) => {
       const [p, m, s] = prediction ? [whole[digit], mean[digit], std[digit]] : [0, 0, 0];
-      const low = Math.max(0, m - s), high = Math.min(1, m + s);
+      const isShown = m >= SHOWN;
+      const low = Math.max(0, m - s), high = isShown ? Math.min(1, m + s) : low;
       bar.row.classList.toggle("top", digit === top);
       bar.whole.style.width = `${100 * p}%`;
       bar.mean.style.width = `${100 * m}%`;
       bar.spread.style.left = `${100 * low}%`;
       bar.spread.style.width = `${100 * (high - low)}%`;
       bar.wholeText.textContent = p >= SHOWN ? percent(p) : "";
-      bar.meanText.textContent = m >= SHOWN ? percentAndSpread(m, s) : "";
+      bar.meanText.textContent = isShown ? percentAndSpread(m, s) : "";
       bar.votes.textContent = votes?.[digit] || "";
     });
   }
@@ -210,10 +211,9 @@ class Chart {
 }
 
 function readingOf({ whole, thinned, top, plain, geometric }, step) {
-  const means = (i) => [percent(plain[i]), percent(geometric[i])];
-  const [plainNow, geometricNow] = means(step), last = means(thinned.length - 1);
-  return `Network ${step}: ${percent(thinned[step][top])}. Networks 0 to ${step}: plain mean `
-    + `${plainNow}, geometric mean ${geometricNow}. All ${thinned.length}: ${last.join(" and ")}. `
+  const means = (i) => `plain ${percent(plain[i])}, geometric ${percent(geometric[i])}`;
+  return `Network ${step}: ${percent(thinned[step][top])}. Means so far: ${means(step)}. `
+    + `Means of all ${thinned.length}: ${means(thinned.length - 1)}. `
     + `All units on: ${percent(whole[top])}.`;
 }
 
