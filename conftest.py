@@ -115,7 +115,7 @@ def pytest_collection_finish() -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what became of the tests that run in a browser, if they were selected."""
     counts = {
-        outcome: sum("_browser.py" in getattr(report, "nodeid", "") for report in reports)
+        outcome: len({r.nodeid for r in reports if "_browser.py" in getattr(r, "nodeid", "")})
         for outcome, reports in terminalreporter.stats.items()
         if outcome in ("passed", "failed", "error", "skipped")
     }
