@@ -131,7 +131,7 @@ def diverged():
 @pytest.mark.parametrize("text", REJECTED)
 def test_page_rejects_other_networks(text, tmp_path):
     with pytest.raises(ValueError, match=r"^playground: expected .*, got .*\. .*\.$") as error:
-        page.write_page(tmp_path / "page.html", REJECTED[text](), *FEW)
+        page.write(tmp_path / "page.html", REJECTED[text](), *FEW)
     assert text in str(error.value)
     assert list(tmp_path.iterdir()) == []
 

@@ -24,7 +24,7 @@ from minidl.storage.atomic import PathLike, write_atomically
 SCRIPTS = ("mask_contract", "network", "drawing", "views", "batch_view", "controls")
 
 
-def write_page(
+def write(
     path: PathLike, model: Model, x: np.ndarray, y: np.ndarray, *, white: float | None = None
 ) -> None:
     """Write the page of a network atomically: one file, for any browser.
@@ -54,7 +54,7 @@ def write_page(
 
 
 def page_of(model: Model, x: np.ndarray, y: np.ndarray, *, white: float | None = None) -> str:
-    """Return the page; parameters and errors are those of `write_page`."""
+    """Return the page; parameters and errors are those of `write`."""
     check_network(model)
     check_images(x, y)
     white = default_white(model) if white is None else white
