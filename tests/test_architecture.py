@@ -51,13 +51,13 @@ ROOMS = (
     room(r"minidl/formats/keras_weights\.py", 6, "numpy", "h5py"),
     room(r"minidl/formats/onnx_export\.py", 6, "numpy", "onnx"),
     room(r"minidl/formats/", 6, "numpy"),
-    room(r"minidl/commands/report\.py", 6, "numpy", "matplotlib"),
+    room(r"minidl/commands/(page|report|sweep_page)\.py", 6, "numpy", "matplotlib"),
     room(r"minidl/commands/", 6, "numpy", "psutil"),
     room(r"minidl/sklearn/", 6, "numpy", "sklearn"),
-    room(r"minidl/(__init__|checkpoint|predict|train)\.py", 6),
+    room(r"minidl/(__init__|checkpoint|playground|predict|sweep|train)\.py", 6),
     room(r"minidl/storage/", GROUND, "numpy", "safetensors"),
     room(r"minidl/datasets/", GROUND, "numpy", "pooch"),
-    room(r"minidl/images\.py", GROUND, "numpy", "PIL"),
+    room(r"minidl/(handwriting|images)\.py", GROUND, "numpy", "PIL"),
     room(r"minidl/(alternatives|arguments|console|notebooks|version)\.py", GROUND, "numpy"),
 )
 OURS = ("minidl", "minidl_kernels")
@@ -219,10 +219,12 @@ PUBLIC = {
         "models",
         "optimizers",
         "rng",
+        "sweep",
         "sklearn",
         "testing",
         "train",
         "predict",
+        "playground",
     ),
 }
 

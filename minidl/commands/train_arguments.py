@@ -8,7 +8,7 @@ from typing import Any
 
 from minidl import datasets, optimizers
 from minidl.commands.command_line import Parser, number
-from minidl.commands.run_folder import CHECKPOINTS, REPORT
+from minidl.commands.run_folder import CHECKPOINTS, PLAYGROUND, REPORT
 from minidl.datasets.idx_dataset import Split
 from minidl.distributed.mpi import launched_size
 from minidl.storage import registry
@@ -40,7 +40,8 @@ LOADERS: dict[str, Callable[[str | None], tuple[Split, Split]]] = {
 
 def parse_arguments(argv: Sequence[str] | None, description: str | None) -> argparse.Namespace:
     """Return the command's arguments; exit with one line if they are invalid."""
-    parser = _parser(description)
+    parser = Parser("minidl.train", description, EXIT_STATUSES)
+    add_options(parser.add_argument)
     arguments = parser.parse_args(argv)
     if arguments.lr is None:
         arguments.lr = optimizers.get(arguments.optimizer).learning_rate
@@ -61,10 +62,9 @@ def parse_arguments(argv: Sequence[str] | None, description: str | None) -> argp
     return arguments
 
 
-def _parser(description: str | None) -> Parser:
+def add_options(add: Callable[..., Any]) -> None:
+    """Add all options; `add` is `add_argument` of a parser, or a function with its parameters."""
     rate = number(float, 0, 1)
-    parser = Parser("minidl.train", description, EXIT_STATUSES)
-    add = parser.add_argument
     add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     add("--epochs", type=number(int, 1), default=10, help="default: 10")
     add("--batch-size", type=number(int, 1), default=128, help="default: 128")
@@ -125,7 +125,7 @@ def _parser(description: str | None) -> Parser:
     add(
         "--out",
         metavar="DIR",
-        help="folder for the run: configuration, history, checkpoints, report",
+        help="folder for the run: configuration, history, checkpoints, report, playground",
     )
     add("--checkpoint-dir", metavar="DIR", help="folder for checkpoints of the run")
     add(
@@ -148,7 +148,6 @@ def _parser(description: str | None) -> Parser:
     )
     add("--quiet", action="store_true", help="print only the final table")
     add("--log-json", metavar="FILE", help="write one JSON object for each event")
-    return parser
 
 
 def _fit_rates(parser: Parser, arguments: argparse.Namespace) -> None:
@@ -178,7 +177,8 @@ def check_outputs(arguments: argparse.Namespace) -> None:
         check_writable(arguments.save)
         registry.find("model", arguments.save)
     if arguments.out is not None and os.path.isdir(arguments.out):
-        check_writable(os.path.join(arguments.out, REPORT))
+        for page in (REPORT, PLAYGROUND):
+            check_writable(os.path.join(arguments.out, page))
     for folder in (arguments.out, arguments.checkpoint_dir):
         if folder is not None:
             check_folder(folder)
