@@ -55,6 +55,7 @@ ROOMS = (
     room(r"minidl/commands/", 6, "numpy", "psutil"),
     room(r"minidl/sklearn/", 6, "numpy", "sklearn"),
     room(r"minidl/(__init__|checkpoint|predict|train)\.py", 6),
+    room(r"minidl/__main__\.py", 6),
     room(r"minidl/storage/", GROUND, "numpy", "safetensors"),
     room(r"minidl/datasets/", GROUND, "numpy", "pooch"),
     room(r"minidl/images\.py", GROUND, "numpy", "PIL"),
