@@ -85,7 +85,7 @@ def test_train_prints_a_head_and_a_table(finished):
     epochs = [line for line in lines if line.startswith("Epoch")]
     assert [line.split(" - ")[0] for line in epochs] == ["Epoch 1/2", "Epoch 2/2"]
     table = {line[:16].strip() for line in lines[-7:]}
-    assert {"device", "data", "test accuracy", "test loss", "images a second", "time"} <= table
+    assert {"device", "data", "test accuracy", "test loss", "throughput", "time"} <= table
 
 
 def test_log_has_one_event_on_each_line(finished):
@@ -122,11 +122,12 @@ def test_quiet_prints_the_table_only(tmp_path, capsys):
         "epochs",
         "test accuracy",
         "test loss",
-        "images a second",
+        "throughput",
         "time",
     ]
 
 
+@pytest.mark.needs_recordings
 @pytest.mark.parametrize(
     ("option", "is_recorded"), [([], True), (["--no-record"], False)], ids=["default", "no-record"]
 )
@@ -157,6 +158,7 @@ def test_no_record_gives_the_same_weights(tmp_path):
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
+@pytest.mark.needs_recordings
 def test_train_says_in_one_line_why_steps_are_not_recorded(capsys, monkeypatch):
     monkeypatch.setattr(logging.root, "handlers", [])  # of pytest
     assert train.main([*SMALL, "--epochs", "1", "--max-norm", "3"]) == 0
@@ -215,7 +217,7 @@ def test_rejected_run_keeps_an_older_log(tmp_path, capsys):
 
 
 def test_rejected_run_begins_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train.report, "is_possible", lambda: False)
+    monkeypatch.setattr(train.page, "is_possible", lambda: False)
     old, new, log = tmp_path / "old", tmp_path / "new", tmp_path / "log.jsonl"
     small = [*SMALL, "--epochs", "1", "--quiet"]
     assert train.main([*small, "--checkpoint-dir", str(old)]) == 0
@@ -744,7 +746,7 @@ def test_diverged_run_returns_3_and_keeps_older_files(arguments, found, tmp_path
         for line in lines.read_text().splitlines():
             json.loads(line, parse_constant=reject)
     assert found in events(log)[-1]["diverged"]
-    if train.report.is_possible():
+    if train.page.is_possible():
         assert found in (out / "report.html").read_text()
 
 
