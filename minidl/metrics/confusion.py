@@ -204,8 +204,8 @@ class F1Score(_Counts):
         super().check(y_true, output_shape)
         if self.average is None and len(output_shape) > 1 and output_shape[-1] != 1:
             raise ValueError(
-                f"{self.name}: expected one output without average, got outputs of shape "
-                f'{output_shape}. Use average="macro", "micro" or "weighted".'
+                f"{self.name}: expected one output for each sample if average=None, got shape "
+                f'{output_shape}. Pass average="macro", "micro" or "weighted".'
             )
 
     def positive(self, xp: Any, p: Array) -> Array:

@@ -112,7 +112,7 @@ class Network(Layer):
 
     @property
     def epoch(self) -> int:
-        """The number of epochs it has begun, each with its own order of the samples."""
+        """Number of epochs begun so far. Each epoch has its own order of the samples."""
         return self.train_state.epoch
 
     @property

@@ -153,8 +153,8 @@ class BatchSource:
             self._shapes = self._shapes or shapes
             if shapes != self._shapes:
                 raise ValueError(
-                    f"{self._who}: expected all batches to have parts of shapes {self._shapes} "
-                    f"beside the samples, got {shapes}. Yield batches of one kind."
+                    f"{self._who}: expected x, y and weights of shapes {self._shapes} for each "
+                    f"sample, as in the first batch, got {shapes}. Make all batches alike."
                 )
             self._next = copy.deepcopy(batch)  # a generator may fill the same arrays again
             return
