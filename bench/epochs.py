@@ -232,7 +232,7 @@ def as_graphs(step: Callable[[Any], None], places: Sequence[Any]) -> Callable[[A
     """Return a step that copies its rows to the place of their size and replays a graph."""
     graphs = {len(place): (place, captured(functools.partial(step, place))) for place in places}
 
-    def replay(rows: Any) -> None:
+    def replay(rows: Any, kept: Any = step) -> None:  # kept: a graph reads the step's tensors
         place, graph = graphs[len(rows)]
         place.copy_(rows)
         graph()

@@ -6,7 +6,7 @@ float32 kernel float64.
 
 The CPU rounds after every operation. A GPU may contract a multiplication and an addition into one
 fused multiply-add (FMA), which rounds once. So formulas whose bits are promised contain no
-multiply-add.
+multiply-add, or are compiled by `cuda.jit.inline_rounded`.
 """
 
 import math

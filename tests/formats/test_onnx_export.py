@@ -13,9 +13,11 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, from
 X = np.random.default_rng(0).normal(size=(7, 4, 3)).astype("float32")
 
 
-def run(path, x=X):
-    """Return the outputs of onnxruntime."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+def run(path, x=X, level="ORT_ENABLE_ALL"):
+    """Return the outputs of onnxruntime, with a level of its optimisations."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     return session.run(None, {given.name: x})[0]
 
@@ -86,7 +88,8 @@ def test_export_of_float64_normalisation_and_activations_computes_float64(tmp_pa
     model = network(*stack, layers.Activation("sigmoid"), dtype="float64")
     model.set_weights([w + 0.1 for w in model.get_weights()])
     model.export(tmp_path / "net.onnx")
-    found = run(tmp_path / "net.onnx", X.astype("float64"))
+    # onnxruntime 1.30 optimises a silu of float64 into a node that it cannot run.
+    found = run(tmp_path / "net.onnx", X.astype("float64"), level="ORT_ENABLE_BASIC")
     np.testing.assert_allclose(found, model.predict(X), rtol=1e-6, atol=1e-7)
 
 

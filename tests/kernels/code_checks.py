@@ -59,14 +59,16 @@ def check_arithmetic(build):
         approximate -= {"ex2.approx.ftz.f32", "rcp.approx.ftz.f64"}
     else:
         assert not re.search(r"\bfma\.|\bmad\.\S*f(16|32|64)", ptx), "fused in the PTX"
-        allowed = {"FFMA"} if kernel_table.CUDA_KERNELS[build.name].has_roots else set()
-        # Then only the PTX shows that the assembler fuses no sum: it may fuse those without ".rn".
-        # The sum of a number with itself is its double, which libNVVM writes so.
-        sums = re.findall(r"\b(?:add|sub)\.f\d\d\s+\S+ (\S+), (\S+);", ptx)
-        assert not allowed or all(a == b for a, b in sums), "a sum that may be fused"
+        has_quotients = kernel_table.CUDA_KERNELS[build.name].has_quotients
+        allowed = {"FFMA", "DFMA"} if has_quotients else set()
+        # Then only the PTX shows that the assembler fuses nothing: it may fuse a product without
+        # ".rn" with a sum.
+        products = re.findall(r"\bmul\.f\d\d\s+(%\w+),", ptx)
+        summands = re.findall(r"\b(?:add|sub)\.f\d\d\s+\S+ (\S+), (\S+);", ptx)
+        assert not set(products) & {s for pair in summands for s in pair}, "a sum may be fused"
         assert not opcodes & {"FFMA", "DFMA"} - allowed, "fused in the machine code"
-        roots = r"|sqrt\.(?!rn\.f32)" if allowed else "|sqrt"
-        assert not re.search(rf"\b(div|rcp{roots})\.?\S*f(16|32|64)", ptx), "a division, or a root"
+        exact = r"(?!\.rn\.f(?:32|64))" if has_quotients else ""
+        assert not re.search(rf"\b(div|rcp|sqrt)\b{exact}\.\S*f(16|32|64)", ptx), "a quotient"
     assert not approximate, f"not the arithmetic of IEEE 754: {approximate}"
     assert not re.search(r"\b(div|rem)\.[su]", ptx), "a division of integers"
 

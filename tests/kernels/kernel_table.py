@@ -27,7 +27,7 @@ class Row(NamedTuple):
     capabilities: tuple[tuple[int, int], ...] = ((8, 9), (9, 0))
     # Why its bits are not promised: it may then fuse and divide, and use exp of libdevice.
     inexact: str = ""
-    has_roots: bool = False  # square roots of float32, which the assembler makes with FFMA
+    has_quotients: bool = False  # quotients or square roots, which the assembler makes with FMA
     wide: str = ""  # Why it computes in float64 whatever the arrays' dtype
     # What the assembler may call: paths for rare numbers, and a warp's exchange of numbers.
     helpers: tuple[str, ...] = ()
@@ -188,7 +188,6 @@ def add_sums(backend: Backend, x: np.ndarray) -> tuple[Array, ...]:
 
 
 SUMMED = "exp and log differ between devices, and so does the order of the sums"
-UPDATED = "an update is compared with its rule to rounding; fused, it is rounded less often"
 LONG_SUMS = "float32 loses digits in sums over many batches and draws"
 DIVISION = ("__cuda_sm3x_div_rn_noftz_f32_slowpath", "__cuda_sm20_div_rn_f64_full")
 ROOT = ("__cuda_sm20_sqrt_rn_f32_slowpath", "__cuda_sm20_dsqrt_rn_f64_mediumpath_v1")
@@ -200,19 +199,19 @@ CUDA_KERNELS = {
         dropout, (256, 1024), capabilities=((7, 5), (8, 0), (8, 9), (9, 0), (12, 0))
     ),
     "noise._uniform": Row(uniform),
-    "noise._normal": Row(normal, has_roots=True, helpers=ROOT),
-    "noise._noise": Row(noise, has_roots=True, helpers=ROOT),
+    "noise._normal": Row(normal, has_quotients=True, helpers=ROOT),
+    "noise._noise": Row(noise, has_quotients=True, helpers=ROOT),
     "dense._bias_act_dropout": Row(bias_act_dropout),
     "dense._bias_act_dropout_vjp": Row(bias_act_dropout_vjp),
     "cross_entropy._cross_entropy": Row(cross_entropy, (256, 64), inexact=SUMMED, helpers=EXCHANGE),
     "cross_entropy._cross_entropy_vjp": Row(
         cross_entropy_vjp, (256, 64), inexact=SUMMED, helpers=EXCHANGE + RECIPROCAL
     ),
-    "optimizers._sgd": Row(sgd, (2**14,), inexact=UPDATED),
-    "optimizers._momentum": Row(momentum, (2**14,), inexact=UPDATED),
-    "optimizers._nesterov": Row(nesterov, (2**14,), inexact=UPDATED),
-    "optimizers._rmsprop": Row(rmsprop, (2**14,), inexact=UPDATED, helpers=DIVISION + ROOT),
-    "optimizers._adam": Row(adam, (2**14,), inexact=UPDATED, helpers=DIVISION + ROOT),
+    "optimizers._sgd": Row(sgd, (2**14,)),
+    "optimizers._momentum": Row(momentum, (2**14,)),
+    "optimizers._nesterov": Row(nesterov, (2**14,)),
+    "optimizers._rmsprop": Row(rmsprop, (2**14,), has_quotients=True, helpers=DIVISION + ROOT),
+    "optimizers._adam": Row(adam, (2**14,), has_quotients=True, helpers=DIVISION + ROOT),
     "softmax._softmax": Row(softmax, (256, 64), inexact=SUMMED, helpers=EXCHANGE + DIVISION),
     "moments._add_moments": Row(
         add_moments, (256, 64), inexact=SUMMED, wide=LONG_SUMS, helpers=EXCHANGE + DIVISION

@@ -86,6 +86,14 @@ MUTANTS = [
     FUSED,
     LOCAL,
     Mutant(
+        "a product that may be fused with a sum",
+        "cuda/optimizers",
+        {"_sgd_rule = jit.inline_rounded(": "_sgd_rule = jit.inline("},
+        check_arithmetic,
+        "a sum may be fused",
+        kernel="optimizers._sgd",
+    ),
+    Mutant(
         "Philox: a word is not cast",
         "philox",
         {PHILOX_WORD: PHILOX_WORD_NOT_CAST},

@@ -131,7 +131,11 @@ def test_random_layer_has_same_bits_in_parts_of_batch_and_other_bits_in_other_st
 
     whole = output(slice(0, 16), STEP)
     parts = [output(slice(start, stop), STEP) for start, stop in ((0, 5), (5, 6), (6, 16))]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    if device.startswith("cuda") and isinstance(ROWS[name].make(), layers.DropConnect):
+        # cuBLAS may sum the products of another number of rows in another order.
+        np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-5, atol=1e-6)
+    else:
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
     assert not np.array_equal(output(slice(0, 16), STEP + 1), whole)
     np.testing.assert_array_equal(model(x).numpy(), model(x).numpy())
 

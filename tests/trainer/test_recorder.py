@@ -281,7 +281,7 @@ class Lying(layers.Layer):
 
     def __init__(self):
         super().__init__()
-        self.hidden = itertools.count()
+        self.hidden = iter(range(100))  # no attribute changes
 
     def call(self, x):
         if not rng.is_training():

@@ -12,11 +12,11 @@ from minidl_kernels import formulas
 from minidl_kernels.cuda import jit, launch, scalars
 from minidl_kernels.cuda.scalars import number
 
-_adam_rule = jit.inline(formulas.adam)
-_momentum_rule = jit.inline(formulas.momentum)
-_nesterov_rule = jit.inline(formulas.nesterov)
-_rmsprop_rule = jit.inline(formulas.rmsprop)
-_sgd_rule = jit.inline(formulas.sgd)
+_adam_rule = jit.inline_rounded(formulas.adam)
+_momentum_rule = jit.inline_rounded(formulas.momentum)
+_nesterov_rule = jit.inline_rounded(formulas.nesterov)
+_rmsprop_rule = jit.inline_rounded(formulas.rmsprop)
+_sgd_rule = jit.inline_rounded(formulas.sgd)
 
 
 def sgd(

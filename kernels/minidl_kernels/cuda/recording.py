@@ -168,7 +168,6 @@ def record(work: Callable[[], None]) -> Recording:
         Any other exception of `work`. No work was done then, either.
     """
     device, pool = cupy.cuda.Device(), cupy.cuda.MemoryPool()
-    gc.collect()
     try:
         with stream() as current, _no_collection(), cupy.cuda.using_allocator(pool.malloc):
             graph = _captured(work, current)

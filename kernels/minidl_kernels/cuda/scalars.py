@@ -1,4 +1,4 @@
-"""Numbers that a kernel gets by value, or reads from the device; sums that are never fused.
+"""Numbers that a kernel gets by value, or reads from the device; arithmetic that is never fused.
 
 A CUDA graph keeps the values with which its kernels were launched. So a number that changes between
 the launches of a graph is read from an array. One source serves both, with the same arithmetic.
@@ -53,3 +53,16 @@ def _add(a, b):  # type: ignore[no-untyped-def]
     if types.float64 in (a, b):
         return lambda a, b: libdevice.dadd_rn(a, b)
     return lambda a, b: libdevice.fadd_rn(a, b)
+
+
+def multiply(a: Any, b: Any) -> Any:
+    """Return, in a kernel, the product of floats of one dtype, rounded by itself."""
+    raise NotImplementedError("only kernels call it")
+
+
+@overload(multiply, target="cuda", inline="always")
+def _multiply(a, b):  # type: ignore[no-untyped-def]
+    """Choose the instruction for the type of the arguments."""
+    if types.float64 in (a, b):
+        return lambda a, b: libdevice.dmul_rn(a, b)
+    return lambda a, b: libdevice.fmul_rn(a, b)
