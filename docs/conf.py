@@ -28,6 +28,8 @@ include_patterns = [
 html_extra_path = ["root"]
 extensions = ["myst_nb", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 
+smartquotes = False  # "--" is part of options
+
 # Pages in Markdown. Their headings are the targets of links, as on GitHub.
 myst_heading_anchors = 4
 myst_enable_extensions = ["dollarmath"]
