@@ -10,6 +10,7 @@ import sys
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from latex2mathml.converter import convert
+from sphinx.util.inspect import signature, stringify_signature
 
 import minidl
 
@@ -43,7 +44,6 @@ python_maximum_signature_line_length = 120
 numpydoc_show_class_members = False  # autodoc lists them
 numpydoc_class_members_toctree = False
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True}
 
 html_theme = "furo"
@@ -72,6 +72,15 @@ def is_left_out(app, what, name, member, skip, options):
     return True if is_field or is_of_sklearn else None
 
 
+def arguments_of(app, what, name, member, options, arguments, result):
+    """Return the arguments of ``__init__`` for classes whose ``__new__`` chooses a subclass."""
+    chooses = what == "class" and member.__new__ is not object.__new__
+    if not chooses or member.__init__ is object.__init__:
+        return None
+    own = signature(member.__init__, bound_method=True)
+    return stringify_signature(own, show_return_annotation=False, unqualified_typehints=True), None
+
+
 def write_math(translator, node):
     """Write a formula as MathML."""
     display = "block" if isinstance(node, nodes.math_block) else "inline"
@@ -83,4 +92,5 @@ def setup(app):
     """Add what this site needs to Sphinx."""
     app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
     app.add_directive("command-help", CommandHelp)
+    app.connect("autodoc-process-signature", arguments_of)
     app.connect("autodoc-skip-member", is_left_out)

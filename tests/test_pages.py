@@ -24,8 +24,8 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *(ROOT / name for name in ("bench/RESULTS.md", "examples/README.md")),
+    *(ROOT / name for name in ("README.md", "DESCRIPTION.md", "CONTRIBUTING.md")),
+    *(ROOT / name for name in ("CHANGELOG.md", "bench/RESULTS.md", "examples/README.md")),
     *sorted(DOCS.rglob("*.md")),
     *sorted(DOCS.glob("*.ipynb")),
 ]
