@@ -287,8 +287,7 @@ def test_site_is_built_without_warnings_and_fetches_nothing(tmp_path):
     needed = ("furo", "latex2mathml", "myst_nb", "numpydoc", "sphinx")
     if not all(map(find_spec, needed)):
         pytest.skip("needs the extra docs")
-    # The tutorial has a test of its own.
-    options = ["-q", "-W", "--keep-going", "-c", "docs", "-D", "nb_execution_mode=off"]
+    options = ["-q", "-W", "--keep-going", "-c", "docs"]
     command = [sys.executable, "-m", "sphinx", *options, ".", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert (done.returncode, done.stderr) == (0, "")
