@@ -282,6 +282,14 @@ def test_reference_has_every_public_module():
 FETCHED = re.compile(r'(?:src="|<link [^>]*href="|@import ["\']|url\(["\']?)(?:https?:)?//[^"\')]+')
 
 
+def test_fetched_finds_scripts_and_styles_but_not_links():
+    for fetched in ('<script src="https://a.b/c.js">', '<link rel="x" href="//a.b/c.css">'):
+        assert FETCHED.search(fetched)
+    assert FETCHED.search("@import 'https://a.b/c.css';")
+    assert FETCHED.search("src: url(https://a.b/c.woff2)")
+    assert not FETCHED.search('<a href="https://a.b/">, <img src="../c.png">')
+
+
 @pytest.mark.slow
 def test_site_is_built_without_warnings_and_fetches_nothing(tmp_path):
     needed = ("furo", "latex2mathml", "myst_nb", "numpydoc", "sphinx")
