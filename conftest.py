@@ -81,6 +81,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     item.add_marker(name)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what the CPU does not do here: threads need TBB, and recordings OpenBLAS, too."""
+    chosen = getattr(item, "callspec", None)
+    if chosen is not None and chosen.params.get("device", "cpu") != "cpu":
+        return
+    from minidl_kernels.cpu import pool, products
+
+    if item.get_closest_marker("needs_threads") and not pool.has_tbb():
+        pytest.skip("Numba's threads are not those of TBB")
+    if item.get_closest_marker("needs_recordings") and not products._is_compiled():
+        pytest.skip("the CPU records no steps: NumPy computes the products")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Collect no garbage while the tests are collected, nor ever modules and tests."""

@@ -289,6 +289,7 @@ def check_training(monkeypatch):
     assert f"- left out: a peer: {ABSENT_LINE}" in list(train.section(result))
 
 
+@pytest.mark.needs_recordings
 def test_minidl_epoch_records_steps_unless_told_not_to(monkeypatch):
     models, network = [], epochs.minidl_network
 
@@ -313,6 +314,7 @@ def test_minidl_epoch_rejects_steps_that_are_not_recorded(monkeypatch):
     epochs.minidl_epoch(*DATA[1:], 32, record=False)()
 
 
+@pytest.mark.needs_recordings
 def test_train_measures_all_sides_and_names_a_missing_peer(monkeypatch, workers_in_threads):
     check_training(monkeypatch)
 
@@ -364,6 +366,7 @@ def test_number_of_device(name, number):
     assert epochs.number_of(name) == number
 
 
+@pytest.mark.needs_recordings
 def test_loss_shows_other_work(digits, monkeypatch):
     expected = first_loss(epochs.minidl_epoch(*digits, 32))
     monkeypatch.setattr(epochs, "RATES", (0.0, 0.0))

@@ -26,6 +26,7 @@ TINY = Task((64, 32), 128, 2, is_synthetic=True)
 # ------------------------------------------------------------------------------ groups
 
 
+@pytest.mark.needs_recordings
 @needs_mpi
 def test_group_of_two_sends_its_gradients_once_and_has_the_bits_of_one():
     one = dict(zip(("64", "32"), groups.minidl_training(TINY, 2), strict=True))

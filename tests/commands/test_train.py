@@ -127,6 +127,7 @@ def test_quiet_prints_the_table_only(tmp_path, capsys):
     ]
 
 
+@pytest.mark.needs_recordings
 @pytest.mark.parametrize(
     ("option", "is_recorded"), [([], True), (["--no-record"], False)], ids=["default", "no-record"]
 )
@@ -157,6 +158,7 @@ def test_no_record_gives_the_same_weights(tmp_path):
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
+@pytest.mark.needs_recordings
 def test_train_says_in_one_line_why_steps_are_not_recorded(capsys, monkeypatch):
     monkeypatch.setattr(logging.root, "handlers", [])  # of pytest
     assert train.main([*SMALL, "--epochs", "1", "--max-norm", "3"]) == 0

@@ -77,6 +77,7 @@ def test_runs_on_several_workers_have_the_bits_of_one_process(workers, names, tm
     assert len(distinct) > len(names.split() or CASES) - 9, "nearly all cases differ"
 
 
+@pytest.mark.needs_threads
 @needs_mpi
 def test_two_workers_of_two_threads_have_the_bits_of_one_of_two_threads(tmp_path):
     names = "wide", "dropout", "validation"

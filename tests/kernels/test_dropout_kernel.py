@@ -117,6 +117,7 @@ def test_dropout_on_the_cpu_takes_any_strides(view):
     assert_same_bits(y, REFERENCE.dropout(np.array(x), 0.5, ADDRESS))
 
 
+@pytest.mark.needs_threads
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("pieces", [2, 3, 5])
 def test_dropout_on_several_threads_has_the_bits_of_one(pieces, dtype, monkeypatch):

@@ -121,6 +121,7 @@ def test_noise_on_the_cpu_takes_any_strides(view, is_factor):
     assert_same_bits(y, by_contract(np.array(x), 0.5, is_factor=is_factor))
 
 
+@pytest.mark.needs_threads
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("pieces", [2, 3, 5])
 def test_numbers_and_noise_on_several_threads_have_the_bits_of_one(pieces, dtype, monkeypatch):

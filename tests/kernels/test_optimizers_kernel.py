@@ -54,6 +54,7 @@ def test_update_has_the_bits_of_the_reference(rule, size, dtype, backend):
         assert_same_bits(a, b)
 
 
+@pytest.mark.needs_threads
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [1, 64, 257, 2**16 + 3])
 @pytest.mark.parametrize("rule", RULES)

@@ -120,6 +120,7 @@ def test_product_in_tiles_has_the_bits_of_a_whole_one(dtype, transposed, inner, 
     assert_same_bits(in_tiles, get_backend("cpu").matmul(a, b, **flags))
 
 
+@pytest.mark.needs_recordings
 @pytest.mark.parametrize("transposed", [(0, 1), (1, 0)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_product_of_a_matrix_with_itself_has_the_bits_of_that_with_a_copy(dtype, transposed):

@@ -167,6 +167,7 @@ def dense(x, address):
     return CPU.dense(x, weight, bias, activation="relu", rate=0.3, address=address)
 
 
+@pytest.mark.needs_recordings
 @pytest.mark.parametrize("operation", [dropout, dense])
 @pytest.mark.parametrize("dtype", FLOATS)
 @EACH_NUMBER_OF_PIECES
@@ -183,6 +184,7 @@ def test_changed_step_and_row_offset_take_effect(operation, dtype, pieces):
         assert_same_bits(results[0], operation(x, changed))
 
 
+@pytest.mark.needs_recordings
 @pytest.mark.parametrize("operation", [dropout, dense])
 def test_plain_step_stays(operation):
     """The negative control."""

@@ -382,6 +382,7 @@ def test_layer_in_use_is_announced_once(monkeypatch, caplog):
         pool.has_tbb.cache_clear()
 
 
+@pytest.mark.needs_threads
 def test_pool_needs_no_gil_of_the_waiting_thread():
     """Tracemalloc takes the GIL at each allocation, also in the threads of the pool."""
     program = """

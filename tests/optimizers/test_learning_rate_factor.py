@@ -67,6 +67,7 @@ def test_weight_with_a_factor_has_the_bits_of_its_own_optimizer(name, dtype, dev
     assert bits(one) != bits(network([1.0] * 6, dtype=dtype, device=device))
 
 
+@pytest.mark.needs_recordings
 @pytest.mark.parametrize(
     "name", ["adam", *(pytest.param(name, marks=RARE) for name in MAKERS if name != "adam")]
 )
@@ -110,6 +111,7 @@ class Setting(callbacks.Callback):
             self.model.parameters()[0].learning_rate_factor = 7.0
 
 
+@pytest.mark.needs_recordings
 def test_recorded_step_follows_a_change_of_a_factor():
     recorded, eager = (fit(network(), Setting(), record=record) for record in (True, False))
     assert recorded.recording.replays > 0

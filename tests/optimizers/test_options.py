@@ -103,6 +103,7 @@ WITHOUT_KERNELS = {
 }
 
 
+@pytest.mark.needs_recordings
 @pytest.mark.parametrize("name", quick(WITHOUT_KERNELS))
 def test_update_without_kernel_is_recorded_on_cuda_and_refused_on_the_cpu(name, device, tmp_path):
     make, reason = WITHOUT_KERNELS[name]
@@ -111,6 +112,7 @@ def test_update_without_kernel_is_recorded_on_cuda_and_refused_on_the_cpu(name, 
     assert model.recording.reason == (reason if device == "cpu" else "")
 
 
+@pytest.mark.needs_recordings
 def test_function_as_a_learning_rate_is_recorded_and_not_saved(tmp_path):
     def rate(step):
         return 0.1 / (1 + step)

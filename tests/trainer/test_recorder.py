@@ -41,6 +41,8 @@ from minidl.trainer.fusion import Plan
 from minidl.trainer.recorder import Recorder, Work
 from minidl.trainer.table import Numbers, Table
 
+pytestmark = pytest.mark.needs_recordings
+
 LOGGER = "minidl.trainer.recorder"
 RELU, SOFTMAX = {"activation": "relu"}, {"activation": "softmax"}
 

@@ -46,6 +46,7 @@ def test_returned_samples_are_those_of_the_moments(batch_size, record, device):
             np.testing.assert_allclose(drawn[number], model(X).numpy(), rtol=1e-5)
 
 
+@pytest.mark.needs_recordings
 def test_samples_are_replayed_with_the_bits_of_eager_ones(device):
     model, x = classifier(device=device), np.tile(X, (5, 1))
     options = {"batch_size": 11, "samples": 6, "return_samples": True}

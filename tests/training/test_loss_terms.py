@@ -202,6 +202,7 @@ def test_term_before_a_fused_classifier_counts(metrics, device):
     assert term.item() > 0
 
 
+@pytest.mark.needs_recordings
 def test_recorded_terms_give_eager_bits(device):
     trained = [fit(network(device, stack=stack()), record=record) for record in (True, False)]
     assert bits(trained[0]) == bits(trained[1])
@@ -213,6 +214,7 @@ def test_recorded_terms_give_eager_bits(device):
         assert trained[0].recording.replays > 0
 
 
+@pytest.mark.needs_recordings
 def test_constant_term_is_not_recorded_on_the_cpu():
     class Constant(layers.Layer):
         recordable = True

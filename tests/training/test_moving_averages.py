@@ -76,6 +76,7 @@ def test_trial_compares_and_undoes_the_averages(cuda_double, monkeypatch):
         ]
 
 
+@pytest.mark.needs_recordings
 def test_steps_on_the_cpu_run_eagerly_with_the_reason(tmp_path):
     model = check(normalized, tmp_path, replays=0)
     assert model.recording.reason == "the operation gelu has no kernel"

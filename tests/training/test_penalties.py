@@ -67,6 +67,7 @@ def test_fit_equals_a_loop_that_adds_the_losses(device):
     assert fitted.history.history["loss"][0] == pytest.approx(loss.item(), rel=1e-5)
 
 
+@pytest.mark.needs_recordings
 def test_regularised_steps_are_recorded_on_cuda_and_refused_on_the_cpu(device, tmp_path):
     if device == "cpu":
         model = fit(network(device, stack=stack()))

@@ -34,6 +34,8 @@ from minidl import callbacks, layers, models, optimizers, set_num_threads
 from minidl.optimizers import schedules
 from minidl.trainer import loop
 
+pytestmark = pytest.mark.needs_recordings
+
 # ------------------------------------------------------------------------------ what is computed
 
 

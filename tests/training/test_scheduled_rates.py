@@ -9,6 +9,8 @@ from minidl import Tensor, callbacks, layers, losses, models, optimizers, rng, t
 from minidl.optimizers import schedules
 from minidl.optimizers.schedules import PolynomialDecay
 
+pytestmark = pytest.mark.needs_recordings
+
 STEP = 7  # within the schedules, the last of them at 0.0
 X1 = Tensor(np.ones((40, 50), "float32"))
 
