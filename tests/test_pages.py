@@ -274,7 +274,7 @@ def public_modules():
 def test_reference_has_every_public_module():
     pages = "".join(page.read_text() for page in (DOCS / "reference").glob("*.md"))
     shown = re.findall(r"^(?:\.\. automodule::|```\{command-help\}) (\S+)$", pages, re.M)
-    assert set(shown) == public_modules()
+    assert public_modules() - set(shown) == set()
     assert len(shown) == len(set(shown))
 
 
