@@ -30,7 +30,7 @@ def num_threads() -> int:
     if _chosen is not None:
         return _chosen
     if _default is None:
-        _default = _in_environment(VARIABLE) or _cores()
+        _default = _in_environment(VARIABLE) or cores()
     return _default
 
 
@@ -82,7 +82,7 @@ def _checked(number: Any) -> int:
     return operator.index(number)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on Windows and macOS
         return len(os.sched_getaffinity(0))

@@ -1,52 +1,47 @@
-"""Report page of a run: curves, mistakes, weights, and the command that reproduces it.
+"""Report page of a run: results, curves, calibration, mistakes, weights, and its command.
 
 The page holds its pictures itself, so that it can be sent and opened anywhere; matplotlib, the
 extra ``plot``, draws them.
 """
 
-import base64
-import html
-import io
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from minidl import rng
 from minidl.callbacks import History
+from minidl.commands.page import (
+    Figures,
+    facts_table,
+    figure_section,
+    new_figure,
+    section,
+    text,
+    write_page,
+)
 from minidl.engine.backward import no_grad
 from minidl.engine.tensor import Tensor
 from minidl.layers import Dense, Dropout
 from minidl.models import Sequential
-from minidl.storage.atomic import PathLike, write_atomically
-from minidl.trainer.summary import summary_table
+from minidl.storage.atomic import PathLike
+from minidl.trainer.summary import rate_of, summary_html
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MISTAKES, UNITS, SAMPLES = 24, 32, 500  # numbers of shown items
-PIXELS_PER_INCH = 96  # of the page; pictures have twice as many, for screens of high density
+SHOWN, COLUMNS, UNITS, SAMPLES = 24, 4, 32, 500  # numbers of shown items
+BINS = 15  # of the confidence, as in Guo et al. 2017
+CANDIDATES, DRAWS = 500, 100  # images for the mutual information, and outputs for each
+PLAYGROUND = "playground.html"  # beside the report
 SCALED = {
     "train": "kept values are scaled up in training",
     "inference": "all values are scaled down in prediction",
 }
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-       color: #222; background: #fff; }
-h2 { margin-top: 2.5rem; } figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
-figcaption { color: #555; } pre { background: #f4f4f4; padding: 0.8rem; overflow-x: auto;
-       font-size: 13px; line-height: 1.25; }
-.command { white-space: pre-wrap; overflow-wrap: anywhere; }
-table { border-collapse: collapse; } td { padding: 0.1rem 1.5rem 0.1rem 0; }
-"""
-
-
-def is_possible() -> bool:
-    """Return whether matplotlib is installed."""
-    return find_spec("matplotlib") is not None
+LABELS = {"loss": "cross-entropy (nats)", "accuracy": "accuracy"}
 
 
 def write(
@@ -58,7 +53,7 @@ def write(
     facts: Mapping[str, str],
     command: str,
 ) -> None:
-    """Write the page atomically.
+    """Write the page atomically; it links to the playground page if that is in the same folder.
 
     Parameters
     ----------
@@ -73,48 +68,26 @@ def write(
     command : str
         The command that repeats the run.
     """
-    probabilities = model.predict(x, 256, verbose=0)
-    parts = [
-        "<!DOCTYPE html>",
-        '<html lang="en"><head><meta charset="utf-8"><title>A run of minidl</title>',
-        '<meta name="viewport" content="width=device-width">',
-        '<link rel="icon" href="data:,">',
-        f"<style>{STYLE}</style></head><body><h1>A run of minidl</h1><table>",
-        *(f"<tr><td>{_text(name)}</td><td>{_text(facts[name])}</td></tr>" for name in facts),
-        "</table><h2>Reproduce this run</h2>",
-        f'<pre class="command">{_text(command)}</pre>',
-    ]
-    for title, caption, figure in _figures(model, x, y, probabilities):
-        parts.append(f"<h2>{_text(title)}</h2><figure>{_picture(figure, title)}")
-        parts.append(f"<figcaption>{_text(caption)}</figcaption></figure>")
-    table = summary_table(model.label, model.layers, model.parameters())
-    parts.append(f"<h2>The network</h2><pre>{_text(table)}</pre></body></html>")
-    write_atomically(path, "\n".join(parts).encode(errors="backslashreplace"))
+    parts = [section("", facts_table(facts))]
+    if Path(path).with_name(PLAYGROUND).exists():
+        link = f'<a href="{PLAYGROUND}">Draw digits for this network, and see its dropout masks</a>'
+        parts.append(section("Playground", f"<p>{link}</p>"))
+    parts.append(section("Reproduce this run", f"<pre>{text(command)}</pre>"))
+    parts += [figure_section(*part) for part in _figures(model, x, y)]
+    network = summary_html(model.label, model.layers, model.parameters(), {"Rate": rate_of})
+    parts.append(section("Network", f'<div class="table">{network}</div>'))
+    write_page(path, "Training run of minidl", parts)
 
 
-def _text(value: str) -> str:
-    return html.escape(str(value))
-
-
-def _picture(figure: "Figure", title: str) -> str:
-    """Return a figure as an image element that contains its data."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=2 * PIXELS_PER_INCH)
-    data = base64.b64encode(content.getvalue()).decode()
-    width = round(figure.get_figwidth() * PIXELS_PER_INCH)
-    return f'<img alt="{_text(title)}" width="{width}" src="data:image/png;base64,{data}">'
-
-
-def _figures(
-    model: Sequential, x: np.ndarray, y: np.ndarray, probabilities: np.ndarray
-) -> Iterator[tuple[str, str, Any]]:
-    """Yield title, caption and figure of each picture for which there is data."""
+def _figures(model: Sequential, x: np.ndarray, y: np.ndarray) -> Iterator[tuple[str, str, Figures]]:
+    """Yield title, caption and figures of each section for which there is data."""
     if model.history.epoch:
         caption = (
             "Training: mean over the epoch, with dropout, while the weights change. Validation: "
             f"after the epoch, without dropout, on the {len(x):,} test images."
         )
         yield "Learning curves", caption, curves(model.history)
+    probabilities = model.predict(x, 256, verbose=0)
     if not np.isfinite(probabilities).all():
         return  # the run has diverged, and NaN is no prediction
     guesses = probabilities.argmax(axis=1)
@@ -122,13 +95,33 @@ def _figures(
         f"{int((guesses == y).sum()):,} of {len(y):,} predictions are correct (on the diagonal). "
         "Colours use a square-root scale so that rare mistakes stay visible."
     )
-    yield "Confusion", caption, confusion(y, guesses, probabilities.shape[1])
+    yield "Confusion matrix", caption, {"": confusion(y, guesses, probabilities.shape[1])}
+    bins = Calibration.of(probabilities, y)
+    caption = (
+        f"Expected calibration error: {bins.error:.2%}, with {BINS} bins of equal width (Guo et "
+        "al. 2017, equation 3). Confidence is the probability of the predicted class. Bars below "
+        "the diagonal: the network is overconfident."
+    )
+    yield "Calibration", caption, {"": reliability(bins)}
+    random_layers = [layer for layer in model.layers if layer.held(rng.RandomStream)]
+    is_dropping = any(getattr(layer, "rate", True) for layer in random_layers)
     if (guesses != y).any():
         caption = (
             "The images whose true class had the lowest probability: true class, predicted class "
             "and its probability. Light is ink, 0 to 255."
         )
-        yield "The worst mistakes", caption, mistakes(x, y, probabilities)
+        yield "Worst mistakes", caption, {"": mistakes(x, y, probabilities)}
+    if is_dropping:
+        likely = np.argsort(_entropy(probabilities), kind="stable")[::-1][:CANDIDATES]
+        information = model.predict(x[likely], 256, 0, samples=DRAWS).mutual_information
+        if information is not None:
+            caption = (
+                "The images on which thinned networks disagree most: true class, predicted class "
+                f"and mutual information (Gal 2016, section 3.3.1) of {DRAWS} outputs with "
+                f"dropout, among the {len(likely):,} images of highest predictive entropy."
+            )
+            tiles = uncertain(x[likely], y[likely], guesses[likely], information)
+            yield "Most uncertain images", caption, {"": tiles}
     first = next((layer for layer in model.layers if isinstance(layer, Dense)), None)
     if first is not None and first.weight.shape[0] == np.prod(x.shape[1:]):
         caption = (
@@ -136,8 +129,7 @@ def _figures(
             f"{first.label}, one for each pixel: ink raises the output in red pixels and lowers it "
             "in blue ones."
         )
-        yield "The first layer", caption, first_weights(first, x.shape[1:])
-    random_layers = [layer for layer in model.layers if layer.held(rng.RandomStream)]
+        yield "Weights of the first layer", caption, {"": first_weights(first, x.shape[1:])}
     if random_layers:
         scalings = {layer.scaling for layer in random_layers if isinstance(layer, Dropout)}
         caption = (
@@ -148,29 +140,73 @@ def _figures(
         yield "Activations with and without dropout", caption, activations(model, x[:SAMPLES])
 
 
-def _new(width: float, height: float) -> "Figure":
-    from matplotlib.figure import Figure
+def _entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Return the entropy of each row in nats, where 0 log 0 is 0."""
+    logs = np.log(np.where(probabilities > 0, probabilities, 1))
+    return -(probabilities * logs).sum(axis=1, dtype="float64")
 
-    return Figure(figsize=(width, height), layout="compressed")
+
+class Calibration(NamedTuple):
+    """Confidence and accuracy in bins of the confidence, and their expected difference.
+
+    Bin m of `BINS` has the confidences in ((m - 1) / BINS, m / BINS]. Guo et al., "On calibration
+    of modern neural networks", ICML 2017, section 2.
+
+    Attributes
+    ----------
+    counts : numpy.ndarray
+        Numbers of images, shape (bins,).
+    confidence, accuracy : numpy.ndarray
+        Means over the images of each bin; NaN in empty bins.
+    error : float
+        Expected calibration error, equation 3: the mean of abs(accuracy - confidence) over the
+        bins, weighted by their images.
+    """
+
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    error: float
+
+    @classmethod
+    def of(cls, probabilities: np.ndarray, y: np.ndarray) -> "Calibration":
+        """Return the calibration of probabilities, of shape (images, classes), for classes `y`.
+
+        Examples
+        --------
+        >>> sure = np.array([[0.75, 0.25], [0.75, 0.25]])
+        >>> Calibration.of(sure, np.array([0, 1])).error  # one of two is right
+        0.25
+        """
+        confidence = probabilities.max(axis=1).astype("float64")
+        is_right = probabilities.argmax(axis=1) == y
+        place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+        counts, sure, right = (
+            np.bincount(place, weights, BINS) for weights in (None, confidence, is_right)
+        )
+        error = float(np.abs(right - sure).sum() / len(y))
+        with np.errstate(invalid="ignore"):  # 0 / 0 in empty bins
+            return cls(counts, sure / counts, right / counts, error)
 
 
-def curves(history: History) -> "Figure":
-    """Draw loss and metrics over the epochs, in training and validation."""
-    names = [name for name in history.history if not name.startswith("val_")]
-    figure = _new(4.5 * len(names), 3.5)
+def curves(history: History) -> Figures:
+    """Draw loss and metrics over the epochs, in training and validation, each in a figure."""
+    figures = {}
     epochs = [epoch + 1 for epoch in history.epoch]
-    for place, name in enumerate(names):
-        axes = figure.add_subplot(1, len(names), place + 1)
-        for label, key in (("training", name), ("validation", f"val_{name}")):
+    for name in history.history:
+        if name.startswith("val_"):
+            continue
+        figures[name] = figure = new_figure(4.5, 3.5)
+        axes = figure.add_subplot()
+        for label, key, look in (("training", name, "o--"), ("validation", f"val_{name}", "s-")):
             if key in history.history:
                 values = [logs.get(key, math.nan) for logs in history.logs]
-                axes.plot(epochs, values, marker=".", label=label)
-        units = {"loss": "loss (nats an image)", "accuracy": "accuracy (share of the images)"}
-        axes.set(xlabel="epoch", ylabel=units.get(name, name))
+                axes.plot(epochs, values, look, markersize=4, label=label)
+        axes.set(xlabel="epoch", ylabel=LABELS.get(name, name))
         axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.legend()
-    return figure
+    return figures
 
 
 def confusion(y: np.ndarray, guesses: np.ndarray, classes: int) -> "Figure":
@@ -179,7 +215,7 @@ def confusion(y: np.ndarray, guesses: np.ndarray, classes: int) -> "Figure":
 
     counts = np.zeros((classes, classes), "int64")
     np.add.at(counts, (y, guesses), 1)
-    figure = _new(6.5, 5.5)
+    figure = new_figure(4.8, 4.2)
     axes = figure.add_subplot()
     norm = PowerNorm(0.5, vmin=0, vmax=counts.max())
     image = axes.imshow(counts, cmap="Blues", norm=norm)
@@ -189,9 +225,24 @@ def confusion(y: np.ndarray, guesses: np.ndarray, classes: int) -> "Figure":
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if count > counts.max() / 2 else "black"
             if count:
-                axes.text(column, row, str(count), ha="center", va="center", color=colour, size=8)
+                axes.text(column, row, str(count), ha="center", va="center", color=colour, size=7)
     ticks = np.unique(norm.inverse(np.linspace(0, 1, 6)).round())
     figure.colorbar(image, label="images", ticks=ticks)
+    return figure
+
+
+def reliability(bins: Calibration) -> "Figure":
+    """Draw accuracy over confidence, above the numbers of images."""
+    figure = new_figure(4.5, 4.2)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    middles = (np.arange(BINS) + 0.5) / BINS
+    upper.bar(middles, bins.accuracy, 1 / BINS, edgecolor="white", label="accuracy")
+    upper.plot(bins.confidence, bins.accuracy, "k.", label="mean confidence of a bin")
+    upper.plot([0, 1], [0, 1], "k--", linewidth=1, label="perfect calibration")
+    upper.set(xlim=(0, 1), ylim=(0, 1.03), ylabel="accuracy")
+    upper.legend(fontsize=8, loc="upper left")
+    lower.bar(middles, bins.counts, 1 / BINS, color="#888", edgecolor="white")
+    lower.set(xlabel="confidence", ylabel="images", yscale="log")
     return figure
 
 
@@ -199,14 +250,29 @@ def mistakes(x: np.ndarray, y: np.ndarray, probabilities: np.ndarray) -> "Figure
     """Draw the misclassified images whose true class had the lowest probability."""
     guesses = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(guesses != y)
-    worst = wrong[np.argsort(probabilities[wrong, y[wrong]], kind="stable")][:MISTAKES]
-    rows = -(-len(worst) // 8)
-    figure = _new(9, 1.55 * rows)
-    for place, index in enumerate(worst):
-        axes = figure.add_subplot(rows, 8, place + 1)
-        axes.imshow(x[index], cmap="gray", vmin=0, vmax=max(x.max(), 1))
-        share = probabilities[index, guesses[index]]
-        axes.set_title(f"{y[index]}, predicted {guesses[index]}\n{share:.1%}", size=8)
+    worst = wrong[np.argsort(probabilities[wrong, y[wrong]], kind="stable")][:SHOWN]
+    sure = probabilities[worst, guesses[worst]]
+    return _tiles(x[worst], y[worst], guesses[worst], [f"{share:.1%}" for share in sure])
+
+
+def uncertain(
+    x: np.ndarray, y: np.ndarray, guesses: np.ndarray, information: np.ndarray
+) -> "Figure":
+    """Draw the images with the highest mutual information, which is in nats."""
+    most = np.argsort(information, kind="stable")[::-1][:SHOWN]
+    return _tiles(
+        x[most], y[most], guesses[most], [f"{nats:.2f} nats" for nats in information[most]]
+    )
+
+
+def _tiles(x: np.ndarray, y: np.ndarray, guesses: np.ndarray, notes: list[str]) -> "Figure":
+    """Draw images with true class, predicted class and a note."""
+    rows = -(-len(x) // COLUMNS)
+    figure = new_figure(4.5, 1.45 * rows)
+    for place, image in enumerate(x):
+        axes = figure.add_subplot(rows, COLUMNS, place + 1)
+        axes.imshow(image, cmap="gray", vmin=0, vmax=max(x.max(), 1))
+        axes.set_title(f"{y[place]}, predicted {guesses[place]}\n{notes[place]}", size=8)
         axes.axis("off")
     return figure
 
@@ -217,7 +283,7 @@ def first_weights(layer: Dense, shape: tuple[int, ...]) -> "Figure":
     bound = float(np.abs(weights).max()) or 1.0
     columns = min(8, weights.shape[1])
     rows = -(-weights.shape[1] // columns)
-    figure = _new(9, max(1.1 * rows, 2.4))
+    figure = new_figure(9, max(1.1 * rows, 2.4))
     grid = figure.subplots(rows, columns, squeeze=False)
     for place, axes in enumerate(grid.flat):
         axes.axis("off")
@@ -228,15 +294,14 @@ def first_weights(layer: Dense, shape: tuple[int, ...]) -> "Figure":
     return figure
 
 
-def activations(model: Sequential, x: np.ndarray) -> "Figure":
-    """Draw histograms of the dropout layers' outputs, as in prediction and as in training."""
+def activations(model: Sequential, x: np.ndarray) -> Figures:
+    """Draw histograms of the outputs of each dropout layer, as in prediction and in training."""
     without = _dropout_outputs(model, x, rng.inference())
     dropping = _dropout_outputs(model, x, rng.monte_carlo(sample=0, row_offset=0))
-    columns = min(2, len(without))
-    rows = -(-len(without) // columns)
-    figure = _new(4.5 * columns, 3.5 * rows)
-    for place, name in enumerate(without):
-        axes = figure.add_subplot(rows, columns, place + 1)
+    figures = {}
+    for name in without:
+        figures[name] = figure = new_figure(4.5, 3.5)
+        axes = figure.add_subplot()
         both = {"without dropout": without[name], "with dropout": dropping[name]}
         joined = np.concatenate(list(both.values())).astype("float64")
         edges = np.histogram_bin_edges(joined[np.isfinite(joined)], 60)
@@ -244,9 +309,9 @@ def activations(model: Sequential, x: np.ndarray) -> "Figure":
             share = np.full(values.size, 1 / values.size)
             zeros = f"{label} ({(values == 0).mean():.0%} are 0)"
             axes.hist(values, edges.tolist(), weights=share, histtype="step", label=zeros)
-        axes.set(title=name, xlabel="activation", ylabel="share of the activations", yscale="log")
+        axes.set(title=name, xlabel="activation", ylabel="relative frequency", yscale="log")
         axes.legend(fontsize=8)
-    return figure
+    return figures
 
 
 def _dropout_outputs(

@@ -18,7 +18,7 @@ from minidl_kernels.threads import num_threads
 from minidl import callbacks, console, constraints, layers, models, optimizers
 from minidl.backend import DeviceError, get_backend
 from minidl.batches import Samples
-from minidl.commands import report
+from minidl.commands import page, report
 from minidl.commands.command_line import (
     EXIT_DIVERGED,
     InputError,
@@ -30,6 +30,7 @@ from minidl.commands.command_line import (
     show,
     silent,
 )
+from minidl.commands.machine import machine
 from minidl.commands.run_folder import REPORT, RunFolder
 from minidl.commands.train_arguments import (
     CLASSES,
@@ -153,6 +154,12 @@ def describe(model: models.Sequential) -> str:
         elif isinstance(layer, layers.Dropout):
             words.append(f"dropout {layer.rate:g}")
     return f"{' > '.join(words)} ({model.count_params():,} weights)"
+
+
+def describe_data(name: str, data: tuple[Split, Split]) -> str:
+    """Return the name of the data and their numbers of images."""
+    training, test = (len(x) for x, _ in data)
+    return f"{name}: {training:,} training images, {test:,} test images"
 
 
 def environment() -> dict[str, Any]:
@@ -304,10 +311,9 @@ def announce(arguments: argparse.Namespace, distribution: Distribution, prepared
     """Print what is about to be trained."""
     if prepared.notice:
         show(prepared.notice)
-    training, test = (len(x) for x, _ in prepared.data)
     lines = {
         "device": arguments.device,
-        "data": f"{arguments.data}: {training:,} training images, {test:,} test images",
+        "data": describe_data(arguments.data, prepared.data),
         "network": describe(prepared.model),
     }
     if arguments.shards is not None:
@@ -348,7 +354,7 @@ def finish(
         found = found or "the loss of the test, after the last step"
         log.write("end", **results, seconds=process_seconds(), diverged=found)
         if arguments.out is not None:
-            write_report(arguments, model, (x_test, y_test), rows | {"diverged": found})
+            write_report(arguments, prepared, rows | {"diverged": found})
         console.write(
             f"minidl.train: expected finite numbers, got NaN or infinity: {found}. "
             + f"{arguments.save} is not saved. " * (arguments.save is not None)
@@ -361,32 +367,35 @@ def finish(
     rows |= {"test accuracy": f"{test_accuracy:.2%}", "test loss": console.readable(test_loss)}
     if watch.images:
         rows |= {
-            "images a second": f"{results['images_per_second']:,.0f} in training",
+            "throughput": f"{results['images_per_second']:,.0f} images/s in training",
             "time": f"{watch.seconds:.1f} s in training, {seconds:.1f} s from start to test",
         }
     if arguments.save is not None:
         model.save(arguments.save)
         rows["saved"] = arguments.save
     if arguments.out is not None:
-        rows["report"] = write_report(arguments, model, (x_test, y_test), rows)
+        rows["report"] = write_report(arguments, prepared, rows)
     for title, text in rows.items():
         if failure := show(f"{title:<16} {text}"):
             raise failure
     return 0
 
 
-def write_report(
-    arguments: argparse.Namespace, model: models.Sequential, test: Split, rows: dict[str, str]
-) -> str:
+def write_report(arguments: argparse.Namespace, prepared: Prepared, rows: dict[str, str]) -> str:
     """Write the page about a run; return its path, or what is missing for it."""
-    if not report.is_possible():
-        return "needs matplotlib: pip install 'minidl[plot]'"
-    page = os.path.join(arguments.out, REPORT)
+    if not page.is_possible():
+        return page.MISSING
+    path = os.path.join(arguments.out, REPORT)
+    model, data = prepared.model, prepared.data
     facts = rows | {
+        "data": describe_data(rows["data"], data),
+        "network": describe(model),
         "optimizer": f"{arguments.optimizer}, learning rate {arguments.lr}",
+        "maximum norm": str(arguments.max_norm or "none"),
         "batch size": f"{arguments.batch_size:,}",
         "seed": str(arguments.seed),
+        "machine": machine(model.backend.facts()),
         "environment": ", ".join(f"{name} {value}" for name, value in environment().items()),
     }
-    report.write(page, model, *test, facts=facts, command=command_of(arguments))
-    return page
+    report.write(path, model, *data[1], facts=facts, command=command_of(arguments))
+    return path

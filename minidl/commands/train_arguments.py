@@ -40,7 +40,8 @@ LOADERS: dict[str, Callable[[str | None], tuple[Split, Split]]] = {
 
 def parse_arguments(argv: Sequence[str] | None, description: str | None) -> argparse.Namespace:
     """Return the command's arguments; exit with one line if they are invalid."""
-    parser = _parser(description)
+    parser = Parser("minidl.train", description, EXIT_STATUSES)
+    add_options(parser.add_argument)
     arguments = parser.parse_args(argv)
     if arguments.lr is None:
         arguments.lr = optimizers.get(arguments.optimizer).learning_rate
@@ -61,10 +62,9 @@ def parse_arguments(argv: Sequence[str] | None, description: str | None) -> argp
     return arguments
 
 
-def _parser(description: str | None) -> Parser:
+def add_options(add: Callable[..., Any]) -> None:
+    """Add all options; `add` is `add_argument` of a parser, or a function with its parameters."""
     rate = number(float, 0, 1)
-    parser = Parser("minidl.train", description, EXIT_STATUSES)
-    add = parser.add_argument
     add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     add("--epochs", type=number(int, 1), default=10, help="default: 10")
     add("--batch-size", type=number(int, 1), default=128, help="default: 128")
@@ -148,7 +148,6 @@ def _parser(description: str | None) -> Parser:
     )
     add("--quiet", action="store_true", help="print only the final table")
     add("--log-json", metavar="FILE", help="write one JSON object for each event")
-    return parser
 
 
 def _fit_rates(parser: Parser, arguments: argparse.Namespace) -> None:

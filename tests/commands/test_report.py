@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 from html.parser import HTMLParser
 
 import numpy as np
@@ -63,18 +64,27 @@ def test_page_loads_nothing(page):
 
 def test_page_has_all_pictures_and_facts(page, folder):
     assert list(page.pictures) == [
-        "Learning curves",
-        "Confusion",
-        "The worst mistakes",
-        "The first layer",
-        "Activations with and without dropout",
+        "Learning curves: loss",
+        "Learning curves: accuracy",
+        "Confusion matrix",
+        "Calibration",
+        "Worst mistakes",
+        "Most uncertain images",
+        "Weights of the first layer",
+        "Activations with and without dropout: dropout",
     ]
     for picture in page.pictures.values():
         assert min(picture.size) > 150
         assert len(picture.convert("L").getcolors(100_000)) > 10  # something is drawn
     text = "".join(page.texts)
     command = json.loads((folder / "config.json").read_text())["command"]
-    for expected in (command, 'Model: "sequential"', "12,730", "mnist-5k", "2 of 2"):
+    for expected in (
+        *(command, "sequential", "2 of 2"),
+        "dense 16 > dropout 0.5 > dense 10 (12,730 weights)",
+        "mnist-5k: 4,000 training images, 1,000 test images",
+        "images/s in training",
+        f"({os.cpu_count()} cores), ",
+    ):
         assert expected in text
     assert "adam, learning rate 0.001" in text
     assert f", numpy {np.__version__}, " in text
@@ -83,9 +93,21 @@ def test_page_has_all_pictures_and_facts(page, folder):
     assert "as in training; kept values are scaled up in training." in text
 
 
+def test_page_links_to_the_playground_beside_it(tmp_path):
+    model = models.Sequential([layers.Input((2, 2)), layers.Flatten(), layers.Softmax()])
+    addresses = []
+    for place in (tmp_path, tmp_path / "other"):
+        place.mkdir(exist_ok=True)
+        (tmp_path / "playground.html").touch()
+        images = np.eye(4).reshape(4, 2, 2)
+        report.write(place / "x.html", model, images, np.arange(4), facts={}, command="x")
+        addresses.append("playground.html" in Page(place / "x.html").addresses)
+    assert addresses == [True, False]
+
+
 def test_page_escapes_its_texts(tmp_path):
     model = models.Sequential(
-        [layers.Input((4, 4)), layers.Flatten(), layers.Dense(3, "softmax", name="<b>bold</b>")]
+        [layers.Input((4, 4)), layers.Flatten(), layers.Dense(3, "softmax", name="<em>bold</em>")]
     )
     x = np.random.default_rng(0).integers(0, 256, (20, 4, 4)).astype("uint8")
     report.write(
@@ -97,17 +119,22 @@ def test_page_escapes_its_texts(tmp_path):
         command="python --name '</pre>'",
     )
     page = Page(tmp_path / "x.html")
-    assert not {"script", "b"} & set(page.tags)
+    assert not {"script", "em"} & set(page.tags)
     assert "<script>alert(1)</script>" in "".join(page.texts)
     # There is neither history nor dropout to draw.
-    assert set(page.pictures) == {"Confusion", "The worst mistakes", "The first layer"}
+    assert set(page.pictures) == {
+        "Confusion matrix",
+        "Calibration",
+        "Worst mistakes",
+        "Weights of the first layer",
+    }
 
 
 def test_page_without_mistakes_has_no_picture_of_them(tmp_path):
     model = models.Sequential([layers.Input((2, 2)), layers.Flatten(), layers.Softmax()])
     x = np.eye(4).reshape(4, 2, 2)
     report.write(tmp_path / "x.html", model, x, np.arange(4), facts={}, command="x")
-    assert list(Page(tmp_path / "x.html").pictures) == ["Confusion"]
+    assert list(Page(tmp_path / "x.html").pictures) == ["Confusion matrix", "Calibration"]
 
 
 def test_confusion_counts_images_by_class_and_guess():
@@ -124,6 +151,49 @@ def test_mistakes_are_sorted_by_probability_of_the_class():
     figure = report.mistakes(np.zeros((4, 2, 2)), y, probabilities)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["1, predicted 0\n80.0%", "0, predicted 1\n70.0%", "1, predicted 0\n60.0%"]
+
+
+def test_calibration_equals_its_formula_in_a_loop():
+    generator = np.random.default_rng(0)
+    probabilities = generator.dirichlet(np.ones(4), 200).astype("float32")
+    probabilities[:2] = [1, 0, 0, 0], [0.2, 0.2, 0.2, 0.4]  # on edges of bins
+    y = generator.integers(0, 4, 200)
+    found, error = report.Calibration.of(probabilities, y), 0.0
+    confidence, is_right = probabilities.max(1).astype("float64"), probabilities.argmax(1) == y
+    for place in range(15):
+        inside = (confidence > place / 15) & (confidence <= (place + 1) / 15)
+        assert found.counts[place] == inside.sum()
+        if inside.any():
+            means = found.confidence[place], found.accuracy[place]
+            assert means == pytest.approx((confidence[inside].mean(), is_right[inside].mean()))
+            error += inside.mean() * abs(is_right[inside].mean() - confidence[inside].mean())
+    assert found.error == pytest.approx(error)
+    assert np.isnan(found.accuracy[0])  # no maximum of four is below 1/4
+
+
+def test_reliability_draws_accuracy_over_confidence():
+    found = report.Calibration.of(np.array([[0.9, 0.1], [0.9, 0.1]]), np.array([0, 1]))
+    bars = report.reliability(found).axes[0].patches
+    (bar,) = (bar for bar in bars if np.isfinite(bar.get_height()))
+    assert (bar.get_x(), bar.get_height()) == (pytest.approx(13 / 15), 0.5)
+
+
+def test_uncertain_images_are_sorted_by_mutual_information():
+    information = np.array([0.1, 0.3, 0.2])
+    figure = report.uncertain(np.zeros((3, 2, 2)), np.arange(3), np.arange(3), information)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == [
+        f"{n}, predicted {n}\n{nats} nats" for n, nats in ((1, "0.30"), (2, "0.20"), (0, "0.10"))
+    ]
+
+
+@pytest.mark.parametrize(("rate", "is_shown"), [(0.5, True), (0.0, False)])
+def test_page_shows_uncertain_images_of_networks_that_drop(rate, is_shown, tmp_path):
+    stack = [layers.Flatten(input_shape=(2, 2)), layers.Dropout(rate)]
+    model = models.Sequential([*stack, layers.Dense(4, "softmax")], seed=1)
+    x = np.eye(4).reshape(4, 2, 2)
+    report.write(tmp_path / "x.html", model, x, np.arange(4), facts={}, command="x")
+    assert ("Most uncertain images" in Page(tmp_path / "x.html").pictures) is is_shown
 
 
 def pixels(count):
@@ -173,7 +243,7 @@ def test_confusion_has_ticks_at_equal_steps_of_colour():
 
 
 def test_curves_of_one_epoch_have_one_tick():
-    (axes,) = report.curves(History([(0, {"loss": 1.0})])).axes
+    (axes,) = report.curves(History([(0, {"loss": 1.0})]))["loss"].axes
     low, high = axes.get_xlim()
     assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
 
@@ -197,7 +267,7 @@ def test_page_shows_layers_without_a_scaling(tmp_path):
 
 def test_activations_show_the_share_of_zeros():
     model = models.Sequential([layers.Input((1000,)), layers.Dropout(0.5)], seed=1)
-    (axes,) = report.activations(model, np.ones((5, 1000))).axes
+    (axes,) = report.activations(model, np.ones((5, 1000)))["dropout"].axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels[0] == "without dropout (0% are 0)"
     assert labels[1] in (f"with dropout ({n}% are 0)" for n in (49, 50, 51))
@@ -209,7 +279,7 @@ def test_activations_of_a_diverged_network_are_drawn(value):
     x = np.linspace(-1, 1, 500, dtype="float32").reshape(5, 100)
     x[0, :2] = value, -value
     with np.errstate(all="ignore"):
-        (axes,) = report.activations(model, x).axes
+        (axes,) = report.activations(model, x)["dropout"].axes
     assert np.isfinite(axes.get_xlim()).all()
 
 
@@ -226,7 +296,7 @@ def test_page_of_a_diverged_network_has_no_predictions(value, tmp_path):
 
 def test_curves_show_logs_of_some_epochs():
     rows = [(epoch, {"loss": 1.0} | ({"odd": epoch} if epoch % 2 else {})) for epoch in range(4)]
-    odd = report.curves(History(rows)).axes[1].lines[0]
+    odd = report.curves(History(rows))["odd"].axes[0].lines[0]
     assert (odd.get_xdata().tolist(), odd.get_ydata()[1::2].tolist()) == ([1, 2, 3, 4], [1, 3])
     assert np.isnan(odd.get_ydata()[::2]).all()
 

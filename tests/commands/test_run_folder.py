@@ -13,7 +13,7 @@ from minidl_kernels.threads import num_threads
 
 import minidl
 from minidl import callbacks, layers, models
-from minidl.commands import report, train
+from minidl.commands import page, report, train
 from minidl.commands.run_folder import LOCK, RunFolder
 from minidl.commands.train_arguments import OUTPUT
 from minidl.storage.folders import lock_folder
@@ -30,7 +30,7 @@ def _page_of_texts(monkeypatch):
             json.dump(texts, file)
 
     monkeypatch.setattr(report, "write", write)
-    monkeypatch.setattr(report, "is_possible", lambda: True)
+    monkeypatch.setattr(page, "is_possible", lambda: True)
 
 
 def history_of(folder):
@@ -101,7 +101,7 @@ def test_page_of_a_finished_run_has_no_times(tmp_path, monkeypatch):
         again = ("--out", str(tmp_path), "--resume", "latest")
         assert train.main([*SMALL, *again]) == 0
         pages.append(page_of(tmp_path)["facts"])
-    times = {"images a second", "time"}
+    times = {"throughput", "time"}
     assert times <= pages[0].keys()
     assert not times & pages[1].keys()
     assert pages[1]["epochs"] == "2 of 2"
@@ -114,7 +114,7 @@ def test_table_of_a_finished_run_has_no_times(tmp_path, capsys):
     for has_times in (True, False):
         assert train.main([*SMALL, *again]) == 0
         table = capsys.readouterr().out
-        assert ("images a second" in table) is has_times
+        assert ("throughput" in table) is has_times
         assert ("from start to test" in table) is has_times
         assert "2 of 2" in table
 
@@ -214,7 +214,7 @@ def test_checkpoints_may_be_in_the_folder_of_the_run(tmp_path):
 
 
 def test_run_without_matplotlib_names_the_extra(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(report, "is_possible", lambda: False)
+    monkeypatch.setattr(page, "is_possible", lambda: False)
     assert train.main([*SMALL, "--out", str(tmp_path / "run")]) == 0
     assert re.search(r"report +.*pip install 'minidl\[plot\]'", capsys.readouterr().out)
     assert not (tmp_path / "run" / "report.html").exists()

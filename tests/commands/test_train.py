@@ -85,7 +85,7 @@ def test_train_prints_a_head_and_a_table(finished):
     epochs = [line for line in lines if line.startswith("Epoch")]
     assert [line.split(" - ")[0] for line in epochs] == ["Epoch 1/2", "Epoch 2/2"]
     table = {line[:16].strip() for line in lines[-7:]}
-    assert {"device", "data", "test accuracy", "test loss", "images a second", "time"} <= table
+    assert {"device", "data", "test accuracy", "test loss", "throughput", "time"} <= table
 
 
 def test_log_has_one_event_on_each_line(finished):
@@ -122,7 +122,7 @@ def test_quiet_prints_the_table_only(tmp_path, capsys):
         "epochs",
         "test accuracy",
         "test loss",
-        "images a second",
+        "throughput",
         "time",
     ]
 
@@ -217,7 +217,7 @@ def test_rejected_run_keeps_an_older_log(tmp_path, capsys):
 
 
 def test_rejected_run_begins_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train.report, "is_possible", lambda: False)
+    monkeypatch.setattr(train.page, "is_possible", lambda: False)
     old, new, log = tmp_path / "old", tmp_path / "new", tmp_path / "log.jsonl"
     small = [*SMALL, "--epochs", "1", "--quiet"]
     assert train.main([*small, "--checkpoint-dir", str(old)]) == 0
@@ -746,7 +746,7 @@ def test_diverged_run_returns_3_and_keeps_older_files(arguments, found, tmp_path
         for line in lines.read_text().splitlines():
             json.loads(line, parse_constant=reject)
     assert found in events(log)[-1]["diverged"]
-    if train.report.is_possible():
+    if train.page.is_possible():
         assert found in (out / "report.html").read_text()
 
 
