@@ -1,9 +1,10 @@
 """Checks of arguments, and choice by name."""
 
 import inspect
+import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 from numbers import Real
 from typing import Any, NoReturn, TypeVar
 
@@ -185,6 +186,46 @@ def as_list(who: str, name: str, values: Any) -> list[Any]:
     if isinstance(values, str | bytes | Set | Mapping) or not isinstance(values, Iterable):
         raise TypeError(f"{who}: expected {name} to be a list, got {values!r:.80}. Use [...].")
     return list(values)
+
+
+def by_name(who: str, what: str, names: Sequence[str], given: Any) -> list[Any]:
+    """Return what a list, or a dictionary by name, holds for each of the names.
+
+    Raises
+    ------
+    ValueError
+        If `given` is neither, or does not have exactly one item for each name.
+
+    Examples
+    --------
+    >>> by_name("fit", "y for each of the outputs", ["a", "b"], {"b": 2, "a": 1})
+    [1, 2]
+    """
+    if isinstance(given, Mapping) and set(given) == set(names):
+        return [given[name] for name in names]
+    if isinstance(given, list | tuple) and len(given) == len(names):
+        return list(given)
+    got = f"a {type(given).__name__}"
+    if isinstance(given, Mapping):
+        got = f"keys {sorted(map(str, given))}"
+    elif isinstance(given, list | tuple):
+        got += f" of {len(given)}"
+    raise ValueError(
+        f"{who}: expected {what} {list(names)}, got {got}. Pass a list in this "
+        "order, or a dictionary with these keys."
+    )
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """Return the name, or with ``_1``, ``_2`` and so on the first that is not taken.
+
+    Examples
+    --------
+    >>> free_name("dense", {"dense", "dense_1"})
+    'dense_2'
+    """
+    candidates = (f"{name}_{n}" if n else name for n in itertools.count())
+    return next(candidate for candidate in candidates if candidate not in taken)
 
 
 def refuse_masked(name: str, values: Any) -> None:

@@ -3,7 +3,7 @@
 import functools
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from minidl.arguments import integer, number, number_array
 from minidl.backend import Array, Backend
 from minidl.engine.tensor import Tensor
 from minidl.losses.crossentropies import check_whole
+from minidl.losses.outputs import fields
 
 CHECKED_BYTES = 2**22  # read of each array for its checksum, in a few milliseconds
 
@@ -20,6 +21,8 @@ CHECKED_BYTES = 2**22  # read of each array for its checksum, in a few milliseco
 @dataclass(frozen=True)
 class Samples:
     """Inputs `x`, and targets `y` and weights if there are any; axis 0 is the samples.
+
+    For several outputs, `y` is a structured array with a field for each, and so may be the weights.
 
     Attributes
     ----------
@@ -55,14 +58,15 @@ class Samples:
                 "with the samples along axis 0."
             )
         if y is not None:
-            y = number_array(who, "y", y)
+            y = y if fields(y) is not y else number_array(who, "y", y)
             if y.ndim == 0 or len(y) != len(x):
                 raise ValueError(
                     f"{who}: expected y for {len(x)} samples, got shape {y.shape}. Pass one target "
                     "for each sample."
                 )
         if weight is not None:
-            weight = number_array(who, "sample_weight", weight)
+            if fields(weight) is weight:
+                weight = number_array(who, "sample_weight", weight)
             if weight.shape == (len(x), 1):
                 weight = weight[:, 0]
             if weight.ndim == 0 or len(weight) != len(x):
@@ -115,7 +119,7 @@ class Samples:
         labels = self.y[..., 0] if self.y.ndim > 1 and self.y.shape[-1] == 1 else self.y
         if labels.ndim == 2 and np.allclose(labels.sum(axis=1), 1):  # one-hot
             labels = labels.argmax(axis=1)
-        if labels.ndim != 1:
+        if labels.ndim != 1 or labels.dtype.names:
             raise ValueError(
                 "fit: expected y with one class for each sample to use class_weight, got shape "
                 f"{self.y.shape}. Pass sample_weight instead."
@@ -204,7 +208,7 @@ class Batch:
         return Batch(self._feed, self.order, *rows, self._host_order)
 
     @functools.cached_property
-    def _gathered(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _gathered(self) -> tuple[Any, ...]:
         rows = slice(self.start, self._stop)
         host_rows = None if self._host_order is None else self._host_order[rows]
         return self._feed.gather(self.order[rows], host_rows)
@@ -215,13 +219,13 @@ class Batch:
         return self._gathered[0]
 
     @functools.cached_property
-    def y(self) -> Tensor | None:
-        """The targets."""
+    def y(self) -> Any:
+        """The targets: a tensor, a list of them for several outputs, or None."""
         return self._gathered[1]
 
     @functools.cached_property
-    def weight(self) -> Tensor | None:
-        """The weights."""
+    def weight(self) -> Any:
+        """The weights, likewise."""
         return self._gathered[2]
 
 
@@ -262,10 +266,11 @@ class Feed:
     ):
         self._backend = backend
         self._x = backend.dataset_array(samples.x)
-        self._y = None if samples.y is None else backend.asarray(samples.y)
-        self._weight = None if samples.weight is None else backend.asarray(samples.weight)
+        self._y = _each(backend.asarray, fields(samples.y))
+        self._weight = _each(backend.asarray, fields(samples.weight))
         self._labels = None  # class numbers, which are gathered together with x
-        is_one = self._y is not None and self._y.ndim == 1 and self._y.dtype.kind in "iu"
+        y = samples.y
+        is_one = y is not None and y.ndim == 1 and y.dtype.kind in "iu"
         if is_one and backend.is_array(self._x):
             self._labels, self._y = self._y, None
         self._dtype, self._scale, self._offset = dtype, scale, offset
@@ -287,16 +292,12 @@ class Feed:
         for start in range(0, len(order), size):
             yield Batch(self, order_on_device, start, start + size, order)
 
-    def gather(
-        self, rows: Array, host_rows: np.ndarray | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def gather(self, rows: Array, host_rows: np.ndarray | None) -> tuple[Any, ...]:
         """Return inputs, targets and weights of a batch."""
         with self._backend.active:
             return self._gather(rows, host_rows)
 
-    def _gather(
-        self, rows: Array, host_rows: np.ndarray | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _gather(self, rows: Array, host_rows: np.ndarray | None) -> tuple[Any, ...]:
         backend, x, chosen = self._backend, self._x, rows
         if not backend.is_array(x):  # too large for the device: copy the rows of this batch
             x = backend.asarray(np.ascontiguousarray(x[host_rows]))
@@ -308,10 +309,13 @@ class Feed:
             x = x.reshape(len(x), math.prod(x.shape[1:]))
         if self._y is not None or self._weight is not None or chosen is not rows:
             backend.not_recorded("samples are gathered without a kernel")
-        y = labels if self._y is None else self._y[rows]
-        weight = None if self._weight is None else self._weight[rows]
-        return (
-            Tensor.of(x, backend),
-            None if y is None else Tensor.of(y, backend),
-            None if weight is None else Tensor.of(weight, backend),
-        )
+        y = labels if self._y is None else _each(lambda part: part[rows], self._y)
+        weight = _each(lambda part: part[rows], self._weight)
+        return tuple(_each(lambda part: Tensor.of(part, backend), a) for a in (x, y, weight))
+
+
+def _each(function: Callable[[Any], Any], value: Any) -> Any:
+    """Return the function of a value, or of each value in a list; None stays."""
+    if isinstance(value, list):
+        return [function(item) for item in value]
+    return None if value is None else function(value)

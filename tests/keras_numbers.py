@@ -30,6 +30,11 @@ def binary(columns):
     return lambda state: (labels(state, columns), probabilities(state, columns))
 
 
+def distinct(columns):
+    """Return outputs of which no two are equal: others count those at the limit otherwise."""
+    return lambda state: (labels(state, columns), state.random_sample((16, columns)))
+
+
 def logits(columns):
     return lambda state: (labels(state, columns), state.normal(0, 4, (16, columns)))
 
@@ -73,6 +78,13 @@ METRICS = {
     "precision": (lambda k: k.metrics.Precision(), binary(1)),
     "precision of labels": (lambda k: k.metrics.Precision(thresholds=0.7), binary(4)),
     "precision without positives": (lambda k: k.metrics.Precision(thresholds=1.0), binary(1)),
+    "precision of the top 2": (lambda k: k.metrics.Precision(top_k=2), distinct(4)),
+    "precision of the top 2 above 0.6": (lambda k: k.metrics.Precision(0.6, top_k=2), distinct(4)),
+    "precision of a class": (lambda k: k.metrics.Precision(class_id=2), distinct(4)),
+    "recall of a class in the top 3": (
+        lambda k: k.metrics.Recall(top_k=3, class_id=1),
+        distinct(4),
+    ),
     "recall": (lambda k: k.metrics.Recall(), binary(1)),
     "recall of labels": (lambda k: k.metrics.Recall(thresholds=0.2), binary(4)),
     "f1": (lambda k: k.metrics.F1Score(threshold=0.5), binary(1)),

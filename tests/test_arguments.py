@@ -602,7 +602,7 @@ DEFAULTS = {  # a call, and arguments of Keras at their defaults
     "Flatten": (layers.Flatten, {**LAYER, "data_format": None}),
     "BatchNormalization": (
         layers.BatchNormalization,
-        {"synchronized": False, "beta_regularizer": None, "gamma_constraint": None},
+        {"synchronized": False},
     ),
     "LayerNormalization": (layers.LayerNormalization, {"rms_scaling": False}),
     "Input": (lambda **k: layers.Input((2,), **k), {"batch_size": None, "sparse": False}),
@@ -628,18 +628,15 @@ DEFAULTS = {  # a call, and arguments of Keras at their defaults
     "MeanSquaredError": (losses.MeanSquaredError, {**LOSS, "name": "mean_squared_error"}),
     "Huber": (losses.Huber, {**LOSS, "name": "huber_loss"}),
     "Accuracy": (metrics.Accuracy, {"dtype": None}),
-    "Recall": (metrics.Recall, {"dtype": None, "top_k": None, "class_id": None}),
+    "Recall": (metrics.Recall, {"dtype": None}),
     "AUC": (metrics.AUC, {"dtype": None, "multi_label": False, "thresholds": None}),
     "compile": (
         lambda **k: compiled().compile("sgd", "mse", **k),
-        {"run_eagerly": False, "jit_compile": "auto", "loss_weights": None},
+        {"run_eagerly": False, "jit_compile": "auto"},
     ),
     "fit": (
         lambda **k: compiled().fit(X, Y, verbose=0, **k),
-        {
-            "validation_batch_size": None,
-            "workers": 1,
-        },
+        {"workers": 1},
     ),
 }
 

@@ -141,7 +141,10 @@ SURE = np.array([[0.9, 0.8], [0.6, 0.1], [0.2, 0.7]])
         (Precision(), 2 / 4),
         (Precision(thresholds=0.75), 1 / 2),
         (Precision(1.0), 0),
+        (Precision(class_id=0), 1 / 2),
+        (Precision(top_k=1), 2 / 3),
         (Recall(), 2 / 3),
+        (Recall(0.65, top_k=1, class_id=1), 1),
         (F1Score("micro", 0.5), 4 / 7),
         (F1Score("macro", 0.5), (1 / 2 + 2 / 3) / 2),
         (F1Score("weighted", 0.5), (2 * 1 / 2 + 2 / 3) / 3),
@@ -180,6 +183,8 @@ def test_auc_counts_nan_as_below_all_thresholds(outputs, device):
     ("make", "message"),
     [
         (lambda: Precision(thresholds=1.5), r"Precision: expected thresholds in \[0, 1\], got 1.5"),
+        (lambda: Precision(top_k=0), "Precision: top_k: expected a positive integer, got 0"),
+        (lambda: Recall(class_id=-1), "Recall: class_id: expected an integer, 0 or above, got -1"),
         (lambda: F1Score(average="mean"), r"F1Score: expected average to be 'micro' or 'macro'"),
         (lambda: F1Score(threshold=0.0), r"F1Score: expected threshold in \(0, 1\], got 0.0"),
         (lambda: AUC(1), r"AUC: num_thresholds: expected an integer, 2 or above, got 1"),
@@ -190,6 +195,12 @@ def test_auc_counts_nan_as_below_all_thresholds(outputs, device):
 def test_metric_rejects_argument_out_of_range(make, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         make()
+
+
+@pytest.mark.parametrize("metric", [Precision(top_k=3), Recall(class_id=2)])
+def test_precision_and_recall_reject_more_outputs_than_there_are(metric):
+    with pytest.raises(ValueError, match="top_k of at most 2 and class_id below it, got top_k="):
+        metric.update_state(Tensor(YES_NO), Tensor(SURE))
 
 
 def test_precision_rejects_several_thresholds():

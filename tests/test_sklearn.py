@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from minidl import layers
 from minidl.sklearn import MLPClassifier, MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -189,6 +190,17 @@ def test_dropout_changes_training_and_not_prediction():
     assert not equal(plain, features)
     assert not equal(hidden, features)
     assert (hidden.predict_proba(x) == hidden.predict_proba(x)).all()
+
+
+def test_dropout_may_differ_between_hidden_layers():
+    x, y = blobs()
+    fitted = MLPClassifier((8, 6), dropout=[0.5, 0.25], max_iter=2, random_state=0).fit(x, y)
+    rates = [layer.rate for layer in fitted._model.layers if isinstance(layer, layers.Dropout)]
+    assert rates == [0.0, 0.5, 0.25]
+    with pytest.raises(ValueError, match="one for each of the 2 hidden layers, got"):
+        MLPClassifier((8, 6), dropout=[0.5, 0.2, 0.1]).fit(x, y)
+    same = MLPClassifier((8, 6), dropout=0.5, max_iter=2, random_state=0).fit(x, y)
+    assert not equal(fitted, same)
 
 
 def test_warm_start_goes_on_and_forgets_the_optimizer():

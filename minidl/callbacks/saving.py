@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from minidl.arguments import positive_integer
+from minidl.arguments import Number, positive_integer
 from minidl.callbacks.base import Callback, Logs
 from minidl.callbacks.monitor import Monitor
 from minidl.storage import registry
@@ -63,6 +63,8 @@ class ModelCheckpoint(Monitor):
         always is.
     keep : int
         For a folder: the number of files to keep.
+    initial_value_threshold : float, optional
+        A value of `monitor` that the first of the best epochs must better.
 
     Raises
     ------
@@ -102,6 +104,7 @@ class ModelCheckpoint(Monitor):
     comes_last = True
     writes = True
     save_weights_only = False
+    initial_value_threshold: Any = Number("(-inf, inf)", or_none=True)
 
     def __new__(cls, filepath: PathLike = "", *arguments: Any, **options: Any) -> "ModelCheckpoint":
         """Return a callback of the form that the name stands for."""
@@ -117,6 +120,7 @@ class ModelCheckpoint(Monitor):
         save_weights_only: bool = False,
         mode: str = "auto",
         save_freq: str | int = "epoch",
+        initial_value_threshold: float | None = None,
         *,
         every_steps: int | None = None,
         every_epochs: int | None = None,
@@ -145,12 +149,13 @@ class ModelCheckpoint(Monitor):
         self.every_epochs = 1 if every_steps is every_epochs is None else every_epochs
         self.keep = positive_integer("ModelCheckpoint: keep", keep)
         self.keeps_best = monitor is not None
+        self.initial_value_threshold = initial_value_threshold
         self._lock: IO[str] | None = None
         self._saved_step = 0
 
     def on_train_begin(self, logs: Logs) -> None:
         """Check the model, lock the folder, and delete the temporary files of a killed run."""
-        super().on_train_begin(logs)
+        self._begin(logs)
         self.model.check_savable(self._step_file())
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as on_error:
@@ -162,6 +167,13 @@ class ModelCheckpoint(Monitor):
                 path.unlink(missing_ok=True)
             self._lock, self._saved_step = lock, self.model.step
             on_error.pop_all()
+
+    def _begin(self, logs: Logs) -> None:
+        """Check the name of the value, and begin with its best one."""
+        Monitor.on_train_begin(self, logs)
+        threshold = self.initial_value_threshold
+        if threshold is not None and self.is_better(threshold, self.best):
+            self.best = threshold
 
     def _check_folder(self) -> None:
         """Raise FileExistsError if the folder has files that would count as newer."""
@@ -259,11 +271,13 @@ class _ModelFiles(ModelCheckpoint):
         save_weights_only: bool = False,
         mode: str = "auto",
         save_freq: str | int = "epoch",
+        initial_value_threshold: float | None = None,
     ):
         Monitor.__init__(self, monitor if save_best_only else "loss", 0.0, mode)
         self.filepath = os.fspath(filepath)
         self.keeps_best, self.save_weights_only = save_best_only, save_weights_only
         registry.find("weights" if save_weights_only else "model", self.filepath)
+        self.initial_value_threshold = initial_value_threshold
         self.verbose, self.save_freq = verbose, save_freq
         if save_freq != "epoch":
             self.save_freq = positive_integer("ModelCheckpoint: save_freq", save_freq)
@@ -271,7 +285,7 @@ class _ModelFiles(ModelCheckpoint):
 
     def on_train_begin(self, logs: Logs) -> None:
         """Check the model and the name."""
-        Monitor.on_train_begin(self, logs)
+        self._begin(logs)
         if not self.save_weights_only:
             self.model.check_savable(self.filepath)
         if not self.params["may_log_more"]:

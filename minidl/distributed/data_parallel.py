@@ -199,7 +199,7 @@ class DataParallel(Distribution):
             first = failed[0]
             self._agree_on(error or WorkerError(f"rank {first}: {texts[first]}"), first)
 
-    def begin(self, run: Any, arguments: Mapping[str, int]) -> None:
+    def begin(self, run: Any, arguments: Mapping[str, Any]) -> None:
         """Check that all workers are about to train the same.
 
         Raises
@@ -287,21 +287,24 @@ class DataParallel(Distribution):
 
 def _check_loss(run: Any) -> None:
     """Raise ValueError if a loss may be no mean over the samples, as parts of a batch need."""
-    loss, reason = run.model.loss, ""
-    if type(loss).__call__ is not Loss.__call__:
-        reason = "which defines __call__. Define per_sample only"
-    elif loss.reduction not in MEANS:
-        reason = f"with reduction={loss.reduction!r}. Leave it out"
-    elif isinstance(loss, FunctionLoss):
-        batch = next(run.plan.feed.batches(1))
-        with run.model.backend.active, rng.inference(), no_grad():
-            if loss.per_sample(batch.y, run.plan.outputs(batch)).ndim == 0:
-                reason = "whose function returns one number. Return the loss of each sample"
-    if reason:
-        raise ValueError(
-            f"fit: expected a loss that is the mean of its per_sample, got {type(loss).__name__}, "
-            f"{reason}, or leave distribution out."
-        )
+    several = run.model.loss.made_of
+    for output, loss in enumerate(several or [run.model.loss]):
+        reason = ""
+        if type(loss).__call__ is not Loss.__call__:
+            reason = "which defines __call__. Define per_sample only"
+        elif loss.reduction not in MEANS:
+            reason = f"with reduction={loss.reduction!r}. Leave it out"
+        elif isinstance(loss, FunctionLoss):
+            batch = next(run.plan.feed.batches(1))
+            with run.model.backend.active, rng.inference(), no_grad():
+                both = batch.y, run.plan.outputs(batch)
+                if loss.per_sample(*(y[output] if several else y for y in both)).ndim == 0:
+                    reason = "whose function returns one number. Return the loss of each sample"
+        if reason:
+            raise ValueError(
+                "fit: expected a loss that is the mean of its per_sample, got "
+                f"{type(loss).__name__}, {reason}, or leave distribution out."
+            )
 
 
 def _check_layers(model: Layer) -> None:

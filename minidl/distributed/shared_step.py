@@ -26,7 +26,7 @@ PARTLY_USED = (
     "fit: expected each shard to have gradients for the same weights, got some for {} in a part of "
     "the shards. Leave distribution out, or use them always."
 )
-Outputs = tuple[np.ndarray, np.ndarray | None]  # with their logits
+Outputs = list[tuple[np.ndarray, np.ndarray | None]]  # with their logits
 
 
 class _Found(NamedTuple):
@@ -243,12 +243,15 @@ class SharedStep(Step):
     def _update_metrics(self, batch: Batch, all_outputs: Sequence[Outputs]) -> None:
         """Add the outputs of all workers to the metrics that are not means."""
         model = self.state.model
-        outputs, logits = zip(*all_outputs, strict=True)
-        y_pred = Tensor(np.concatenate(outputs), device=model.device)
-        if logits[0] is not None:
-            y_pred.logits = Tensor(np.concatenate(logits), device=model.device)
-        assert batch.y is not None, "checked by fit"
-        self.state.totals.update_metrics(batch.y, y_pred, batch.weight)
+        predictions = []
+        for shards in zip(*all_outputs, strict=True):
+            outputs, logits = zip(*shards, strict=True)
+            y_pred = Tensor(np.concatenate(outputs), device=model.device)
+            if logits[0] is not None:
+                y_pred.logits = Tensor(np.concatenate(logits), device=model.device)
+            predictions.append(y_pred)
+        found = predictions if isinstance(batch.y, list) else predictions[0]
+        self.state.totals.update_metrics(batch.y, found, batch.weight)
 
 
 class _ShardGradients(Work):
@@ -309,9 +312,11 @@ class _ShardGradients(Work):
         step.note_gradients()
         outputs = None
         if compared is not None:
-            _, y, _ = compared
-            logits = None if y.logits is None else backend.to_numpy(y.logits.data)
-            outputs = backend.to_numpy(y.data), logits
+            found = compared[1] if isinstance(compared[1], list) else [compared[1]]
+            host = backend.to_numpy
+            outputs = [
+                (host(y.data), None if y.logits is None else host(y.logits.data)) for y in found
+            ]
         results = {"gradients": step.optimizer.gradients, "sums": sums}
         results |= {f"{n}: {a.name}": values for n, (a, values) in enumerate(step.updates.items())}
         return Done(results, (Counted(counts, drew), outputs))

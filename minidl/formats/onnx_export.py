@@ -5,13 +5,13 @@ that trains, they drop. Layers of noise have no nodes.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from minidl.arguments import free_name
 from minidl.layers import (
     ELU,
     Activation,
@@ -31,6 +31,8 @@ from minidl.layers import (
     Layer,
     LayerNormalization,
     LeakyReLU,
+    Maximum,
+    Minimum,
     Multiply,
     ReLU,
     Rescaling,
@@ -56,6 +58,7 @@ SHARED_DROPOUTS = (
     SpatialDropout3D,
 )
 MERGING = {Add: "Add", Average: "Mean", Multiply: "Mul", Subtract: "Sub"}
+MERGING |= {Maximum: "Max", Minimum: "Min"}
 # Of activations, whose names are these in snake case.
 OPERATORS = "Elu", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Tanh"
 ATTRIBUTES: dict[str, dict[str, float]] = {"LeakyRelu": {"alpha": 0.2}, "Softmax": {"axis": -1}}
@@ -301,8 +304,7 @@ class _Graph:
 
     def _unique(self, name: str) -> str:
         """Return the name, with a number if it is in use: a layer may occur more than once."""
-        candidates = (f"{name}_{n}" if n else name for n in itertools.count())
-        unique = next(candidate for candidate in candidates if candidate not in self._names)
+        unique = free_name(name, self._names)
         self._names.add(unique)
         return unique
 

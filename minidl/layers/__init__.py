@@ -9,7 +9,15 @@ from minidl.layers.dense import Dense
 from minidl.layers.drop_connect import DropConnect
 from minidl.layers.drop_path import DropPath
 from minidl.layers.dropout import Dropout
-from minidl.layers.merging import Add, Average, Concatenate, Multiply, Subtract
+from minidl.layers.merging import (
+    Add,
+    Average,
+    Concatenate,
+    Maximum,
+    Minimum,
+    Multiply,
+    Subtract,
+)
 from minidl.layers.noise import GaussianDropout, GaussianNoise
 from minidl.layers.normalization import BatchNormalization, LayerNormalization
 from minidl.layers.reshaping import Flatten, Input, Rescaling
@@ -35,6 +43,8 @@ __all__ = [
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
+    "Maximum",
+    "Minimum",
     "Multiply",
     "Parameter",
     "ReLU",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from minidl import rng
+from minidl.arguments import free_name
 from minidl.engine.parameter import Parameter
 from minidl.layers.base import Layer
 from minidl.layers.placement import Placement
@@ -74,9 +75,7 @@ def _plan_names(layers: Sequence[Layer], taken: set[str]) -> dict[Layer, str]:
     for layer in sorted(layers, key=lambda layer: not layer.name_is_given):  # given names first
         name = layer.label
         if name in taken and not layer.name_is_given:
-            stem = layer.class_label
-            candidates = (f"{stem}_{n}" if n else stem for n in range(len(taken) + 1))
-            name = next(candidate for candidate in candidates if candidate not in taken)
+            name = free_name(layer.class_label, taken)
         taken.add(name)
         names[layer] = name
     return names

@@ -4,7 +4,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -313,6 +313,10 @@ class Layer(Holder):
 
     # -------------------------------------------------------------------- for users
 
+    @overload
+    def __call__(self, x: symbol.Symbols, training: bool | None = ...) -> symbol.Symbol: ...
+    @overload
+    def __call__(self, x: Any, training: bool | None = ...) -> Tensor: ...
     def __call__(self, x: Any, training: bool | None = None) -> Any:
         """Return the layer's output; the first call builds the layer.
 

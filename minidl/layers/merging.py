@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minidl.arguments import integer
-from minidl.engine import ops
+from minidl.engine import functions, ops
 from minidl.engine.tensor import Tensor, apply
 from minidl.layers.base import Layer
 from minidl.layers.symbol import Symbol
@@ -60,6 +60,32 @@ class Multiply(_Merge):
     """
 
     merge = staticmethod(operator.mul)
+
+
+class Maximum(_Merge):
+    """Layer that returns the largest of its inputs, element by element.
+
+    Equal elements share the gradient, as in `minidl.maximum`.
+
+    Examples
+    --------
+    >>> Maximum()([Tensor([[1.0, 4.0]]), Tensor([[3.0, 2.0]])])
+    Tensor([[3., 4.]], dtype=float32)
+    """
+
+    merge = staticmethod(functions.maximum)
+
+
+class Minimum(_Merge):
+    """Layer that returns the smallest of its inputs; see `Maximum`.
+
+    Examples
+    --------
+    >>> Minimum()([Tensor([[1.0, 4.0]]), Tensor([[3.0, 2.0]])])
+    Tensor([[1., 2.]], dtype=float32)
+    """
+
+    merge = staticmethod(functions.minimum)
 
 
 class Subtract(_Merge):

@@ -5,21 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from minidl import rng
+from minidl import constraints, regularizers, rng
 from minidl.alternatives import keras_defaults
 from minidl.arguments import Number, integer
+from minidl.constraints import Constraint
 from minidl.engine import ops
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor, apply
 from minidl.initializers import Initializer
 from minidl.layers import updates
 from minidl.layers.base import Layer
-
-WITHOUT = {
-    f"{weight}_{kind}": None
-    for weight in ("beta", "gamma")
-    for kind in ("regularizer", "constraint")
-}
+from minidl.regularizers import Regularizer
 
 
 class _Normalization(Layer):
@@ -35,16 +31,23 @@ class _Normalization(Layer):
         scale: bool = True,
         beta_initializer: str | Initializer = "zeros",
         gamma_initializer: str | Initializer = "ones",
+        *,
+        beta_constraint: str | Constraint | None = None,
+        gamma_constraint: str | Constraint | None = None,
+        beta_regularizer: str | Regularizer | None = None,
+        gamma_regularizer: str | Regularizer | None = None,
         **layer_arguments: Any,
     ):
         super().__init__(**layer_arguments)
         self.axis = list(axis) if isinstance(axis, Sequence) else axis
         self.axes(2**31)  # raises for an axis that no input has
         self.epsilon = epsilon
-        self.center = center
-        self.scale = scale
-        self.beta_initializer = beta_initializer
-        self.gamma_initializer = gamma_initializer
+        self.center, self.scale = center, scale
+        self.beta_initializer, self.gamma_initializer = beta_initializer, gamma_initializer
+        self.beta_constraint = constraints.get(beta_constraint)
+        self.gamma_constraint = constraints.get(gamma_constraint)
+        self.beta_regularizer = regularizers.get(beta_regularizer)
+        self.gamma_regularizer = regularizers.get(gamma_regularizer)
 
     def axes(self, ndim: int) -> tuple[int, ...]:
         """Return the axes of the weights in an input of `ndim` axes, from 1 on, in order."""
@@ -64,9 +67,14 @@ class _Normalization(Layer):
         self.gamma: Parameter | None = None
         self.beta: Parameter | None = None
         if self.scale:
-            self.gamma = self.add_weight("weight", shape, self.gamma_initializer)
+            gamma: Any = {
+                "constraint": self.gamma_constraint,
+                "regularizer": self.gamma_regularizer,
+            }
+            self.gamma = self.add_weight("weight", shape, self.gamma_initializer, **gamma)
         if self.center:
-            self.beta = self.add_weight("bias", shape, self.beta_initializer)
+            beta: Any = {"constraint": self.beta_constraint, "regularizer": self.beta_regularizer}
+            self.beta = self.add_weight("bias", shape, self.beta_initializer, **beta)
         self.weight_shape = shape
 
     def call(self, x: Tensor) -> Tensor:
@@ -97,7 +105,7 @@ class _Normalization(Layer):
         return weight.reshape([x.shape[n] if n in axes else 1 for n in range(x.ndim)])
 
 
-@keras_defaults(synchronized=False, renorm=False, **WITHOUT)
+@keras_defaults(synchronized=False, renorm=False)
 class BatchNormalization(_Normalization):
     """Layer that normalises each feature over the batch (Ioffe & Szegedy, ICML 2015, algorithm 1).
 
@@ -123,6 +131,8 @@ class BatchNormalization(_Normalization):
         Whether beta is added, and whether gamma is a factor.
     beta_initializer, gamma_initializer : str or Initializer
         The initial values of beta and gamma.
+    beta_constraint, gamma_constraint, beta_regularizer, gamma_regularizer
+        As in `Dense`.
     moving_mean_initializer, moving_variance_initializer : str or Initializer
         Those of the averages.
 
@@ -201,7 +211,7 @@ class BatchNormalization(_Normalization):
         return y
 
 
-@keras_defaults(rms_scaling=False, **WITHOUT)
+@keras_defaults(rms_scaling=False)
 class LayerNormalization(_Normalization):
     """Layer that normalises each sample over its features (Ba et al., arXiv:1607.06450, section 3).
 
@@ -212,7 +222,7 @@ class LayerNormalization(_Normalization):
     ----------
     axis : int or list of int
         The axes of the features; not 0, which is the batch.
-    epsilon, center, scale, beta_initializer, gamma_initializer
+    epsilon, center, scale, and those of beta and gamma
         As in `BatchNormalization`. PyTorch's default epsilon is 1e-5.
 
     Attributes

@@ -84,6 +84,9 @@ class Symbol:
         return self.operators[operator]()([self, other])
 
 
+Symbols = Symbol | Sequence[Symbol]
+
+
 def are_symbols(x: Any) -> bool:
     """Return whether `x` is a symbol, or a list or tuple with one."""
     if isinstance(x, list | tuple):

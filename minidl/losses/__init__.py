@@ -1,15 +1,16 @@
 """Loss functions, and `Loss`, the base class of your own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from minidl.arguments import choose
+from minidl.arguments import by_name, choose
 from minidl.losses.base import FunctionLoss, Loss
 from minidl.losses.crossentropies import (
     BinaryCrossentropy,
     CategoricalCrossentropy,
     SparseCategoricalCrossentropy,
 )
+from minidl.losses.outputs import OutputLosses
 from minidl.losses.regression import Huber, MeanAbsoluteError, MeanSquaredError
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Loss",
     "MeanAbsoluteError",
     "MeanSquaredError",
+    "OutputLosses",
     "SparseCategoricalCrossentropy",
     "get",
 ]
@@ -57,3 +59,23 @@ def get(loss: str | Loss | Callable[..., Any] | None) -> Loss:
     if callable(loss) and not isinstance(loss, type | Loss):
         return FunctionLoss(loss)
     return choose("loss", loss, Loss, _BY_NAME)
+
+
+def of_outputs(names: Sequence[str], loss: Any, weights: Any = None) -> OutputLosses:
+    """Return the loss of a model with several outputs; all arguments are those of ``compile``.
+
+    A loss that is neither a list nor a dictionary by name holds for each output.
+
+    Examples
+    --------
+    >>> of_outputs(["a", "b"], {"b": "mse", "a": "mae"}, {"a": 2, "b": 1}).weights
+    (2.0, 1.0)
+    """
+    if isinstance(loss, OutputLosses):
+        loss, weights = loss.losses, loss.weights if weights is None else weights
+    is_one = not isinstance(loss, list | tuple | Mapping)
+    of_each = "for each of the outputs"
+    each = [loss] * len(names) if is_one else by_name("compile", f"a loss {of_each}", names, loss)
+    if weights is not None:
+        weights = by_name("compile", f"one of loss_weights {of_each}", names, weights)
+    return OutputLosses([get(one) for one in each], names, weights)

@@ -1,6 +1,6 @@
 """Base class of loss functions: one value for each sample, and their reduction to a number."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ class Loss(Shown, RefusesMethods):
     """
 
     name: Any = None
+    made_of: Sequence["Loss"] = ()  # the losses of several outputs
+    value_names: Sequence[str] = ()  # of what `with_parts` returns after the loss itself
     reduction: str | None = MEANS[0]  # of subclasses whose constructor sets none
 
     def __init__(self, name: str | None = None, reduction: str | None = MEANS[0]):
@@ -109,6 +111,10 @@ class Loss(Shown, RefusesMethods):
             return losses
         return losses.sum() if self.reduction == "sum" else losses.mean()
 
+    def with_parts(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> list[Tensor]:
+        """Return what a call returns, and then what else logs show."""
+        return [self(y_true, y_pred, sample_weight)]
+
 
 class FunctionLoss(Loss):
     """Loss that a function computes: ``compile(loss=function)`` creates it.
@@ -174,11 +180,13 @@ def fitted(who: str, weight: Tensor, values: Tensor) -> Tensor:
     return weight.reshape(shape)
 
 
-def aligned(values: Tensor, like: Tensor) -> Tensor:
+def aligned(values: Any, like: Any) -> Any:
     """Return `values` in the shape of `like` if the two differ only by a last axis of length 1.
 
-    Without this, (batch,) and (batch, 1) would broadcast to (batch, batch).
+    Without this, (batch,) and (batch, 1) would broadcast to (batch, batch). Both may be lists.
     """
+    if isinstance(like, list):
+        return list(map(aligned, values, like))
     if (*values.shape, 1) == like.shape or values.shape == (*like.shape, 1):
         return values.reshape(like.shape)
     return values
@@ -200,6 +208,16 @@ def check_same_shape(
             f"{who}: expected y of the outputs' shape {output_shape}, got {y_true.shape}. Reshape "
             "y, or change the units of the last layer."
         )
+
+
+class SameShape:
+    """Part of losses and metrics whose targets have the shape of the outputs."""
+
+    name: Any
+
+    def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
+        """Raise ValueError unless `y_true` has the outputs' shape, up to an axis of length 1."""
+        check_same_shape(self.name, y_true, output_shape)
 
 
 def _squeezed(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

@@ -2,17 +2,15 @@
 
 from typing import Any
 
-import numpy as np
-
 from minidl.alternatives import keras_defaults
 from minidl.arguments import Number
 from minidl.engine.tensor import Tensor
-from minidl.losses.base import MEANS, Loss, check_same_shape, mean_of_sample
+from minidl.losses.base import MEANS, Loss, SameShape, mean_of_sample
 
 KERAS_LOSS = {"dtype": (None, "float32")}
 
 
-class _Regression(Loss):
+class _Regression(SameShape, Loss):
     """Mean over the last axis of a function of the difference, `of`.
 
     As in Keras, outputs of shape (batch, steps, features) have a loss for each step, and
@@ -21,10 +19,6 @@ class _Regression(Loss):
 
     def __init__(self, reduction: str | None = MEANS[0]):
         super().__init__(reduction=reduction)
-
-    def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
-        """Raise ValueError unless `y_true` has the outputs' shape, up to an axis of length 1."""
-        check_same_shape(self.name, y_true, output_shape)
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each sample, and of each time step: the mean over the last axis."""

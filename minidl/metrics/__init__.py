@@ -1,9 +1,9 @@
 """Metrics that `fit` and `evaluate` report, and `Metric`, the base class of your own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from minidl.arguments import choose
+from minidl.arguments import by_name, choose
 from minidl.metrics.accuracy import (
     Accuracy,
     BinaryAccuracy,
@@ -14,6 +14,7 @@ from minidl.metrics.accuracy import (
 )
 from minidl.metrics.base import FunctionMetric, Metric, Weighted
 from minidl.metrics.confusion import AUC, F1Score, Precision, Recall
+from minidl.metrics.outputs import OutputMetric
 from minidl.metrics.regression import MeanAbsoluteError, MeanSquaredError, RootMeanSquaredError
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "MeanAbsoluteError",
     "MeanSquaredError",
     "Metric",
+    "OutputMetric",
     "Precision",
     "Recall",
     "RootMeanSquaredError",
@@ -88,3 +90,31 @@ def with_weighted(metrics: list[Any], weighted: list[Any]) -> list[Metric]:
         if isinstance(metric, Weighted) and metric.name in taken:
             metric.name = f"weighted_{metric.name}"
     return found
+
+
+def of_outputs(names: Sequence[str], metrics: Any, weighted: Any) -> list[Metric]:
+    """Return the metrics of a model with several outputs; all arguments are those of ``compile``.
+
+    Examples
+    --------
+    >>> [metric.name for metric in of_outputs(["a", "b"], {"b": "mae"}, [None, ["mae"]])]
+    ['b_mae', 'b_weighted_mae']
+    """
+    known = isinstance(metrics, list) and all(isinstance(m, OutputMetric) for m in metrics)
+    if known and metrics and weighted is None and max(m.output for m in metrics) < len(names):
+        return metrics
+    pairs = zip(_by_output(names, metrics), _by_output(names, weighted), strict=True)
+    return [
+        OutputMetric(metric, output, f"{names[output]}_{metric.name}")
+        for output, pair in enumerate(pairs)
+        for metric in with_weighted(*pair)
+    ]
+
+
+def _by_output(names: Sequence[str], metrics: Any) -> list[list[Any]]:
+    """Return a list of metrics for each output; outputs without metrics may be left out."""
+    if metrics is None or isinstance(metrics, Mapping):
+        metrics = dict.fromkeys(names) | dict(metrics or {})
+    given = by_name("compile", "metrics for each of the outputs", names, metrics)
+    lists = [[] if each is None else each for each in given]
+    return [list(each) if isinstance(each, list | tuple) else [each] for each in lists]

@@ -8,7 +8,7 @@ from minidl.alternatives import keras_defaults
 from minidl.arguments import Number, positive_integer
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
-from minidl.losses.base import check_same_shape, mean_of_sample, shapes_agree
+from minidl.losses.base import SameShape, mean_of_sample, shapes_agree
 from minidl.losses.crossentropies import check_whole
 from minidl.metrics.base import Metric
 
@@ -122,7 +122,7 @@ def _among_largest(k: int, labels: Array, y_pred: Tensor) -> Tensor:
 
 
 @keras_defaults(dtype=(None, "float32"))
-class BinaryAccuracy(Metric):
+class BinaryAccuracy(SameShape, Metric):
     """Share of the labels, 0 or 1, whose output is on their side of a threshold.
 
     The value of a sample is the mean over its labels, the last axis. NaN is not correct.
@@ -148,10 +148,6 @@ class BinaryAccuracy(Metric):
     def __init__(self, name: str | None = None, *, threshold: float = 0.5):
         super().__init__(name)
         self.threshold = threshold
-
-    def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
-        """Raise ValueError unless `y_true` has the outputs' shape, up to an axis of length 1."""
-        check_same_shape(self.name, y_true, output_shape)
 
     def per_sample(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the share of correct labels of each sample."""

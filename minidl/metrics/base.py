@@ -1,7 +1,7 @@
 """Metrics: means over the samples, kept on the device until read, and metrics with own state."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -47,6 +47,7 @@ class Metric(Shown):
     """
 
     name = "metric"
+    made_of: Sequence["Metric"] = ()  # the metrics that it has in it
     is_mean = True  # whether `batch_sum` defines the metric, and not methods of its class
     _total: Array = None
     _count: Any = 0
@@ -188,7 +189,7 @@ class Weighted(Metric):
     """
 
     def __init__(self, metric: Metric):
-        self.metric = metric
+        self.metric, self.made_of = metric, (metric, *metric.made_of)
         super().__init__(metric.name)
 
     def reset_state(self) -> None:

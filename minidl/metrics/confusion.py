@@ -5,16 +5,17 @@ from typing import Any
 import numpy as np
 
 from minidl.alternatives import keras_defaults
-from minidl.arguments import Number, integer, one_of
+from minidl.arguments import Number, integer, one_of, positive_integer
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
-from minidl.losses.base import check_same_shape, fitted
+from minidl.losses.base import SameShape, fitted
 from minidl.metrics.base import Metric
 
+AT_0 = "an integer, 0 or above"
 EPSILON = 1e-7  # Keras' bound: the first and last threshold of AUC are so far outside of [0, 1]
 
 
-class _Counts(Metric):
+class _Counts(SameShape, Metric):
     """A number made of counts, which stay on the device until the result is read.
 
     Outputs are probabilities of 1, and targets other than 0 count as 1. With weights, a sample
@@ -26,10 +27,6 @@ class _Counts(Metric):
     def reset_state(self) -> None:
         """Forget all samples."""
         self._counts = None
-
-    def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
-        """Raise ValueError unless `y_true` has the outputs' shape, up to an axis of length 1."""
-        check_same_shape(self.name, y_true, output_shape)
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> None:
         """Add a batch."""
@@ -76,24 +73,46 @@ def _ratio(a: Any, b: Any) -> np.ndarray:
 class _Share(_Counts):
     """Share of the true positives among others; a subclass names the row of the others."""
 
-    thresholds: Any = Number("[0, 1]")
+    thresholds: Any = Number("[0, 1]", or_none=True)
     _others: int
 
-    def __init__(self, thresholds: float | None = None, *, name: str | None = None):
+    def __init__(
+        self,
+        thresholds: float | None = None,
+        top_k: int | None = None,
+        class_id: int | None = None,
+        name: str | None = None,
+    ):
         super().__init__(name)
-        self.thresholds = 0.5 if thresholds is None else thresholds
+        self.thresholds = 0.5 if thresholds is None and top_k is None else thresholds
+        who = type(self).__name__
+        self.top_k = None if top_k is None else positive_integer(f"{who}: top_k", top_k)
+        self.class_id = None if class_id is None else integer(f"{who}: class_id", class_id, 0, AT_0)
+
+    def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
+        """Raise ValueError unless `y_true` fits the outputs, and there are enough of these."""
+        super().check(y_true, output_shape)
+        outputs = (output_shape[-1] or 1) if len(output_shape) > 1 else 1
+        if max(self.top_k or 0, (self.class_id or 0) + 1) > outputs:
+            raise ValueError(
+                f"{self.name}: expected top_k of at most {outputs} and class_id below it, got "
+                f"top_k={self.top_k} and class_id={self.class_id}."
+            )
 
     def positive(self, xp: Any, p: Array) -> Array:
-        """Return which outputs are above the threshold."""
-        return p > self.thresholds
+        """Return which outputs are above the threshold, and among the largest of their sample."""
+        is_positive = p > (-np.inf if self.thresholds is None else self.thresholds)
+        if self.top_k is None:
+            return is_positive
+        return is_positive & (p >= xp.sort(p, axis=-1)[:, -self.top_k][:, None])
 
     def of(self, counts: np.ndarray) -> Any:
         """Return the share, or 0 without any."""
-        kinds = counts.sum(axis=1)
+        kinds = counts.sum(axis=1) if self.class_id is None else counts[:, self.class_id]
         return _ratio(kinds[0], kinds[0] + kinds[self._others])
 
 
-@keras_defaults(top_k=None, class_id=None, dtype=(None, "float32"))
+@keras_defaults(dtype=(None, "float32"))
 class Precision(_Share):
     """Share of the labels that are 1 among those whose output is above a threshold.
 
@@ -103,6 +122,11 @@ class Precision(_Share):
     ----------
     thresholds : float, optional
         In [0, 1]: outputs above it stand for 1; None is 0.5. Several thresholds need a metric each.
+    top_k : int, optional
+        Only the `top_k` largest outputs of each sample stand for 1; the threshold is then optional.
+        Outputs that are equal at the limit all do.
+    class_id : int, optional
+        The index of the output that counts; None is all.
     name : str, optional
         The name in logs.
 
@@ -118,7 +142,7 @@ class Precision(_Share):
     _others = 1  # false positives
 
 
-@keras_defaults(top_k=None, class_id=None, dtype=(None, "float32"))
+@keras_defaults(dtype=(None, "float32"))
 class Recall(_Share):
     """Share of the outputs above a threshold among the labels that are 1.
 
@@ -126,7 +150,7 @@ class Recall(_Share):
 
     Parameters
     ----------
-    thresholds, name
+    thresholds, top_k, class_id, name
         As in `Precision`.
 
     Examples

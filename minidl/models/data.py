@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
-from minidl.arguments import positive_integer
+from minidl.arguments import number_array, positive_integer
 from minidl.batches import Samples
 from minidl.engine.scope import keeps_scopes
 from minidl.layers.base import Layer
@@ -27,6 +27,10 @@ class DataMethods:
     def _host_inputs(self: Any, who: str, x: Any) -> Any:
         """Return x as one array."""
         return x
+
+    def _host_outputs(self: Any, who: str, name: str, values: Any) -> Any:
+        """Return targets or weights as one array."""
+        return number_array(who, name, values)
 
     def _planned_layers(self: Any) -> Sequence[Layer]:
         """Return the layers in the order of execution."""
@@ -123,13 +127,13 @@ class DataMethods:
         self: Any, x: Any, y: Any, sample_weight: Any = None, *, return_dict: bool = False
     ) -> Any:
         """Return loss and metrics of one batch, as `evaluate` does."""
-        size = len(x)
+        size = len(self._host_inputs("test_on_batch", x))
         values = self.evaluate(x, y, size, 0, sample_weight=sample_weight, return_dict=True)
         return returned(values, return_dict)
 
     def predict_on_batch(self: Any, x: Any) -> Any:
         """Return the outputs for one batch, as `predict` does."""
-        return self.predict(x, len(x), 0)
+        return self.predict(x, len(self._host_inputs("predict_on_batch", x)), 0)
 
 
 def returned(values: dict[str, float], return_dict: bool) -> Any:
@@ -157,7 +161,7 @@ def only_arrays(samples: Samples | BatchSource) -> Samples:
     if isinstance(samples, BatchSource):
         raise ValueError(
             "fit: expected arrays for validation_split or a distribution, got an iterable of "
-            "batches. Pass arrays, or leave these out."
+            "batches. Join its batches with np.concatenate, or leave these out."
         )
     return samples
 
@@ -170,9 +174,9 @@ def _refuse_steps(who: str, steps: int | None) -> None:
         )
 
 
-def checked_batch_size(who: str, given: int | None) -> int:
+def checked_batch_size(who: str, given: int | None, default: int = DEFAULT_BATCH_SIZE) -> int:
     """Return a batch size, by default that of Keras, or raise ValueError."""
-    return DEFAULT_BATCH_SIZE if given is None else positive_integer(f"{who}: batch_size", given)
+    return default if given is None else positive_integer(f"{who}: batch_size", given)
 
 
 def checked_frequency(given: int | Collection[int]) -> int | list[int]:

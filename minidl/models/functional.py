@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from minidl.alternatives import keras_defaults
-from minidl.arguments import number_array
+from minidl.arguments import by_name, number_array
 from minidl.batches import Samples
 from minidl.engine.tensor import Tensor
 from minidl.layers import Input, Layer
-from minidl.models.graph import Graph, packed
+from minidl.losses.outputs import joined
+from minidl.models.graph import Graph, packed, unique_names
 from minidl.models.model import Model
-from minidl.models.sequential import Sequential
+from minidl.models.sequential import check_activation
 from minidl.trainer import fusion
 
 
@@ -42,6 +43,10 @@ class Functional(Model):
     With several inputs, x is a list of arrays, or a dictionary of arrays by the names of the
     inputs. `fit`, `evaluate` and `predict` join them in one array of the model's dtype, whose rows
     are the samples.
+
+    With several outputs, y is a list of arrays, or a dictionary of arrays by the names of the
+    outputs. So are the losses, the metrics and other arguments of `compile`. The names are those
+    of the layers.
 
     Examples
     --------
@@ -110,37 +115,42 @@ class Functional(Model):
         is_plain = kind.call is Functional.call and kind.__call__ is Model.__call__
         return self.graph.chain if is_plain else [self]
 
+    @property
+    def output_names(self) -> list[str]:  # type: ignore[override]
+        """The names of the outputs: those of the layers that return them."""
+        return unique_names(layer.label for layer in self.graph.ends)
+
     def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
-        if len(self.graph.outputs) > 1:
+        samples = super()._checked_samples(who, x, y, weight)
+        if self._planned_layers() is self.graph.chain:
+            losses = self.loss.made_of or [self.loss]
+            for layer, loss in zip(self.graph.ends, losses, strict=True):
+                check_activation(who, layer, loss)
+        return samples
+
+    def _host_outputs(self, who: str, name: str, values: Any) -> Any:
+        names = self.output_names
+        is_for_all = name == "sample_weight" and not isinstance(values, Mapping | list | tuple)
+        if len(names) < 2 or is_for_all:
+            return super()._host_outputs(who, name, values)
+        given = zip(
+            names, by_name(who, f"{name} for each of the outputs", names, values), strict=True
+        )
+        arrays = [number_array(who, f"{name}[{key!r}]", part) for key, part in given]
+        shapes = [array.shape for array in arrays]
+        if any(shape[:1] != shapes[0][:1] or not shape for shape in shapes):
             raise ValueError(
-                f"{who}: expected a model with one output, got {self.label} with "
-                f"{len(self.graph.outputs)}. Merge them with layers.Concatenate, and define the "
-                "loss."
+                f"{who}: expected {name} with as many samples for each output, got shapes {shapes}."
             )
-        return Sequential._checked_samples(self, who, x, y, weight)
+        return joined(names, arrays)
 
     def _as_input(self, x: Any) -> Tensor:
         if not isinstance(x, Mapping) and not (self.takes_list and isinstance(x, list | tuple)):
             return super()._as_input(x)
-        parts = [super(Functional, self)._as_input(part) for part in self._by_input(self.label, x)]
+        given = by_name(self.label, "an array for each of the inputs", self.graph.names, x)
+        parts = [super(Functional, self)._as_input(part) for part in given]
         self._check_shapes(self.label, [part.shape for part in parts])
         return packed(parts) if self.takes_list else parts[0]
-
-    def _by_input(self, who: str, x: Any) -> list[Any]:
-        """Return what a list, or a dictionary by name, holds for each input."""
-        names = self.graph.names
-        if isinstance(x, Mapping) and set(x) == set(names):
-            return [x[name] for name in names]
-        if isinstance(x, Mapping) or not isinstance(x, list | tuple) or len(x) != len(names):
-            got = (
-                f"keys {sorted(map(str, x))}" if isinstance(x, Mapping) else f"a {type(x).__name__}"
-            )
-            got += f" of {len(x)}" if isinstance(x, list | tuple) else ""
-            raise ValueError(
-                f"{who}: expected an array for each of the inputs {names}, got {got}. Pass a list "
-                "in this order, or a dictionary with these keys."
-            )
-        return list(x)
 
     def _check_shapes(self, who: str, shapes: Sequence[tuple[int, ...]]) -> None:
         """Raise ValueError unless the inputs have as many samples, of the shapes of the graph."""
@@ -154,7 +164,8 @@ class Functional(Model):
     def _host_inputs(self, who: str, x: Any) -> Any:
         if not self.takes_list and not isinstance(x, Mapping):
             return x
-        given = zip(self.graph.names, self._by_input(who, x), strict=True)
+        names = self.graph.names
+        given = zip(names, by_name(who, "an array for each of the inputs", names, x), strict=True)
         arrays = [number_array(who, f"x[{name!r}]", part) for name, part in given]
         self._check_shapes(who, [array.shape for array in arrays])
         if not self.takes_list:

@@ -3,9 +3,10 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
+from minidl.arguments import free_name
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
 from minidl.layers import Input, Layer
@@ -122,7 +123,7 @@ class Graph:
         self.inputs, self.layers, self.outputs = tuple(inputs), tuple(layers), tuple(outputs)
         self.calls = [tuple(call) for call in calls]
         self.shapes: list[Any] = [each.shape[1:] for each in inputs]
-        self.names = _unique(each.name or "input_layer" for each in inputs)
+        self.names = unique_names(each.name or "input_layer" for each in inputs)
         self.nodes, known = list[Node](), len(inputs)
         for index, arguments, is_list, results in self.calls:
             _check_numbers(arguments, 0, known)
@@ -184,6 +185,12 @@ class Graph:
             return cls(inputs, layers, rows, [numbers[_origin(symbol)] for symbol in outputs])
         except ValueError as error:
             raise ValueError(f"{who}: {error}. Leave it out.") from error
+
+    @property
+    def ends(self) -> list[Layer]:
+        """The layers that return the outputs."""
+        makers = {n: node.layers[-1] for node in self.nodes for n in node.results}
+        return [makers[number] for number in self.outputs]
 
     def sources(self, layer: Layer) -> list[str]:
         """Return the names of inputs and layers whose values a layer receives."""
@@ -283,10 +290,9 @@ def _check_numbers(numbers: Sequence[Any], low: int, high: int) -> None:
             raise ValueError(f"expected a number in [{low}, {high}), got {number!r:.80}")
 
 
-def _unique(names: Any) -> list[str]:
+def unique_names(names: Iterable[str]) -> list[str]:
     """Return names, with ``_1``, ``_2`` and so on after those that occur again."""
     found: list[str] = []
     for name in names:
-        candidates = (f"{name}_{n}" if n else name for n in itertools.count())
-        found.append(next(each for each in candidates if each not in found))
+        found.append(free_name(name, found))
     return found

@@ -2,10 +2,10 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from minidl.callbacks.base import Callback, CallbackList, Observers, checked_cal
 from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line
 from minidl.engine.backward import no_grad
 from minidl.engine.scope import keeps_scopes
-from minidl.engine.tensor import Tensor
-from minidl.metrics import Metric, with_weighted
+from minidl.losses.outputs import fields
+from minidl.metrics import of_outputs, with_weighted
 from minidl.models.data import (
     DataMethods,
     checked_batch_size,
@@ -28,18 +28,21 @@ from minidl.models.data import (
 )
 from minidl.models.graph import FromSymbols
 from minidl.models.network import Network
-from minidl.models.prediction import PredictMethods
+from minidl.models.prediction import PredictMethods, Rest, Size
 from minidl.trainer.distribution import Distribution
 from minidl.trainer.inference import Evaluation
 from minidl.trainer.loop import Run
 from minidl.trainer.position import run_arguments
 from minidl.trainer.state import COMPILED_WITHIN_EPOCH, History
 
-Function = Callable[[Tensor, Tensor], Any]  # of targets and outputs
-
-NOT_WEIGHTED = {"loss_weights": None}
 KERAS_COMPILE = {"run_eagerly": False, "steps_per_execution": 1, "jit_compile": ("auto", False)}
-KERAS_FIT = {"workers": 1, "validation_batch_size": None}
+KERAS_FIT = {"workers": 1}
+
+
+class EvaluateRest(Rest, total=False):
+    """Arguments of `evaluate` on which the type of its result does not depend."""
+
+    sample_weight: Any
 
 
 class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
@@ -98,14 +101,15 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
 
     # -------------------------------------------------------------------- training
 
-    @keras_defaults(**NOT_WEIGHTED, **KERAS_COMPILE)
+    @keras_defaults(**KERAS_COMPILE)
     def compile(
         self,
         optimizer: str | optimizers.Optimizer = "rmsprop",
-        loss: str | losses.Loss | Function | None = None,
+        loss: Any = None,
         *,
-        metrics: Iterable[str | Metric | Function] | None = None,
-        weighted_metrics: Iterable[str | Metric | Function] | None = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
     ) -> None:
         """Choose optimizer, loss and metrics; ``step`` and ``epoch`` go on counting.
 
@@ -118,10 +122,14 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
             ``"sgd"``, ``"rmsprop"``, ``"adam"``, ``"adamw"``, ``"nadam"``, or an optimizer.
         loss : str, Loss or callable
             The name of a loss (``"sparse_categorical_crossentropy"``, ``"mse"``), a loss, or a
-            function of (y_true, y_pred).
+            function of (y_true, y_pred). For several outputs: a list of them in the order of
+            ``model.output_names``, a dictionary by these names, or one for each output.
+        loss_weights : list or dict of float, optional
+            For several outputs: the factor of each loss in their sum.
         metrics : list of str, Metric or callable, optional
             ``"accuracy"`` or another name, metrics, or functions of (y_true, y_pred). The weights
-            of the samples do not count.
+            of the samples do not count. For several outputs: a list with one such list, or one
+            metric, for each, or a dictionary by name. Logs name them ``OUTPUT_METRIC``.
         weighted_metrics : list of str, Metric or callable, optional
             The same with weights.
 
@@ -130,18 +138,26 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         TypeError, ValueError
             If a name is unknown, or two metrics have one name. Nothing is changed then.
         """
-        listed = [
-            [] if given is None else as_list("compile", name, given)
-            for name, given in (("metrics", metrics), ("weighted_metrics", weighted_metrics))
-        ]
-        new_loss, new_optimizer = losses.get(loss), optimizers.get(optimizer)
-        if new_loss.reduction in (None, "none"):
+        outputs = self.output_names
+        if len(outputs) > 1:
+            new_loss: losses.Loss = losses.of_outputs(outputs, loss, loss_weights)
+            new_metrics = of_outputs(outputs, metrics, weighted_metrics)
+        elif loss_weights is not None or isinstance(loss, losses.OutputLosses):
+            raise TypeError(
+                "compile: expected loss_weights and OutputLosses for models with several outputs "
+                f"of Model(inputs, outputs) only, got them for {self.label}. Pass one loss."
+            )
+        else:
+            given = ("metrics", metrics), ("weighted_metrics", weighted_metrics)
+            listed = ([] if each is None else as_list("compile", n, each) for n, each in given)
+            new_loss, new_metrics = losses.get(loss), with_weighted(*listed)
+        new_optimizer = optimizers.get(optimizer)
+        if any(each.reduction in (None, "none") for each in (new_loss, *new_loss.made_of)):
             raise ValueError(
                 "compile: expected a loss that is one number, got one with reduction=None. Leave "
                 "reduction out."
             )
-        new_metrics = with_weighted(*listed)
-        names = ["loss", *(metric.name for metric in new_metrics)]
+        names = ["loss", *new_loss.value_names, *(metric.name for metric in new_metrics)]
         if len(set(names)) < len(names) or any(name.startswith("val_") for name in names):
             raise ValueError(
                 "compile: expected metrics with unique names, not loss and without val_, got "
@@ -172,6 +188,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         class_weight: Mapping[int, float] | None = None,
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
         validation_freq: int | Collection[int] = 1,
         sample_weight: Any = None,
         initial_epoch: int = 0,
@@ -214,6 +231,8 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         steps_per_epoch, validation_steps : int, optional
             The batches of an iterable in an epoch, and in a validation. The next one goes on where
             it ended. None is one pass over the iterable.
+        validation_batch_size : int, optional
+            Samples in a batch of the validation; None is `batch_size`.
         validation_freq : int or collection of int
             The number of epochs from one validation to the next, or the epochs to validate, from 1.
         initial_epoch : int
@@ -259,6 +278,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
                     )
                 listed = checked_callbacks(callbacks)
                 batch_size = checked_batch_size("fit", batch_size)
+                size = checked_batch_size("fit: validation", validation_batch_size, batch_size)
                 verbose = checked_verbose("fit", verbose)
                 epochs = rng.checked_integer("fit: epochs", epochs, 2**32)
                 initial_epoch = rng.checked_integer("fit: initial_epoch", initial_epoch, 2**32)
@@ -276,6 +296,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
                     samples, held_out = only_arrays(samples).split(validation_split)
                 if type(distribution) is not Distribution:
                     only_arrays(samples)
+                    only_arrays(held_out or samples)
                 if class_weight is not None and isinstance(samples, Samples):
                     samples = samples.weighted_by_class(class_weight)
                 if not any(parameter.requires_grad for parameter in self.parameters()):
@@ -303,6 +324,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
                 plan = self._plan(samples)
                 parts = plan, epochs, validation, callback_list
                 options: dict[str, Any] = {"record": record, "validation_freq": often}
+                options["validation_batch_size"] = size
                 run = Run(self, state, *parts, distribution=distribution, **options)
             run.start(arguments, initial_epoch, verbose, is_new=is_new, is_resumed=bool(resume))
         for warning in run.warnings if distribution.rank == 0 else ():
@@ -320,28 +342,49 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
                 f"{who}: expected arrays x and y, got a {type(x).__name__} and no y. Pass y, or an "
                 "iterable of batches (x, y)."
             )
+        y = self._host_outputs(who, "y", y)
+        if weight is not None:
+            weight = self._host_outputs(who, "sample_weight", weight)
         samples = Samples.checked(who, self._host_inputs(who, x), y, weight)
         assert samples.y is not None, "given above"
         output_shape = self._output_shape_for(samples.x.shape[1:])
+        if isinstance(output_shape, list) and not self.loss.made_of:
+            raise ValueError(
+                f"{who}: expected one output, got {len(output_shape)} of {self.label}. Make the "
+                "model by Model(inputs, outputs)."
+            )
         self.loss.check(samples.y, output_shape)
         for metric in self.metrics:
             metric.check(samples.y, output_shape)
         samples = replace(samples, y=self.loss.targets(samples.y))
-        if samples.weight is not None and samples.weight.ndim > 1:  # only the loss knows its axes
-            first = samples[:1]
-            outputs = self.backend.asarray(np.zeros((1, *output_shape[1:]), self.dtype))
+        held = samples.weight
+        if held is not None and (held.ndim > 1 or held.dtype.names):  # only the loss knows its axes
+            first, is_list = samples[:1], isinstance(output_shape, list)
+            shapes: Any = output_shape if is_list else [output_shape]
+            zeros: Any = [self._as_tensor(np.zeros((1, *shape[1:]))) for shape in shapes]
             try:
                 with no_grad(), np.errstate(all="ignore"):
-                    self.loss(first.y, Tensor.of(outputs, self.backend), first.weight)
+                    self.loss(fields(first.y), zeros if is_list else zeros[0], fields(first.weight))
             except ValueError as error:
+                got = f"dtype {held.dtype}" if held.dtype.names else f"shape {held.shape}"
                 raise ValueError(
                     f"{who}: expected sample_weight with one number for each sample, or for each "
-                    f"of its losses, got shape {samples.weight.shape}. Reshape it."
+                    f"of its losses, got {got}. Reshape it."
                 ) from error
         return samples
 
     # -------------------------------------------------------------------- use
 
+    @overload
+    def evaluate(
+        self, x: Any, y: Any = ..., batch_size: Size = ..., verbose: str | int = ..., *,
+        return_dict: Literal[True], **rest: Unpack[EvaluateRest],
+    ) -> dict[str, float]: ...  # fmt: skip
+    @overload
+    def evaluate(
+        self, x: Any, y: Any = ..., batch_size: Size = ..., verbose: str | int = ..., *,
+        return_dict: bool = ..., **rest: Unpack[EvaluateRest],
+    ) -> Any: ...  # fmt: skip
     @keeps_scopes
     def evaluate(
         self,

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from minidl.engine.tensor import Tensor
 from minidl.layers.adoption import adopt
 from minidl.layers.base import Layer
 from minidl.layers.placement import Placement
-from minidl.layers.symbol import are_symbols, batch_shape, copies, rehearsing
+from minidl.layers.symbol import Symbols, are_symbols, batch_shape, copies, rehearsing
 from minidl.optimizers import Optimizer
 from minidl.storage import registry
 from minidl.storage.atomic import PathLike
@@ -39,6 +39,7 @@ class Network(Layer):
     run: Run | None = None
     stop_training = False
     recording = Recording()
+    output_names: Sequence[str] = ()  # only a `Functional` model knows them
 
     @keras_defaults(trainable=True)
     def __init__(
@@ -280,6 +281,10 @@ class Network(Layer):
 
     # -------------------------------------------------------------------- building and calling
 
+    @overload
+    def __call__(self, x: Symbols, training: bool | None = ...) -> Any: ...
+    @overload
+    def __call__(self, x: Any, training: bool | None = ...) -> Tensor: ...
     def __call__(self, x: Any, training: bool | None = None) -> Any:
         """Return the outputs for a batch: a tensor of the device, or an array of the host.
 

@@ -18,7 +18,7 @@ Size = int | None
 
 
 class Rest(TypedDict, total=False):
-    """Arguments of `predict` on which the type of its result does not depend."""
+    """Arguments of `predict` and `evaluate` on which the type of the result does not depend."""
 
     steps: int | None
     callbacks: Callback | Iterable[Callback] | None

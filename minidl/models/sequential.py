@@ -10,6 +10,7 @@ from minidl.batches import Samples
 from minidl.engine.tensor import Tensor
 from minidl.layers import Dense, Input, Layer, Softmax, activations
 from minidl.layers.adoption import adopt
+from minidl.losses import Loss
 from minidl.losses.crossentropies import expects_probabilities
 from minidl.models.model import Model
 from minidl.storage import registry
@@ -131,27 +132,31 @@ class Sequential(Model):
         is_plain = kind.call is Sequential.call and kind.__call__ is Model.__call__
         return self._layers if is_plain else [self]
 
-    def _checked_samples(self: Model, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
-        samples = Model._checked_samples(self, who, x, y, weight)
-        planned = self._planned_layers()
-        last = planned[-1] if planned else None
-        function: Any = getattr(last, "activation", None)
-        if type(last) is Softmax:
-            function = Tensor.softmax
-        found, fitting = activations.name_of(function), getattr(self.loss, "activation", "softmax")
-        if last is not None and found == fitting and getattr(self.loss, "from_logits", False):
-            raise ValueError(
-                f"{who}: expected logits for {type(self.loss).__name__}(from_logits=True), got "
-                f"{found} outputs of {last.label}. Leave from_logits out, or leave out the {found}."
-            )
-        is_known = type(last) is Dense and found in NOT_PROBABILITIES
-        if last is not None and is_known and expects_probabilities(self.loss):
-            loss = type(self.loss).__name__
-            raise ValueError(
-                f"{who}: expected probabilities for {loss}, got {found} outputs of "
-                f'{last.label}. Use activation="{fitting}", or {loss}(from_logits=True).'
-            )
+    def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
+        samples = super()._checked_samples(who, x, y, weight)
+        for last in self._planned_layers()[-1:]:
+            check_activation(who, last, self.loss)
         return samples
+
+
+def check_activation(who: str, last: Layer, loss: Loss) -> None:
+    """Raise ValueError if a loss cannot be that of the outputs of a layer."""
+    function: Any = getattr(last, "activation", None)
+    if type(last) is Softmax:
+        function = Tensor.softmax
+    found, fitting = activations.name_of(function), getattr(loss, "activation", "softmax")
+    kind = type(loss).__name__
+    if found == fitting and getattr(loss, "from_logits", False):
+        raise ValueError(
+            f"{who}: expected logits for {kind}(from_logits=True), got {found} outputs of "
+            f"{last.label}. Leave from_logits out, or leave out the {found}."
+        )
+    is_known = type(last) is Dense and found in NOT_PROBABILITIES
+    if is_known and expects_probabilities(loss):
+        raise ValueError(
+            f"{who}: expected probabilities for {kind}, got {found} outputs of {last.label}. Use "
+            f'activation="{fitting}", or {kind}(from_logits=True).'
+        )
 
 
 @keras_defaults(compile=True, safe_mode=True)

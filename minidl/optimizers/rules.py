@@ -59,15 +59,9 @@ class SGD(Optimizer):
 
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Update `weights` in place."""
-        self.backend.sgd(
-            weights,
-            gradients,
-            self.state["velocity"] if self.momentum else None,
-            rate=rate,
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            decay=decay,
-        )
+        velocity = self.state["velocity"] if self.momentum else None
+        options: Any = {"momentum": self.momentum, "nesterov": self.nesterov}
+        self.backend.sgd(weights, gradients, velocity, rate=rate, decay=decay, **options)
 
 
 @keras_defaults(name="rmsprop", momentum=0.0, centered=False, **KERAS_OPTIMIZER)
@@ -103,15 +97,8 @@ class RMSprop(Optimizer):
 
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
         """Update `weights` in place."""
-        self.backend.rmsprop(
-            weights,
-            gradients,
-            self.state["square"],
-            rate=rate,
-            rho=self.rho,
-            epsilon=self.epsilon,
-            decay=decay,
-        )
+        square, options = self.state["square"], {"rho": self.rho, "epsilon": self.epsilon}
+        self.backend.rmsprop(weights, gradients, square, rate=rate, decay=decay, **options)
 
 
 @keras_defaults(name="adam", **KERAS_OPTIMIZER)
@@ -172,17 +159,9 @@ class Adam(Optimizer):
             self.backend.xp.maximum(largest, square, out=largest)
             self._divide(weights, _in_xp(rate) * mean, largest, decay)
             return
-        self.backend.adam(
-            weights,
-            gradients,
-            self.state["mean"],
-            self.state["square"],
-            rate=rate,
-            beta_1=self.beta_1,
-            beta_2=self.beta_2,
-            epsilon=self.epsilon,
-            decay=decay,
-        )
+        means = self.state["mean"], self.state["square"]
+        options = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+        self.backend.adam(weights, gradients, *means, rate=rate, decay=decay, **options)
 
     def _update_means(self, gradients: Array) -> None:
         """Update the means in place by functions of arrays, for which there is no kernel."""

@@ -61,11 +61,17 @@ class LearningRateSchedule(Shown):
         undefined(self, "__call__(self, step)")
 
 
-class _PeriodicDecay(LearningRateSchedule):
-    """Decay by a rate in each period of `decay_steps` updates."""
+class _Decay(LearningRateSchedule):
+    """A learning rate that falls; a subclass has some of these arguments."""
 
     initial_learning_rate: Any = Number("[0, inf)", keeps_int=True)
     decay_steps: Any = Number("(0, inf)", keeps_int=True)
+    alpha: Any = Number("[0, inf)", keeps_int=True)
+
+
+class _PeriodicDecay(_Decay):
+    """Decay by a rate in each period of `decay_steps` updates."""
+
     decay_rate: Any = Number("[0, inf)", keeps_int=True)
 
     def __init__(
@@ -181,7 +187,7 @@ def _half_cosine(fraction: float) -> float:
 
 
 @keras_defaults(name="CosineDecay")
-class CosineDecay(LearningRateSchedule):
+class CosineDecay(_Decay):
     """Half a cosine from the initial value to `alpha` times it, in `decay_steps` updates.
 
     Loshchilov & Hutter, "SGDR", ICLR 2017, equation 5, without restarts. With `warmup_target`, the
@@ -210,9 +216,6 @@ class CosineDecay(LearningRateSchedule):
     [0.0, 0.05, 0.1, 0.05, 0.0]
     """
 
-    initial_learning_rate: Any = Number("[0, inf)", keeps_int=True)
-    decay_steps: Any = Number("(0, inf)", keeps_int=True)
-    alpha: Any = Number("[0, inf)", keeps_int=True)
     warmup_target: Any = Number("[0, inf)", or_none=True, keeps_int=True)
     warmup_steps: Any = Number("[0, inf)", keeps_int=True)
 
@@ -225,9 +228,8 @@ class CosineDecay(LearningRateSchedule):
         warmup_target: float | None = None,
         warmup_steps: int = 0,
     ):
-        self.initial_learning_rate = initial_learning_rate
+        self.initial_learning_rate, self.alpha = initial_learning_rate, alpha
         self.decay_steps = decay_steps
-        self.alpha = alpha
         self.warmup_target, self.warmup_steps = warmup_target, warmup_steps
         if warmup_steps and warmup_target is None:
             raise ValueError(
@@ -247,7 +249,7 @@ class CosineDecay(LearningRateSchedule):
 
 
 @keras_defaults(name="SGDRDecay")
-class CosineDecayRestarts(LearningRateSchedule):
+class CosineDecayRestarts(_Decay):
     """Half cosines, each from a maximum to `alpha` times the initial learning rate.
 
     Loshchilov & Hutter, "SGDR", ICLR 2017, section 3.
@@ -272,11 +274,9 @@ class CosineDecayRestarts(LearningRateSchedule):
     [0.1, 0.05, 0.05, 0.025, 0.025]
     """
 
-    initial_learning_rate: Any = Number("[0, inf)", keeps_int=True)
     first_decay_steps: Any = Number("(0, inf)", keeps_int=True)
     t_mul: Any = Number("[1, inf)", keeps_int=True)
     m_mul: Any = Number("[0, inf)", keeps_int=True)
-    alpha: Any = Number("[0, inf)", keeps_int=True)
 
     def __init__(
         self,
@@ -300,7 +300,7 @@ class CosineDecayRestarts(LearningRateSchedule):
 
 
 @keras_defaults(name="PolynomialDecay")
-class PolynomialDecay(LearningRateSchedule):
+class PolynomialDecay(_Decay):
     """Polynomial from the initial value to `end_learning_rate`, in `decay_steps` updates.
 
     Parameters
@@ -330,8 +330,6 @@ class PolynomialDecay(LearningRateSchedule):
     0.25
     """
 
-    initial_learning_rate: Any = Number("[0, inf)", keeps_int=True)
-    decay_steps: Any = Number("(0, inf)", keeps_int=True)
     end_learning_rate: Any = Number("[0, inf)", keeps_int=True)
     power: Any = Number("[0, inf)", keeps_int=True)
 
@@ -343,11 +341,11 @@ class PolynomialDecay(LearningRateSchedule):
         power: float = 1.0,
         cycle: bool = False,
     ):
-        self.initial_learning_rate = initial_learning_rate
-        self.decay_steps = decay_steps
-        self.end_learning_rate = end_learning_rate
-        self.power = power
-        self.cycle = cycle
+        self.initial_learning_rate, self.end_learning_rate = (
+            initial_learning_rate,
+            end_learning_rate,
+        )
+        self.decay_steps, self.power, self.cycle = decay_steps, power, cycle
 
     def __call__(self, step: int) -> float:
         """Return (initial - end) * (1 - step / decay_steps) ** power + end."""

@@ -33,7 +33,7 @@ _CHOICES = {
 _RANGES = {
     "[0, inf)": ("alpha", "power_t", "tol"),
     "(0, inf)": ("learning_rate_init",),
-    "[0, 1)": ("dropout", "input_dropout"),
+    "[0, 1)": ("input_dropout",),
     "(0, 1)": ("validation_fraction",),
 }
 _INTEGERS = {"batch_size": "auto", "max_iter": None, "n_iter_no_change": math.inf}
@@ -153,7 +153,7 @@ class MLP(BaseEstimator):
     beta_2: float = 0.999
     epsilon: float = 1e-8
     n_iter_no_change: float = 10
-    dropout: float = 0.0
+    dropout: Any = 0.0
     input_dropout: float = 0.0
     device: str = "cpu"
 
@@ -274,6 +274,14 @@ class MLP(BaseEstimator):
         for interval, names in _RANGES.items():
             for name in names:
                 number(who, name, getattr(self, name), interval)
+        rates, hidden = np.atleast_1d(self.dropout).tolist(), np.size(self.hidden_layer_sizes)
+        for rate in rates:
+            number(who, "dropout", rate, "[0, 1)")
+        if len(rates) not in (1, hidden):
+            raise ValueError(
+                f"{who}: expected one dropout, or one for each of the {hidden} hidden layers, got "
+                f"{self.dropout!r}."
+            )
         for name, other in _INTEGERS.items():
             if getattr(self, name) != other:
                 positive_integer(f"{who}: {name}", getattr(self, name))
@@ -318,8 +326,8 @@ class MLP(BaseEstimator):
             weight.regularizer = penalty
         first, *others = [x for x in self._model.layers if isinstance(x, layers.Dropout)]
         first.rate = self.input_dropout
-        for layer in others:
-            layer.rate = self.dropout
+        for layer, rate in zip(others, np.resize(self.dropout, len(others)), strict=True):
+            layer.rate = float(rate)
         options: Any = {"sample_weight": weights[0] / mean} if weights else {}
         options |= {"callbacks": progress, "shuffle": self.shuffle}
         self._model.fit(X, targets, batch_size, epochs, 2 if self.verbose else 0, **options)

@@ -54,8 +54,10 @@ class MLPClassifier(ClassifierMixin, MLP):
         to stop, and the weights of its maximum are kept.
     beta_1, beta_2, epsilon
         Those of "adam".
-    dropout, input_dropout : float
-        The dropout rate after each hidden layer, and that of the features, in [0, 1).
+    dropout : float or list of float
+        The dropout rate after each hidden layer, in [0, 1), or a list with one for each.
+    input_dropout : float
+        That of the features.
     device : str
         As in `models.Model`.
 

@@ -1,12 +1,12 @@
 """Diagnosis of runs whose numbers are no longer finite."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from minidl import rng
 from minidl.batches import Batch
 from minidl.engine.backward import no_grad
 from minidl.engine.parameter import Parameter
-from minidl.engine.tensor import Tensor
 from minidl.layers import terms, updates
 from minidl.trainer.fusion import Plan
 from minidl.trainer.loop import Run
@@ -68,7 +68,9 @@ def _failing_layer(plan: Plan, batch: Batch, step: int) -> str | None:
     return None if _is_finite(loss) else "the loss"
 
 
-def _is_finite(x: Tensor) -> bool:
-    """Return whether all values of a tensor are finite; this waits for the device."""
+def _is_finite(x: Any) -> bool:
+    """Return whether all values of a tensor, or of several, are finite; it waits for the device."""
+    if isinstance(x, list):
+        return all(map(_is_finite, x))
     with x.backend.active:
         return bool(x.backend.xp.isfinite(x.data).all())

@@ -46,7 +46,7 @@ class Distribution:
         """Return a context for checks before training: an error of one worker is one of all."""
         return contextlib.nullcontext()
 
-    def begin(self, run: Any, arguments: Mapping[str, int]) -> None:
+    def begin(self, run: Any, arguments: Mapping[str, Any]) -> None:
         """Check that all workers are about to train the same."""
 
     def interrupts(self) -> Interrupts:

@@ -28,7 +28,7 @@ from minidl.trainer.batch_source import BatchSource, SourceFeed
 from minidl.trainer.totals import MetricStates, Sums, Totals
 
 Stage = Callable[[Tensor], Tensor]
-Compared = tuple[Tensor, Tensor, Tensor | None]  # targets, outputs and weights
+Compared = tuple[Any, Any, Any]  # targets, outputs and weights
 Comparison = tuple[Tensor, Array, Sequence[int], Compared | None]
 
 
@@ -134,8 +134,9 @@ class Plan:
         self._classifier = self._fused_classifier()
         self._stages = stages(self.layers[:-1] if self._classifier else self.layers)
         self.columns = {"loss": 0}
-        for column, metric in enumerate(metrics, start=1):
-            self.columns[metric.name] = 1 if self._classifier else column
+        names = [*(loss.value_names if loss else ()), *(metric.name for metric in metrics)]
+        for column, name in enumerate(names, start=1):
+            self.columns[name] = 1 if self._classifier else column
 
     def _fused_classifier(self) -> Dense | None:
         """Return the last layer if one operation can compute it with loss and metrics."""
@@ -161,6 +162,11 @@ class Plan:
         for stage in self._stages:
             x = stage(x)
         return x
+
+    def compared_by(self) -> list[Any]:
+        """Return the loss and the metrics, and what they are made of."""
+        wholes = [self.loss, *self.metrics]
+        return wholes + [part for whole in wholes for part in getattr(whole, "made_of", ())]
 
     def outputs(self, batch: Batch) -> Tensor:
         """Return the model's outputs for a batch of the feed."""
@@ -235,8 +241,8 @@ class Plan:
 
     def _compare_outputs(self, outputs: Tensor, batch: Batch) -> Comparison:
         """Return `compare` for the model's outputs."""
-        assert batch.y is not None, "checked by fit"
-        loss = self.loss_of(outputs, batch)
+        assert self.loss is not None, "given for fit and evaluate"
+        losses, rows = self.loss.with_parts(batch.y, outputs, batch.weight), len(batch.x)
         # All metrics of a fused classifier are the same number.
         metrics = self.metrics[:1] if self._classifier else self.metrics
         results = [
@@ -244,10 +250,11 @@ class Plan:
         ]
         xp = self._backend.xp
         with self._backend.active:
-            parts = [loss.data.astype("float64"), *(total for total, _ in results)]
+            means = [loss.data.astype("float64") for loss in losses]
+            parts = [means[0], *(rows * mean for mean in means[1:]), *(sum_ for sum_, _ in results)]
             sums = xp.stack([xp.asarray(part) for part in parts])
         compared = None if all(m.is_mean for m in metrics) else (batch.y, outputs, batch.weight)
-        return loss, sums, (len(batch.x), *(count for _, count in results)), compared
+        return losses[0], sums, (rows,) * len(losses) + tuple(n for _, n in results), compared
 
 
 def _after_feed(layers: Sequence[Layer]) -> tuple[list[Layer], dict[str, Any]]:

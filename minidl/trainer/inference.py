@@ -103,7 +103,7 @@ class Evaluation(_Inference):
         """Return what a recording relies on."""
         plan = self._plan
         attributes = (self, "totals.sums"), (plan, "loss", "metrics")
-        parts = [plan.loss, *plan.metrics]
+        parts = plan.compared_by()
         return Watch(self._model, *attributes, *self._steps(), parts=parts)
 
 

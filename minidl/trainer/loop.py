@@ -51,6 +51,8 @@ class Run:
         The processes that share the run.
     validation_freq : int or collection of int
         The number of epochs from one validation to the next, or the epochs to validate, from 1.
+    validation_batch_size : int
+        The number of samples in a batch of the validation.
 
     Attributes
     ----------
@@ -73,6 +75,7 @@ class Run:
     record: bool = True
     distribution: Distribution = field(default_factory=Distribution)
     validation_freq: int | Collection[int] = 1
+    validation_batch_size: int = 32
 
     def __post_init__(self) -> None:
         self.interrupts = self.distribution.interrupts()
@@ -83,7 +86,7 @@ class Run:
     @functools.cached_property
     def _evaluation(self) -> Evaluation:
         assert self.validation is not None, "asked for validation only"
-        runs = self.validation.samples.steps(self.position.batch_size) * self.epochs
+        runs = self.validation.samples.steps(self.validation_batch_size) * self.epochs
         return self.distribution.evaluation(self.model, self.validation, self.record, runs)
 
     @property
@@ -124,7 +127,9 @@ class Run:
                         # An interrupted run that is resumed keeps a stop that was set before.
                         if not is_resumed or state.progress.moment is None:
                             model.stop_training = False
-                    self.distribution.begin(self, {**arguments, "epochs": self.epochs})
+                    names = "epochs", "validation_freq", "validation_batch_size"
+                    settings = {name: getattr(self, name) for name in names}
+                    self.distribution.begin(self, {**arguments, **settings})
                     with self.distribution.agreed():
                         steps = None if math.isinf(self.steps) else self.steps
                         self.callbacks.begin(params | {"steps": steps})
@@ -234,7 +239,7 @@ class Run:
             return {}
         plan.set_comparison(self.model.loss, self.model.metrics)
         evaluation, observers = self._evaluation, self.callbacks.observers
-        batches = plan.feed.batches(self.position.batch_size)
+        batches = plan.feed.batches(self.validation_batch_size)
         values = evaluation.means(observers.watching(batches, lambda: evaluation.totals))
         observers.end(values)
         return {f"val_{name}": value for name, value in values.items()}

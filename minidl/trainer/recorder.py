@@ -345,9 +345,10 @@ def obstacle_of(model: Any, plan: Any, optimizer: Any = None) -> str:
     metrics = [metric for metric in plan.metrics if not metric.is_mean]
     if metrics:
         return f"the metric {metrics[0].name} keeps a state of its own"
-    parts = [*plan.layers, *model.walk(), *plan.metrics, plan.loss]
+    compared_by = plan.compared_by()
+    parts = [*plan.layers, *model.walk(), *compared_by]
     parts += [getattr(layer, "activation", None) for layer in model.walk()]
-    parts += [getattr(part, "function", None) for part in (plan.loss, *plan.metrics)]
+    parts += [getattr(part, "function", None) for part in compared_by]
     parts += [part for p in model.parameters() for part in (p.constraint, p.regularizer)]
     if optimizer is not None and not type(optimizer).rule.__module__.startswith("minidl."):
         # A rule that computes with the rate would keep its value.

@@ -171,7 +171,7 @@ class Step(Work):
         optimizer = self.optimizer
         of_state, of_plan = (self.state, "optimizer", "totals.sums"), (self.plan, "loss", "metrics")
         attributes = of_state, of_plan, (self, "trained"), (optimizer, *optimizer.settings())
-        parts = [self.plan.loss, *self.plan.metrics]
+        parts = self.plan.compared_by()
         return Watch(self.state.model, *attributes, parts=parts, arrays=self.arrays)
 
     def arrays(self) -> list[Array]:

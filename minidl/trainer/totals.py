@@ -8,7 +8,6 @@ import numpy as np
 
 from minidl.backend import Array, Backend
 from minidl.engine.backward import no_grad
-from minidl.engine.tensor import Tensor
 from minidl.losses.base import aligned
 from minidl.metrics import Metric, Weighted
 
@@ -111,9 +110,7 @@ class Totals(Mapping[str, float]):
         self._counts = tuple(before + times * count for before, count in pairs)
         self._host = None
 
-    def update_metrics(
-        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
-    ) -> None:
+    def update_metrics(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add a batch to the metrics that are not means; the weights are for `Weighted` ones."""
         with self._backend.active, no_grad():
             for metric in self._metrics.values():

@@ -59,6 +59,22 @@ def test_best_only_watches_the_validation_loss_by_default(tmp_path):
     assert files(tmp_path) == ["m.safetensors"]
 
 
+@pytest.mark.parametrize(("threshold", "epochs"), [(2.2, [2, 4]), (0.5, []), (None, [1, 2, 4])])
+def test_first_improvement_betters_the_threshold(threshold, epochs, tmp_path):
+    options = {"save_best_only": True, "initial_value_threshold": threshold}
+    saver = ModelCheckpoint(tmp_path / "{epoch}.safetensors", "loss", **options)
+    fit(network(), Losses(VALUES), saver)
+    assert files(tmp_path) == [f"{epoch}.safetensors" for epoch in epochs]
+
+
+def test_threshold_decides_on_the_best_file_of_a_folder_too(tmp_path):
+    saver = ModelCheckpoint(tmp_path, "loss", initial_value_threshold=0.5)
+    fit(network(), Losses(VALUES), saver)
+    assert "best.safetensors" not in files(tmp_path)
+    with pytest.raises(TypeError, match="ModelCheckpoint: expected initial_value_threshold"):
+        ModelCheckpoint(tmp_path, "loss", initial_value_threshold="low")
+
+
 def test_best_value_of_a_resumed_run_is_kept(tmp_path):
     def saver():
         return ModelCheckpoint(tmp_path / "{epoch}.safetensors", "loss", save_best_only=True)

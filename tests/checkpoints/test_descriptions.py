@@ -34,6 +34,8 @@ ARGUMENTS = {
     "losses.FunctionLoss": (own_error,),
     "metrics.FunctionMetric": (own_error,),
     "metrics.Weighted": (metrics.MeanSquaredError(),),
+    "losses.OutputLosses": ([losses.Huber(0.5), losses.MeanSquaredError()], ["a", "b"], [1, 2]),
+    "metrics.OutputMetric": (metrics.Weighted(metrics.AUC()), 1, "b_auc"),
     "PiecewiseConstantDecay": ([2], [0.1, 0.2]),
     "CosineDecay": (0.1, 5),
     "CosineDecayRestarts": (0.1, 5),

@@ -395,6 +395,20 @@ def own_metrics():
 
 
 @case
+def several_outputs():
+    x = layers.Input((6,))
+    h = layers.Dropout(0.5)(hidden()(x))
+    outputs = [layers.Dense(3, "softmax", name="a")(h), layers.Dense(2, name="b")(h)]
+    model = models.Model(x, outputs, seed=3)
+    measured = {"metrics": {"a": ["accuracy"]}, "weighted_metrics": {"b": ["mae", Spread()]}}
+    of_each = ["sparse_categorical_crossentropy", "mse"]
+    model.compile(optimizers.SGD(0.1), of_each, loss_weights=[1.0, 0.5], **measured)
+    held_out = X[:9], {"a": LABELS[:9], "b": TARGETS[:9]}
+    options = {"validation_data": held_out, "sample_weight": WEIGHTS}
+    return Case(model, y=[LABELS, TARGETS], options=options, saved={"every_steps": 3})
+
+
+@case
 def own_mean():
     model = network(metrics=[Margin(), "accuracy"])
     return Case(model, options={"validation_data": HELD_OUT})

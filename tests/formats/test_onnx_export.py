@@ -197,7 +197,8 @@ def test_graph_with_several_inputs_and_outputs_computes_the_same(tmp_path):
 
 
 def test_merging_of_three_inputs_computes_the_same(tmp_path):
-    for merge in (layers.Add, layers.Multiply, layers.Average, layers.Concatenate):
+    kinds = "Add", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"
+    for merge in (getattr(layers, kind) for kind in kinds):
         x = layers.Input((4, 3))
         model = models.Model(x, merge()([x, layers.Dense(3)(x), layers.Dense(3, "tanh")(x)]))
         model.export(tmp_path / "net.onnx")

@@ -9,7 +9,8 @@ from minidl import Tensor, layers, models, rng
 from minidl.constraints import MaxNorm
 from minidl.testing import check_gradient
 
-MERGING = {"Add", "Average", "Concatenate", "Multiply", "Subtract"}  # in test_merging.py
+MERGING = {"Add", "Average", "Concatenate", "Maximum", "Minimum"}
+MERGING |= {"Multiply", "Subtract"}  # in test_merging.py
 every_case = pytest.mark.parametrize(
     ("make", "shape"), [pytest.param(row.make, row.shape, id=name) for name, row in ROWS.items()]
 )

@@ -12,6 +12,8 @@ CASES = {
     "add": (layers.Add(), [A, B, C], A + B + C),
     "subtract": (layers.Subtract(), [A, B], A - B),
     "multiply": (layers.Multiply(), [A, B, C], A * B * C),
+    "maximum": (layers.Maximum(), [A, B, C], np.maximum(np.maximum(A, B), C)),
+    "minimum": (layers.Minimum(), [A, B, C], np.minimum(np.minimum(A, B), C)),
     "average": (layers.Average(), [A, B, C], (A + B + C) / 3),
     "concatenate": (layers.Concatenate(), [A, B[:, :2]], np.hstack([A, B[:, :2]])),
     "concatenate axis": (

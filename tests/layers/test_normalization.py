@@ -129,6 +129,19 @@ def test_float16_inference_equals_float32_up_to_its_rounding(device):
 
 
 @pytest.mark.parametrize("kind", [layers.BatchNormalization, layers.LayerNormalization])
+def test_penalties_and_constraints_of_gamma_and_beta_are_those_of_the_weights(kind, tmp_path):
+    layer = kind(gamma_regularizer="l2", beta_regularizer="l1", gamma_constraint="non_neg")
+    model = models.Sequential([layer, layers.Dense(2)])
+    model.build((None, 3))
+    assert (layer.gamma.regularizer.l2, layer.beta.regularizer.l1) == (0.01, 0.01)
+    assert [term.item() for term in layer.losses] == pytest.approx([0.03, 0.0])
+    model.save(tmp_path / "model.safetensors")
+    gamma, beta = models.load(tmp_path / "model.safetensors").parameters()[:2]
+    assert (gamma.regularizer.l2, beta.regularizer.l1, beta.constraint) == (0.01, 0.01, None)
+    assert type(gamma.constraint).__name__ == "NonNeg"
+
+
+@pytest.mark.parametrize("kind", [layers.BatchNormalization, layers.LayerNormalization])
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -136,7 +149,7 @@ def test_float16_inference_equals_float32_up_to_its_rounding(device):
         ({"axis": 1.5}, ValueError, "axis: expected an integer, got 1.5"),
         ({"epsilon": -1.0}, ValueError, r"expected epsilon in \[0, inf\), got -1.0"),
         ({"epsilon": "small"}, TypeError, "expected epsilon"),
-        ({"gamma_regularizer": "l2"}, TypeError, "gamma_regularizer"),
+        ({"gamma_regularizer": "l3"}, ValueError, "regularizer: expected a Reg"),
     ],
 )
 def test_normalization_rejects_invalid_arguments(kind, arguments, error, message):

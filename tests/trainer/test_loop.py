@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_models import Watch
 
-from minidl import layers, models, rng
+from minidl import layers, metrics, models, rng
 from minidl.batches import Samples
 from minidl.callbacks import Callback
 from minidl.callbacks.base import Observers
@@ -281,7 +281,7 @@ def test_compile_in_a_callback_takes_effect_with_the_next_epoch():
     assert second["doubled"] == pytest.approx(2 * second["loss"])
 
 
-class Doubled(models.model.Metric):
+class Doubled(metrics.Metric):
     """Twice the squared error."""
 
     name = "doubled"

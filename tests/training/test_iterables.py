@@ -159,6 +159,19 @@ def test_validation_freq_chooses_the_epochs_to_validate(often, epochs):
     assert (found, stopping.wait) == (epochs, 0)
 
 
+@pytest.mark.parametrize(("size", "batches"), [(None, 4), (30, 2), (50, 1)])
+def test_validation_batch_size_is_that_of_the_validation_alone(size, batches):
+    seen = []
+    counting = callbacks.LambdaCallback(on_test_batch_end=lambda batch, logs: seen.append(batch))
+    arguments = {"validation_data": (X, LABELS), "validation_batch_size": size, "verbose": 0}
+    model, plain = classifier(), classifier()
+    found = model.fit(X, LABELS, SIZE, callbacks=[counting], **arguments).history
+    expected = plain.fit(X, LABELS, SIZE, verbose=0, validation_data=(X, LABELS)).history
+    assert (seen, model.step) == ([*range(batches)], 4)
+    assert found["val_loss"] == pytest.approx(expected["val_loss"], rel=1e-6)
+    assert found["loss"] == expected["loss"]
+
+
 def test_csv_has_columns_of_validations_that_come_later(tmp_path):
     logger = callbacks.CSVLogger(tmp_path / "log.csv")
     arguments = {"validation_data": (X, TARGETS), "validation_freq": 2, "epochs": 2}
@@ -231,6 +244,11 @@ def test_divergence_on_batches_returns_to_finite_weights():
         ({"steps_per_epoch": 0}, ValueError, "fit: number of steps: expected a positive"),
         ({"validation_freq": 0}, ValueError, "fit: validation_freq: expected a positive"),
         (
+            {"validation_batch_size": 0},
+            ValueError,
+            "fit: validation: batch_size: expected a positive",
+        ),
+        (
             {"validation_steps": 2},
             TypeError,
             "fit: validation_data: expected a number of steps for an",
@@ -251,6 +269,9 @@ def test_distribution_is_rejected_for_batches_before_training():
     before = bits(model)
     with pytest.raises(ValueError, match="or a distribution, got"):
         model.fit(PAIRS, verbose=0, distribution=distributed.DataParallel(2))
+    held_out = {"validation_data": PAIRS, "verbose": 0}
+    with pytest.raises(ValueError, match="or a distribution, got"):
+        model.fit(X, LABELS, distribution=distributed.DataParallel(2), **held_out)
     assert bits(model) == before
 
 
