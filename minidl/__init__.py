@@ -12,6 +12,7 @@
 `distributed`           `DataParallel`: training by many processes or machines
 `minidl.sklearn`        `MLPClassifier` and `MLPRegressor`; needs the extra `sklearn`
 `datasets`              MNIST and similar data sets
+`images`                `prepare`: drawn digits as in MNIST; needs the extra `images`
 `Tensor`, `no_grad`     the automatic differentiation, which can be used alone
 `where`, `stack`, ...   functions of tensors: also `concatenate`, `minimum`, `maximum`
 `from_dlpack`           a tensor that shares the memory of another library's array
@@ -36,6 +37,7 @@ from minidl import (
     constraints,
     datasets,
     distributed,
+    images,
     initializers,
     layers,
     losses,
@@ -66,6 +68,7 @@ __all__ = [
     "distributed",
     "from_dlpack",
     "get_backend",
+    "images",
     "initializers",
     "layers",
     "losses",

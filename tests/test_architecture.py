@@ -57,7 +57,7 @@ ROOMS = (
     room(r"minidl/(__init__|checkpoint|predict|sweep|train)\.py", 6),
     room(r"minidl/storage/", GROUND, "numpy", "safetensors"),
     room(r"minidl/datasets/", GROUND, "numpy", "pooch"),
-    room(r"minidl/images\.py", GROUND, "numpy", "PIL"),
+    room(r"minidl/(handwriting|images)\.py", GROUND, "numpy", "PIL"),
     room(r"minidl/(alternatives|arguments|console|notebooks|version)\.py", GROUND, "numpy"),
 )
 OURS = ("minidl", "minidl_kernels")

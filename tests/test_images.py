@@ -64,6 +64,27 @@ def test_read_resizes_pictures(tmp_path):
     assert images.read(picture(tmp_path / "y.png"), (14, 20)).shape == (1, 14, 20)
 
 
+def test_read_prepares_pictures_for_networks_of_28x28_only(tmp_path):
+    path = picture(
+        tmp_path / "x.png", np.pad(255 - np.hstack([DIGIT, DIGIT]), 9, constant_values=255)
+    )
+    assert np.array_equal(images.read(path, (28, 28), prepared=True), images.prepare(path))
+    assert images.read(path, (28, 28), prepared=True).shape == (2, 28, 28)
+    assert images.read(path, (14, 20), prepared=True).shape == (1, 14, 20)
+    assert images.read(path, (28, 28)).shape == (1, 28, 28)
+    np.save(tmp_path / "x.npy", DIGIT)
+    assert np.array_equal(images.read(tmp_path / "x.npy", (28, 28), prepared=True), DIGIT[None])
+
+
+@pytest.mark.parametrize("x", [np.stack([DIGIT] * 12), np.stack([DIGIT] * 12) / 255.0])
+def test_write_shows_ten_images_in_a_row(x, tmp_path):
+    images.write(tmp_path / "x.png", x)
+    page = np.asarray(pillow.open(tmp_path / "x.png"))
+    assert page.shape == (2 * 4 * 30, 10 * 4 * 30)
+    assert np.array_equal(page[124:236:4, 124:236:4], DIGIT)
+    assert (page[120:, 240:] == images.FRAME).all()
+
+
 def idx_file(path, array, compress=False):
     content = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
     path.write_bytes(gzip.compress(content) if compress else content)

@@ -1,4 +1,8 @@
-"""Classify images with a saved network."""
+"""Classify images with a saved network.
+
+Drawn digits in a PNG or JPEG are found, and prepared as MNIST's images were made: paper tone
+removed, cropped, fitted, centred. Several digits are read in lines, from left to right.
+"""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -17,7 +21,14 @@ from minidl.commands.command_line import (
     report_interrupt,
     show,
 )
+from minidl.storage.atomic import check_writable
 from minidl.trainer.uncertainty import Uncertainty
+
+DRAWS = 100  # of each prepared image, to see whether the network is sure
+# Mutual information, in nats. For the README's network, trained on MNIST, this finds all wrong
+# answers on MNIST's first 1,000 test images, all pictures of noise, and 82 % of drawn letters and
+# doodles. It doubts 13 % of the right answers there, and 8 % of those on drawn digits.
+UNSURE = 0.1
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -39,14 +50,21 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         type=number(int, 1, 2**32),
         metavar="N",
         help="draw N outputs with dropout; print their standard deviation, and entropy and mutual "
-        "information in nats",
+        f"information in nats (drawn digits are marked as unsure if the latter is above {UNSURE}; "
+        f"by default, {DRAWS} outputs decide)",
     )
     add(
         "--invert",
         action="store_true",
-        help="invert PNG and JPEG: for dark ink on light paper, if the network was trained on "
-        "light ink, as in MNIST",
+        help="the ink of PNG and JPEG is darker than its paper (default: found by itself, or with "
+        "--no-prepare not inverted)",
     )
+    add(
+        "--no-prepare",
+        action="store_true",
+        help="only resize PNG and JPEG: for networks trained on other images than drawn digits",
+    )
+    add("--show", metavar="FILE", help="write what the network sees to a PNG")
     return parser.parse_args(argv)
 
 
@@ -74,12 +92,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def predict(arguments: argparse.Namespace) -> Iterator[str]:
     """Yield the lines of a table with one line for each image."""
     try:
+        if arguments.show is not None:
+            if arguments.show in (arguments.model, *arguments.images):
+                raise ValueError(f"{arguments.show}: expected a new file. Correct --show.")
+            check_writable(arguments.show)
         model = models.load(arguments.model, arguments.device)
         if model.built_for is None:
             raise ValueError(f"{arguments.model}: expected a built network, got one that is not.")
+        prepared = not arguments.no_prepare and model.built_for == images.PREPARED_SHAPE
+        invert = arguments.invert or None
         read = [
-            images.read(path, model.built_for, invert=arguments.invert) for path in arguments.images
+            images.read(path, model.built_for, invert=invert, prepared=prepared)
+            for path in arguments.images
         ]
+        has_drawings = prepared and any(map(images.is_picture, arguments.images))
     except (ValueError, DeviceError) as error:
         raise InputError(error) from error
     names = [
@@ -90,12 +116,20 @@ def predict(arguments: argparse.Namespace) -> Iterator[str]:
     # One array, because the row of an image in it is part of the address of each draw.
     x = read[0] if len(read) == 1 else np.concatenate(read)
     check_images(names, x, model.dtype)
-    uncertainty = None
-    if arguments.samples is None:
-        probabilities = model.predict(x, arguments.batch_size, verbose=0)
-    else:
+    if arguments.show is not None:
+        try:
+            images.write(arguments.show, x)
+        except ValueError as error:
+            raise InputError(error) from error
+    uncertainty = information = None
+    if arguments.samples is not None:
         uncertainty = model.predict(x, arguments.batch_size, verbose=0, samples=arguments.samples)
-        probabilities = uncertainty.mean
+        probabilities, information = uncertainty.mean, uncertainty.mutual_information
+    else:
+        probabilities = model.predict(x, arguments.batch_size, verbose=0)
+        if has_drawings:
+            drawn = model.predict(x, arguments.batch_size, verbose=0, samples=DRAWS)
+            information = drawn.mutual_information
     finite = np.isfinite(probabilities).all(axis=tuple(range(1, probabilities.ndim)))
     if not finite.all():
         raise InputError(
@@ -109,7 +143,10 @@ def predict(arguments: argparse.Namespace) -> Iterator[str]:
             f"{arguments.model}: expected probabilities of classes as outputs, got other numbers. "
             "End the network with a softmax, or use model.predict."
         )
-    yield from table(names, probabilities, uncertainty)
+    is_unsure = np.zeros(len(x), bool) if information is None else information > UNSURE
+    doubt = "unsure, or no digit" if has_drawings else "unsure"
+    notes = [doubt if unsure else "" for unsure in is_unsure]
+    yield from table(names, probabilities, uncertainty, notes)
 
 
 def are_probabilities(outputs: np.ndarray) -> bool:
@@ -132,20 +169,25 @@ def check_images(names: Sequence[str], x: np.ndarray, dtype: np.dtype) -> None:
 
 
 def table(
-    names: Sequence[str], probabilities: np.ndarray, uncertainty: Uncertainty | None
+    names: Sequence[str],
+    probabilities: np.ndarray,
+    uncertainty: Uncertainty | None,
+    notes: Sequence[str],
 ) -> Iterator[str]:
     """Yield the lines of the table."""
     width = max(len("image"), *map(len, names))
     title = f"{'image':<{width}}  class  probability"
     if uncertainty is not None:
         title += "     std  entropy  mutual information"
-    yield title
+    others = min(3, probabilities.shape[1]) - 1  # top three
+    yield title + "".join(f"  {name:>11}" for name in ("second", "third")[:others])
     for row, name in enumerate(names):
-        best = int(probabilities[row].argmax())
+        best, *next_ones = np.argsort(-probabilities[row], kind="stable")[: others + 1]
         line = f"{name:<{width}}  {best:>5}  {probabilities[row, best]:>11.2%}"
         if uncertainty is not None:
             _, std, entropy, information = uncertainty
             assert entropy is not None, "there are probabilities"
             assert information is not None, "there are probabilities"
             line += f"  {std[row, best]:.4f}  {entropy[row]:>7.4f}  {information[row]:>18.4f}"
-        yield line
+        line += "".join(f"  {other:>3} {probabilities[row, other]:>7.2%}" for other in next_ones)
+        yield f"{line}  {notes[row]}".rstrip()

@@ -11,7 +11,7 @@ import pytest
 from command_runs import environment, rejection
 from streams import STREAMS
 
-from minidl import datasets, layers, models
+from minidl import datasets, images, layers, models
 from minidl.commands import predict
 
 pillow = pytest.importorskip("PIL.Image", reason="needs the extra images")
@@ -44,11 +44,13 @@ def test_predict_prints_a_line_for_each_image(saved, tmp_path, capsys):
     files = [str(picture(tmp_path / "one.png", x[0])), str(tmp_path / "many.npy")]
     assert predict.main([str(path), *files]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split() == ["image", "class", "probability"]
-    expected = model.predict(x[:4])
+    assert head.split() == ["image", "class", "probability", "second", "third"]
+    expected = model.predict(np.concatenate([images.prepare(x[0]), x[1:4]]))
     names = [files[0], *(f"{files[1]}[{n}]" for n in range(3))]
     for line, name, row in zip(lines, names, expected, strict=True):
-        assert line.split() == [name, str(row.argmax()), f"{row.max():.2%}"]
+        best, second, third = np.argsort(row)[:-4:-1]
+        top = [str(best), f"{row[best]:.2%}", str(second), f"{row[second]:.2%}"]
+        assert line.split()[:7] == [name, *top, str(third), f"{row[third]:.2%}"]
     assert (expected.argmax(axis=1) == y[:4]).mean() >= 0.75
 
 
@@ -66,17 +68,75 @@ def test_predict_with_samples_prints_the_uncertainty(saved, tmp_path, capsys):
         "entropy",
         "mutual",
         "information",
+        "second",
+        "third",
     ]
     found = model.predict(x, samples=20)
     for row, line in enumerate(lines):
         best = found.mean[row].argmax()
-        assert line.split()[1:] == [
+        assert line.split()[1:6] == [
             str(best),
             f"{found.mean[row, best]:.2%}",
             f"{found.std[row, best]:.4f}",
             f"{found.predictive_entropy[row]:.4f}",
             f"{found.mutual_information[row]:.4f}",
         ]
+
+
+def test_predict_with_no_prepare_only_resizes(saved, tmp_path, capsys):
+    path, model = saved
+    image = picture(tmp_path / "x.png", 255 - DIGIT)
+    for options, expected in (((), 255 - DIGIT), (("--invert",), DIGIT)):
+        assert predict.main([str(path), str(image), "--no-prepare", *options]) == 0
+        line = capsys.readouterr().out.splitlines()[1]
+        assert line.split()[2] == f"{model.predict(expected[None]).max():.2%}"
+
+
+def test_predict_reads_the_digits_of_a_sheet_and_shows_them(saved, tmp_path, capsys):
+    sheet = picture(
+        tmp_path / "x.png", np.pad(255 - np.hstack([DIGIT] * 3), 9, constant_values=255)
+    )
+    shown = tmp_path / "seen.png"
+    assert predict.main([str(saved[0]), str(sheet), "--show", str(shown)]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == [f"{sheet}[{n}]" for n in range(3)]
+    seen = np.asarray(pillow.open(shown))
+    assert seen.shape == (4 * 30, 4 * 90)
+    assert np.array_equal(seen[4:116:4, 4:116:4], images.prepare(sheet)[0])
+
+
+@pytest.mark.parametrize(("limit", "is_marked"), [(0.0, True), (10.0, False)])
+def test_predict_marks_unsure_images(limit, is_marked, saved, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(predict, "UNSURE", limit)
+    for options, note in (
+        ((), "unsure, or no digit"),
+        (("--no-prepare", "--samples", "9"), "unsure"),
+    ):
+        image = picture(tmp_path / "x.png", DIGIT)
+        assert predict.main([str(saved[0]), str(image), *options]) == 0
+        line = capsys.readouterr().out.splitlines()[1]
+        assert line.endswith(f"%  {note}") is is_marked
+
+
+def test_predict_rejects_a_blank_page(saved, tmp_path, capsys):
+    blank = picture(tmp_path / "x.png", np.full((50, 50), 255, "uint8"))
+    line = rejection(predict, capsys, saved[0], blank)
+    assert f"{blank}: expected a drawn digit, found no ink" in line
+
+
+def test_predict_rejects_a_preview_that_it_cannot_write(saved, tmp_path, capsys):
+    image = picture(tmp_path / "x.png")
+    content = image.read_bytes()
+    assert "expected a new file" in rejection(predict, capsys, saved[0], image, "--show", image)
+    assert image.read_bytes() == content
+    missing = tmp_path / "missing" / "x.png"
+    assert str(missing.parent) in rejection(predict, capsys, saved[0], image, "--show", missing)
+    models.Sequential([layers.Input((4,)), layers.Dense(3, "softmax")]).save(
+        tmp_path / "m.safetensors"
+    )
+    np.save(tmp_path / "x.npy", np.zeros((2, 4)))
+    arguments = (tmp_path / "m.safetensors", tmp_path / "x.npy", "--show", tmp_path / "y.png")
+    assert "expected images of 2 dimensions" in rejection(predict, capsys, *arguments)
 
 
 def test_predict_rejects_missing_files(saved, tmp_path, capsys):
