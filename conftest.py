@@ -125,6 +125,18 @@ def pytest_collection_finish() -> None:
         )
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what became of the tests that run in a browser, if they were selected."""
+    counts = {
+        outcome: len({r.nodeid for r in reports if "_browser.py" in getattr(r, "nodeid", "")})
+        for outcome, reports in terminalreporter.stats.items()
+        if outcome in ("passed", "failed", "error", "skipped")
+    }
+    if any(counts.values()):
+        found = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+        terminalreporter.write_line(f"browser tests: {found}")
+
+
 @pytest.fixture(autouse=True)
 def _threads_of_before():
     """Restore the number of threads after each test: `DataParallel` chooses one."""

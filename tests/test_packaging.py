@@ -40,7 +40,7 @@ def test_authors_are_those_of_the_licence():
     assert f"Copyright (c) 2026 {author['name']}\n" in (ROOT / "LICENSE").read_text()
 
 
-@pytest.mark.parametrize("script", ["minidl-train", "minidl-predict"])
+@pytest.mark.parametrize("script", ["minidl-train", "minidl-predict", "minidl-playground"])
 def test_script_names_itself_in_its_help(script, monkeypatch, capsys):
     module, _, function = PROJECT["scripts"][script].partition(":")
     main = getattr(import_module(module), function)

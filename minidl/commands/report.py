@@ -23,6 +23,7 @@ from minidl.commands.page import (
     text,
     write_page,
 )
+from minidl.commands.run_folder import PLAYGROUND
 from minidl.engine.backward import no_grad
 from minidl.engine.tensor import Tensor
 from minidl.layers import Dense, Dropout
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 SHOWN, COLUMNS, UNITS, SAMPLES = 24, 4, 32, 500  # numbers of shown items
 BINS = 15  # of the confidence, as in Guo et al. 2017
 CANDIDATES, DRAWS = 500, 100  # images for the mutual information, and outputs for each
-PLAYGROUND = "playground.html"  # beside the report
 SCALED = {
     "train": "kept values are scaled up in training",
     "inference": "all values are scaled down in prediction",

@@ -11,7 +11,7 @@ from minidl.commands.watch import json_line
 from minidl.storage.atomic import PathLike, write_atomically
 from minidl.storage.folders import lock_folder
 
-CHECKPOINTS, REPORT = "checkpoints", "report.html"
+CHECKPOINTS, REPORT, PLAYGROUND = "checkpoints", "report.html", "playground.html"
 LOCK = ".run"  # a separate folder: the checkpoints, and their lock, may be in the run's folder
 
 

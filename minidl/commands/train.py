@@ -31,7 +31,8 @@ from minidl.commands.command_line import (
     silent,
 )
 from minidl.commands.machine import machine
-from minidl.commands.run_folder import REPORT, RunFolder
+from minidl.commands.playground import page as playground
+from minidl.commands.run_folder import PLAYGROUND, REPORT, RunFolder
 from minidl.commands.train_arguments import (
     CLASSES,
     LATEST,
@@ -52,6 +53,8 @@ from minidl.storage.folders import latest
 from minidl.trainer.distribution import Distribution
 from minidl.trainer.position import run_arguments
 from minidl.version import __version__
+
+DIGITS = ("mnist", "mnist-5k")  # the data sets that the playground is for
 
 
 def load_data(name: str | None, data_dir: str | None) -> tuple[str, str, tuple[Split, Split]]:
@@ -374,11 +377,23 @@ def finish(
         model.save(arguments.save)
         rows["saved"] = arguments.save
     if arguments.out is not None:
+        if arguments.data in DIGITS:
+            rows["playground"] = write_playground(arguments, model, (x_test, y_test))
         rows["report"] = write_report(arguments, prepared, rows)
     for title, text in rows.items():
         if failure := show(f"{title:<16} {text}"):
             raise failure
     return 0
+
+
+def write_playground(arguments: argparse.Namespace, model: models.Sequential, test: Split) -> str:
+    """Write the page to draw digits on; return its path, or why it cannot show the network."""
+    path = os.path.join(arguments.out, PLAYGROUND)
+    try:
+        playground.write(path, model, *test)
+    except ValueError as error:
+        return f"not written; {error}"
+    return path
 
 
 def write_report(arguments: argparse.Namespace, prepared: Prepared, rows: dict[str, str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from minidl import datasets, optimizers
 from minidl.commands.command_line import Parser, number
-from minidl.commands.run_folder import CHECKPOINTS, REPORT
+from minidl.commands.run_folder import CHECKPOINTS, PLAYGROUND, REPORT
 from minidl.datasets.idx_dataset import Split
 from minidl.distributed.mpi import launched_size
 from minidl.storage import registry
@@ -125,7 +125,7 @@ def add_options(add: Callable[..., Any]) -> None:
     add(
         "--out",
         metavar="DIR",
-        help="folder for the run: configuration, history, checkpoints, report",
+        help="folder for the run: configuration, history, checkpoints, report, playground",
     )
     add("--checkpoint-dir", metavar="DIR", help="folder for checkpoints of the run")
     add(
@@ -177,7 +177,8 @@ def check_outputs(arguments: argparse.Namespace) -> None:
         check_writable(arguments.save)
         registry.find("model", arguments.save)
     if arguments.out is not None and os.path.isdir(arguments.out):
-        check_writable(os.path.join(arguments.out, REPORT))
+        for page in (REPORT, PLAYGROUND):
+            check_writable(os.path.join(arguments.out, page))
     for folder in (arguments.out, arguments.checkpoint_dir):
         if folder is not None:
             check_folder(folder)

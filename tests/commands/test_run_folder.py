@@ -51,7 +51,8 @@ def test_folder_has_all_files_of_a_run(tmp_path):
     folder = tmp_path / "run"
     assert train.main([*SMALL, "--out", str(folder)]) == 0
     names = {path.name for path in folder.iterdir()}
-    assert names == {".run", "config.json", "history.jsonl", "checkpoints", "report.html"}
+    pages = {"report.html", "playground.html"}
+    assert names == {".run", "config.json", "history.jsonl", "checkpoints", *pages}
     configuration = configuration_of(folder)
     assert configuration["hidden"] == [16]
     assert configuration["seed"] == 0
