@@ -10,6 +10,7 @@ import sys
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from latex2mathml.converter import convert
+from sphinx.addnodes import download_reference
 from sphinx.util.inspect import signature, stringify_signature
 
 import minidl
@@ -80,6 +81,15 @@ def arguments_of(app, what, name, member, options, arguments, result):
     return stringify_signature(own, show_return_annotation=False, unqualified_typehints=True), None
 
 
+def open_pages(app, doctree, docname):
+    """Let links to HTML files, such as the playground, open them instead of saving them."""
+    for link in list(doctree.findall(download_reference)):
+        file = link.get("filename", "")
+        if file.endswith(".html"):
+            address = "../" * docname.count("/") + "_downloads/" + file
+            link.replace_self(nodes.reference("", "", *link.children, refuri=address))
+
+
 def write_math(translator, node):
     """Write a formula as MathML."""
     display = "block" if isinstance(node, nodes.math_block) else "inline"
@@ -93,3 +103,4 @@ def setup(app):
     app.add_directive("command-help", CommandHelp)
     app.connect("autodoc-process-signature", arguments_of)
     app.connect("autodoc-skip-member", is_left_out)
+    app.connect("doctree-resolved", open_pages)
