@@ -54,7 +54,7 @@ ROOMS = (
     room(r"minidl/commands/(page|report|sweep_page)\.py", 6, "numpy", "matplotlib"),
     room(r"minidl/commands/", 6, "numpy", "psutil"),
     room(r"minidl/sklearn/", 6, "numpy", "sklearn"),
-    room(r"minidl/(__init__|checkpoint|playground|predict|sweep|train)\.py", 6),
+    room(r"minidl/(__init__|__main__|checkpoint|playground|predict|sweep|train)\.py", 6),
     room(r"minidl/storage/", GROUND, "numpy", "safetensors"),
     room(r"minidl/datasets/", GROUND, "numpy", "pooch"),
     room(r"minidl/(handwriting|images)\.py", GROUND, "numpy", "PIL"),

@@ -1,1 +1,1 @@
-"""Commands: `minidl.train` and `minidl.predict`."""
+"""The commands that ``python -m minidl`` lists."""

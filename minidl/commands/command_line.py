@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from minidl import console
+from minidl.version import __version__
 
 EXIT_UNREAD, EXIT_BAD_INPUT, EXIT_DIVERGED = 1, 2, 3
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143  # 128 + the number of the signal
@@ -77,7 +78,7 @@ def report_interrupt(interrupt: KeyboardInterrupt, advice: str = "") -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that reports errors in one line."""
+    """Argument parser with ``--version`` that reports errors in one line."""
 
     def __init__(self, module: str, description: str | None, epilog: str | None = None):
         script = module.replace(".", "-")
@@ -90,6 +91,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,  # keeps the lines of the epilog
         )
         self.module = module
+        self.add_argument("--version", action="version", version=f"minidl {__version__}")
 
     def error(self, message: str) -> NoReturn:
         """Print `message` and exit with status 2."""

@@ -49,7 +49,7 @@ def fit(model, *used, **options):
     return model
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=RARE)])
 @pytest.mark.parametrize("name", MAKERS)
 def test_weight_with_a_factor_has_the_bits_of_its_own_optimizer(name, dtype, device):
     one, other = network(dtype=dtype, device=device), network([1.0] * 6, dtype=dtype, device=device)

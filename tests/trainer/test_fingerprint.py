@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from recorded_runs import RARE
 from small_models import bits
 
 import minidl
@@ -197,7 +198,9 @@ def join_another_model(model):
 COPIES = [lambda m: m, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
 
 
-@pytest.mark.parametrize("copied", COPIES)
+@pytest.mark.parametrize(
+    "copied", [COPIES[0], *(pytest.param(copied, marks=RARE) for copied in COPIES[1:])]
+)
 @pytest.mark.parametrize("use", [predict_and_more, set_back, join_another_model])
 def test_use_without_change_leaves_the_run_resumable(use, copied, device):
     model, whole = copied(trained(device=device)), trained(device=device, epochs=3)

@@ -257,7 +257,7 @@ def moving_network(device):
     return model
 
 
-@pytest.mark.parametrize("name", quick([*BAKED, "rows"], "step", "rate", "threshold", "scale"))
+@pytest.mark.parametrize("name", quick([*BAKED, "rows"], "step", "threshold"))
 def test_trial_finds_a_number_that_is_baked_in(name, device, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, LOGGER)
     eager = fit(moving_network(device), record=False)

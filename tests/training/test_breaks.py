@@ -345,8 +345,8 @@ def test_sigint_at_the_entry_or_exit_of_a_scope_leaves_no_scope_set(name):
 @pytest.mark.parametrize(
     "stride",
     [
-        1997,
-        pytest.param(997, marks=pytest.mark.slow),
+        3989,
+        pytest.param(1997, marks=pytest.mark.slow),
         *(pytest.param(stride, marks=pytest.mark.exhaustive) for stride in (211, 7)),
     ],
 )
