@@ -59,12 +59,6 @@ def test_tutorial_uses_public_names_only():
     assert packages == {"itertools", "matplotlib", "minidl", "numpy"}
 
 
-def test_tutorial_links_to_existing_files():
-    linked = re.findall(r"\]\(([^)#:]+)\)", TEXT)
-    assert linked
-    assert [path for path in linked if not (DOCS / path).exists()] == []
-
-
 # ------------------------------------------------------------------------------ a GPU
 
 
