@@ -324,3 +324,6 @@ class _ModelFiles(ModelCheckpoint):
 
     def close(self) -> None:
         """Do nothing: an interrupted run is not saved."""
+
+
+_ModelFiles.__name__ = ModelCheckpoint.__name__  # in messages
