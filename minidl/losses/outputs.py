@@ -41,10 +41,7 @@ class OutputLosses(Loss):
     """
 
     def __init__(
-        self,
-        losses: Sequence[Loss],
-        names: Sequence[str],
-        weights: Sequence[float] | None = None,
+        self, losses: Sequence[Loss], names: Sequence[str], weights: Sequence[float] | None = None
     ):
         super().__init__()
         self.losses, self.names = tuple(losses), tuple(names)

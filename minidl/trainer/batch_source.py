@@ -81,11 +81,7 @@ class BatchSource:
     weight: np.ndarray | None
 
     def __init__(
-        self,
-        who: str,
-        iterable: Any,
-        checked: Callable[..., Samples],
-        steps: int | None = None,
+        self, who: str, iterable: Any, checked: Callable[..., Samples], steps: int | None = None
     ):
         wanted = None if steps is None else positive_integer(f"{who}: number of steps", steps)
         self._who, self._iterable, self._checked, self._wanted = who, iterable, checked, wanted
