@@ -272,7 +272,7 @@ MUTANTS = [
         "cuda/optimizers",
         {"@cuda.jit\ndef _adam(": "@cuda.jit(fastmath=True)\ndef _adam("},
         check_arithmetic,
-        "not the arithmetic of IEEE 754",
+        "a quotient",
         "optimizers._adam",
     ),
     Mutant(
@@ -344,7 +344,7 @@ MUTANTS = [
         "cuda/noise",
         {"@cuda.jit\ndef _noise(": "@cuda.jit(fastmath=True)\ndef _noise("},
         check_arithmetic,
-        "a division, or a root",
+        "a quotient",
         NOISE,
     ),
     Mutant(
