@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 from minidl import console
+from minidl.storage.atomic import PathLike
 from minidl.version import __version__
 
 EXIT_UNREAD, EXIT_BAD_INPUT, EXIT_DIVERGED = 1, 2, 3
@@ -118,6 +119,13 @@ def number(
         return value
 
     return parse
+
+
+def check_distinct(path: PathLike, others: Iterable[PathLike | None]) -> None:
+    """Raise ValueError if a file to write is another file of the command, also by a link."""
+    for other in others:
+        if other is not None and os.path.realpath(path) == os.path.realpath(other):
+            raise ValueError(f"{path}: expected a new file, got {other}. Pass another path.")
 
 
 def show(text: str) -> OSError | None:

@@ -14,6 +14,7 @@ from minidl.backend import DeviceError
 from minidl.commands.command_line import (
     InputError,
     Parser,
+    check_distinct,
     discard_unwritten,
     handled_sigterm,
     number,
@@ -47,7 +48,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-size", type=number(int, 1), default=128, help="default: 128")
     add(
         "--samples",
-        type=number(int, 1, 2**32),
+        type=number(int, 2, 2**32),
         metavar="N",
         help="draw N outputs with dropout; print their standard deviation, and entropy and mutual "
         f"information in nats (drawn digits are marked as unsure if the latter is above {UNSURE}; "
@@ -93,9 +94,8 @@ def predict(arguments: argparse.Namespace) -> Iterator[str]:
     """Yield the lines of a table with one line for each image."""
     try:
         if arguments.show is not None:
-            if arguments.show in (arguments.model, *arguments.images):
-                raise ValueError(f"{arguments.show}: expected a new file. Correct --show.")
             check_writable(arguments.show)
+            check_distinct(arguments.show, (arguments.model, *arguments.images))
         model = models.load(arguments.model, arguments.device)
         if model.built_for is None:
             raise ValueError(f"{arguments.model}: expected a built network, got one that is not.")

@@ -63,11 +63,11 @@ def load_data(name: str | None, data_dir: str | None) -> tuple[str, str, tuple[S
         return name, "", LOADERS[name](data_dir)
     try:
         return "mnist", "", LOADERS["mnist"](data_dir)
-    except OSError as error:
+    except OSError:
         if data_dir is not None or os.environ.get("MINIDL_DATA"):
             raise
-        reason = str(error).splitlines()[0].rstrip(":")
-        notice = f"MNIST could not be downloaded ({reason}); using the 5,000 digits of minidl"
+        notice = "MNIST could not be downloaded. Using the 5,000 digits that come with minidl. "
+        notice += "To see the reason, add --data mnist."
         return "mnist-5k", notice, LOADERS["mnist-5k"](None)
 
 

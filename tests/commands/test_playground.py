@@ -280,8 +280,18 @@ def test_command_rejects_bad_input(saved, tmp_path, capsys):
     assert "--port" in rejection(capsys, saved, "--serve", "--port", "70000")
     assert "--white" in rejection(capsys, saved, "--out", out, "--white", "0")
     dense = rejection(capsys, tmp_path / "dense.safetensors", "--out", out)
-    assert "expected a network with Dropout" in dense
+    assert "dense.safetensors: expected a network with Dropout" in dense
+    assert "playground: expected" not in dense
+    assert "expected a name" in rejection(capsys, saved, "--out", "")
     assert not out.exists()
+
+
+def test_command_keeps_the_model_if_the_page_would_replace_it(saved, tmp_path, capsys):
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(saved.read_bytes())
+    for path in (model, f"{tmp_path}/./model.safetensors"):
+        assert "expected a new file" in rejection(capsys, model, "--out", path)
+    assert model.read_bytes() == saved.read_bytes()
 
 
 def test_command_rejects_port_in_use(saved, capsys):

@@ -9,6 +9,7 @@ from minidl.backend import DeviceError
 from minidl.commands.command_line import (
     InputError,
     Parser,
+    check_distinct,
     discard_unwritten,
     handled_sigterm,
     number,
@@ -56,8 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = parse_arguments(argv)
     try:
-        if arguments.out is not None:
-            check_writable(arguments.out)
         content = content_of(arguments)
         if arguments.out is not None:
             write_atomically(arguments.out, content)
@@ -77,10 +76,17 @@ def content_of(arguments: argparse.Namespace) -> bytes:
     """Return the page, with examples of the 1,000 test digits that come with minidl."""
     _, (x, y) = datasets.mnist_5k.load_data()
     try:
+        if arguments.out is not None:
+            check_writable(arguments.out)
+            check_distinct(arguments.out, [arguments.model])
         model = models.load(arguments.model)
-        return page_of(model, x, y, white=arguments.white).encode()
     except (ValueError, DeviceError) as error:
         raise InputError(error) from error
+    try:
+        return page_of(model, x, y, white=arguments.white).encode()
+    except ValueError as error:
+        reason = str(error).removeprefix("playground: ")
+        raise InputError(f"{arguments.model}: {reason}") from error
 
 
 def serve(content: bytes, port: int) -> None:
