@@ -117,7 +117,7 @@ def read(
     else:
         got = f"one that starts with {start!r}" if start else "an empty file"
         raise ValueError(
-            f"{path}: expected a PNG, JPEG, IDX or NPY file, got {got}. Convert the picture."
+            f"{path}: expected a PNG, JPEG, IDX or NPY file, got {got}. Convert or replace it."
         )
     if array.shape == sample_shape:
         array = array[np.newaxis]

@@ -54,6 +54,13 @@ from minidl.trainer.distribution import Distribution
 from minidl.trainer.position import run_arguments
 from minidl.version import __version__
 
+OPTIONS = {  # by names in checkpoints
+    "seed": "--seed",
+    "training optimizer class": "--optimizer",
+    "training optimizer arguments learning_rate": "--lr",
+    "batch_size": "--batch-size",
+    "shards": "--shards",
+}
 DIGITS = ("mnist", "mnist-5k")  # the data sets that the playground is for
 
 
@@ -138,14 +145,14 @@ def resume(
 def differences(
     model: models.Sequential, run: Mapping[str, int], saved: models.Sequential
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield where a saved run differs from the arguments: name, expected and saved value."""
+    """Yield where a saved run differs from the arguments: option, expected and saved value."""
     networks = describe(model), describe(saved)
     if networks[0] != networks[1]:
         yield "network", *networks
-    yield from checkpoint.differences(model, saved)
+    for name, expected, found in checkpoint.differences(model, saved):
+        yield OPTIONS.get(name, name), expected, found
     for name, found, expected in saved.position.differences(run):
-        options = {"batch_size": "--batch-size", "shards": "--shards"}
-        yield options.get(name, f"--data of {name}"), expected, found
+        yield OPTIONS.get(name, f"--data of {name}"), expected, found
 
 
 def describe(model: models.Sequential) -> str:

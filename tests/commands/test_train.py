@@ -668,8 +668,8 @@ def test_resume_continues_the_log(tmp_path):
         (("--max-norm", "2"), "kernel_constraint {'class': 'MaxNorm', 'arg", "None"),
         (("--seed", "1"), "seed 1", "0"),
         (("--batch-size", "64"), "--batch-size 64", "128"),
-        (("--lr", "0.5"), "training optimizer arguments learning_rate 0.5", "0.001"),
-        (("--optimizer", "sgd"), "training optimizer class SGD", "Adam"),
+        (("--lr", "0.5"), "--lr 0.5", "0.001"),
+        (("--optimizer", "sgd"), "--optimizer SGD", "Adam"),
     ],
 )
 def test_resume_rejects_the_checkpoint_of_another_run(checkpoint, change, expected, found, capsys):
