@@ -301,6 +301,16 @@ def test_command_rejects_port_in_use(saved, capsys):
     assert f"--port: expected a free port, got {port}: " in line
 
 
+@pytest.mark.parametrize(("error", "is_printed"), [(BrokenPipeError, False), (KeyError, True)])
+def test_server_prints_no_traceback_if_a_connection_is_closed(error, is_printed, capsys):
+    with command.PageServer(("127.0.0.1", 0), command.handler_of(b"page")) as server:
+        try:
+            raise error
+        except error:
+            server.handle_error(None, ("127.0.0.1", 1))
+    assert bool(capsys.readouterr().err) == is_printed
+
+
 @pytest.mark.slow
 def test_command_serves_the_page_to_this_machine_until_interrupted(saved):
     started = subprocess.Popen(

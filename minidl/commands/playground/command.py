@@ -1,8 +1,10 @@
 """Write a page on which anyone can draw a digit and see what dropout does to a saved network."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from minidl import datasets, models
 from minidl.backend import DeviceError
@@ -92,7 +94,7 @@ def content_of(arguments: argparse.Namespace) -> bytes:
 def serve(content: bytes, port: int) -> None:
     """Serve the page to this machine until an interruption."""
     try:
-        opened = ThreadingHTTPServer((HOST, port), handler_of(content))
+        opened = PageServer((HOST, port), handler_of(content))
     except OSError as error:
         raise InputError(
             f"--port: expected a free port, got {port}: {error.strerror}. Pass --port 0."
@@ -100,6 +102,14 @@ def serve(content: bytes, port: int) -> None:
     with opened as server:
         print_line(f"http://{HOST}:{server.server_port}/ shows the page; Ctrl-C ends it")
         server.serve_forever()
+
+
+class PageServer(ThreadingHTTPServer):
+    """Server that prints nothing if a browser closes a connection early."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def handler_of(content: bytes) -> type[BaseHTTPRequestHandler]:
