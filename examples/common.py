@@ -7,12 +7,14 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import matplotlib
 import numpy as np
 from PIL import Image  # matplotlib brings it
+from tqdm import tqdm
 
 import minidl
 from minidl import datasets, layers, models, optimizers
@@ -20,6 +22,7 @@ from minidl import datasets, layers, models, optimizers
 matplotlib.use("Agg")  # pictures go into files; no screen is needed
 import matplotlib.pyplot as plt
 
+Item = TypeVar("Item")
 PIXELS, CLASSES = 28 * 28, 10
 COLOURS = 64  # in a picture
 
@@ -53,6 +56,11 @@ def arguments(description: str) -> argparse.Namespace:
     if chosen.picture.suffix != ".png" or not chosen.picture.parent.is_dir():
         parser.error(f"--picture: expected NAME.png in an existing folder, got {chosen.picture}")
     return chosen
+
+
+def progress(items: Collection[Item], unit: str = "network") -> Iterable[Item]:
+    """Return the items, which a bar counts on the terminal."""
+    return tqdm(items, unit=unit, disable=None)  # None: no bar in files and pipes
 
 
 def digits(quick: bool) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -115,8 +123,8 @@ def once(log: Path, run: dict[str, object], find: Callable[[], float]) -> float:
     return number
 
 
-def finish(chosen: argparse.Namespace, figure: plt.Figure, **numbers: object) -> None:
-    """Save the picture, and print a line of JSON with the numbers and how they were made."""
+def finish(chosen: argparse.Namespace, figure: plt.Figure, finding: str, **numbers: object) -> None:
+    """Save the picture; print the finding, and a line of JSON: the numbers, how they were made."""
     drawn = io.BytesIO()
     figure.savefig(drawn, bbox_inches="tight")
     # A palette makes the file a third as large.
@@ -133,6 +141,7 @@ def finish(chosen: argparse.Namespace, figure: plt.Figure, **numbers: object) ->
         "python": platform.python_version(),
         "picture": str(chosen.picture),
     }
+    print(finding)
     print(json.dumps(made | {name: _rounded(value) for name, value in numbers.items()}))
 
 

@@ -10,7 +10,7 @@ the paper's: l^2 / (2 N) for weights and 1 / N for rates, for N images and a pri
 """
 
 import numpy as np
-from common import CLASSES, PIXELS, arguments, digits, finish, loss_and_error, plt
+from common import CLASSES, PIXELS, arguments, digits, finish, loss_and_error, plt, progress
 
 from minidl import layers, models
 
@@ -51,7 +51,7 @@ def main() -> None:
     (x, y), (x_test, y_test) = digits(chosen.quick)
     seeds = range(chosen.seed, chosen.seed + (1 if chosen.quick else SEEDS))
     found = {}
-    for size in sizes:
+    for size in progress(sizes, "size"):
         data, device = (x[:size], y[:size]), chosen.device
         nets = [train(*data, hidden, steps, seed, device) for seed in seeds]
         rates = [
@@ -73,7 +73,12 @@ def main() -> None:
         panel.plot(sizes, rates, **{**style, "linestyle": ""}, markersize=3, alpha=0.4)
     panel.set(xscale="log", xlabel="training images", ylabel="learned rate", ylim=(0, None))
     panel.legend()
-    finish(chosen, figure, first_rate=FIRST_RATE, steps=steps, sizes=found)
+    first, last = (np.mean(found[size]["rates"], axis=0)[0] for size in (sizes[0], sizes[-1]))
+    finding = (
+        "The paper finds that learned rates fall as the data grow; here the rate before the first "
+        f"dense layer is {first:.2f} at {sizes[0]:,} images and {last:.2f} at {sizes[-1]:,}."
+    )
+    finish(chosen, figure, finding, first_rate=FIRST_RATE, steps=steps, sizes=found)
 
 
 if __name__ == "__main__":

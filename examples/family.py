@@ -12,7 +12,18 @@ asked once. Calibration is by how much confidence and accuracy differ (`calibrat
 from collections.abc import Callable
 
 import numpy as np
-from common import CLASSES, PIXELS, WITH, WITHOUT, arguments, calibration_error, digits, finish, plt
+from common import (
+    CLASSES,
+    PIXELS,
+    WITH,
+    WITHOUT,
+    arguments,
+    calibration_error,
+    digits,
+    finish,
+    plt,
+    progress,
+)
 
 from minidl import layers, models
 
@@ -72,7 +83,7 @@ def main() -> None:
     seeds = range(chosen.seed, chosen.seed + (1 if chosen.quick else SEEDS))
     data, (x_held, y_held) = (x[:-held_out], y[:-held_out]), (x[-held_out:], y[-held_out:])
     found = {}
-    for name, member in MEMBERS.items():
+    for name, member in progress(MEMBERS.items(), "member"):
         tried = []
         for rate in RATES if name != "no noise" else RATES[:1]:
             nets = [train(member, rate, data, epochs, seed, chosen.device) for seed in seeds]
@@ -92,7 +103,13 @@ def main() -> None:
         panel.set(xlabel=key.replace("_percent", ", %").replace("_", " "))
     panels[0].set_yticks(range(len(found)), [f"{n} ({found[n]['rate']:g})" for n in found])
     panels[0].invert_yaxis()
-    finish(chosen, figure, epochs=epochs, seeds=len(seeds), members=found)
+    without, *errors = (np.mean(numbers["test_error_percent"]) for numbers in found.values())
+    finding = (
+        "The papers of dropout, DropConnect and stochastic depth find lower test errors with them; "
+        f"here the mean test error is {without:.2f} % without noise and, by member, "
+        f"{min(errors):.2f} to {max(errors):.2f} % with it."
+    )
+    finish(chosen, figure, finding, epochs=epochs, seeds=len(seeds), members=found)
 
 
 if __name__ == "__main__":

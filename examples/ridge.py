@@ -9,7 +9,7 @@ Here the inputs are digits, averaged to 4 x 4 pixels, and the ten targets say wh
 """
 
 import numpy as np
-from common import THEORY, WITH, arguments, digits, finish, plt
+from common import THEORY, WITH, arguments, digits, finish, plt, progress
 
 import minidl
 from minidl import Tensor, layers, losses, models, optimizers
@@ -64,7 +64,7 @@ def main() -> None:
 
     difference, from_unpenalised, norms = {}, {}, {}
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4))
-    for rate in rates:
+    for rate in progress(rates, "rate"):
         expected, found = closed_form(x, y, rate), trained(x, y, rate, updates, chosen)
         length = np.linalg.norm(expected)
         difference[rate] = np.linalg.norm(found - expected) / length
@@ -86,6 +86,8 @@ def main() -> None:
     finish(
         chosen,
         figure,
+        "The paper derives that dropout in linear regression is ridge regression; here trained "
+        f"weights are within {100 * max(difference.values()):.2f} % of the closed form.",
         largest_relative_difference=max(difference.values()),
         relative_difference=difference,
         relative_difference_without_penalty=from_unpenalised,

@@ -9,7 +9,7 @@ Activations are those of inference, of all hidden units for 1,000 test images.
 """
 
 import numpy as np
-from common import WITH, WITHOUT, arguments, digits, finish, plt
+from common import WITH, WITHOUT, arguments, digits, finish, plt, progress
 from features import autoencoder
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     (x, _), (x_test, _) = digits(chosen.quick)
     epochs = 8 if chosen.quick else 10
     activations, errors = {}, {}
-    for name, rate in {"without": 0.0, "with": 0.5}.items():
+    for name, rate in progress({"without": 0.0, "with": 0.5}.items()):
         model, hidden = autoencoder(rate, x, epochs, chosen)
         activations[name] = hidden.predict(x_test[:1000], batch_size=1000, verbose=0)
         errors[name] = model.evaluate(x_test, x_test, batch_size=1000, verbose=0)
@@ -47,6 +47,8 @@ def main() -> None:
     finish(
         chosen,
         figure,
+        "The paper finds mean activations of about 2.0 without and 0.7 with dropout; here they are "
+        f"{activations['without'].mean():.2f} and {activations['with'].mean():.2f}.",
         **{
             f"{name} dropout": {
                 "mean_activation": values.mean(),

@@ -188,8 +188,8 @@ def as_list(who: str, name: str, values: Any) -> list[Any]:
     return list(values)
 
 
-def by_name(who: str, what: str, names: Sequence[str], given: Any) -> list[Any]:
-    """Return what a list, or a dictionary by name, holds for each of the names.
+def by_name(who: str, what: str, names: Sequence[str], given: Any) -> dict[str, Any]:
+    """Return what a list, or a dictionary by name, holds for each of the names, in their order.
 
     Raises
     ------
@@ -199,12 +199,12 @@ def by_name(who: str, what: str, names: Sequence[str], given: Any) -> list[Any]:
     Examples
     --------
     >>> by_name("fit", "y for each of the outputs", ["a", "b"], {"b": 2, "a": 1})
-    [1, 2]
+    {'a': 1, 'b': 2}
     """
     if isinstance(given, Mapping) and set(given) == set(names):
-        return [given[name] for name in names]
+        return {name: given[name] for name in names}
     if isinstance(given, list | tuple) and len(given) == len(names):
-        return list(given)
+        return dict(zip(names, given, strict=True))
     got = f"a {type(given).__name__}"
     if isinstance(given, Mapping):
         got = f"keys {sorted(map(str, given))}"

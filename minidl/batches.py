@@ -122,7 +122,7 @@ class Samples:
         if labels.ndim != 1 or labels.dtype.names:
             raise ValueError(
                 "fit: expected y with one class for each sample to use class_weight, got shape "
-                f"{self.y.shape}. Pass sample_weight instead."
+                f"{self.y.shape} of {self.y.dtype}. Pass sample_weight instead."
             )
         check_whole("fit: class_weight", labels)
         weight = np.ones(len(self))
@@ -266,8 +266,8 @@ class Feed:
     ):
         self._backend = backend
         self._x = backend.dataset_array(samples.x)
-        self._y = _each(backend.asarray, fields(samples.y))
-        self._weight = _each(backend.asarray, fields(samples.weight))
+        self._y = for_each(backend.asarray, fields(samples.y))
+        self._weight = for_each(backend.asarray, fields(samples.weight))
         self._labels = None  # class numbers, which are gathered together with x
         y = samples.y
         is_one = y is not None and y.ndim == 1 and y.dtype.kind in "iu"
@@ -309,12 +309,12 @@ class Feed:
             x = x.reshape(len(x), math.prod(x.shape[1:]))
         if self._y is not None or self._weight is not None or chosen is not rows:
             backend.not_recorded("samples are gathered without a kernel")
-        y = labels if self._y is None else _each(lambda part: part[rows], self._y)
-        weight = _each(lambda part: part[rows], self._weight)
-        return tuple(_each(lambda part: Tensor.of(part, backend), a) for a in (x, y, weight))
+        y = labels if self._y is None else for_each(lambda part: part[rows], self._y)
+        weight = for_each(lambda part: part[rows], self._weight)
+        return tuple(for_each(lambda part: Tensor.of(part, backend), a) for a in (x, y, weight))
 
 
-def _each(function: Callable[[Any], Any], value: Any) -> Any:
+def for_each(function: Callable[[Any], Any], value: Any) -> Any:
     """Return the function of a value, or of each value in a list; None stays."""
     if isinstance(value, list):
         return [function(item) for item in value]

@@ -176,7 +176,7 @@ def check_update(who: str, weights: Any, *others: Any | None, **numbers: float) 
 
 
 def check_product(a: Any, b: Any, transpose_a: bool, transpose_b: bool, out: Any | None) -> None:
-    """Raise ValueError unless the operands of a matrix product fit together, and `out` to them."""
+    """Raise ValueError unless the shapes of two factors and of their product `out` agree."""
     left, right = a.shape, b.shape
     if transpose_a:
         left = (*left[:-2], *left[:-3:-1])

@@ -155,7 +155,7 @@ def pack(address: Address, rate: float) -> PackedAddress:
 
 
 def threshold(rate: float) -> int:
-    """Return the number of words that drop an element, out of 2**32: those below it do.
+    """Return the threshold of a rate: a random word below it drops the element.
 
     At rate 1 this is 2**32, which no 32-bit word holds: no kernel runs at rate 1.
 

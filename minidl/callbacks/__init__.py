@@ -1,15 +1,15 @@
 """Callbacks: what happens around training.
 
-===========================================  =====================================================
-`Callback`                                   base class of your own
-`History`                                    the logs of each epoch; `fit` returns one
-`ModelCheckpoint`                            files, to resume training or to use the model
-`BackupAndRestore`                           training that resumes by itself after an interruption
-`EarlyStopping`, `TerminateOnNaN`            end of training when it no longer helps, or fails
-`LearningRateScheduler`, `ReduceLROnPlateau` changes of the learning rate between epochs
-`CSVLogger`, `TensorBoard`                   logs for other programs
-`LambdaCallback`                             a callback of functions
-===========================================  =====================================================
+============================================  =====================================================
+`Callback`                                    base class of your own
+`History`                                     the logs of each epoch; `fit` returns one
+`ModelCheckpoint`                             files, to resume training or to use the model
+`BackupAndRestore`                            training that resumes by itself after an interruption
+`EarlyStopping`, `TerminateOnNaN`             end of training when it no longer helps, or fails
+`LearningRateScheduler`, `ReduceLROnPlateau`  changes of the learning rate between epochs
+`CSVLogger`, `TensorBoard`                    logs for other programs
+`LambdaCallback`                              a callback of functions
+============================================  =====================================================
 """
 
 from minidl.callbacks.backup import BackupAndRestore

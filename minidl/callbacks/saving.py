@@ -12,13 +12,7 @@ from minidl.callbacks.base import Callback, Logs
 from minidl.callbacks.monitor import Monitor
 from minidl.storage import registry
 from minidl.storage.atomic import PathLike, check_writable
-from minidl.storage.folders import (
-    BEST_FILE,
-    STEP_FILE,
-    lock_folder,
-    step_files,
-    temporary_files,
-)
+from minidl.storage.folders import BEST_FILE, STEP_FILE, lock_folder, step_files, temporary_files
 from minidl.trainer.diagnosis import non_finite_weight
 
 FILE_ENDINGS = (".keras", ".h5", ".safetensors")  # of checkpoints of Keras and minidl
@@ -324,3 +318,6 @@ class _ModelFiles(ModelCheckpoint):
 
     def close(self) -> None:
         """Do nothing: an interrupted run is not saved."""
+
+
+_ModelFiles.__name__ = ModelCheckpoint.__name__  # in messages

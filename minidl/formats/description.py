@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl import constraints, layers, optimizers, regularizers
+from minidl import constraints, layers, regularizers
 from minidl.arguments import as_list, positive_integer
 from minidl.engine.parameter import Parameter
 from minidl.formats.kinds import BASES, KNOWN, NAMES, Described
@@ -87,8 +87,7 @@ def describe(thing: Any) -> Any:
             "class of minidl. Rename your class."
         )
     arguments = {key: _described(key, _kept(thing, key)) for key in _own_arguments(kind)}
-    if kind not in NAMES or isinstance(thing, optimizers.Optimizer):
-        arguments |= _passed_on(thing)
+    arguments |= _passed_on(thing)
     if isinstance(thing, Layer):
         arguments["name"] = thing.label
     return {"class": name, "arguments": arguments}
@@ -126,6 +125,8 @@ def _passed_on(thing: Any) -> dict[str, Any]:
     named = ["name"] if isinstance(thing, Layer) else []  # by `describe`
     others = [name for name in _arguments(kind) if name not in own + named]
     found = {name: describe(_kept(thing, name)) for name in others}
+    if not found:
+        return {}
     try:
         plain = kind(**{name: getattr(thing, name) for name in own})
     except (TypeError, ValueError):  # an argument that is passed on has no default

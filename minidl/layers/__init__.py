@@ -9,15 +9,7 @@ from minidl.layers.dense import Dense
 from minidl.layers.drop_connect import DropConnect
 from minidl.layers.drop_path import DropPath
 from minidl.layers.dropout import Dropout
-from minidl.layers.merging import (
-    Add,
-    Average,
-    Concatenate,
-    Maximum,
-    Minimum,
-    Multiply,
-    Subtract,
-)
+from minidl.layers.merging import Add, Average, Concatenate, Maximum, Minimum, Multiply, Subtract
 from minidl.layers.noise import GaussianDropout, GaussianNoise
 from minidl.layers.normalization import BatchNormalization, LayerNormalization
 from minidl.layers.reshaping import Flatten, Input, Rescaling

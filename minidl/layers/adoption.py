@@ -131,8 +131,8 @@ def _plan_numbers(
         if other is not stream and not (other.step and stream.step):
             raise ValueError(
                 f"layers: expected unique random streams, got stream {stream.number} in "
-                f"{holder.label} and in {layer.label}. Create one layer with another number, "
-                "Dropout(rate, stream=...), or its model with another seed."
+                f"{holder.label} and in {layer.label}: they would draw equal masks. Pass another "
+                "number to one layer, Dropout(rate, stream=...), or another seed to its model."
             )
         numbers[stream] = stream.number
     taken = set(numbers.values())

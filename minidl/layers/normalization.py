@@ -66,14 +66,11 @@ class _Normalization(Layer):
         shape = tuple(input_shape[place] for place in self.axes(len(input_shape)))
         self.gamma: Parameter | None = None
         self.beta: Parameter | None = None
+        gamma: Any = {"constraint": self.gamma_constraint, "regularizer": self.gamma_regularizer}
+        beta: Any = {"constraint": self.beta_constraint, "regularizer": self.beta_regularizer}
         if self.scale:
-            gamma: Any = {
-                "constraint": self.gamma_constraint,
-                "regularizer": self.gamma_regularizer,
-            }
             self.gamma = self.add_weight("weight", shape, self.gamma_initializer, **gamma)
         if self.center:
-            beta: Any = {"constraint": self.beta_constraint, "regularizer": self.beta_regularizer}
             self.beta = self.add_weight("bias", shape, self.beta_initializer, **beta)
         self.weight_shape = shape
 

@@ -73,9 +73,10 @@ def of_outputs(names: Sequence[str], loss: Any, weights: Any = None) -> OutputLo
     """
     if isinstance(loss, OutputLosses):
         loss, weights = loss.losses, loss.weights if weights is None else weights
-    is_one = not isinstance(loss, list | tuple | Mapping)
-    of_each = "for each of the outputs"
-    each = [loss] * len(names) if is_one else by_name("compile", f"a loss {of_each}", names, loss)
+    if not isinstance(loss, list | tuple | Mapping):
+        loss = [loss] * len(names)
+    given = by_name("compile", "a loss for each of the outputs", names, loss)
     if weights is not None:
-        weights = by_name("compile", f"one of loss_weights {of_each}", names, weights)
-    return OutputLosses([get(one) for one in each], names, weights)
+        what = "one of loss_weights for each of the outputs"
+        weights = [*by_name("compile", what, names, weights).values()]
+    return OutputLosses([get(one) for one in given.values()], names, weights)

@@ -41,10 +41,7 @@ class OutputLosses(Loss):
     """
 
     def __init__(
-        self,
-        losses: Sequence[Loss],
-        names: Sequence[str],
-        weights: Sequence[float] | None = None,
+        self, losses: Sequence[Loss], names: Sequence[str], weights: Sequence[float] | None = None
     ):
         super().__init__()
         self.losses, self.names = tuple(losses), tuple(names)
@@ -77,7 +74,8 @@ class OutputLosses(Loss):
         weights = sample_weight if isinstance(sample_weight, list) else [sample_weight] * count
         parts = zip(self.losses, y_true, y_pred, weights, strict=True)
         found = [loss(*arguments) for loss, *arguments in parts]
-        return [functools.reduce(operator.add, map(operator.mul, found, self.weights)), *found]
+        pairs = zip(found, self.weights, strict=True)
+        return [functools.reduce(operator.add, (loss * weight for loss, weight in pairs)), *found]
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
         """Return the weighted sum of the losses; the arguments are those of `with_parts`."""

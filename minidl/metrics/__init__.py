@@ -101,8 +101,8 @@ def of_outputs(names: Sequence[str], metrics: Any, weighted: Any) -> list[Metric
     ['b_mae', 'b_weighted_mae']
     """
     known = isinstance(metrics, list) and all(isinstance(m, OutputMetric) for m in metrics)
-    if known and metrics and weighted is None and max(m.output for m in metrics) < len(names):
-        return metrics
+    if known and weighted is None and all(m.output < len(names) for m in metrics):
+        return [*metrics]
     pairs = zip(_by_output(names, metrics), _by_output(names, weighted), strict=True)
     return [
         OutputMetric(metric, output, f"{names[output]}_{metric.name}")
@@ -113,8 +113,8 @@ def of_outputs(names: Sequence[str], metrics: Any, weighted: Any) -> list[Metric
 
 def _by_output(names: Sequence[str], metrics: Any) -> list[list[Any]]:
     """Return a list of metrics for each output; outputs without metrics may be left out."""
-    if metrics is None or isinstance(metrics, Mapping):
+    if not metrics or isinstance(metrics, Mapping):
         metrics = dict.fromkeys(names) | dict(metrics or {})
-    given = by_name("compile", "metrics for each of the outputs", names, metrics)
+    given = by_name("compile", "metrics for each of the outputs", names, metrics).values()
     lists = [[] if each is None else each for each in given]
     return [list(each) if isinstance(each, list | tuple) else [each] for each in lists]

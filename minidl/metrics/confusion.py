@@ -5,13 +5,12 @@ from typing import Any
 import numpy as np
 
 from minidl.alternatives import keras_defaults
-from minidl.arguments import Number, integer, one_of, positive_integer
+from minidl.arguments import Number, count, integer, one_of, positive_integer
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
 from minidl.losses.base import SameShape, fitted
 from minidl.metrics.base import Metric
 
-AT_0 = "an integer, 0 or above"
 EPSILON = 1e-7  # Keras' bound: the first and last threshold of AUC are so far outside of [0, 1]
 
 
@@ -87,7 +86,7 @@ class _Share(_Counts):
         self.thresholds = 0.5 if thresholds is None and top_k is None else thresholds
         who = type(self).__name__
         self.top_k = None if top_k is None else positive_integer(f"{who}: top_k", top_k)
-        self.class_id = None if class_id is None else integer(f"{who}: class_id", class_id, 0, AT_0)
+        self.class_id = None if class_id is None else count(f"{who}: class_id", class_id)
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless `y_true` fits the outputs, and there are enough of these."""
@@ -204,8 +203,8 @@ class F1Score(_Counts):
         super().check(y_true, output_shape)
         if self.average is None and len(output_shape) > 1 and output_shape[-1] != 1:
             raise ValueError(
-                f"{self.name}: expected one output without average, got outputs of shape "
-                f'{output_shape}. Use average="macro", "micro" or "weighted".'
+                f"{self.name}: expected one output for each sample if average=None, got shape "
+                f'{output_shape}. Pass average="macro", "micro" or "weighted".'
             )
 
     def positive(self, xp: Any, p: Array) -> Array:

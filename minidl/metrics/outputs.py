@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from minidl.arguments import integer
+from minidl.arguments import count
 from minidl.backend import Array
 from minidl.losses.outputs import fields
 from minidl.metrics.base import Metric, Weighted
@@ -37,7 +37,7 @@ class OutputMetric(Weighted):
 
     def __init__(self, metric: Metric, output: int, name: str):
         super().__init__(metric)
-        self.output = integer("OutputMetric: output", output, 0, "an integer, 0 or above")
+        self.output = count("OutputMetric: output", output)
         self.name, self.is_mean = name, metric.is_mean
 
     def check(self, y_true: Any, output_shape: Any) -> None:

@@ -70,7 +70,7 @@ class DataMethods:
     def _held_out(self: Any, given: Any, steps: int | None) -> Samples | BatchSource | None:
         """Return the samples of ``validation_data``, or None without any."""
         who = "fit: validation_data"
-        if given is not None and yields_batches(given):
+        if given is not None and not isinstance(given, tuple) and yields_batches(given):
             return self._data(who, given, None, None, steps)
         _refuse_steps(who, steps)
         if given is None:
@@ -176,7 +176,7 @@ def _refuse_steps(who: str, steps: int | None) -> None:
 
 def checked_batch_size(who: str, given: int | None, default: int = DEFAULT_BATCH_SIZE) -> int:
     """Return a batch size, by default that of Keras, or raise ValueError."""
-    return default if given is None else positive_integer(f"{who}: batch_size", given)
+    return default if given is None else positive_integer(who, given)
 
 
 def checked_frequency(given: int | Collection[int]) -> int | list[int]:

@@ -133,9 +133,7 @@ class Functional(Model):
         is_for_all = name == "sample_weight" and not isinstance(values, Mapping | list | tuple)
         if len(names) < 2 or is_for_all:
             return super()._host_outputs(who, name, values)
-        given = zip(
-            names, by_name(who, f"{name} for each of the outputs", names, values), strict=True
-        )
+        given = by_name(who, f"{name} for each of the outputs", names, values).items()
         arrays = [number_array(who, f"{name}[{key!r}]", part) for key, part in given]
         shapes = [array.shape for array in arrays]
         if any(shape[:1] != shapes[0][:1] or not shape for shape in shapes):
@@ -148,7 +146,7 @@ class Functional(Model):
         if not isinstance(x, Mapping) and not (self.takes_list and isinstance(x, list | tuple)):
             return super()._as_input(x)
         given = by_name(self.label, "an array for each of the inputs", self.graph.names, x)
-        parts = [super(Functional, self)._as_input(part) for part in given]
+        parts = [super(Functional, self)._as_input(part) for part in given.values()]
         self._check_shapes(self.label, [part.shape for part in parts])
         return packed(parts) if self.takes_list else parts[0]
 
@@ -164,9 +162,8 @@ class Functional(Model):
     def _host_inputs(self, who: str, x: Any) -> Any:
         if not self.takes_list and not isinstance(x, Mapping):
             return x
-        names = self.graph.names
-        given = zip(names, by_name(who, "an array for each of the inputs", names, x), strict=True)
-        arrays = [number_array(who, f"x[{name!r}]", part) for name, part in given]
+        given = by_name(who, "an array for each of the inputs", self.graph.names, x)
+        arrays = [number_array(who, f"x[{name!r}]", part) for name, part in given.items()]
         self._check_shapes(who, [array.shape for array in arrays])
         if not self.takes_list:
             return arrays[0]

@@ -12,7 +12,7 @@ import numpy as np
 from minidl import console, losses, optimizers, rng
 from minidl.alternatives import RefusesMethods, keras_defaults
 from minidl.arguments import as_list
-from minidl.batches import Samples
+from minidl.batches import Samples, for_each
 from minidl.callbacks.base import Callback, CallbackList, Observers, checked_callbacks
 from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line
 from minidl.engine.backward import no_grad
@@ -227,7 +227,8 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
             A weight for each class: that of its training samples. Other classes have weight 1.
         sample_weight : array_like, optional
             One weight for each sample's loss, of shape (n,) or (n, 1); or for each of its losses,
-            such as those of time steps, of shape (n, steps).
+            such as those of time steps, of shape (n, steps). For several outputs: one array for
+            all of them, or one for each, in a list or a dictionary by name.
         steps_per_epoch, validation_steps : int, optional
             The batches of an iterable in an epoch, and in a validation. The next one goes on where
             it ended. None is one pass over the iterable.
@@ -277,8 +278,9 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
                         "evaluate() or predict(), or train copy.deepcopy(model)."
                     )
                 listed = checked_callbacks(callbacks)
-                batch_size = checked_batch_size("fit", batch_size)
-                size = checked_batch_size("fit: validation", validation_batch_size, batch_size)
+                batch_size = checked_batch_size("fit: batch_size", batch_size)
+                who = "fit: validation_batch_size"
+                validation_batch_size = checked_batch_size(who, validation_batch_size, batch_size)
                 verbose = checked_verbose("fit", verbose)
                 epochs = rng.checked_integer("fit: epochs", epochs, 2**32)
                 initial_epoch = rng.checked_integer("fit: initial_epoch", initial_epoch, 2**32)
@@ -324,7 +326,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
                 plan = self._plan(samples)
                 parts = plan, epochs, validation, callback_list
                 options: dict[str, Any] = {"record": record, "validation_freq": often}
-                options["validation_batch_size"] = size
+                options["validation_batch_size"] = validation_batch_size
                 run = Run(self, state, *parts, distribution=distribution, **options)
             run.start(arguments, initial_epoch, verbose, is_new=is_new, is_resumed=bool(resume))
         for warning in run.warnings if distribution.rank == 0 else ():
@@ -359,17 +361,15 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         samples = replace(samples, y=self.loss.targets(samples.y))
         held = samples.weight
         if held is not None and (held.ndim > 1 or held.dtype.names):  # only the loss knows its axes
-            first, is_list = samples[:1], isinstance(output_shape, list)
-            shapes: Any = output_shape if is_list else [output_shape]
-            zeros: Any = [self._as_tensor(np.zeros((1, *shape[1:]))) for shape in shapes]
+            first = samples[:1]
+            zeros = for_each(lambda shape: self._as_tensor(np.zeros((1, *shape[1:]))), output_shape)
             try:
                 with no_grad(), np.errstate(all="ignore"):
-                    self.loss(fields(first.y), zeros if is_list else zeros[0], fields(first.weight))
+                    self.loss(fields(first.y), zeros, fields(first.weight))
             except ValueError as error:
-                got = f"dtype {held.dtype}" if held.dtype.names else f"shape {held.shape}"
                 raise ValueError(
                     f"{who}: expected sample_weight with one number for each sample, or for each "
-                    f"of its losses, got {got}. Reshape it."
+                    f"of its losses, got shape {held.shape} of {held.dtype}. Reshape it."
                 ) from error
         return samples
 
@@ -421,7 +421,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         float, list of float, or dict
             The loss; with metrics ``[loss, *metrics]``; with `return_dict` values by name.
         """
-        batch_size = checked_batch_size("evaluate", batch_size)
+        batch_size = checked_batch_size("evaluate: batch_size", batch_size)
         verbose = checked_verbose("evaluate", verbose)
         observers = Observers("test", checked_callbacks(callbacks, "evaluate"))
         plan = self._plan(self._data("evaluate", x, y, sample_weight, steps))

@@ -43,12 +43,7 @@ class Network(Layer):
 
     @keras_defaults(trainable=True)
     def __init__(
-        self,
-        *,
-        device: str = "cpu",
-        dtype: str = "float32",
-        seed: int = 0,
-        name: str | None = None,
+        self, *, device: str = "cpu", dtype: str = "float32", seed: int = 0, name: str | None = None
     ):
         super().__init__(name=name)
         if dtype not in FLOAT_TYPES:
@@ -112,7 +107,7 @@ class Network(Layer):
 
     @property
     def epoch(self) -> int:
-        """The number of epochs it has begun, each with its own order of the samples."""
+        """Number of epochs begun so far. Each epoch has its own order of the samples."""
         return self.train_state.epoch
 
     @property

@@ -90,7 +90,7 @@ class PredictMethods:
         array([[3., 3.],
                [7., 7.]], dtype=float32)
         """
-        batch_size = checked_batch_size("predict", batch_size)
+        batch_size = checked_batch_size("predict: batch_size", batch_size)
         verbose = checked_verbose("predict", verbose)
         observers = Observers("predict", checked_callbacks(callbacks, "predict"))
         inputs = self._inputs(x, steps)

@@ -67,7 +67,7 @@ class Sequential(Model):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers in the order of `call`, a shared one as often as it is called."""
+        """The layers in the order of their calls; a shared layer appears once for each call."""
         return tuple(self._layers)
 
     def add(self, layer: Layer) -> None:

@@ -166,9 +166,7 @@ class Optimizer(Shown, RefusesMethods):
         return (*self.state_names, *(["accumulated"] if self.gradient_accumulation_steps else ()))
 
     def exclude_from_weight_decay(
-        self,
-        var_list: Sequence[Parameter] | None = None,
-        var_names: Sequence[str] | None = None,
+        self, var_list: Sequence[Parameter] | None = None, var_names: Sequence[str] | None = None
     ) -> None:
         """Leave the decay out for these weights, and for those in whose name a pattern is found.
 
@@ -245,9 +243,7 @@ class Optimizer(Shown, RefusesMethods):
             return self._laid_out(trained).gradient_views
 
     def update(
-        self,
-        parameters: Sequence[Parameter],
-        numbers: Sequence[tuple[float, ...]] | None = None,
+        self, parameters: Sequence[Parameter], numbers: Sequence[tuple[float, ...]] | None = None
     ) -> None:
         """Update `parameters` from their ``grad``, and clear ``grad``.
 

@@ -341,11 +341,8 @@ class PolynomialDecay(_Decay):
         power: float = 1.0,
         cycle: bool = False,
     ):
-        self.initial_learning_rate, self.end_learning_rate = (
-            initial_learning_rate,
-            end_learning_rate,
-        )
-        self.decay_steps, self.power, self.cycle = decay_steps, power, cycle
+        self.initial_learning_rate, self.decay_steps = initial_learning_rate, decay_steps
+        self.end_learning_rate, self.power, self.cycle = end_learning_rate, power, cycle
 
     def __call__(self, step: int) -> float:
         """Return (initial - end) * (1 - step / decay_steps) ** power + end."""

@@ -26,7 +26,10 @@ def yields_batches(x: Any, kinds: type | tuple[type, ...] = (tuple, list)) -> bo
     """
     if isinstance(x, Sequence):
         batch: Any = x[0] if len(x) and isinstance(x[0], kinds) else ()
-        return len(batch) > 0 and getattr(batch[0], "ndim", 0) > 0
+        first = next(iter(batch), None)
+        if isinstance(first, list | tuple):  # several inputs
+            first = next(iter(first), None)
+        return isinstance(first, Mapping) or getattr(first, "ndim", 0) > 0
     is_array = hasattr(x, "__array__") or hasattr(x, "__array_interface__")
     if is_array or isinstance(x, Mapping | Set):
         return False
@@ -78,11 +81,7 @@ class BatchSource:
     weight: np.ndarray | None
 
     def __init__(
-        self,
-        who: str,
-        iterable: Any,
-        checked: Callable[..., Samples],
-        steps: int | None = None,
+        self, who: str, iterable: Any, checked: Callable[..., Samples], steps: int | None = None
     ):
         wanted = None if steps is None else positive_integer(f"{who}: number of steps", steps)
         self._who, self._iterable, self._checked, self._wanted = who, iterable, checked, wanted
@@ -153,8 +152,8 @@ class BatchSource:
             self._shapes = self._shapes or shapes
             if shapes != self._shapes:
                 raise ValueError(
-                    f"{self._who}: expected all batches to have parts of shapes {self._shapes} "
-                    f"beside the samples, got {shapes}. Yield batches of one kind."
+                    f"{self._who}: expected x, y and weights of shapes {self._shapes} for each "
+                    f"sample, as in the first batch, got {shapes}. Make all batches alike."
                 )
             self._next = copy.deepcopy(batch)  # a generator may fill the same arrays again
             return

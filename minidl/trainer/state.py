@@ -135,7 +135,7 @@ class TrainState:
     step : int
         The number of optimizer updates the model has had.
     epoch : int
-        The number of epochs it has begun, each with its own order of the samples.
+        Number of epochs begun so far. Each epoch has its own order of the samples.
     progress : Progress
         The run in progress, or the last one.
     optimizer : Optimizer or None
@@ -177,8 +177,8 @@ class TrainState:
         """Raise ValueError if the run cannot be resumed with the data and arguments of `fit`."""
         for name, old, new in self.progress.position.differences(arguments):
             raise ValueError(
-                f"fit: expected {name} {old} to resume the run, got {new}. Pass the same, or leave "
-                "resume out."
+                f"fit: expected {name} {old} to resume the run, got {new}. Pass the data and "
+                "arguments of that run, or leave out resume=True."
             )
         # A callback may put other weights into the model when training ends; no step follows then.
         moment = self.progress.moment

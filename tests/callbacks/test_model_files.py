@@ -98,6 +98,15 @@ def test_name_that_cannot_be_filled_in_is_rejected_before_training(name, tmp_pat
     assert model.step == 0
 
 
+def test_errors_of_the_form_for_files_name_the_class_of_the_user(tmp_path):
+    name = tmp_path / "m.safetensors"
+    with pytest.raises(TypeError, match=r"^ModelCheckpoint: expected initial_value_threshold in"):
+        ModelCheckpoint(name, initial_value_threshold="0.5")
+    unknown = ModelCheckpoint(name, "val_loss", save_best_only=True)
+    with pytest.raises(ValueError, match=r"^ModelCheckpoint: expected monitor to be one of"):
+        fit(network(), unknown)
+
+
 @pytest.mark.parametrize("option", ["every_steps", "every_epochs", "keep"])
 def test_options_of_folders_are_rejected_for_files(option):
     with pytest.raises(TypeError, match=option):

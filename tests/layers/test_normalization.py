@@ -136,9 +136,12 @@ def test_penalties_and_constraints_of_gamma_and_beta_are_those_of_the_weights(ki
     assert (layer.gamma.regularizer.l2, layer.beta.regularizer.l1) == (0.01, 0.01)
     assert [term.item() for term in layer.losses] == pytest.approx([0.03, 0.0])
     model.save(tmp_path / "model.safetensors")
-    gamma, beta = models.load(tmp_path / "model.safetensors").parameters()[:2]
-    assert (gamma.regularizer.l2, beta.regularizer.l1, beta.constraint) == (0.01, 0.01, None)
-    assert type(gamma.constraint).__name__ == "NonNeg"
+    loaded = models.load(tmp_path / "model.safetensors")
+    for copied in (loaded, models.clone_model(loaded)):
+        copied.build((None, 3))
+        gamma, beta = copied.parameters()[:2]
+        assert (gamma.regularizer.l2, beta.regularizer.l1, beta.constraint) == (0.01, 0.01, None)
+        assert type(gamma.constraint).__name__ == "NonNeg"
 
 
 @pytest.mark.parametrize("kind", [layers.BatchNormalization, layers.LayerNormalization])

@@ -191,6 +191,17 @@ def test_several_inputs_are_a_list_or_a_dictionary():
     )
 
 
+def test_several_inputs_in_lists_are_validation_data_and_batches():
+    one, other = pair(seed=1), pair(seed=1)
+    options = {"batch_size": 10, "shuffle": False, "verbose": 0}
+    history = one.fit([X, X], TARGETS, validation_data=([X, X], TARGETS), **options).history
+    rows = [slice(n, n + 10) for n in range(0, len(X), 10)]
+    lists = [([X[part], X[part]], TARGETS[part]) for part in rows]
+    named = [({"left": X[part], "input_layer": X[part]}, TARGETS[part]) for part in rows]
+    assert other.fit(lists, validation_data=named, verbose=0).history == history
+    assert bits(one) == bits(other)
+
+
 def test_shared_layer_has_one_weight_and_the_sum_of_its_gradients():
     model = pair(seed=2)
     assert [layer.label for layer in model.layers] == ["dense", "subtract", "dense_1"]

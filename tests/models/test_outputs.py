@@ -250,6 +250,24 @@ def test_activation_of_an_output_that_does_not_fit_its_loss_is_rejected():
         model.fit(X, [CLASSES, np.ones((ROWS, 2)), LABELS], **QUIET)
 
 
+def test_weights_of_losses_that_are_replaced_by_too_few_are_rejected():
+    model = compiled("without weights")
+    model.loss.weights = (1.0, 1.0)
+    with pytest.raises(ValueError, match="shorter than"):
+        model.fit(X, TARGETS, **QUIET)
+
+
+def test_model_without_metrics_is_saved_and_loaded(tmp_path):
+    model = compiled("without weights")
+    model.compile("sgd", KINDS["without weights"]["loss"], metrics=[])
+    model.save(tmp_path / "model.safetensors")
+    again = models.load(tmp_path / "model.safetensors")
+    assert again.metrics == []
+    assert again.evaluate(X, TARGETS, verbose=0) == model.evaluate(X, TARGETS, verbose=0)
+    again.compile("sgd", model.loss, metrics=[], weighted_metrics={"b": "mae"})
+    assert [metric.name for metric in again.metrics] == ["b_mae"]
+
+
 def test_loss_weights_of_one_output_are_rejected():
     model = models.Sequential([layers.Dense(1)])
     for arguments in ({"loss": "mse", "loss_weights": [2.0]}, {"loss": compiled().loss}):

@@ -167,7 +167,7 @@ def test_source_without_batches_is_rejected():
 )
 def test_batches_of_different_parts_are_rejected(second):
     source = source_of([PAIRS[0], second])
-    with pytest.raises(ValueError, match="fit: expected all batches to have parts of shapes"):
+    with pytest.raises(ValueError, match="fit: expected x, y and weights of shapes"):
         list(source)
 
 

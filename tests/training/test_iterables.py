@@ -246,7 +246,7 @@ def test_divergence_on_batches_returns_to_finite_weights():
         (
             {"validation_batch_size": 0},
             ValueError,
-            "fit: validation: batch_size: expected a positive",
+            "fit: validation_batch_size: expected a positive",
         ),
         (
             {"validation_steps": 2},

@@ -40,6 +40,4 @@ class _Products(ast.NodeTransformer):
         self.generic_visit(node)
         if not isinstance(node.op, ast.Mult):
             return node
-        function = ast.Name(_MULTIPLY, ast.Load())
-        call = ast.Call(function, [node.left, node.right], [])
-        return ast.copy_location(call, node)
+        return ast.Call(ast.Name(_MULTIPLY, ast.Load()), [node.left, node.right], [])
