@@ -133,6 +133,35 @@ def show(text: str) -> OSError | None:
     return console.write(console.printable(text), sys.stdout)
 
 
+def print_line(text: str) -> None:
+    """Print a line as `show`, or raise the error of the output."""
+    if failure := show(text):
+        raise failure
+
+
+def run_command(module: str, work: Callable[[], int | None], advice: str = "") -> int:
+    """Return the status of `work`, where None is 0, or that of its error or interruption.
+
+    Parameters
+    ----------
+    module : str
+        The command, for its errors.
+    work : callable
+        Does the work of the command.
+    advice : str
+        Printed after an interruption.
+    """
+    with handled_sigterm():
+        try:
+            return work() or 0
+        except (InputError, ImportError, OSError, MemoryError) as error:
+            return report_error(module, error)
+        except KeyboardInterrupt as interrupt:
+            return report_interrupt(interrupt, advice)
+        finally:
+            discard_unwritten()
+
+
 def report_error(module: str, error: Exception) -> int:
     """Print an error in one line and return the exit status; print nothing for a closed pipe."""
     if isinstance(error, BrokenPipeError):

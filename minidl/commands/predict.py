@@ -15,12 +15,9 @@ from minidl.commands.command_line import (
     InputError,
     Parser,
     check_distinct,
-    discard_unwritten,
-    handled_sigterm,
     number,
-    report_error,
-    report_interrupt,
-    show,
+    print_line,
+    run_command,
 )
 from minidl.storage.atomic import check_writable
 from minidl.trainer.uncertainty import Uncertainty
@@ -69,7 +66,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@handled_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
@@ -77,17 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     SIGTERM.
     """
     arguments = parse_arguments(argv)
-    try:
+
+    def work() -> None:
         for line in predict(arguments):
-            if failure := show(line):
-                raise failure
-    except (InputError, ImportError, OSError, MemoryError) as error:
-        return report_error("minidl.predict", error)
-    except KeyboardInterrupt as interrupt:
-        return report_interrupt(interrupt)
-    finally:
-        discard_unwritten()
-    return 0
+            print_line(line)
+
+    return run_command("minidl.predict", work)
 
 
 def predict(arguments: argparse.Namespace) -> Iterator[str]:

@@ -25,6 +25,7 @@ from minidl.commands.command_line import (
     discard_unwritten,
     handled_sigterm,
     ignore_signals,
+    print_line,
     report_error,
     report_interrupt,
     show,
@@ -388,8 +389,7 @@ def finish(
             rows["playground"] = write_playground(arguments, model, (x_test, y_test))
         rows["report"] = write_report(arguments, prepared, rows)
     for title, text in rows.items():
-        if failure := show(f"{title:<16} {text}"):
-            raise failure
+        print_line(f"{title:<16} {text}")
     return 0
 
 

@@ -12,12 +12,9 @@ from minidl.commands.command_line import (
     InputError,
     Parser,
     check_distinct,
-    discard_unwritten,
-    handled_sigterm,
     number,
-    report_error,
-    report_interrupt,
-    show,
+    print_line,
+    run_command,
 )
 from minidl.commands.playground.page import page_of
 from minidl.storage.atomic import check_writable, write_atomically
@@ -50,7 +47,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-@handled_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
@@ -58,20 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     ends the server; 143 after SIGTERM.
     """
     arguments = parse_arguments(argv)
-    try:
+
+    def work() -> None:
         content = content_of(arguments)
         if arguments.out is not None:
             write_atomically(arguments.out, content)
             print_line(f"{arguments.out}: {len(content):,} bytes; open it in a browser")
         if arguments.serve:
             serve(content, arguments.port)
-    except (InputError, ImportError, OSError, MemoryError) as error:
-        return report_error("minidl.playground", error)
-    except KeyboardInterrupt as interrupt:
-        return report_interrupt(interrupt)
-    finally:
-        discard_unwritten()
-    return 0
+
+    return run_command("minidl.playground", work)
 
 
 def content_of(arguments: argparse.Namespace) -> bytes:
@@ -132,9 +124,3 @@ def handler_of(content: bytes) -> type[BaseHTTPRequestHandler]:
             pass
 
     return PageHandler
-
-
-def print_line(text: str) -> None:
-    """Print a line, or raise what prevented it."""
-    if failure := show(text):
-        raise failure
