@@ -115,9 +115,9 @@ def read(
     elif start.startswith((b"\0\0", idx.GZIP_MAGIC)):
         array = idx.read(path, max_bytes=MAX_BYTES)
     else:
+        got = f"one that starts with {start!r}" if start else "an empty file"
         raise ValueError(
-            f"{path}: expected a PNG, JPEG, IDX or NPY file, got one that starts with {start!r}. "
-            "Convert it."
+            f"{path}: expected a PNG, JPEG, IDX or NPY file, got {got}. Convert or replace it."
         )
     if array.shape == sample_shape:
         array = array[np.newaxis]
@@ -176,7 +176,8 @@ def _npy(path: PathLike) -> np.ndarray:
         raise
     except Exception as error:  # NumPy does not document what damaged files raise
         raise ValueError(
-            f"{path}: expected an intact NPY file, got: {error}. Save it again with numpy.save."
+            f"{path}: expected an intact NPY file, got: {str(error).rstrip('.')}. "
+            "Save an array of numbers with numpy.save."
         ) from error
     if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:  # longdouble has 12 or 16
         raise ValueError(
@@ -227,7 +228,7 @@ def _upright(image: Any, sample_shape: tuple[int, ...] = (0, 0)) -> Any:
     except Exception as error:  # Pillow does not document what damaged files raise
         raise ValueError(
             f"{who}: expected an intact image of 8 bits a channel and at most {MAX_PIXELS:,} "
-            f"pixels, got: {error}. Save it again in this form."
+            f"pixels, got: {error}. Reduce or convert it."
         ) from error
 
 
@@ -243,7 +244,7 @@ def _loaded(path: PathLike) -> Any:
         if math.prod(image.size) > MAX_PIXELS:
             image.draft(image.mode, (JPEG_SIDE, JPEG_SIDE))  # photos; it ignores PNG
         if math.prod(image.size) > MAX_PIXELS:
-            raise ValueError(f"{image.size} pixels")
+            raise ValueError(f"{image.width:,} x {image.height:,} pixels")
         image.load()
         if image.format == "PNG":
             content.seek(PNG_BITS)

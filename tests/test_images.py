@@ -243,13 +243,13 @@ def test_read_rejects_a_truncated_png(length, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "expected a PNG, JPEG, IDX or NPY file, .* b''"),
+        (b"", "expected a PNG, JPEG, IDX or NPY file, got an empty file"),
         (b"GIF89a", "expected a PNG, JPEG, IDX or NPY file, .* b'GIF89a'"),
         (b"\x89PNG\r\n\x1a\n", "expected an intact image"),
         (b"\xff\xd8\xff\xe0 and so on", "expected an intact image"),
         (png(28, 28), "expected an intact image"),
         (png(2**31 - 1, 2**31 - 1), "expected an intact image .*pixels"),
-        (png(5000, 5000), r"at most 16,777,216 pixels, got: \(5000, 5000\) pixels"),
+        (png(5000, 5000), r"at most 16,777,216 pixels, got: 5,000 x 5,000 pixels"),
         (b"\0\0\x08\x01\0\0", "expected 4 bytes for 1 dimensions, got 2"),
         (b"\x93NUMPY", "expected an intact NPY file"),
         (npy((2**40,)), "expected an intact NPY file"),

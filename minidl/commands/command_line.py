@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 from minidl import console
+from minidl.storage.atomic import PathLike
 from minidl.version import __version__
 
 EXIT_UNREAD, EXIT_BAD_INPUT, EXIT_DIVERGED = 1, 2, 3
@@ -120,9 +121,45 @@ def number(
     return parse
 
 
+def check_distinct(path: PathLike, others: Iterable[PathLike | None]) -> None:
+    """Raise ValueError if a file to write is another file of the command, also by a link."""
+    for other in others:
+        if other is not None and os.path.realpath(path) == os.path.realpath(other):
+            raise ValueError(f"{path}: expected a new file, got {other}. Pass another path.")
+
+
 def show(text: str) -> OSError | None:
     """Print a line with its control characters escaped; return the error as `console.write`."""
     return console.write(console.printable(text), sys.stdout)
+
+
+def print_line(text: str) -> None:
+    """Print a line as `show`, or raise the error of the output."""
+    if failure := show(text):
+        raise failure
+
+
+def run_command(module: str, work: Callable[[], int | None], advice: str = "") -> int:
+    """Return the status of `work`, where None is 0, or that of its error or interruption.
+
+    Parameters
+    ----------
+    module : str
+        The command, for its errors.
+    work : callable
+        Does the work of the command.
+    advice : str
+        Printed after an interruption.
+    """
+    with handled_sigterm():
+        try:
+            return work() or 0
+        except (InputError, ImportError, OSError, MemoryError) as error:
+            return report_error(module, error)
+        except KeyboardInterrupt as interrupt:
+            return report_interrupt(interrupt, advice)
+        finally:
+            discard_unwritten()
 
 
 def report_error(module: str, error: Exception) -> int:

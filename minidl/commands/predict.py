@@ -14,12 +14,10 @@ from minidl.backend import DeviceError
 from minidl.commands.command_line import (
     InputError,
     Parser,
-    discard_unwritten,
-    handled_sigterm,
+    check_distinct,
     number,
-    report_error,
-    report_interrupt,
-    show,
+    print_line,
+    run_command,
 )
 from minidl.storage.atomic import check_writable
 from minidl.trainer.uncertainty import Uncertainty
@@ -47,7 +45,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-size", type=number(int, 1), default=128, help="default: 128")
     add(
         "--samples",
-        type=number(int, 1, 2**32),
+        type=number(int, 2, 2**32),
         metavar="N",
         help="draw N outputs with dropout; print their standard deviation, and entropy and mutual "
         f"information in nats (drawn digits are marked as unsure if the latter is above {UNSURE}; "
@@ -68,7 +66,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@handled_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
@@ -76,26 +73,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     SIGTERM.
     """
     arguments = parse_arguments(argv)
-    try:
+
+    def work() -> None:
         for line in predict(arguments):
-            if failure := show(line):
-                raise failure
-    except (InputError, ImportError, OSError, MemoryError) as error:
-        return report_error("minidl.predict", error)
-    except KeyboardInterrupt as interrupt:
-        return report_interrupt(interrupt)
-    finally:
-        discard_unwritten()
-    return 0
+            print_line(line)
+
+    return run_command("minidl.predict", work)
 
 
 def predict(arguments: argparse.Namespace) -> Iterator[str]:
     """Yield the lines of a table with one line for each image."""
     try:
         if arguments.show is not None:
-            if arguments.show in (arguments.model, *arguments.images):
-                raise ValueError(f"{arguments.show}: expected a new file. Correct --show.")
             check_writable(arguments.show)
+            check_distinct(arguments.show, (arguments.model, *arguments.images))
         model = models.load(arguments.model, arguments.device)
         if model.built_for is None:
             raise ValueError(f"{arguments.model}: expected a built network, got one that is not.")

@@ -19,11 +19,9 @@ from minidl.commands import page, sweep_page, train, train_arguments
 from minidl.commands.command_line import (
     InputError,
     Parser,
-    discard_unwritten,
-    handled_sigterm,
     number,
-    report_error,
-    report_interrupt,
+    print_line,
+    run_command,
     show,
 )
 from minidl.commands.machine import machine
@@ -141,19 +139,13 @@ def divide_cores(jobs: int | None, runs: int, device: str) -> tuple[int, int]:
     return jobs, num_threads() if is_chosen() else max(1, cores() // jobs)
 
 
-@handled_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status, one of `EXIT_STATUSES`."""
     options, axes = parse_arguments(argv)
     words = sys.argv[1:] if argv is None else argv
-    try:
-        return sweep(options, axes, shlex.join(["python", "-m", "minidl.sweep", *words]))
-    except (InputError, OSError, MemoryError) as error:
-        return report_error("minidl.sweep", error)
-    except KeyboardInterrupt as interrupt:
-        return report_interrupt(interrupt, "; to continue, repeat the command")
-    finally:
-        discard_unwritten()
+    command = shlex.join(["python", "-m", "minidl.sweep", *words])
+    advice = "; to continue, repeat the command"
+    return run_command("minidl.sweep", lambda: sweep(options, axes, command), advice)
 
 
 def sweep(options: argparse.Namespace, axes: Axes, command: str) -> int:
@@ -180,6 +172,5 @@ def sweep(options: argparse.Namespace, axes: Axes, command: str) -> int:
             results["page"] = str(folder / sweep_page.PAGE)
     width = max(map(len, results))
     for title, text in results.items():
-        if failure := show(f"{title:<{width}}  {text}"):
-            raise failure
+        print_line(f"{title:<{width}}  {text}")
     return EXIT_FAILED if failed else 0

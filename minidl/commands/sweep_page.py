@@ -22,8 +22,8 @@ PAGE, TABLE = "sweep.html", "sweep.csv"
 LABELS = {"test_error": "test error (%)", "test_loss": "test cross-entropy (nats)"}
 CURVES = {"loss": ("training", "--"), "val_loss": ("validation", "-")}
 NOTE = (
-    "Each run has a page with its command and its number of threads. Alone, the command gives the "
-    "same bits if MINIDL_NUM_THREADS is that number."
+    "Each run has a page with its command and its number of threads. To get the same bits again, "
+    "set MINIDL_NUM_THREADS to this number and run the command."
 )
 
 
@@ -143,7 +143,7 @@ def _figures(groups: Sequence[Group]) -> Iterator[tuple[str, str, page.Figures]]
         best = min(groups, key=lambda group: np.mean(list(group.values("test_error").values())))
         caption = (
             f"{bars.format('bars')}, small points are single runs. Lowest mean test error: {best}, "
-            f"{best.spread('test_error')} %. The test images chose it, so it is optimistic."
+            f"{best.spread('test_error')} %. It was chosen on the test images, so it is optimistic."
         )
         figures = {label: error_bars(groups, key) for key, label in LABELS.items()}
         yield "Test results", caption, figures
@@ -213,7 +213,7 @@ def _results(groups: Sequence[Group]) -> str:
             cells.append(spread(changes) if reference is not group else "")
         rows.append([text(cell).replace(" ± ", "&nbsp;±&nbsp;") for cell in cells])
     headings = ["setting", "complete runs", *LABELS.values()]
-    return page.table([*headings, *["error minus that of dropout 0"] * bool(references)], rows)
+    return page.table([*headings, *["change from dropout 0 (points)"] * bool(references)], rows)
 
 
 def _without_rate(group: Group) -> Group:

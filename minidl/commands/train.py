@@ -25,6 +25,7 @@ from minidl.commands.command_line import (
     discard_unwritten,
     handled_sigterm,
     ignore_signals,
+    print_line,
     report_error,
     report_interrupt,
     show,
@@ -54,6 +55,13 @@ from minidl.trainer.distribution import Distribution
 from minidl.trainer.position import run_arguments
 from minidl.version import __version__
 
+OPTIONS = {  # by names in checkpoints
+    "seed": "--seed",
+    "training optimizer class": "--optimizer",
+    "training optimizer arguments learning_rate": "--lr",
+    "batch_size": "--batch-size",
+    "shards": "--shards",
+}
 DIGITS = ("mnist", "mnist-5k")  # the data sets that the playground is for
 
 
@@ -63,11 +71,11 @@ def load_data(name: str | None, data_dir: str | None) -> tuple[str, str, tuple[S
         return name, "", LOADERS[name](data_dir)
     try:
         return "mnist", "", LOADERS["mnist"](data_dir)
-    except OSError as error:
+    except OSError:
         if data_dir is not None or os.environ.get("MINIDL_DATA"):
             raise
-        reason = str(error).splitlines()[0].rstrip(":")
-        notice = f"MNIST could not be downloaded ({reason}); using the 5,000 digits of minidl"
+        notice = "MNIST could not be downloaded. Using the 5,000 digits that come with minidl. "
+        notice += "To see the reason, add --data mnist."
         return "mnist-5k", notice, LOADERS["mnist-5k"](None)
 
 
@@ -138,14 +146,14 @@ def resume(
 def differences(
     model: models.Sequential, run: Mapping[str, int], saved: models.Sequential
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield where a saved run differs from the arguments: name, expected and saved value."""
+    """Yield where a saved run differs from the arguments: option, expected and saved value."""
     networks = describe(model), describe(saved)
     if networks[0] != networks[1]:
         yield "network", *networks
-    yield from checkpoint.differences(model, saved)
+    for name, expected, found in checkpoint.differences(model, saved):
+        yield OPTIONS.get(name, name), expected, found
     for name, found, expected in saved.position.differences(run):
-        options = {"batch_size": "--batch-size", "shards": "--shards"}
-        yield options.get(name, f"--data of {name}"), expected, found
+        yield OPTIONS.get(name, f"--data of {name}"), expected, found
 
 
 def describe(model: models.Sequential) -> str:
@@ -381,8 +389,7 @@ def finish(
             rows["playground"] = write_playground(arguments, model, (x_test, y_test))
         rows["report"] = write_report(arguments, prepared, rows)
     for title, text in rows.items():
-        if failure := show(f"{title:<16} {text}"):
-            raise failure
+        print_line(f"{title:<16} {text}")
     return 0
 
 

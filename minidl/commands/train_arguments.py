@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minidl import datasets, optimizers
-from minidl.commands.command_line import Parser, number
+from minidl.commands.command_line import Parser, check_distinct, number
 from minidl.commands.run_folder import CHECKPOINTS, PLAYGROUND, REPORT
 from minidl.datasets.idx_dataset import Split
 from minidl.distributed.mpi import launched_size
@@ -173,6 +173,7 @@ def check_outputs(arguments: argparse.Namespace) -> None:
             open(arguments.log_json, "a", encoding="utf-8").close()
         else:
             check_writable(arguments.log_json)
+        check_distinct(arguments.log_json, (arguments.resume, arguments.save))
     if arguments.save is not None:
         check_writable(arguments.save)
         registry.find("model", arguments.save)

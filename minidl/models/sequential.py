@@ -199,6 +199,7 @@ def load(path: PathLike, device: str = "cpu", *, custom_objects: Iterable[Any] =
     """
     if os.path.isdir(path):
         raise ValueError(
-            f"{path}: expected a file, got a folder. Use checkpoint.latest({os.fspath(path)!r})."
+            f"{path}: expected a file, got a folder. Pass a file in it, such as "
+            f"checkpoint.latest({os.fspath(path)!r})."
         )
     return registry.find("model", path).load(path, device, custom_objects)

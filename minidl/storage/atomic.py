@@ -104,7 +104,9 @@ def check_name(path: PathLike) -> None:
     """Raise ValueError if `path` is empty or has a NUL character, as no name of a file has."""
     name = os.fspath(path)
     if not name or "\0" in name:
-        raise ValueError(f"path: expected a name without NUL characters, got {name!r}. Correct it.")
+        raise ValueError(
+            f"path: expected a name of characters other than NUL, got {name!r}. Correct it."
+        )
 
 
 def check_regular_file(path: PathLike, max_bytes: int | None = None) -> None:
@@ -119,6 +121,7 @@ def check_regular_file(path: PathLike, max_bytes: int | None = None) -> None:
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path}: expected a regular file, got a folder, a pipe or a device.")
+        found = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        raise ValueError(f"{path}: expected a regular file, got {found}. Pass another path.")
     if max_bytes is not None and status.st_size > max_bytes:
         raise ValueError(f"{path}: expected at most {max_bytes:,} bytes, got {status.st_size:,}.")

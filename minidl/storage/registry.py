@@ -71,5 +71,5 @@ def find(kind: str, path: PathLike) -> Format:
             return _formats[kind, ending]
     raise ValueError(
         f"{path}: expected a file name that ends in {' or '.join(endings)}, got "
-        f"{os.path.basename(path)!r}. Rename the file."
+        f"{os.path.basename(path)!r}. Pass another path."
     )

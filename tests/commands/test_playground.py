@@ -280,8 +280,18 @@ def test_command_rejects_bad_input(saved, tmp_path, capsys):
     assert "--port" in rejection(capsys, saved, "--serve", "--port", "70000")
     assert "--white" in rejection(capsys, saved, "--out", out, "--white", "0")
     dense = rejection(capsys, tmp_path / "dense.safetensors", "--out", out)
-    assert "expected a network with Dropout" in dense
+    assert "dense.safetensors: expected a network with Dropout" in dense
+    assert "playground: expected" not in dense
+    assert "expected a name" in rejection(capsys, saved, "--out", "")
     assert not out.exists()
+
+
+def test_command_keeps_the_model_if_the_page_would_replace_it(saved, tmp_path, capsys):
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(saved.read_bytes())
+    for path in (model, f"{tmp_path}/./model.safetensors"):
+        assert "expected a new file" in rejection(capsys, model, "--out", path)
+    assert model.read_bytes() == saved.read_bytes()
 
 
 def test_command_rejects_port_in_use(saved, capsys):
@@ -289,6 +299,16 @@ def test_command_rejects_port_in_use(saved, capsys):
         port = used.getsockname()[1]
         line = rejection(capsys, saved, "--serve", "--port", port)
     assert f"--port: expected a free port, got {port}: " in line
+
+
+@pytest.mark.parametrize(("error", "is_printed"), [(BrokenPipeError, False), (KeyError, True)])
+def test_server_prints_no_traceback_if_a_connection_is_closed(error, is_printed, capsys):
+    with command.PageServer(("127.0.0.1", 0), command.handler_of(b"page")) as server:
+        try:
+            raise error
+        except error:
+            server.handle_error(None, ("127.0.0.1", 1))
+    assert bool(capsys.readouterr().err) == is_printed
 
 
 @pytest.mark.slow

@@ -127,8 +127,11 @@ def test_predict_rejects_a_blank_page(saved, tmp_path, capsys):
 def test_predict_rejects_a_preview_that_it_cannot_write(saved, tmp_path, capsys):
     image = picture(tmp_path / "x.png")
     content = image.read_bytes()
-    assert "expected a new file" in rejection(predict, capsys, saved[0], image, "--show", image)
-    assert image.read_bytes() == content
+    link = tmp_path / "link.png"
+    link.symlink_to(image)
+    for path in (image, f"{tmp_path}/./x.png", link):
+        assert "expected a new file" in rejection(predict, capsys, saved[0], image, "--show", path)
+        assert image.read_bytes() == content
     missing = tmp_path / "missing" / "x.png"
     assert str(missing.parent) in rejection(predict, capsys, saved[0], image, "--show", missing)
     models.Sequential([layers.Input((4,)), layers.Dense(3, "softmax")]).save(
@@ -305,13 +308,13 @@ def test_predict_returns_1_if_its_output_is_closed(saved, tmp_path):
     assert process.returncode == 1
 
 
-@pytest.mark.parametrize("samples", ["0", "1.5", "many", str(2**32 + 1)])
+@pytest.mark.parametrize("samples", ["0", "1", "1.5", "many", str(2**32 + 1)])
 def test_command_rejects_invalid_samples(samples, capsys):
     with pytest.raises(SystemExit) as error:
         predict.main(["model", "image", "--samples", samples])
     assert error.value.code == 2
     line = capsys.readouterr().err
-    assert line.startswith("minidl.predict: argument --samples: expected an integer from 1 ")
+    assert line.startswith("minidl.predict: argument --samples: expected an integer from 2 ")
     assert repr(samples) in line
     assert line.count("\n") == 1
 

@@ -312,7 +312,7 @@ def test_sweep_without_mnist_announces_its_replacement(tmp_path, started, monkey
     monkeypatch.setattr(page, "is_possible", lambda: False)
     options = ("--hidden", "4", "--epochs", "1", "--seeds", "0", "--out", str(tmp_path))
     assert sweep.main(options) == 0
-    assert capsys.readouterr().out.startswith("MNIST could not be downloaded (no mirror)")
+    assert capsys.readouterr().out.startswith("MNIST could not be downloaded.")
     assert [row["data"] for row in rows_of(tmp_path)] == ["mnist-5k"]
 
 

@@ -230,6 +230,15 @@ def test_train_rejects_impossible_names(option, name, no_data, capsys):
     assert repr(name) in rejection(train, capsys, *SMALL, option, name)
 
 
+@pytest.mark.parametrize("option", ["--resume", "--save"])
+def test_train_rejects_a_log_that_is_another_file_of_the_run(option, tmp_path, no_data, capsys):
+    model = tmp_path / "x.safetensors"
+    model.write_bytes(b"weights")
+    arguments = (*SMALL, option, model, "--log-json", f"{tmp_path}/./x.safetensors")
+    assert "expected a new file" in rejection(train, capsys, *arguments)
+    assert model.read_bytes() == b"weights"
+
+
 def test_train_rejects_a_folder_in_place_of_the_report(tmp_path, no_data, capsys):
     (tmp_path / "report.html").mkdir()
     assert "report.html: expected a file" in rejection(train, capsys, *SMALL, "--out", tmp_path)

@@ -185,7 +185,7 @@ def test_name_that_is_not_utf_8_is_written(tmp_path):
     [
         ("x" * 256, OSError, "name too long"),
         ("/".join(["y" * 200] * 30), OSError, "name too long"),
-        ("nul\0", ValueError, r"without NUL characters, got '.*nul\\x00'"),
+        ("nul\0", ValueError, r"other than NUL, got '.*nul\\x00'"),
     ],
 )
 @pytest.mark.skipif(os.name == "nt", reason="other limits")

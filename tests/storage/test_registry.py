@@ -73,9 +73,7 @@ def test_registered_format_of_one_kind_serves_no_other_kind(tmp_path):
 
 def test_find_lists_the_endings_of_a_kind():
     registry.register("weights", ".one", Format(save_as_text))
-    message = (
-        r"of\.two: expected a file .*ends in .*\.safetensors .*or \.one, got 'of\.two'\. Rename"
-    )
+    message = r"of\.two: expected a file .*ends in .*\.safetensors .*or \.one, got 'of\.two'\. Pass"
     with pytest.raises(ValueError, match=message):
         registry.find("weights", "folder/of.two")
     with pytest.raises(ValueError, match="ends in"):

@@ -1,20 +1,20 @@
 """Write a page on which anyone can draw a digit and see what dropout does to a saved network."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from minidl import datasets, models
 from minidl.backend import DeviceError
 from minidl.commands.command_line import (
     InputError,
     Parser,
-    discard_unwritten,
-    handled_sigterm,
+    check_distinct,
     number,
-    report_error,
-    report_interrupt,
-    show,
+    print_line,
+    run_command,
 )
 from minidl.commands.playground.page import page_of
 from minidl.storage.atomic import check_writable, write_atomically
@@ -47,7 +47,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-@handled_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
@@ -55,38 +54,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     ends the server; 143 after SIGTERM.
     """
     arguments = parse_arguments(argv)
-    try:
-        if arguments.out is not None:
-            check_writable(arguments.out)
+
+    def work() -> None:
         content = content_of(arguments)
         if arguments.out is not None:
             write_atomically(arguments.out, content)
             print_line(f"{arguments.out}: {len(content):,} bytes; open it in a browser")
         if arguments.serve:
             serve(content, arguments.port)
-    except (InputError, ImportError, OSError, MemoryError) as error:
-        return report_error("minidl.playground", error)
-    except KeyboardInterrupt as interrupt:
-        return report_interrupt(interrupt)
-    finally:
-        discard_unwritten()
-    return 0
+
+    return run_command("minidl.playground", work)
 
 
 def content_of(arguments: argparse.Namespace) -> bytes:
     """Return the page, with examples of the 1,000 test digits that come with minidl."""
     _, (x, y) = datasets.mnist_5k.load_data()
     try:
+        if arguments.out is not None:
+            check_writable(arguments.out)
+            check_distinct(arguments.out, [arguments.model])
         model = models.load(arguments.model)
-        return page_of(model, x, y, white=arguments.white).encode()
     except (ValueError, DeviceError) as error:
         raise InputError(error) from error
+    try:
+        return page_of(model, x, y, white=arguments.white).encode()
+    except ValueError as error:
+        reason = str(error).removeprefix("playground: ")
+        raise InputError(f"{arguments.model}: {reason}") from error
 
 
 def serve(content: bytes, port: int) -> None:
     """Serve the page to this machine until an interruption."""
     try:
-        opened = ThreadingHTTPServer((HOST, port), handler_of(content))
+        opened = PageServer((HOST, port), handler_of(content))
     except OSError as error:
         raise InputError(
             f"--port: expected a free port, got {port}: {error.strerror}. Pass --port 0."
@@ -94,6 +94,14 @@ def serve(content: bytes, port: int) -> None:
     with opened as server:
         print_line(f"http://{HOST}:{server.server_port}/ shows the page; Ctrl-C ends it")
         server.serve_forever()
+
+
+class PageServer(ThreadingHTTPServer):
+    """Server that prints nothing if a browser closes a connection early."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def handler_of(content: bytes) -> type[BaseHTTPRequestHandler]:
@@ -116,9 +124,3 @@ def handler_of(content: bytes) -> type[BaseHTTPRequestHandler]:
             pass
 
     return PageHandler
-
-
-def print_line(text: str) -> None:
-    """Print a line, or raise what prevented it."""
-    if failure := show(text):
-        raise failure
