@@ -392,6 +392,7 @@ def build_copy(mutant, folder, capability):
         source = source.replace(old, new)
     path.write_text(source)
     module, kernel = mutant.kernel.split(".")
+    importlib.import_module(f"minidl_kernels.cuda.{module}")  # CuPy cannot be imported twice
     with mock.patch.dict(sys.modules), mock.patch.object(sys, "path", [str(folder), *sys.path]):
         for name in [name for name in sys.modules if name.split(".")[0] == package.name]:
             del sys.modules[name]
