@@ -12,7 +12,17 @@ from minidl.storage.atomic import PathLike, write_atomically
 from minidl.storage.folders import lock_folder
 
 CHECKPOINTS, REPORT, PLAYGROUND = "checkpoints", "report.html", "playground.html"
+HISTORY = "history.jsonl"
 LOCK = ".run"  # a separate folder: the checkpoints, and their lock, may be in the run's folder
+
+
+def check_no_run(folder: PathLike) -> None:
+    """Raise FileExistsError if the folder has a run."""
+    if Path(folder, HISTORY).exists():
+        raise FileExistsError(
+            f"{folder}: expected a folder without a run, got one with a run. Add --resume latest, "
+            "or use another folder."
+        )
 
 
 class RunFolder(Callback):
@@ -48,15 +58,12 @@ class RunFolder(Callback):
         self.folder = Path(folder)
         self.configuration = configuration
         self.is_resumed = is_resumed
-        self._history = self.folder / "history.jsonl"
+        self._history = self.folder / HISTORY
         self._check()
 
     def _check(self) -> None:
-        if self._history.exists() and not self.is_resumed:
-            raise FileExistsError(
-                f"{self.folder}: expected a folder without a run, got one with a run. Add --resume "
-                "latest, or use another folder."
-            )
+        if not self.is_resumed:
+            check_no_run(self.folder)
 
     def on_train_begin(self, logs: Logs) -> None:
         """Lock the folder, and write the configuration and the epochs so far."""

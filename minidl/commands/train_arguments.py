@@ -8,7 +8,7 @@ from typing import Any
 
 from minidl import datasets, optimizers
 from minidl.commands.command_line import Parser, check_distinct, number
-from minidl.commands.run_folder import CHECKPOINTS, PLAYGROUND, REPORT
+from minidl.commands.run_folder import CHECKPOINTS, PLAYGROUND, REPORT, check_no_run
 from minidl.datasets.idx_dataset import Split
 from minidl.distributed.mpi import launched_size
 from minidl.storage import registry
@@ -177,6 +177,8 @@ def check_outputs(arguments: argparse.Namespace) -> None:
     if arguments.save is not None:
         check_writable(arguments.save)
         registry.find("model", arguments.save)
+    if arguments.out is not None and arguments.resume is None:
+        check_no_run(arguments.out)
     if arguments.out is not None and os.path.isdir(arguments.out):
         for page in (REPORT, PLAYGROUND):
             check_writable(os.path.join(arguments.out, page))

@@ -75,7 +75,8 @@ def test_folder_with_a_run_is_resumed_and_takes_no_other_run(tmp_path, capsys):
     folder = tmp_path / "run"
     assert train.main([*SMALL, "--out", str(folder)]) == 0
     before = history_of(folder)
-    line = rejection(train, capsys, *SMALL, "--out", folder)
+    missing = ["--data", "kmnist", "--data-dir", tmp_path / "missing"]  # not read before
+    line = rejection(train, capsys, *SMALL, *missing, "--out", folder)
     assert f"{folder}: expected a folder without a run" in line
     assert "--resume latest" in line
     assert history_of(folder) == before
