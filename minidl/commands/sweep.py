@@ -1,7 +1,7 @@
 """Train networks with several values of options and several seeds, and compare them.
 
-Options of minidl.train take several values here, and each combination of them is trained with each
-seed. A sweep that was interrupted continues if the command is repeated.
+Options of minidl.train with one value take several here, and each combination of them is trained
+with each seed. A sweep that was interrupted continues if the command is repeated.
 """
 
 import argparse
@@ -16,14 +16,7 @@ from minidl_kernels.threads import cores, is_chosen, num_threads
 
 from minidl.backend import DeviceError, get_backend
 from minidl.commands import page, sweep_page, train, train_arguments
-from minidl.commands.command_line import (
-    InputError,
-    Parser,
-    number,
-    print_line,
-    run_command,
-    show,
-)
+from minidl.commands.command_line import InputError, Parser, number, print_line, run_command, show
 from minidl.commands.machine import machine
 from minidl.commands.sweep_runs import ERROR, Run, execute, plain
 from minidl.storage.folders import check_folder, lock_folder

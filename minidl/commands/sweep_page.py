@@ -24,10 +24,7 @@ BARS = (
     "Means over the seeds; bars are one standard deviation, small points are single runs. The "
     "errors are those of the test images, so the lowest of them is optimistic."
 )
-CURVES = (
-    "Means over the seeds. Training: with dropout, while the weights change. Validation: without "
-    "dropout, on the test images."
-)
+CURVES = "Means over the seeds. Training: with dropout. Validation: without, on the test images."
 NOTE = (
     "Each run has a page with its command and its number of threads. To get the same bits again, "
     "set MINIDL_NUM_THREADS to this number and run the command."
