@@ -1,7 +1,7 @@
 """Train networks with several values of options and several seeds, and compare them.
 
-Options of minidl.train with one value take several here, and each combination of them is trained
-with each seed. A sweep that was interrupted continues if the command is repeated.
+Most options of minidl.train may take several values here. Each combination of them is trained with
+each seed. A sweep that was interrupted continues if the command is repeated.
 """
 
 import argparse
