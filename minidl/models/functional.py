@@ -46,7 +46,7 @@ class Functional(Model):
 
     With several outputs, y is a list of arrays, or a dictionary of arrays by the names of the
     outputs. So are the losses, the metrics and other arguments of `compile`. The names are those
-    of the layers.
+    of the layers. With one output or input, lists and dictionaries of one are accepted, too.
 
     Examples
     --------

@@ -226,7 +226,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         sample_weight : array_like, optional
             One weight for each sample's loss, of shape (n,) or (n, 1); or for each of its losses,
             such as those of time steps, of shape (n, steps). For several outputs: one array for
-            all of them, or one for each, in a list or a dictionary by name.
+            all of them, or one for each, in a list or a dictionary by name; None is 1 for each.
         steps_per_epoch, validation_steps : int, optional
             The batches of an iterable in an epoch, and in a validation. The next one goes on where
             it ended. None is one pass over the iterable.
