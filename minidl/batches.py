@@ -58,7 +58,7 @@ class Samples:
                 "with the samples along axis 0."
             )
         if y is not None:
-            y = y if fields(y) is not y else number_array(who, "y", y)
+            y = y if fields(y) is not y else number_array(who, "y", of_one(y, slice(1), (len(x),)))
             if y.ndim == 0 or len(y) != len(x):
                 raise ValueError(
                     f"{who}: expected y for {len(x)} samples, got shape {y.shape}. Pass one target "
@@ -66,7 +66,7 @@ class Samples:
                 )
         if weight is not None:
             if fields(weight) is weight:
-                weight = number_array(who, "sample_weight", weight)
+                weight = number_array(who, "sample_weight", of_one(weight, slice(1), (len(x),)))
             if weight.shape == (len(x), 1):
                 weight = weight[:, 0]
             if weight.ndim == 0 or len(weight) != len(x):
@@ -312,6 +312,16 @@ class Feed:
         y = labels if self._y is None else for_each(lambda part: part[rows], self._y)
         weight = for_each(lambda part: part[rows], self._weight)
         return tuple(for_each(lambda part: Tensor.of(part, backend), a) for a in (x, y, weight))
+
+
+def of_one(values: Any, axes: slice, lengths: Any) -> Any:
+    """Return the array in a list of one array, if these axes of it have these lengths.
+
+    Keras accepts such a list for one input or output. Other values stay as they are: a list of
+    one sample has other lengths.
+    """
+    is_list = isinstance(values, list | tuple) and len(values) == 1
+    return values[0] if is_list and getattr(values[0], "shape", ())[axes] == lengths else values
 
 
 def for_each(function: Callable[[Any], Any], value: Any) -> Any:

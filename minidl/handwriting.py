@@ -194,7 +194,7 @@ def _read_in_order(found: dict[Pieces, Box]) -> list[Pieces]:
 def _fitted(ink: np.ndarray, labels: np.ndarray, pieces: Pieces, box: Box) -> np.ndarray:
     """Return a digit in MNIST's form: in a box of 20x20, its centre of mass in the middle.
 
-    The edges of the digit's box fall on edges of pixels, so an image of MNIST stays as it is.
+    The edges of the digit's box fall on edges of pixels, so most images of MNIST hardly change.
     """
     from PIL import Image, ImageFilter
 

@@ -28,10 +28,11 @@ ORIENTED = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 def prepare(image: Any, *, invert: bool | None = None) -> np.ndarray:
     """Return the drawn digits in an image as MNIST's images were made.
 
-    The tone of the paper is removed, also where the light is uneven. Digits are cut apart and read
-    in lines from top to bottom, from left to right. Each is cropped, fitted into 20x20 pixels and
-    centred by its mass in 28x28, as in LeCun et al., "Gradient-based learning applied to document
-    recognition", Proc. IEEE 86(11), 1998, section III.A. An image of MNIST stays as it is.
+    The background is removed, even under uneven light. Digits are separated, and ordered in lines
+    from top to bottom, from left to right. Each is cropped, scaled to fit 20x20 pixels, and centred
+    in 28x28 by its centre of mass, as in LeCun et al., "Gradient-based learning applied to document
+    recognition", Proc. IEEE 86(11), 1998, section III.A. Most images of MNIST change by at most 2
+    of 255 grey levels.
 
     Parameters
     ----------

@@ -51,20 +51,21 @@ class ModelCheckpoint(Monitor):
     mode : {"auto", "min", "max"}
         As in `EarlyStopping`.
     save_freq : "epoch" or int
-        As `every_steps`; for files also in place of the ends of epochs.
+        As in Keras: save after each epoch, or after this number of steps.
     every_steps, every_epochs : int, optional
-        For a folder: how often the model is saved; without both, after each epoch. The last epoch
-        always is.
+        For a folder: save after this number of steps or epochs. By default, save after each epoch.
+        The model is always saved after the last epoch.
     keep : int
         For a folder: the number of files to keep.
     initial_value_threshold : float, optional
-        A value of `monitor` that the first of the best epochs must better.
+        The first epoch that counts as the best must improve on this value of `monitor`.
 
     Raises
     ------
     TypeError, ValueError
-        If arguments are of the other form, a number is not an integer above 0, the ending is not
-        one of these, or `monitor` or `mode` is invalid as in `EarlyStopping`.
+        If an argument for folders is passed with the name of files, or the reverse; if a number is
+        not a positive integer; if the ending of the name is not supported; or if `monitor` or
+        `mode` is invalid, as in `EarlyStopping`.
     TypeError, ValueError
         When training begins, if ``Model.save`` cannot save the model.
     BlockingIOError

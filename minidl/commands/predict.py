@@ -47,15 +47,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--samples",
         type=number(int, 2, 2**32),
         metavar="N",
-        help="draw N outputs with dropout; print their standard deviation, and entropy and mutual "
-        f"information in nats (drawn digits are marked as unsure if the latter is above {UNSURE}; "
-        f"by default, {DRAWS} outputs decide)",
+        help="print the uncertainty from N outputs drawn with dropout: standard deviation, and "
+        "entropy and mutual information in nats. A drawn digit is unsure if its mutual information "
+        f"is above {UNSURE}, with or without this option (default: {DRAWS} outputs, not printed)",
     )
     add(
         "--invert",
         action="store_true",
-        help="the ink of PNG and JPEG is darker than its paper (default: found by itself, or with "
-        "--no-prepare not inverted)",
+        help="PNG and JPEG have dark ink on light paper (default: detected; with --no-prepare, "
+        "light ink)",
     )
     add(
         "--no-prepare",

@@ -18,20 +18,21 @@ class Dropout(RandomLayer):
 
     Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15
     (2014) 1929-1958. Each decision depends only on the rate, seed, stream, step, row and column: it
-    is the same bit on every device and for every split of the batch. Shared decisions are those of
-    an array of the noise shape.
+    is the same bit on every device and for every split of the batch. With a noise shape, the row
+    and the column are those in an array of that shape.
 
     Parameters
     ----------
     rate : float or callable
-        The probability of being dropped, in [0, 1]; or a function of the training step that returns
-        one in [0, 1), such as a schedule of `minidl.optimizers.schedules`. The step is that of
-        ``training(step=...)`` if given, else `step`; so it is in inference and in Monte-Carlo
-        prediction.
+        The probability that an element is dropped, in [0, 1]. Or a function of the training step
+        that returns a rate in [0, 1), such as a schedule of `minidl.optimizers.schedules`. The
+        function gets the step of ``training(step=...)``. Without one, as in inference and in
+        Monte-Carlo prediction, it gets the attribute `step`.
     noise_shape : tuple, optional
-        For each axis of the input None or its length, or 1: all elements along the axis share their
-        decisions then. ``(None, 1, None)`` drops a feature at all times of a sequence. If axis 0 is
-        1 and there are more axes, all samples of a step share them, in all its micro-batches.
+        One entry for each axis of the input. With 1, all elements along the axis share one
+        decision; with None or the length of the axis, each has its own. ``(None, 1, None)`` drops
+        a feature at all times of a sequence. If there are several axes and axis 0 has 1, all
+        samples of a step share their decisions, even if the batch is split.
     seed : int, optional
         In [0, 2**64). If None, the seed of the model is used.
     stream : int, optional

@@ -2,12 +2,12 @@
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from minidl.arguments import number
+from minidl.arguments import by_name, number
 from minidl.engine.tensor import Tensor
 from minidl.losses.base import Loss
 
@@ -80,6 +80,21 @@ class OutputLosses(Loss):
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
         """Return the weighted sum of the losses; the arguments are those of `with_parts`."""
         return self.with_parts(y_true, y_pred, sample_weight)[0]
+
+
+def unwrapped(what: str, names: Sequence[str], given: Any) -> Any:
+    """Return what ``compile`` received for one output in a list, or in a dictionary by its name.
+
+    Other values stay as they are.
+
+    Examples
+    --------
+    >>> unwrapped("a loss", ["a"], {"a": "mse"}), unwrapped("a loss", [], "mse")
+    ('mse', 'mse')
+    """
+    if isinstance(given, Mapping) and names:
+        given = [*by_name("compile", f"{what} for each of the outputs", names, given).values()]
+    return given[0] if isinstance(given, list | tuple) and len(given) == 1 else given
 
 
 def joined(names: Sequence[str], arrays: Sequence[np.ndarray]) -> np.ndarray:

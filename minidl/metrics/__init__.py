@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from minidl.arguments import by_name, choose
+from minidl.arguments import as_list, by_name, choose
+from minidl.losses.outputs import unwrapped
 from minidl.metrics.accuracy import (
     Accuracy,
     BinaryAccuracy,
@@ -109,6 +110,22 @@ def of_outputs(names: Sequence[str], metrics: Any, weighted: Any) -> list[Metric
         for output, pair in enumerate(pairs)
         for metric in with_weighted(*pair)
     ]
+
+
+def of_one_output(names: Sequence[str], metrics: Any, weighted: Any) -> list[Metric]:
+    """Return the metrics of a model with one output; all arguments are those of ``compile``.
+
+    Examples
+    --------
+    >>> [metric.name for metric in of_one_output(["a"], {"a": "mae"}, [["mae", "mse"]])]
+    ['mae', 'weighted_mae', 'mse']
+    """
+    lists = list[list[Any]]()
+    for name, given in {"metrics": metrics, "weighted_metrics": weighted}.items():
+        own = unwrapped(name, names, given)
+        is_one = own is not given and not isinstance(own, list | tuple)
+        lists.append([] if own is None else as_list("compile", name, [own] if is_one else own))
+    return with_weighted(*lists)
 
 
 def _by_output(names: Sequence[str], metrics: Any) -> list[list[Any]]:

@@ -5,15 +5,17 @@ from functools import partial
 from typing import Any
 
 from minidl.arguments import number_array, positive_integer
-from minidl.batches import Samples
+from minidl.batches import Samples, of_one
 from minidl.engine.scope import keeps_scopes
 from minidl.layers.base import Layer
+from minidl.losses.outputs import fields
 from minidl.trainer.batch_source import BatchSource, yields_batches
 from minidl.trainer.fusion import Plan
 from minidl.trainer.interrupts import Interrupts
 from minidl.trainer.step import Step
 
 DEFAULT_BATCH_SIZE = 32
+WHOLE = 2**63  # a batch size above any number of samples
 
 
 class DataMethods:
@@ -25,12 +27,13 @@ class DataMethods:
         return Plan(layers, self.backend, self.dtype, samples, self.loss, self.metrics)
 
     def _host_inputs(self: Any, who: str, x: Any) -> Any:
-        """Return x as one array."""
-        return x
+        """Return x as one array; of a list of one array, as Keras passes one input, that array."""
+        return of_one(x, slice(1, None), self.input_shape)
 
     def _host_outputs(self: Any, who: str, name: str, values: Any) -> Any:
-        """Return targets or weights as one array."""
-        return number_array(who, name, values)
+        """Return targets or weights as one array, or as what `Samples.checked` converts."""
+        # Structured arrays are only those of several outputs; others are rejected here.
+        return values if fields(values) is values else number_array(who, name, values)
 
     def _planned_layers(self: Any) -> Sequence[Layer]:
         """Return the layers in the order of execution."""
@@ -127,13 +130,11 @@ class DataMethods:
         self: Any, x: Any, y: Any, sample_weight: Any = None, *, return_dict: bool = False
     ) -> Any:
         """Return loss and metrics of one batch, as `evaluate` does."""
-        size = len(self._host_inputs("test_on_batch", x))
-        values = self.evaluate(x, y, size, 0, sample_weight=sample_weight, return_dict=True)
-        return returned(values, return_dict)
+        return self.evaluate(x, y, WHOLE, 0, sample_weight=sample_weight, return_dict=return_dict)
 
     def predict_on_batch(self: Any, x: Any) -> Any:
         """Return the outputs for one batch, as `predict` does."""
-        return self.predict(x, len(self._host_inputs("predict_on_batch", x)), 0)
+        return self.predict(x, WHOLE, 0)
 
 
 def returned(values: dict[str, float], return_dict: bool) -> Any:

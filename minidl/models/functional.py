@@ -46,7 +46,7 @@ class Functional(Model):
 
     With several outputs, y is a list of arrays, or a dictionary of arrays by the names of the
     outputs. So are the losses, the metrics and other arguments of `compile`. The names are those
-    of the layers.
+    of the layers. With one output or input, lists and dictionaries of one are accepted, too.
 
     Examples
     --------
@@ -131,10 +131,16 @@ class Functional(Model):
     def _host_outputs(self, who: str, name: str, values: Any) -> Any:
         names = self.output_names
         is_for_all = name == "sample_weight" and not isinstance(values, Mapping | list | tuple)
-        if len(names) < 2 or is_for_all:
+        if is_for_all or (len(names) < 2 and not isinstance(values, Mapping)):
             return super()._host_outputs(who, name, values)
-        given = by_name(who, f"{name} for each of the outputs", names, values).items()
-        arrays = [number_array(who, f"{name}[{key!r}]", part) for key, part in given]
+        given = by_name(who, f"{name} for each of the outputs", names, values)
+        known = [part for part in given.values() if part is not None]
+        if len(names) < 2 or not known:
+            return next(iter(given.values()))
+        if name == "sample_weight":  # None is a weight of 1
+            ones = np.ones(np.shape(known[0])[:1])
+            given = {key: ones if part is None else part for key, part in given.items()}
+        arrays = [number_array(who, f"{name}[{key!r}]", part) for key, part in given.items()]
         shapes = [array.shape for array in arrays]
         if any(shape[:1] != shapes[0][:1] or not shape for shape in shapes):
             raise ValueError(
@@ -144,7 +150,7 @@ class Functional(Model):
 
     def _as_input(self, x: Any) -> Tensor:
         if not isinstance(x, Mapping) and not (self.takes_list and isinstance(x, list | tuple)):
-            return super()._as_input(x)
+            return super()._as_input(Model._host_inputs(self, self.label, x))
         given = by_name(self.label, "an array for each of the inputs", self.graph.names, x)
         parts = [super(Functional, self)._as_input(part) for part in given.values()]
         self._check_shapes(self.label, [part.shape for part in parts])
@@ -161,7 +167,7 @@ class Functional(Model):
 
     def _host_inputs(self, who: str, x: Any) -> Any:
         if not self.takes_list and not isinstance(x, Mapping):
-            return x
+            return super()._host_inputs(who, x)
         given = by_name(who, "an array for each of the inputs", self.graph.names, x)
         arrays = [number_array(who, f"x[{name!r}]", part) for name, part in given.items()]
         self._check_shapes(who, [array.shape for array in arrays])

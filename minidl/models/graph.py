@@ -248,6 +248,15 @@ class FromSymbols:
         is_graph = arguments or {"inputs", "outputs"} & options.keys()
         return super().__new__(vars(cls).get("functional", cls) if is_graph else cls)
 
+    def __init__(self, *arguments: Any, **options: Any):
+        """Raise TypeError for symbols: only `functional` and its subclasses take them."""
+        if arguments or {"inputs", "outputs"} & options.keys():
+            raise TypeError(
+                f"{type(self).__name__}: expected keyword arguments such as seed in "
+                "super().__init__, got inputs or outputs. For these, subclass models.Functional."
+            )
+        super().__init__(**options)
+
 
 def _origin(symbol: Symbol) -> tuple[Any, int]:
     """Return the call and the place among its results; an input stands for itself."""

@@ -11,14 +11,13 @@ import numpy as np
 
 from minidl import console, losses, optimizers, rng
 from minidl.alternatives import RefusesMethods, keras_defaults
-from minidl.arguments import as_list
 from minidl.batches import Samples, for_each
 from minidl.callbacks.base import Callback, CallbackList, Observers, checked_callbacks
 from minidl.callbacks.progress import ProgressBar, bar, checked_verbose, line
 from minidl.engine.backward import no_grad
 from minidl.engine.scope import keeps_scopes
-from minidl.losses.outputs import fields
-from minidl.metrics import of_outputs, with_weighted
+from minidl.losses.outputs import fields, unwrapped
+from minidl.metrics import of_one_output, of_outputs
 from minidl.models.data import (
     DataMethods,
     checked_batch_size,
@@ -148,9 +147,8 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
                 f"of Model(inputs, outputs) only, got them for {self.label}. Pass one loss."
             )
         else:
-            given = ("metrics", metrics), ("weighted_metrics", weighted_metrics)
-            listed = ([] if each is None else as_list("compile", n, each) for n, each in given)
-            new_loss, new_metrics = losses.get(loss), with_weighted(*listed)
+            new_loss = losses.get(unwrapped("a loss", outputs, loss))
+            new_metrics = of_one_output(outputs, metrics, weighted_metrics)
         new_optimizer = optimizers.get(optimizer)
         if any(each.reduction in (None, "none") for each in (new_loss, *new_loss.made_of)):
             raise ValueError(
@@ -228,7 +226,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         sample_weight : array_like, optional
             One weight for each sample's loss, of shape (n,) or (n, 1); or for each of its losses,
             such as those of time steps, of shape (n, steps). For several outputs: one array for
-            all of them, or one for each, in a list or a dictionary by name.
+            all of them, or one for each, in a list or a dictionary by name; None is 1 for each.
         steps_per_epoch, validation_steps : int, optional
             The batches of an iterable in an epoch, and in a validation. The next one goes on where
             it ended. None is one pass over the iterable.
@@ -339,14 +337,13 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         """Return the samples, checked against the outputs, loss and metrics."""
         if self.optimizer is None:
             raise RuntimeError(f"{who}: expected a compiled model. Call model.compile first.")
+        y = None if y is None else self._host_outputs(who, "y", y)
         if y is None:
             raise TypeError(
                 f"{who}: expected arrays x and y, got a {type(x).__name__} and no y. Pass y, or an "
                 "iterable of batches (x, y)."
             )
-        y = self._host_outputs(who, "y", y)
-        if weight is not None:
-            weight = self._host_outputs(who, "sample_weight", weight)
+        weight = None if weight is None else self._host_outputs(who, "sample_weight", weight)
         samples = Samples.checked(who, self._host_inputs(who, x), y, weight)
         assert samples.y is not None, "given above"
         output_shape = self._output_shape_for(samples.x.shape[1:])

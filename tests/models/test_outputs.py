@@ -307,3 +307,124 @@ def test_layer_within_a_nested_model_and_outside_of_it_is_rejected_by_save(tmp_p
         model.save(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="save: expected each layer once in the model, got shared"):
         model.fit(X, X, callbacks=[callbacks.ModelCheckpoint(tmp_path)], verbose=0)
+
+
+def one_output():
+    x = layers.Input((4,), name="input")
+    return models.Model(x, layers.Dense(2, name="a")(x), seed=1)
+
+
+def logs_of(x, y, weight, model, **arguments):
+    """Return the logs and the bits of a short training."""
+    model.compile("adam", **arguments)
+    model.fit(x, y, sample_weight=weight, **QUIET)
+    logs = model.evaluate(x, y, sample_weight=weight, verbose=0, return_dict=True)
+    return logs, bits(model)
+
+
+LISTED = {"loss": ["mse"], "metrics": [["mae"]], "weighted_metrics": [["mse"]]}
+PLAIN = {"loss": "mse", "metrics": ["mae"], "weighted_metrics": ["mse"]}
+
+
+@pytest.mark.parametrize(
+    ("data", "arguments"),
+    [
+        (([X], [VALUES], [WEIGHTS]), {}),
+        (({"input": X}, {"a": VALUES}, {"a": WEIGHTS}), {}),
+        ((X, VALUES, WEIGHTS), LISTED),
+        (
+            (X, VALUES, WEIGHTS),
+            {"loss": {"a": "mse"}, "metrics": {"a": ["mae"]}, "weighted_metrics": {"a": "mse"}},
+        ),
+    ],
+)
+def test_lists_and_dictionaries_of_one_train_as_what_is_in_them(data, arguments):
+    expected = logs_of(X, VALUES, WEIGHTS, one_output(), **PLAIN)
+    assert logs_of(*data, one_output(), **PLAIN | arguments) == expected
+    assert [*expected[0]] == ["loss", "mae", "mse"]
+
+
+def test_lists_of_one_train_a_sequential_model_as_what_is_in_them():
+    first, second = (
+        models.Sequential([layers.Input((4,)), layers.Dense(2, name="a")]) for _ in range(2)
+    )
+    expected = logs_of(X, VALUES, WEIGHTS, first, **PLAIN)
+    assert logs_of([X], [VALUES], [WEIGHTS], second, **LISTED) == expected
+
+
+def test_list_of_one_array_holds_all_rows_in_calls_and_in_batches_of_one_row():
+    model = one_output()
+    model.compile("sgd", "mse")
+    np.testing.assert_array_equal(model.predict([X], verbose=0), model.predict(X, verbose=0))
+    assert model([X]).shape == (ROWS, 2)
+    row, y = X[:1], VALUES[:1]
+    assert model.test_on_batch([row], [y]) == model.test_on_batch(row, y)
+    assert model.predict([X[0]], verbose=0).shape == (1, 2)  # a list of samples
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss": {"b": "mse"}}, r"a loss for each of the outputs \['a'\], got keys \['b'\]"),
+        ({"loss": "mse", "metrics": {"b": "mae"}}, r"expected metrics for each of .*keys \['b'\]"),
+        ({"loss": ["mse", "mse"]}, "loss: expected a Loss or one of"),
+    ],
+)
+def test_compile_of_one_output_rejects_other_names_and_numbers(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        one_output().compile("sgd", **arguments)
+
+
+def test_fit_of_one_output_rejects_targets_of_other_names_and_numbers():
+    model = one_output()
+    model.compile("sgd", "mse")
+    for y in ({"b": VALUES}, [VALUES, VALUES]):
+        with pytest.raises(ValueError, match="fit: expected y for"):
+            model.fit(X, y, **QUIET)
+    with pytest.raises(TypeError, match="fit: expected arrays x and y"):
+        model.fit(X, {"a": None}, **QUIET)
+
+
+@pytest.mark.parametrize("is_by_name", [False, True])
+def test_sample_weight_of_none_is_a_weight_of_one(is_by_name):
+    models_ = [compiled(), compiled()]
+    given = [[WEIGHTS, None, WEIGHTS], [WEIGHTS, np.ones(ROWS), WEIGHTS]]
+    for model, weights in zip(models_, given, strict=True):
+        weights = dict(zip("abc", weights, strict=True)) if is_by_name else weights
+        model.fit(X, TARGETS, sample_weight=weights, **QUIET)
+    assert bits(models_[0]) == bits(models_[1])
+    without = compiled().evaluate(X, TARGETS, verbose=0)
+    assert compiled().evaluate(X, TARGETS, sample_weight=[None] * 3, verbose=0) == without
+
+
+def test_single_batches_pack_several_inputs_once(monkeypatch):
+    pair = [layers.Input((4,)), layers.Input((4,))]
+    model = models.Model(pair, layers.Dense(2)(layers.Add()(pair)))
+    model.compile("sgd", "mse")
+    calls, pack = [], models.Functional._host_inputs
+    monkeypatch.setattr(
+        models.Functional, "_host_inputs", lambda *given: calls.append(given[1]) or pack(*given)
+    )
+    loss = model.test_on_batch([X, X], VALUES)
+    assert model.predict_on_batch([X, X]).shape == (ROWS, 2)
+    assert calls == ["evaluate", "predict"]
+    assert loss == model.evaluate([X, X], VALUES, ROWS, 0)
+
+
+@pytest.mark.parametrize("is_by_name", [False, True])
+def test_symbols_in_the_constructor_of_a_subclass_name_what_to_write(is_by_name):
+    def define(base):
+        class Net(base):
+            def __init__(self):
+                x = layers.Input((4,))
+                y = layers.Dense(2)(x)
+                if is_by_name:
+                    super().__init__(inputs=x, outputs=y)
+                else:
+                    super().__init__(x, y)
+
+        return Net()
+
+    with pytest.raises(TypeError, match=r"Net: expected .* subclass models\.Functional"):
+        define(models.Model)
+    assert define(models.Functional).predict(X, verbose=0).shape == (ROWS, 2)
