@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,13 @@ def machine(facts: Mapping[str, Any]) -> str:
         What `Backend.facts` returns, which names the GPU.
     """
     memory = psutil.virtual_memory().total / 2**30
-    parts = [f"{_processor()} ({os.cpu_count()} cores)", f"{memory:.1f} GiB of memory"]
-    if gpu := facts.get("the kind of GPU"):
-        parts.insert(0, gpu)
-    return ", ".join([*parts, f"{platform.system()} {platform.machine()}"])
+    processor = f"{_processor()} ({os.cpu_count()} cores), {memory:.1f} GiB of memory"
+    parts = (facts.get("the kind of GPU"), processor, f"{platform.system()} {platform.machine()}")
+    return ", ".join(filter(None, parts))
 
 
 def _processor() -> str:
     """Return the processor's name."""
-    if CPU_INFO.exists():
-        for line in CPU_INFO.read_text(encoding="utf-8").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
+    lines = CPU_INFO.read_text(encoding="utf-8") if CPU_INFO.exists() else ""
+    name = re.search(r"model name\s*: (.+)", lines)
+    return name[1] if name else platform.processor() or platform.machine()

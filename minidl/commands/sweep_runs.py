@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from minidl_kernels.threads import VARIABLE
 
 from minidl import console
 from minidl.commands import page
-from minidl.commands.command_line import EXIT_DIVERGED, InputError, show
-from minidl.commands.run_folder import REPORT
+from minidl.commands.command_line import InputError, show
+from minidl.commands.run_folder import HISTORY, REPORT
 from minidl.commands.train_arguments import LATEST, without_outputs
 
 EVENTS, PRINTED = "events.jsonl", "output.txt"  # in the folder of a run
 POLL_SECONDS = 0.1
+ERROR, LOSS = "test error (%)", "test cross-entropy (nats)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +33,8 @@ class Run:
     ----------
     folder : Path
         The folder of the run, which need not exist.
-    settings : mapping
-        The values of the options that the sweep varies, by name; ``seed`` is the last.
+    settings : dict
+        The values of the options that the sweep varies, in words, without the seed.
     words : sequence of str
         The options of ``minidl.train``, without those of its output.
     arguments : argparse.Namespace
@@ -41,52 +42,47 @@ class Run:
     """
 
     folder: Path
-    settings: Mapping[str, Any]
+    settings: dict[str, str]
     words: Sequence[str]
     arguments: argparse.Namespace
 
-    @property
-    def label(self) -> str:
-        """The settings in words."""
-        return ", ".join(f"{name} {plain(value)}" for name, value in self.settings.items())
-
-    def events(self) -> Iterator[dict[str, Any]]:
-        """Yield the events of the log; a killed process may have left a part of one."""
-        path = self.folder / EVENTS
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                yield {"event": "cut"}
-
     def end(self) -> dict[str, Any] | None:
         """Return the last event of a run that is complete or has diverged, or else None."""
-        *_, last = {"event": "none"}, *self.events()
+        try:
+            last = json.loads((self.folder / EVENTS).read_text(encoding="utf-8").splitlines()[-1])
+        except (FileNotFoundError, IndexError, ValueError):  # there is none, or a part of one
+            return None
         is_complete = last.get("epochs") == self.arguments.epochs and not last.get("interrupted")
         is_reported = (self.folder / REPORT).exists() or not page.is_possible()
         is_end = last["event"] == "end" and ("diverged" in last or is_complete) and is_reported
         return last if is_end else None
 
+    def scores(self) -> dict[str, float]:
+        """Return `ERROR` and `LOSS` of a complete run; of any other, nothing."""
+        end = self.end() or {}
+        if "test_loss" not in end:
+            return {}
+        return {ERROR: 100 * (1 - end["test_accuracy"]), LOSS: end["test_loss"]}
+
     def history(self) -> list[dict[str, Any]]:
         """Return the logs of the epochs."""
-        lines = (self.folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (self.folder / HISTORY).read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
     def check(self) -> None:
         """Raise InputError if the folder has a run with other options, or of more epochs."""
         path = self.folder / "config.json"
-        if not path.exists():
-            return
         try:
-            found = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError as error:
             raise InputError(f"{path}: expected JSON, got a damaged file. Delete it.") from error
         for name, expected in without_outputs(self.arguments).items():
-            is_longer = name == "epochs" and found.get(name, 0) <= expected
-            if name != "data_dir" and not is_longer and found.get(name) != expected:
+            value = found.get(name, expected)
+            is_longer = name == "epochs" and value < expected
+            if value != expected and name != "data_dir" and not is_longer:
                 raise InputError(
-                    f"{self.folder}: expected a run with {name} {expected}, got one with "
-                    f"{found.get(name)}. Pass the same options, or another --out."
+                    f"{self.folder}: expected a run with {name} {expected}, got one with {value}. "
+                    "Pass the same options, or another --out."
                 )
 
     def start(self, threads: int) -> subprocess.Popen:
@@ -104,17 +100,17 @@ class Run:
                 start_new_session=True,
             )
 
-    def result(self, status: int) -> tuple[str, bool]:
-        """Return the result of an ended process in words, and whether it failed."""
+    def result(self) -> str:
+        """Return the result in words; a run that was started and has no end has failed."""
         end = self.end()
-        if end is None or status not in (0, EXIT_DIVERGED):
+        if end is None:
             printed = (self.folder / PRINTED).read_text(encoding="utf-8", errors="replace")
-            *_, last = f"status {status}", *printed.splitlines()
-            return f"failed ({last})", True
+            *_, last = "it was killed", *printed.splitlines()
+            return f"failed ({last})"
         if "diverged" in end:
-            return f"diverged: {end['diverged']}", False
+            return f"diverged: {end['diverged']}"
         accuracy, loss = end["test_accuracy"], console.readable(end["test_loss"])
-        return f"test accuracy {accuracy:.2%}, test loss {loss}", False
+        return f"test accuracy {accuracy:.2%}, test loss {loss}"
 
 
 def plain(value: Any) -> str:
@@ -130,24 +126,19 @@ def plain(value: Any) -> str:
     return str(value).removesuffix(".0")
 
 
-def execute(runs: Iterable[Run], jobs: int, threads: int) -> dict[Run, str]:
-    """Run several processes at a time, and print each result.
+def execute(runs: Iterable[Run], jobs: int, threads: int) -> None:
+    """Start or resume runs, and print their results.
 
     Parameters
     ----------
     runs : iterable of Run
-        The runs to start or resume.
+        In the order in which they are started.
     jobs, threads : int
         The number of processes at a time, and of the threads of each.
-
-    Returns
-    -------
-    dict
-        What was printed of the runs that failed.
     """
-    waiting, failed = deque(runs), {}
-    running: dict[Run, subprocess.Popen] = {}
+    waiting = deque(runs)
     count = len(waiting)
+    running: dict[Run, subprocess.Popen] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -155,13 +146,11 @@ def execute(runs: Iterable[Run], jobs: int, threads: int) -> dict[Run, str]:
                 running[run] = run.start(threads)
             time.sleep(POLL_SECONDS)
             for run in [run for run, process in running.items() if process.poll() is not None]:
-                text, has_failed = run.result(running.pop(run).returncode)
-                show(f"{count - len(waiting) - len(running)} of {count}  {run.label}: {text}")
-                if has_failed:
-                    failed[run] = text
+                del running[run]
+                ended = f"{count - len(waiting) - len(running)} of {count}"
+                show(f"{ended}  {run.folder.name}: {run.result()}")
     finally:  # after Ctrl-C each process writes a checkpoint
         for process in running.values():
             process.terminate()
         for process in running.values():
             process.wait()
-    return failed

@@ -3,7 +3,7 @@
 import argparse
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from minidl import datasets, optimizers
@@ -199,11 +199,16 @@ def without_outputs(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(arguments).items() if name not in others}
 
 
-def command_of(arguments: argparse.Namespace) -> str:
-    """Return a command that repeats the run from the beginning and writes no files."""
-    words = ["python", "-m", "minidl.train"]
-    for name, value in without_outputs(arguments).items():
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """Return options with values as words of a command line, without those that are None."""
+    words = []
+    for name, value in options.items():
         if value is not None:
             words.append(f"--{name.replace('_', '-')}")
             words += map(str, value if isinstance(value, list) else [value])
-    return shlex.join(words)
+    return words
+
+
+def command_of(arguments: argparse.Namespace) -> str:
+    """Return a command that repeats the run from the beginning and writes no files."""
+    return shlex.join(["python", "-m", "minidl.train", *words_of(without_outputs(arguments))])
