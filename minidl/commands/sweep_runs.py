@@ -73,8 +73,8 @@ class Run:
         """Raise InputError if the folder has a run with other options, or of more epochs."""
         path = self.folder / "config.json"
         try:
-            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except ValueError as error:
+            found = dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        except (ValueError, TypeError) as error:
             raise InputError(f"{path}: expected JSON, got a damaged file. Delete it.") from error
         for name, expected in without_outputs(self.arguments).items():
             value = found.get(name, expected)

@@ -127,8 +127,9 @@ def test_sweep_continues_with_what_is_missing_or_half_done(tmp_path, started, no
         assert f"expected a run with {change[-2][2:]} " in rejection(
             sweep, capsys, *options, *change
         )
-    (tmp_path / "seed-2" / "config.json").write_text("[1")
-    assert "expected JSON" in rejection(sweep, capsys, *options, "--epochs", "3")
+    for damaged in ("[1", "[1]"):
+        (tmp_path / "seed-2" / "config.json").write_text(damaged)
+        assert "expected JSON" in rejection(sweep, capsys, *options, "--epochs", "3")
 
 
 def test_failed_run_is_reported_and_the_others_go_on(tmp_path, started, no_figures, capsys):
