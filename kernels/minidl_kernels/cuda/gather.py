@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 from numba import cuda
-from numba.cuda import libdevice
 from numpy import uint64
 
-from minidl_kernels.cuda import launch
+from minidl_kernels.cuda import launch, scalars
 
 
 def gather(
@@ -62,8 +61,8 @@ def gather(
     )
 
 
-def _kernel(number: Any, multiply: Any, add: Any) -> Any:
-    """Return the kernel for a dtype of `out`; `multiply` and `add` are never fused."""
+def _kernel(number: Any) -> Any:
+    """Return the kernel for a dtype of `out`."""
 
     @cuda.jit
     def gather(
@@ -89,12 +88,13 @@ def _kernel(number: Any, multiply: Any, add: Any) -> Any:
             column = uint64(thread_x)
             while column < columns:
                 element = number(source[uint64(start + column)])
-                out[uint64(out_start + column)] = add(multiply(element, scale), offset)
+                scaled = scalars.multiply(element, scale)
+                out[uint64(out_start + column)] = scalars.add(scaled, offset)
                 column = uint64(column + uint64(threads_x))
             row = uint64(row + uint64(threads_y))
 
     return gather
 
 
-_gather_float32 = _kernel(np.float32, libdevice.fmul_rn, libdevice.fadd_rn)
-_gather_float64 = _kernel(np.float64, libdevice.dmul_rn, libdevice.dadd_rn)
+_gather_float32 = _kernel(np.float32)
+_gather_float64 = _kernel(np.float64)
