@@ -286,7 +286,10 @@ MUTANTS = [
     Mutant(
         "gather: a product and a sum that may be fused",
         "cuda/gather",
-        {"add(multiply(element, scale), offset)": "element * scale + offset"},
+        {
+            "scaled = scalars.multiply(element, scale)": "scaled = element * scale",
+            "scalars.add(scaled, offset)": "scaled + offset",
+        },
         check_arithmetic,
         "fused in the PTX",
         "gather._gather_float32",
