@@ -121,7 +121,6 @@ FAILURES = [
             ("_exit0-step", 1, 2, False, None),  # mpiexec of MPICH finds nothing wrong
             ("_exit7-step", 0, 2, True, None),
             ("kill-validation", 0, 3, True, None),
-            ("vanish-step", 1, 3, True, ENDED.format(1, "after step 7")),
             ("twice-step", 1, 2, True, "minidl: rank {}: KeyboardInterrupt"),
             ("int-before", 1, 2, True, "minidl: rank {}: KeyboardInterrupt"),
             ("int-after", 1, 2, True, "minidl: rank {}: KeyboardInterrupt"),
@@ -137,10 +136,22 @@ def test_failure_of_one_worker_ends_all_and_can_be_resumed(
 ):
     status, lines = run(failure, tmp_path, rank, workers)
     assert status != 0 or not is_noticed  # mpiexec may say 9 for those that it had to end
-    if failure == "vanish-step":  # mpiexec is stopped: another survivor may speak, too
-        lines = lines[:1]
     assert lines == ([] if line is None else [line.format(rank)])
     assert finish(tmp_path) == finished
+
+
+@needs_mpi
+@pytest.mark.slow
+def test_survivors_notice_a_worker_that_vanished_by_themselves(finished, tmp_path):
+    said = tmp_path / "stderr"
+    said.touch()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    status, _ = run("vanish-step", folder, 1, 3, STDERR=str(said))
+    assert status != 0
+    # The launcher is stopped, and so the other survivor may speak later, too.
+    assert said.read_text().splitlines()[0] == ENDED.format(1, "after step 7")
+    assert finish(folder) == finished
 
 
 @needs_mpi
