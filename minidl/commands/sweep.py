@@ -86,7 +86,8 @@ def prepare(options: argparse.Namespace, axes: Axes) -> tuple[list[Run], dict[st
         words = train_arguments.words_of(chosen | {"seed": seed})
         words += [] if options.record else ["--no-record"]
         folder = Path(options.out, "_".join([*map("-".join, settings.items()), f"seed-{seed}"]))
-        arguments = train_arguments.parse_arguments(words, None)
+        words += ["--out", str(folder)]
+        arguments = train_arguments.parse_arguments(words, module="minidl.sweep")
         runs.append(Run(folder, settings, words, arguments))
     if len({run.folder for run in runs}) < len(runs):
         raise InputError("expected different values of each option, got one twice. Pass it once.")

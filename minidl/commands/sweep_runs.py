@@ -36,7 +36,7 @@ class Run:
     settings : dict
         The values of the options that the sweep varies, in words, without the seed.
     words : sequence of str
-        The options of ``minidl.train``, without those of its output.
+        The options of ``minidl.train``, without those of its log.
     arguments : argparse.Namespace
         The same options, parsed.
     """
@@ -88,7 +88,7 @@ class Run:
     def start(self, threads: int) -> subprocess.Popen:
         """Start or resume the run in a process; Ctrl-C in the terminal does not reach it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        output = ["--out", str(self.folder), "--log-json", str(self.folder / EVENTS), "--quiet"]
+        output = ["--log-json", str(self.folder / EVENTS), "--quiet"]
         command = [sys.executable, "-m", "minidl.train", *self.words, *output, "--resume", LATEST]
         with open(self.folder / PRINTED, "wb") as printed:
             return subprocess.Popen(

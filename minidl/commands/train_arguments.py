@@ -38,9 +38,11 @@ LOADERS: dict[str, Callable[[str | None], tuple[Split, Split]]] = {
 }
 
 
-def parse_arguments(argv: Sequence[str] | None, description: str | None) -> argparse.Namespace:
-    """Return the command's arguments; exit with one line if they are invalid."""
-    parser = Parser("minidl.train", description, EXIT_STATUSES)
+def parse_arguments(
+    argv: Sequence[str] | None, description: str | None = None, module: str = "minidl.train"
+) -> argparse.Namespace:
+    """Return the arguments of a run; exit with one line of `module` if they are invalid."""
+    parser = Parser(module, description, EXIT_STATUSES)
     add_options(parser.add_argument)
     arguments = parser.parse_args(argv)
     if arguments.lr is None:

@@ -154,7 +154,7 @@ def test_diverged_run_is_a_result_and_is_not_repeated(tmp_path, started, no_figu
 
 
 def test_sweep_varies_options_of_one_value(tmp_path):
-    words = ["--data", "mnist-5k", "--hidden", "4", "2", "--no-record"]
+    words = ["--data", "mnist-5k", "--hidden", "4", "2", "--no-record", "--checkpoint-every", "5"]
     options, axes = sweep.parse_arguments([*words, "--optimizer", "sgd", "adam", "--seeds", "1"])
     options.out = str(tmp_path / "new")
     runs, _ = sweep.prepare(options, axes)
@@ -162,6 +162,7 @@ def test_sweep_varies_options_of_one_value(tmp_path):
     assert [run.arguments.lr for run in runs] == [0.01, 0.001]  # of the optimizers
     assert all(run.arguments.hidden == [4, 2] for run in runs)
     assert not any(run.arguments.record for run in runs)
+    assert {run.arguments.checkpoint_every for run in runs} == {5}
     assert not (tmp_path / "new").exists()
 
 
@@ -173,6 +174,7 @@ def test_sweep_varies_options_of_one_value(tmp_path):
         (("--hidden", "--dropout", "0.5"), "argument --dropout: expected hidden layers"),
         (("--optimizer", "sgd", "x"), "argument --optimizer: invalid choice"),
         (("--save", "x"), "unrecognized arguments: --save x"),
+        (("--data-dir", "x"), "minidl.sweep: argument --data-dir: mnist-5k"),
     ],
 )
 def test_sweep_rejects_invalid_options_before_any_run(options, expected, tmp_path, capsys):
