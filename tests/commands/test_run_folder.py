@@ -179,6 +179,17 @@ def test_history_has_logs_of_some_epochs(tmp_path):
     assert history.history["odd"] == model.history.history["odd"] == [1, 3]
 
 
+def test_run_folder_rejects_another_run_when_training_begins(tmp_path):
+    (tmp_path / "history.jsonl").write_text("older\n")
+    model = models.Sequential([layers.Dense(1, input_shape=(1,))])
+    model.compile("sgd", "mse")
+    folder = RunFolder(tmp_path, {}, is_resumed=False)
+    with pytest.raises(FileExistsError, match="expected a folder without a run"):
+        model.fit(np.ones((4, 1)), np.ones((4, 1)), callbacks=[folder], verbose=0)
+    assert model.step == 0
+    assert (tmp_path / "history.jsonl").read_text() == "older\n"
+
+
 def test_history_has_null_for_numbers_that_json_lacks(tmp_path):
     class Spoils(callbacks.Callback):
         def on_epoch_end(self, epoch, logs):
