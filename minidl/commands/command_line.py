@@ -2,17 +2,22 @@
 
 import argparse
 import contextlib
+import functools
 import math
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, ParamSpec
 
 from minidl import console
+from minidl.backend import DeviceError
+from minidl.distributed import WorkerError
 from minidl.storage.atomic import PathLike
 from minidl.version import __version__
+
+P = ParamSpec("P")
 
 EXIT_UNREAD, EXIT_BAD_INPUT, EXIT_DIVERGED = 1, 2, 3
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143  # 128 + the number of the signal
@@ -20,6 +25,18 @@ EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143  # 128 + the number of the signal
 
 class InputError(Exception):
     """Error in the input of a command, reported in one line."""
+
+
+@contextlib.contextmanager
+def input_checks() -> Iterator[None]:
+    """Raise InputError for a ValueError, which outside of this context is a mistake of minidl."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(error) from error
+
+
+REPORTED = (InputError, DeviceError, WorkerError, ImportError, OSError, MemoryError)
 
 
 class UsageError(SystemExit):
@@ -70,12 +87,6 @@ def silent() -> Iterator[None]:
     """Print nothing, as a process without streams."""
     with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
         yield
-
-
-def report_interrupt(interrupt: KeyboardInterrupt, advice: str = "") -> int:
-    """Print that a command was interrupted, and return the exit status."""
-    console.write(f"interrupted{advice}", sys.stderr)
-    return EXIT_TERMINATED if isinstance(interrupt, Terminated) else EXIT_INTERRUPTED
 
 
 class Parser(argparse.ArgumentParser):
@@ -139,38 +150,53 @@ def print_line(text: str) -> None:
         raise failure
 
 
-def run_command(module: str, work: Callable[[], int | None], advice: str = "") -> int:
-    """Return the status of `work`, where None is 0, or that of its error or interruption.
+def command(module: str) -> Callable[[Callable[P, int | None]], Callable[P, int]]:
+    """Return a decorator: the function returns an exit status, also for errors, which it prints.
+
+    The status None is 0. An error is one line, and one for each of its notes. Notes of an
+    interruption follow the word "interrupted".
 
     Parameters
     ----------
     module : str
         The command, for its errors.
-    work : callable
-        Does the work of the command.
-    advice : str
-        Printed after an interruption.
     """
-    with handled_sigterm():
-        try:
-            return work() or 0
-        except (InputError, ImportError, OSError, MemoryError) as error:
-            return report_error(module, error)
-        except KeyboardInterrupt as interrupt:
-            return report_interrupt(interrupt, advice)
-        finally:
-            discard_unwritten()
+
+    def decorate(work: Callable[P, int | None]) -> Callable[P, int]:
+        @functools.wraps(work)
+        def run(*args: P.args, **kwargs: P.kwargs) -> int:
+            with handled_sigterm():
+                try:
+                    return work(*args, **kwargs) or 0
+                except REPORTED as error:
+                    return report_error(module, error)
+                except KeyboardInterrupt as interrupt:
+                    console.write("; ".join(["interrupted", *notes_of(interrupt)]), sys.stderr)
+                    is_sigterm = isinstance(interrupt, Terminated)
+                    return EXIT_TERMINATED if is_sigterm else EXIT_INTERRUPTED
+                finally:
+                    discard_unwritten()
+
+        return run
+
+    return decorate
 
 
 def report_error(module: str, error: Exception) -> int:
-    """Print an error in one line and return the exit status; print nothing for a closed pipe."""
+    """Print an error and return the exit status; print nothing for a closed pipe."""
     if isinstance(error, BrokenPipeError):
         return EXIT_UNREAD
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
-    console.write(f"{module}: {console.printable(text)}", sys.stderr)
+    for line in (f"{module}: {text}", *notes_of(error)):
+        console.write(console.printable(line), sys.stderr)
     return EXIT_BAD_INPUT
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """Return what `BaseException.add_note` added to an error."""
+    return getattr(error, "__notes__", [])
 
 
 def discard_unwritten() -> None:

@@ -14,11 +14,20 @@ from typing import Any
 
 from minidl_kernels.threads import cores, is_chosen, num_threads
 
-from minidl.backend import DeviceError, get_backend
-from minidl.commands import page, sweep_page, train, train_arguments
-from minidl.commands.command_line import InputError, Parser, number, print_line, run_command, show
-from minidl.commands.machine import machine
+from minidl.backend import get_backend
+from minidl.commands import page, sweep_page, train_arguments
+from minidl.commands.command_line import (
+    InputError,
+    Parser,
+    command,
+    input_checks,
+    number,
+    print_line,
+    show,
+)
+from minidl.commands.machine import environment, machine
 from minidl.commands.sweep_runs import ERROR, Run, execute, plain
+from minidl.commands.train_preparation import describe_data, load_data
 from minidl.storage.folders import check_folder, lock_folder
 
 EXIT_FAILED = 4
@@ -69,13 +78,11 @@ def prepare(options: argparse.Namespace, axes: Axes) -> tuple[list[Run], dict[st
     InputError, OSError
         If a run could not begin, or if its folder has a run with other options.
     """
-    try:
+    with input_checks():
         check_folder(options.out)
         num_threads()  # it may be invalid in the environment
         device = get_backend(*axes["device"])
-        name, notice, data = train.load_data(*axes["data"], *axes["data_dir"])
-    except (ValueError, DeviceError) as error:
-        raise InputError(error) from error
+        name, notice, data = load_data(*axes["data"], *axes["data_dir"])
     if notice:
         show(notice)
     axes = axes | {"device": [device.name], "data": [name]}
@@ -93,7 +100,7 @@ def prepare(options: argparse.Namespace, axes: Axes) -> tuple[list[Run], dict[st
         raise InputError("expected different values of each option, got one twice. Pass it once.")
     for run in runs:
         run.check()
-    facts = {"data": train.describe_data(name, data), "device": device.name}
+    facts = {"data": describe_data(name, data), "device": device.name}
     return runs, facts | {"machine": machine(device.facts())}
 
 
@@ -108,20 +115,23 @@ def divide_cores(jobs: int | None, runs: int, device: str) -> tuple[int, int]:
     return jobs, num_threads() if is_chosen() else max(1, cores() // jobs)
 
 
+@command("minidl.sweep")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status, one of `EXIT_STATUSES`."""
     options, axes = parse_arguments(argv)
     words = sys.argv[1:] if argv is None else argv
-    command = shlex.join(["python", "-m", "minidl.sweep", *words])
-    advice = "; to continue, repeat the command"
-    return run_command("minidl.sweep", lambda: sweep(options, axes, command), advice)
+    try:
+        return sweep(options, axes, shlex.join(["python", "-m", "minidl.sweep", *words]))
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note("to continue, repeat the command")
+        raise
 
 
-def sweep(options: argparse.Namespace, axes: Axes, command: str) -> int:
+def sweep(options: argparse.Namespace, axes: Axes, repeated: str) -> int:
     """Run what is missing, and write the table and the page."""
     runs, facts = prepare(options, axes)
     jobs, threads = divide_cores(options.jobs, len(runs), facts["device"])
-    versions = train.environment() | {"threads": f"{threads} for each run"}
+    versions = environment() | {"threads": f"{threads} for each run"}
     facts["environment"] = ", ".join(f"{name} {value}" for name, value in versions.items())
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +145,7 @@ def sweep(options: argparse.Namespace, axes: Axes, command: str) -> int:
         facts["runs"] = f"{complete} of {len(runs)} complete, {failed} failed"
         sweep_page.write_csv(folder / sweep_page.TABLE, runs)
         if page.is_possible():
-            sweep_page.write(folder / sweep_page.PAGE, runs, facts, command)
+            sweep_page.write(folder / sweep_page.PAGE, runs, facts, repeated)
     for setting, found in groups.items():
         print_line(f"{setting}: {ERROR} {sweep_page.spread(found, ERROR)}")
     print_line(f"table: {folder / sweep_page.TABLE}")

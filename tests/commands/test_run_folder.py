@@ -13,7 +13,7 @@ from minidl_kernels.threads import num_threads
 
 import minidl
 from minidl import callbacks, layers, models
-from minidl.commands import page, report, train
+from minidl.commands import machine, page, report, train, train_preparation
 from minidl.commands.run_folder import LOCK, RunFolder
 from minidl.commands.train_arguments import OUTPUT
 from minidl.storage.folders import lock_folder
@@ -99,7 +99,7 @@ def test_folder_with_a_run_is_resumed_and_takes_no_other_run(tmp_path, capsys):
 def test_page_of_a_finished_run_has_no_times(tmp_path, monkeypatch):
     pages = []
     for threads in (1, 2):
-        monkeypatch.setattr(train, "num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(machine, "num_threads", lambda threads=threads: threads)
         again = ("--out", str(tmp_path), "--resume", "latest")
         assert train.main([*SMALL, *again]) == 0
         pages.append(page_of(tmp_path)["facts"])
@@ -145,7 +145,7 @@ def test_command_of_the_folder_names_the_data_in_use(tmp_path, monkeypatch):
     def no_mirror(_):
         raise OSError("no mirror")
 
-    monkeypatch.setitem(train.LOADERS, "mnist", no_mirror)
+    monkeypatch.setitem(train_preparation.LOADERS, "mnist", no_mirror)
     monkeypatch.delenv("MINIDL_DATA", raising=False)
     assert train.main(["--hidden", "4", "--epochs", "1", "--out", str(tmp_path), "--quiet"]) == 0
     configuration = configuration_of(tmp_path)

@@ -18,7 +18,7 @@ from minidl_kernels import threads
 from test_report import Page
 
 from minidl import models
-from minidl.commands import page, report, sweep, sweep_page, sweep_runs, train
+from minidl.commands import page, report, sweep, sweep_page, sweep_runs, train, train_preparation
 from minidl.storage.folders import latest
 
 SMALL = ("--data", "mnist-5k", "--hidden", "8")
@@ -312,7 +312,7 @@ def test_sweep_without_mnist_announces_its_replacement(tmp_path, started, monkey
     def no_mirror(_):
         raise OSError("no mirror")
 
-    monkeypatch.setitem(train.LOADERS, "mnist", no_mirror)
+    monkeypatch.setitem(train_preparation.LOADERS, "mnist", no_mirror)
     monkeypatch.delenv("MINIDL_DATA", raising=False)
     monkeypatch.setattr(page, "is_possible", lambda: False)
     options = ("--hidden", "4", "--epochs", "1", "--seeds", "0", "--out", str(tmp_path))

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from minidl_kernels import threads
 
-from minidl.commands import train
+from minidl.commands import train, train_results
 from minidl.distributed import data_parallel
 from minidl.storage.folders import latest, lock_folder
 
@@ -67,7 +67,7 @@ def alone(monkeypatch):
         folder.mkdir(exist_ok=True)
         with monkeypatch.context() as patch:
             if not with_page:
-                patch.setattr(train, "write_report", lambda *_: "")
+                patch.setattr(train_results, "write_report", lambda *_: "")
             patch.chdir(folder)
             patch.setattr(threads, "_chosen", None)
             patch.delenv(threads.VARIABLE, raising=False)

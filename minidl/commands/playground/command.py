@@ -7,14 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from minidl import datasets, models
-from minidl.backend import DeviceError
 from minidl.commands.command_line import (
     InputError,
     Parser,
     check_distinct,
+    command,
+    input_checks,
     number,
     print_line,
-    run_command,
 )
 from minidl.commands.playground.page import page_of
 from minidl.storage.atomic import check_writable, write_atomically
@@ -47,35 +47,30 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command("minidl.playground")
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and return its exit status.
 
     0; 1 if its output is not read to the end; 2 for invalid input; 130 after Ctrl-C, which also
     ends the server; 143 after SIGTERM.
     """
     arguments = parse_arguments(argv)
-
-    def work() -> None:
-        content = content_of(arguments)
-        if arguments.out is not None:
-            write_atomically(arguments.out, content)
-            print_line(f"{arguments.out}: {len(content):,} bytes; open it in a browser")
-        if arguments.serve:
-            serve(content, arguments.port)
-
-    return run_command("minidl.playground", work)
+    content = content_of(arguments)
+    if arguments.out is not None:
+        write_atomically(arguments.out, content)
+        print_line(f"{arguments.out}: {len(content):,} bytes; open it in a browser")
+    if arguments.serve:
+        serve(content, arguments.port)
 
 
 def content_of(arguments: argparse.Namespace) -> bytes:
     """Return the page, with examples of the 1,000 test digits that come with minidl."""
     _, (x, y) = datasets.mnist_5k.load_data()
-    try:
+    with input_checks():
         if arguments.out is not None:
             check_writable(arguments.out)
             check_distinct(arguments.out, [arguments.model])
         model = models.load(arguments.model)
-    except (ValueError, DeviceError) as error:
-        raise InputError(error) from error
     try:
         return page_of(model, x, y, white=arguments.white).encode()
     except ValueError as error:
