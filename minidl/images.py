@@ -229,7 +229,7 @@ def _upright(image: Any, sample_shape: tuple[int, ...] = (0, 0)) -> Any:
     except Exception as error:  # Pillow does not document what damaged files raise
         raise ValueError(
             f"{who}: expected an intact image of 8 bits a channel and at most {MAX_PIXELS:,} "
-            f"pixels, got: {error}. Reduce or convert it."
+            f"pixels, got: {error}. Replace, reduce or convert it."
         ) from error
 
 

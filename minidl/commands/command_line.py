@@ -132,6 +132,17 @@ def number(
     return parse
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Examples
+    --------
+    >>> counted(1, "epoch"), counted(2_000, "step")
+    ('1 epoch', '2,000 steps')
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def check_distinct(path: PathLike, others: Iterable[PathLike | None]) -> None:
     """Raise ValueError if a file to write is another file of the command, also by a link."""
     for other in others:

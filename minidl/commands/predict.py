@@ -63,7 +63,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="only resize PNG and JPEG: for networks trained on other images than drawn digits",
     )
-    add("--show", metavar="FILE", help="write what the network sees to a PNG")
+    shown = f"write the first {images.MAX_SHOWN} images that the network sees to a PNG"
+    add("--show", metavar="FILE", help=shown)
     return parser.parse_args(argv)
 
 

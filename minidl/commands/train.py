@@ -13,6 +13,7 @@ from minidl import callbacks
 from minidl.commands.command_line import (
     InputError,
     command,
+    counted,
     ignore_signals,
     input_checks,
     show,
@@ -140,11 +141,8 @@ def announce(arguments: argparse.Namespace, distribution: Distribution, prepared
         "network": describe(prepared.model),
     }
     if arguments.shards is not None:
-        threads, shards = num_threads(), arguments.shards
-        lines["workers"] = (
-            f"{distribution.size} with {threads} thread{'s' * (threads > 1)} each, "
-            f"{shards} shard{'s' * (shards > 1)}"
-        )
+        threads, shards = counted(num_threads(), "thread"), counted(arguments.shards, "shard")
+        lines["workers"] = f"{distribution.size} with {threads} each, {shards}"
     if prepared.resumed is not None:
         lines["resume"] = prepared.resumed
     if not arguments.quiet:

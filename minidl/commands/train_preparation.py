@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from minidl import callbacks, constraints, layers, models, optimizers
 from minidl.backend import get_backend
 from minidl.batches import Samples
-from minidl.commands.command_line import InputError
+from minidl.commands.command_line import InputError, counted
 from minidl.commands.machine import environment
 from minidl.commands.run_folder import RunFolder
 from minidl.commands.train_arguments import (
@@ -140,7 +140,7 @@ def resume(
             f"{found!s:.200}. Pass the same arguments, or begin a new run."
         )
     position = saved.position
-    done = f"{position.epoch} epochs and {position.batch} steps are done"
+    done = f"{counted(position.epoch, 'epoch')} and {counted(position.batch, 'step')} are done"
     if (position.epoch, position.batch) > (arguments.epochs, 0):
         raise InputError(
             f"{path}: expected a run of at most --epochs {arguments.epochs}, but {done}. Pass more "

@@ -128,15 +128,15 @@ class IdxDataset:
                     return array
                 except (OSError, ValueError) as error:
                     reasons.append(f"  {mirror}: {_cause(error)}")
-        error = OSError(f"{self.name}: expected {target.name} from a mirror, got only errors:")
+        failure = OSError(f"{self.name}: expected {target.name} from a mirror, got only errors:")
         for line in (
             *reasons,
             "Without a network, use mnist_5k (--data mnist-5k), which comes with minidl.",
             f"Or put {', '.join(f'{file}.gz' for file in FILES)} into a folder DIR/{self.name}.",
             "Then pass DIR as data_dir, --data-dir or the environment variable MINIDL_DATA.",
         ):
-            error.add_note(line)
-        raise error
+            failure.add_note(line)
+        raise failure
 
     def _read_archive(self, file: str, path: Path) -> np.ndarray:
         if file in self.gz_md5:
