@@ -11,16 +11,13 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image  # matplotlib brings it
 from tqdm import tqdm
 
 import minidl
 from minidl import datasets, layers, models, optimizers
-
-matplotlib.use("Agg")  # pictures go into files; no screen is needed
-import matplotlib.pyplot as plt
 
 Item = TypeVar("Item")
 PIXELS, CLASSES = 28 * 28, 10
@@ -31,6 +28,7 @@ COLOURS = 64  # in a picture
 WITH = {"color": "#0072B2", "linestyle": "-", "marker": "o", "markersize": 4}
 WITHOUT = {"color": "#D55E00", "linestyle": "--", "marker": "s", "markersize": 4}
 THEORY = {"color": "black", "linestyle": ":", "linewidth": 1.5}
+plt.switch_backend("Agg")  # pictures go into files; no screen is needed
 plt.rcParams.update(
     {"axes.grid": True, "grid.alpha": 0.3, "font.size": 10, "figure.constrained_layout.use": True}
 )

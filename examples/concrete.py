@@ -9,8 +9,9 @@ is trained on parts of the digits of several sizes, for the same number of steps
 the paper's: l^2 / (2 N) for weights and 1 / N for rates, for N images and a prior length scale l.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import CLASSES, PIXELS, arguments, digits, finish, loss_and_error, plt, progress
+from common import CLASSES, PIXELS, arguments, digits, finish, loss_and_error, progress
 
 from minidl import layers, models
 

@@ -11,6 +11,7 @@ asked once. Calibration is by how much confidence and accuracy differ (`calibrat
 
 from collections.abc import Callable
 
+import matplotlib.pyplot as plt
 import numpy as np
 from common import (
     CLASSES,
@@ -21,7 +22,6 @@ from common import (
     calibration_error,
     digits,
     finish,
-    plt,
     progress,
 )
 

@@ -10,18 +10,9 @@ each layer multiplies the variance by 1 / p, and at p = 0.1 the networks do far 
 here, and pn 128; Adam's learning rate falls along a cosine.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import (
-    WITH,
-    WITHOUT,
-    arguments,
-    classifier,
-    digits,
-    finish,
-    loss_and_error,
-    plt,
-    progress,
-)
+from common import WITH, WITHOUT, arguments, classifier, digits, finish, loss_and_error, progress
 
 from minidl.optimizers import schedules
 

@@ -6,6 +6,7 @@ the paper do: ``scaling="inference"``. In both forms the mean over all masks in 
 inference computes. Srivastava et al., JMLR 15 (2014), section 4 and Figure 2, and section 10.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 from common import (
     THEORY,
@@ -16,7 +17,6 @@ from common import (
     digits,
     finish,
     loss_and_error,
-    plt,
     progress,
 )
 
