@@ -3,7 +3,6 @@
 import argparse
 import io
 import json
-import math
 import platform
 import sys
 import time
@@ -139,18 +138,7 @@ def finish(chosen: argparse.Namespace, figure: plt.Figure, finding: str, **numbe
         "python": platform.python_version(),
         "picture": str(chosen.picture),
     }
+    exact = json.dumps(numbers, default=lambda value: value.tolist(), allow_nan=False)
+    rounded = json.loads(exact, parse_float=lambda digits: float(f"{float(digits):.6g}"))
     print(finding)
-    print(json.dumps(made | {name: _rounded(value) for name, value in numbers.items()}))
-
-
-def _rounded(value: object) -> object:
-    """Return numbers with six significant digits, in lists and dictionaries too."""
-    if isinstance(value, dict):
-        return {str(key): _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_rounded(item) for item in value]
-    if isinstance(value, float | np.floating):
-        if not math.isfinite(value):
-            raise ValueError(f"expected finite numbers, got {value}")
-        return float(f"{value:.6g}")
-    return value
+    print(json.dumps(made | rounded))

@@ -55,14 +55,7 @@ def main() -> None:
     for size in progress(sizes, "size"):
         data, device = (x[:size], y[:size]), chosen.device
         nets = [train(*data, hidden, steps, seed, device) for seed in seeds]
-        rates = [
-            [
-                layer.learned_rate
-                for layer in net.walk()
-                if isinstance(layer, layers.ConcreteDropout)
-            ]
-            for net in nets
-        ]
+        rates = [[layer.learned_rate for layer in net.layers] for net in nets]
         errors = [loss_and_error(net, x_test, y_test)[1] for net in nets]
         found[size] = {"rates": rates, "test_error_percent": errors}
 

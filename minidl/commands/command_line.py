@@ -115,19 +115,17 @@ def number(
     kind: type, low: float, high: float = math.inf, *, above: bool = False
 ) -> Callable[[str], Any]:
     """Return a parser of finite numbers in [low, high], or above `low` if `above` is True."""
+    bounds = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
+    if above:
+        bounds = f"above {low}"
+    noun = "an integer" if kind is int else "a number"
 
     def parse(text: str) -> Any:
-        try:
+        with contextlib.suppress(ValueError):
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (low < value if above else low <= value) or not value <= high or value == math.inf:
-            bounds = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
-            if above:
-                bounds = f"above {low}"
-            noun = "an integer" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"expected {noun} {bounds}, got {text!r}.")
-        return value
+            if (low < value if above else low <= value) and value <= high and value < math.inf:
+                return value
+        raise argparse.ArgumentTypeError(f"expected {noun} {bounds}, got {text!r}.")
 
     return parse
 

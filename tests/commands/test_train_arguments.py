@@ -250,8 +250,8 @@ def test_train_rejects_a_folder_in_place_of_the_report(tmp_path, no_data, capsys
 def test_train_rejects_a_bad_number_of_threads(text, monkeypatch, no_data, capsys):
     monkeypatch.setattr(threads, "_chosen", None)
     monkeypatch.setenv("MINIDL_NUM_THREADS", text)
-    new = NumpyBackend()  # as in a new process
-    monkeypatch.setattr(train_preparation, "get_backend", lambda _: new)
+    # As in a new process.
+    monkeypatch.setattr(train_preparation, "get_backend", lambda _: NumpyBackend())
     assert f"MINIDL_NUM_THREADS: expected a whole number, 1 or above, got {text!r}" in rejection(
         train, capsys, *SMALL
     )
