@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn, ParamSpec
 
 from minidl import console
@@ -19,8 +19,15 @@ from minidl.version import __version__
 
 P = ParamSpec("P")
 
-EXIT_UNREAD, EXIT_BAD_INPUT, EXIT_DIVERGED = 1, 2, 3
+EXIT_UNREAD, EXIT_BAD_INPUT = 1, 2
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143  # 128 + the number of the signal
+EXIT_STATUSES = {
+    0: "complete",
+    EXIT_UNREAD: "the output was not read to its end",
+    EXIT_BAD_INPUT: "invalid input, or a file that cannot be read or written",
+    EXIT_INTERRUPTED: "interrupted by Ctrl-C",
+    EXIT_TERMINATED: "interrupted by SIGTERM",
+}
 
 
 class InputError(Exception):
@@ -92,7 +99,7 @@ def silent() -> Iterator[None]:
 class Parser(argparse.ArgumentParser):
     """Argument parser with ``--version`` that reports errors in one line."""
 
-    def __init__(self, module: str, description: str | None, epilog: str | None = None):
+    def __init__(self, module: str, description: str | None, epilog: str):
         script = module.replace(".", "-")
         is_script = os.path.basename(sys.argv[0]).removesuffix(".exe") == script
         super().__init__(
@@ -109,6 +116,12 @@ class Parser(argparse.ArgumentParser):
         """Print `message` and exit with status 2."""
         console.write(f"{self.module}: {console.printable(message)}", sys.stderr)
         raise UsageError(message)
+
+
+def exit_statuses(own: Mapping[int, str] | None = None) -> str:
+    """Return a table of exit statuses for the help, with those that a command has of its own."""
+    meanings = sorted((EXIT_STATUSES | dict(own or {})).items())
+    return "\n".join(["exit status:", *(f"  {status:<3}  {text}" for status, text in meanings)])
 
 
 def number(

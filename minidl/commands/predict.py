@@ -16,6 +16,7 @@ from minidl.commands.command_line import (
     Parser,
     check_distinct,
     command,
+    exit_statuses,
     input_checks,
     number,
     print_line,
@@ -32,7 +33,7 @@ UNSURE = 0.1
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command's arguments; exit with one line if they are invalid."""
-    parser = Parser("minidl.predict", __doc__)
+    parser = Parser("minidl.predict", __doc__, exit_statuses())
     add = parser.add_argument
     add("model", metavar="MODEL", help="a file that minidl.train saved")
     add(
@@ -70,11 +71,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @command("minidl.predict")
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command and return its exit status.
-
-    0; 1 if its output is not read to the end; 2 for invalid input; 130 after Ctrl-C; 143 after
-    SIGTERM.
-    """
+    """Run the command and return its exit status; ``--help`` lists them."""
     for line in predict(parse_arguments(argv)):
         print_line(line)
 

@@ -20,6 +20,7 @@ from minidl.commands.command_line import (
     InputError,
     Parser,
     command,
+    exit_statuses,
     input_checks,
     number,
     print_line,
@@ -31,14 +32,10 @@ from minidl.commands.train_preparation import describe_data, load_data
 from minidl.storage.folders import check_folder, lock_folder
 
 EXIT_FAILED = 4
-EXIT_STATUSES = """exit status:
-  0    all runs are complete, or have diverged
-  1    the output was not read to its end
-  2    invalid input, or a file that cannot be read or written
-  4    a run failed; the others are complete
-  130  interrupted by Ctrl-C
-  143  interrupted by SIGTERM
-"""
+STATUSES = {
+    0: "all runs are complete, or have diverged",
+    EXIT_FAILED: "a run failed; the others are complete",
+}
 OWN = train_arguments.OUTPUT - {"checkpoint_every"} | {"seed"}  # chosen for each run
 SINGLE = {"device", "data", "data_dir", "hidden", "checkpoint_every", "record"}  # not varied
 Axes = dict[str, list[Any]]  # values of options of minidl.train, by name
@@ -46,7 +43,7 @@ Axes = dict[str, list[Any]]  # values of options of minidl.train, by name
 
 def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Axes]:
     """Return the options of the sweep, and the values of the others; exit if they are invalid."""
-    parser = Parser("minidl.sweep", __doc__, EXIT_STATUSES)
+    parser = Parser("minidl.sweep", __doc__, exit_statuses(STATUSES))
     parser.add_argument("--out", metavar="DIR", default="sweep", help="folder (default: sweep)")
     seed, seeds = number(int, 0, 2**64 - 1), [0, 1, 2]
     parser.add_argument("--seeds", type=seed, nargs="+", default=seeds, help="default: 0 1 2")
@@ -117,7 +114,7 @@ def divide_cores(jobs: int | None, runs: int, device: str) -> tuple[int, int]:
 
 @command("minidl.sweep")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status, one of `EXIT_STATUSES`."""
+    """Run the command and return its exit status; ``--help`` lists them."""
     options, axes = parse_arguments(argv)
     words = sys.argv[1:] if argv is None else argv
     try:

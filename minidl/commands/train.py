@@ -38,7 +38,7 @@ MODULE = "minidl.train"
 
 @command(MODULE)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status, one of ``train_arguments.EXIT_STATUSES``."""
+    """Run the command and return its exit status; ``--help`` lists them."""
     together = started_together()
     with contextlib.nullcontext() if together.rank == 0 else silent():
         return run(argv, together)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from minidl import datasets, optimizers
-from minidl.commands.command_line import Parser, check_distinct, number
+from minidl.commands.command_line import Parser, check_distinct, exit_statuses, number
 from minidl.commands.run_folder import CHECKPOINTS, PLAYGROUND, REPORT, check_no_run
 from minidl.datasets.idx_dataset import Split
 from minidl.distributed.mpi import launched_size
@@ -22,14 +22,8 @@ MAX_UNITS = 2**20
 SHARDS = 8  # if several processes were started
 # The arguments that change no result: what is kept and printed, and where.
 OUTPUT = {"out", "checkpoint_dir", "checkpoint_every", "resume", "save", "quiet", "log_json"}
-EXIT_STATUSES = """exit status:
-  0    the run is complete
-  1    the output was not read to its end
-  2    invalid input, or a file that cannot be read or written
-  3    training diverged: a loss or a weight is NaN or infinite; --save writes nothing
-  130  interrupted by Ctrl-C
-  143  interrupted by SIGTERM
-"""
+EXIT_DIVERGED = 3
+DIVERGED = "training diverged: a loss or a weight is NaN or infinite; --save writes nothing"
 LOADERS: dict[str, Callable[[str | None], tuple[Split, Split]]] = {
     "mnist": datasets.mnist.load_data,
     "fashion-mnist": datasets.fashion_mnist.load_data,
@@ -42,7 +36,7 @@ def parse_arguments(
     argv: Sequence[str] | None, description: str | None = None, module: str = "minidl.train"
 ) -> argparse.Namespace:
     """Return the arguments of a run; exit with one line of `module` if they are invalid."""
-    parser = Parser(module, description, EXIT_STATUSES)
+    parser = Parser(module, description, exit_statuses({EXIT_DIVERGED: DIVERGED}))
     add_options(parser.add_argument)
     arguments = parser.parse_args(argv)
     if arguments.lr is None:

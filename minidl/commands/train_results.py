@@ -8,11 +8,11 @@ from typing import Any
 
 from minidl import console, models
 from minidl.commands import page, report
-from minidl.commands.command_line import EXIT_DIVERGED, print_line
+from minidl.commands.command_line import print_line
 from minidl.commands.machine import environment, machine
 from minidl.commands.playground import page as playground
 from minidl.commands.run_folder import PLAYGROUND, REPORT
-from minidl.commands.train_arguments import command_of
+from minidl.commands.train_arguments import EXIT_DIVERGED, command_of
 from minidl.commands.train_preparation import Prepared, describe, describe_data
 from minidl.commands.watch import EventLog, Watch, process_seconds
 from minidl.datasets.idx_dataset import Split

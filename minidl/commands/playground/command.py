@@ -12,6 +12,7 @@ from minidl.commands.command_line import (
     Parser,
     check_distinct,
     command,
+    exit_statuses,
     input_checks,
     number,
     print_line,
@@ -22,12 +23,14 @@ from minidl.storage.atomic import check_writable, write_atomically
 HOST = "127.0.0.1"  # other machines cannot reach it
 EPILOG = """\
 The network is a Sequential of Dense layers with relu and Dropout, as minidl.train makes it, for
-images of 28 x 28 pixels. The page needs neither a network connection nor minidl."""
+images of 28 x 28 pixels. The page needs neither a network connection nor minidl.
+
+"""
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command's arguments; exit with one line if they are invalid."""
-    parser = Parser("minidl.playground", __doc__, EPILOG)
+    parser = Parser("minidl.playground", __doc__, EPILOG + exit_statuses())
     add = parser.add_argument
     add("model", metavar="MODEL", help="a file that minidl.train or model.save wrote")
     add("--out", metavar="FILE", help="write the page to this file")
@@ -49,11 +52,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @command("minidl.playground")
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command and return its exit status.
-
-    0; 1 if its output is not read to the end; 2 for invalid input; 130 after Ctrl-C, which also
-    ends the server; 143 after SIGTERM.
-    """
+    """Run the command and return its exit status; ``--help`` lists them."""
     arguments = parse_arguments(argv)
     content = content_of(arguments)
     if arguments.out is not None:
