@@ -11,16 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from minidl import console, images, models
-from minidl.commands.command_line import (
-    InputError,
-    Parser,
-    check_distinct,
-    command,
-    exit_statuses,
-    input_checks,
-    number,
-    print_line,
-)
+from minidl.commands import cli
 from minidl.storage.atomic import check_writable
 from minidl.trainer.uncertainty import Uncertainty
 
@@ -33,7 +24,7 @@ UNSURE = 0.1
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command's arguments; exit with one line if they are invalid."""
-    parser = Parser("minidl.predict", __doc__, exit_statuses())
+    parser = cli.Parser("minidl.predict", __doc__, cli.exit_statuses())
     add = parser.add_argument
     add("model", metavar="MODEL", help="a file that minidl.train saved")
     add(
@@ -44,10 +35,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "minidl.train expect 0 to 255",
     )
     add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
-    add("--batch-size", type=number(int, 1), default=128, help="default: 128")
+    add("--batch-size", type=cli.number(int, 1), default=128, help="default: 128")
     add(
         "--samples",
-        type=number(int, 2, 2**32),
+        type=cli.number(int, 2, 2**32),
         metavar="N",
         help="print the uncertainty from N outputs drawn with dropout: standard deviation, and "
         "entropy and mutual information in nats. A drawn digit is unsure if its mutual information "
@@ -69,19 +60,19 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@command("minidl.predict")
+@cli.command("minidl.predict")
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and return its exit status; ``--help`` lists them."""
     for line in predict(parse_arguments(argv)):
-        print_line(line)
+        cli.print_line(line)
 
 
 def predict(arguments: argparse.Namespace) -> Iterator[str]:
     """Yield the lines of a table with one line for each image."""
-    with input_checks():
+    with cli.input_checks():
         if arguments.show is not None:
             check_writable(arguments.show)
-            check_distinct(arguments.show, (arguments.model, *arguments.images))
+            cli.check_distinct(arguments.show, (arguments.model, *arguments.images))
         model = models.load(arguments.model, arguments.device)
         names, x, has_drawings = read_images(arguments, model)
         if arguments.show is not None:
@@ -93,14 +84,14 @@ def predict(arguments: argparse.Namespace) -> Iterator[str]:
     probabilities = predicted() if shown is None else shown.mean
     finite = np.isfinite(probabilities).all(axis=tuple(range(1, probabilities.ndim)))
     if not finite.all():
-        raise InputError(
+        raise cli.InputError(
             f"{names[finite.argmin()]}: expected finite outputs of the network in "
             f"{arguments.model}, got NaN or infinity. Scale the image like the training images, "
             "or retrain the network."
         )
     information = None if drawn is None else drawn.mutual_information
     if not are_probabilities(probabilities) or (shown is not None and information is None):
-        raise InputError(
+        raise cli.InputError(
             f"{arguments.model}: expected probabilities of classes as outputs, got other numbers. "
             "End the network with a softmax, or use model.predict."
         )
@@ -147,7 +138,7 @@ def check_images(names: Sequence[str], x: np.ndarray, dtype: np.dtype) -> None:
     axes = tuple(range(1, x.ndim))
     good = (x.min(axis=axes) >= -limit) & (x.max(axis=axes) <= limit)  # NaN compares as False
     if not good.all():
-        raise InputError(
+        raise cli.InputError(
             f"{names[good.argmin()]}: expected finite numbers in the range of the network's "
             f"{dtype}, got others. Scale the image."
         )

@@ -15,17 +15,7 @@ from typing import Any
 from minidl_kernels.threads import cores, is_chosen, num_threads
 
 from minidl.backend import get_backend
-from minidl.commands import page, sweep_page, train_arguments
-from minidl.commands.command_line import (
-    InputError,
-    Parser,
-    command,
-    exit_statuses,
-    input_checks,
-    number,
-    print_line,
-    show,
-)
+from minidl.commands import cli, page, sweep_page, train_arguments
 from minidl.commands.machine import environment, machine
 from minidl.commands.sweep_runs import ERROR, Run, execute, plain
 from minidl.commands.train_preparation import describe_data, load_data
@@ -43,12 +33,12 @@ Axes = dict[str, list[Any]]  # values of options of minidl.train, by name
 
 def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Axes]:
     """Return the options of the sweep, and the values of the others; exit if they are invalid."""
-    parser = Parser("minidl.sweep", __doc__, exit_statuses(STATUSES))
+    parser = cli.Parser("minidl.sweep", __doc__, cli.exit_statuses(STATUSES))
     parser.add_argument("--out", metavar="DIR", default="sweep", help="folder (default: sweep)")
-    seed, seeds = number(int, 0, 2**64 - 1), [0, 1, 2]
+    seed, seeds = cli.number(int, 0, 2**64 - 1), [0, 1, 2]
     parser.add_argument("--seeds", type=seed, nargs="+", default=seeds, help="default: 0 1 2")
     jobs = "runs at a time (default: one for each core or GPU)"
-    parser.add_argument("--jobs", type=number(int, 1), help=jobs)
+    parser.add_argument("--jobs", type=cli.number(int, 1), help=jobs)
     group = parser.add_argument_group("options of minidl.train")
 
     def add(flag: str, **settings: Any) -> None:
@@ -75,13 +65,13 @@ def prepare(options: argparse.Namespace, axes: Axes) -> tuple[list[Run], dict[st
     InputError, OSError
         If a run could not begin, or if its folder has a run with other options.
     """
-    with input_checks():
+    with cli.input_checks():
         check_folder(options.out)
         num_threads()  # it may be invalid in the environment
         device = get_backend(*axes["device"])
         name, notice, data = load_data(*axes["data"], *axes["data_dir"])
     if notice:
-        show(notice)
+        cli.show(notice)
     axes = axes | {"device": [device.name], "data": [name]}
     runs = []
     for *values, seed in itertools.product(*axes.values(), options.seeds):
@@ -94,7 +84,7 @@ def prepare(options: argparse.Namespace, axes: Axes) -> tuple[list[Run], dict[st
         arguments = train_arguments.parse_arguments(words, module="minidl.sweep")
         runs.append(Run(folder, settings, words, arguments))
     if len({run.folder for run in runs}) < len(runs):
-        raise InputError("expected different values of each option, got one twice. Pass it once.")
+        raise cli.InputError("expected different values, got one twice. Pass each value once.")
     for run in runs:
         run.check()
     facts = {"data": describe_data(name, data), "device": device.name}
@@ -112,7 +102,7 @@ def divide_cores(jobs: int | None, runs: int, device: str) -> tuple[int, int]:
     return jobs, num_threads() if is_chosen() else max(1, cores() // jobs)
 
 
-@command("minidl.sweep")
+@cli.command("minidl.sweep")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; ``--help`` lists them."""
     options, axes = parse_arguments(argv)
@@ -134,7 +124,8 @@ def sweep(options: argparse.Namespace, axes: Axes, repeated: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder):
         missing = [run for run in runs if run.end() is None]
-        show(f"{len(missing)} of {len(runs)} runs to train, {jobs} at a time; threads: {threads}")
+        threaded = f"{jobs} at a time; threads: {threads}"
+        cli.show(f"{len(missing)} of {len(runs)} runs to train, {threaded}")
         execute(missing, jobs, threads)
         groups = sweep_page.groups_of(runs)
         complete = sum(map(len, groups.values()))
@@ -144,7 +135,7 @@ def sweep(options: argparse.Namespace, axes: Axes, repeated: str) -> int:
         if page.is_possible():
             sweep_page.write(folder / sweep_page.PAGE, runs, facts, repeated)
     for setting, found in groups.items():
-        print_line(f"{setting}: {ERROR} {sweep_page.spread(found, ERROR)}")
-    print_line(f"table: {folder / sweep_page.TABLE}")
-    print_line(f"page: {folder / sweep_page.PAGE if page.is_possible() else page.MISSING}")
+        cli.print_line(f"{setting}: {ERROR} {sweep_page.spread(found, ERROR)}")
+    cli.print_line(f"table: {folder / sweep_page.TABLE}")
+    cli.print_line(f"page: {folder / sweep_page.PAGE if page.is_possible() else page.MISSING}")
     return EXIT_FAILED if failed else 0

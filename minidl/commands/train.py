@@ -10,15 +10,7 @@ from typing import Any
 from minidl_kernels.threads import num_threads
 
 from minidl import callbacks
-from minidl.commands.command_line import (
-    InputError,
-    command,
-    counted,
-    ignore_signals,
-    input_checks,
-    show,
-    silent,
-)
+from minidl.commands import cli
 from minidl.commands.train_arguments import (
     SHARDS,
     leave_outputs_out,
@@ -36,11 +28,11 @@ from minidl.version import __version__
 MODULE = "minidl.train"
 
 
-@command(MODULE)
+@cli.command(MODULE)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; ``--help`` lists them."""
     together = started_together()
-    with contextlib.nullcontext() if together.rank == 0 else silent():
+    with contextlib.nullcontext() if together.rank == 0 else cli.silent():
         return run(argv, together)
 
 
@@ -54,13 +46,13 @@ def started_together() -> Distribution:
         try:
             return DataParallel(max(size, SHARDS))
         except RuntimeError as error:  # of each process: they cannot agree
-            raise InputError(error) from error
+            raise cli.InputError(error) from error
 
 
-@command(MODULE)
+@cli.command(MODULE)
 def run(argv: Sequence[str] | None, together: Distribution) -> int:
     """Run the command in one of the processes that were started together."""
-    with input_checks(), together.guarded(), together.agreed():
+    with cli.input_checks(), together.guarded(), together.agreed():
         arguments = parse_arguments(argv, __doc__)
         distribution = DataParallel(arguments.shards) if arguments.shards else together
     if distribution.rank > 0:
@@ -74,7 +66,7 @@ def run(argv: Sequence[str] | None, together: Distribution) -> int:
     return status
 
 
-@command(MODULE)
+@cli.command(MODULE)
 def log_training(arguments: argparse.Namespace, distribution: Distribution) -> int:
     """Train, and log the end also if it is interrupted."""
     results: dict[str, Any] = {"seed": arguments.seed, "epochs": 0}
@@ -83,7 +75,7 @@ def log_training(arguments: argparse.Namespace, distribution: Distribution) -> i
         return train(arguments, distribution, log, results)
     except KeyboardInterrupt as interrupt:
         if distribution.size > 1:
-            ignore_signals()
+            cli.ignore_signals()
         log.write("end", **results, seconds=process_seconds(), interrupted=True)
         if arguments.checkpoint_dir:
             interrupt.add_note("to resume, add --resume latest")
@@ -99,7 +91,7 @@ def train(
     results: dict[str, Any],
 ) -> int:
     """Train and evaluate; add what was reached to `results`, also if training is interrupted."""
-    with input_checks(), distribution.guarded():
+    with cli.input_checks(), distribution.guarded():
         prepared = prepare(arguments, distribution)
         announce(arguments, distribution, prepared)
     results |= {"device": arguments.device, "data": arguments.data}
@@ -126,7 +118,7 @@ def train(
     finally:  # Ctrl-C does not return from fit
         results |= watch.report()
     if distribution.rank > 0:
-        ignore_signals()  # the first process alone has something left to do
+        cli.ignore_signals()  # the first process alone has something left to do
         return 0
     return finish(arguments, prepared, log, results, watch, guard.found)
 
@@ -134,17 +126,18 @@ def train(
 def announce(arguments: argparse.Namespace, distribution: Distribution, prepared: Prepared) -> None:
     """Print what is about to be trained."""
     if prepared.notice:
-        show(prepared.notice)
+        cli.show(prepared.notice)
     lines = {
         "device": arguments.device,
         "data": describe_data(arguments.data, prepared.data),
         "network": describe(prepared.model),
     }
     if arguments.shards is not None:
-        threads, shards = counted(num_threads(), "thread"), counted(arguments.shards, "shard")
+        threads = cli.counted(num_threads(), "thread")
+        shards = cli.counted(arguments.shards, "shard")
         lines["workers"] = f"{distribution.size} with {threads} each, {shards}"
     if prepared.resumed is not None:
         lines["resume"] = prepared.resumed
     if not arguments.quiet:
         for title, text in lines.items():
-            show(f"{title:<8} {text}")
+            cli.show(f"{title:<8} {text}")

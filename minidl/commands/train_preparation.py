@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from minidl import callbacks, constraints, layers, models, optimizers
 from minidl.backend import get_backend
 from minidl.batches import Samples
-from minidl.commands.command_line import InputError, counted
+from minidl.commands import cli
 from minidl.commands.machine import environment
 from minidl.commands.run_folder import RunFolder
 from minidl.commands.train_arguments import (
@@ -130,19 +130,20 @@ def resume(
         saved = models.load(path, arguments.device)
     except ValueError as error:
         advice = " To resume from the previous checkpoint, move this file away."
-        raise InputError(f"{error}{advice * (arguments.resume == LATEST)}") from error
+        raise cli.InputError(f"{error}{advice * (arguments.resume == LATEST)}") from error
     samples, held_out = (Samples(*split) for split in data)
     size, shards = arguments.batch_size, arguments.shards or 1
     run = run_arguments(samples, held_out, batch_size=size, shuffle=True, shards=shards)
     for where, expected, found in differences(model, run, saved):
-        raise InputError(
+        raise cli.InputError(
             f"{path}: expected a run with {where} {expected!s:.200}, got one with "
             f"{found!s:.200}. Pass the same arguments, or begin a new run."
         )
     position = saved.position
-    done = f"{counted(position.epoch, 'epoch')} and {counted(position.batch, 'step')} are done"
+    epochs, steps = cli.counted(position.epoch, "epoch"), cli.counted(position.batch, "step")
+    done = f"{epochs} and {steps} are done"
     if (position.epoch, position.batch) > (arguments.epochs, 0):
-        raise InputError(
+        raise cli.InputError(
             f"{path}: expected a run of at most --epochs {arguments.epochs}, but {done}. Pass more "
             "epochs, or begin a new run."
         )

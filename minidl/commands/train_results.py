@@ -7,8 +7,7 @@ import sys
 from typing import Any
 
 from minidl import console, models
-from minidl.commands import page, report
-from minidl.commands.command_line import print_line
+from minidl.commands import cli, page, report
 from minidl.commands.machine import environment, machine
 from minidl.commands.playground import page as playground
 from minidl.commands.run_folder import PLAYGROUND, REPORT
@@ -69,7 +68,7 @@ def finish(
             rows["playground"] = write_playground(arguments, model, test)
         rows["report"] = write_report(arguments, prepared, rows)
     for title, text in rows.items():
-        print_line(f"{title:<16} {text}")
+        cli.print_line(f"{title:<16} {text}")
     return 0
 
 
