@@ -74,15 +74,14 @@ class Run:
         try:
             found = dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
         except (ValueError, TypeError) as error:
-            raise cli.InputError(
-                f"{path}: expected JSON, got a damaged file. Delete it."
-            ) from error
+            raise cli.InputError(f"{path}: expected JSON, got others. Delete the file.") from error
         for name, expected in without_outputs(self.arguments).items():
             value = found.get(name, expected)
             is_longer = name == "epochs" and value < expected
             if value != expected and name != "data_dir" and not is_longer:
+                option = f"--{name.replace('_', '-')} {plain(expected)}"
                 raise cli.InputError(
-                    f"{self.folder}: expected a run with {name} {expected}, got one with {value}. "
+                    f"{self.folder}: expected a run with {option}, got one with {plain(value)}. "
                     "Pass the same options, or another --out."
                 )
 

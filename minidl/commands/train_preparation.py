@@ -1,4 +1,4 @@
-"""What a training run begins with: its data, its network, its checkpoint and its files."""
+"""Preparation of a training run: checks, data, network, checkpoint and files."""
 
 import argparse
 import functools

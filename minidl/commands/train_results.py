@@ -1,4 +1,4 @@
-"""What a training run ends with: its test, its saved network, its table and its pages."""
+"""Results of a training run: test, saved network, table and pages."""
 
 import argparse
 import math

@@ -124,9 +124,8 @@ def test_sweep_continues_with_what_is_missing_or_half_done(tmp_path, started, no
     assert {row["trained_epochs"] for row in rows_of(tmp_path)} == {"3"}
     # Any other change, and a damaged file, are rejected.
     for change in (("--epochs", "2"), ("--epochs", "3", "--lr", "0.1")):
-        assert f"expected a run with {change[-2][2:]} " in rejection(
-            sweep, capsys, *options, *change
-        )
+        line = rejection(sweep, capsys, *options, *change)
+        assert f"expected a run with {change[-2]} {change[-1]}, got one with " in line
     for damaged in ("[1", "[1]"):
         (tmp_path / "seed-2" / "config.json").write_text(damaged)
         assert "expected JSON" in rejection(sweep, capsys, *options, "--epochs", "3")
