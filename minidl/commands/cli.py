@@ -70,11 +70,9 @@ def handled_sigterm() -> Iterator[None]:
         if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
             raise Terminated
 
-    is_usual = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if threading.current_thread() is not threading.main_thread() or not is_usual:
-        yield
-        return
-    signal.signal(signal.SIGTERM, terminate)
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:

@@ -106,11 +106,7 @@ def add_options(add: Callable[..., Any]) -> None:
         default="adam",
         help="default: adam",
     )
-    add(
-        "--lr",
-        type=above_0,
-        help="learning rate (default: the optimizer's)",
-    )
+    add("--lr", type=above_0, help="learning rate (default: the optimizer's)")
     add(
         "--max-norm",
         type=above_0,
