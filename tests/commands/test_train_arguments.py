@@ -11,12 +11,12 @@ from minidl_kernels import threads
 from minidl.backend.numpy_backend import NumpyBackend
 from minidl.commands import train, train_preparation
 from minidl.commands.train_arguments import (
-    check_outputs,
     command_of,
-    leave_outputs_out,
     parse_arguments,
     without_outputs,
+    write_nothing,
 )
+from minidl.commands.train_preparation import check_outputs
 from minidl.storage import atomic
 
 SMALL = ("--data", "mnist-5k", "--hidden", "16", "--epochs", "2")
@@ -76,7 +76,7 @@ def test_shards_are_in_the_command_that_repeats_a_run():
 def test_further_process_writes_nothing(name):
     arguments = parsed("--out", "a", "--save", "b", "--log-json", "c", "--seed", "3")
     results = without_outputs(arguments)
-    leave_outputs_out(arguments)
+    write_nothing(arguments)
     assert (getattr(arguments, name), arguments.quiet) == (None, True)
     assert without_outputs(arguments) == results
 
