@@ -247,14 +247,14 @@ def test_error_of_all_is_printed_once(failure, rank, workers, line, tmp_path):
 
 @needs_mpi
 @pytest.mark.slow
-def test_run_of_workers_of_which_one_is_killed_resumes_to_equal_files(tmp_path):
+def test_run_of_workers_of_which_one_is_killed_twice_resumes_to_equal_files(tmp_path):
     expected = killing_workers.finish(tmp_path / "whole")
+    folder = tmp_path / "killed"
     for moment in [(0, 2, 50, 0.004, 3), (2, 3, 120, 0.0, 1)]:
         kill = killing_workers.Kill(*moment)
-        folder = tmp_path / str(kill.step)
         killing_workers.kill(folder, kill)
         assert killing_workers.files(folder) != expected
-        assert killing_workers.finish(folder, kill.others) == expected
+    assert killing_workers.finish(folder, kill.others) == expected
 
 
 # ------------------------------------------------------------------------------ signals
