@@ -332,7 +332,7 @@ def test_command_serves_the_page_to_this_machine_until_interrupted(saved):
 
 
 def test_train_writes_the_page_beside_the_report(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(report, "figure_section", lambda *_: "")  # figures take seconds
+    monkeypatch.setattr(report, "_figures", lambda *_: ())  # figures take seconds
     run = ["--data", "mnist-5k", "--epochs", "1", "--hidden", "8", "--dropout", "0.5", "--quiet"]
     assert train.main([*run, "--out", str(tmp_path / "run")]) == 0
     path = tmp_path / "run" / "playground.html"
@@ -342,7 +342,7 @@ def test_train_writes_the_page_beside_the_report(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_train_says_why_it_writes_no_page(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(report, "figure_section", lambda *_: "")  # figures take seconds
+    monkeypatch.setattr(report, "_figures", lambda *_: ())  # figures take seconds
     run = ["--data", "mnist-5k", "--epochs", "1", "--hidden", "8", "--dropout", "0.5", "--quiet"]
     run += ["--scaling", "inference", "--out", str(tmp_path / "run")]
     assert train.main(run) == 0
