@@ -62,8 +62,8 @@ WHY = {
     ),
     "images": (
         "The network of the README, batch 128. The time of an epoch grows in proportion. The "
-        "images are in a file mapped into memory, and a shuffled batch reads rows from all over it. "
-        "This makes little difference while the system keeps the file in memory. For a larger "
+        "images are in a file mapped into memory, and a shuffled batch reads rows from all over "
+        "it. This makes little difference while the system keeps the file in memory. For a larger "
         "file, each image is an access to the disk."
     ),
 }
