@@ -6,7 +6,7 @@ grows (Morerio et al., ICCV 2017), additive noise, alpha dropout (Klambauer et a
 DropConnect (Wan et al., ICML 2013), and stochastic depth (Huang et al., ECCV 2016).
 
 The best of three rates has the lowest loss on images held out of the training set. The test set is
-asked once. Calibration is by how much confidence and accuracy differ (`calibration_error`).
+used once. Calibration is by how much confidence and accuracy differ (`calibration_error`).
 """
 
 from collections.abc import Callable

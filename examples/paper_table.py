@@ -6,8 +6,8 @@ the row with neither is in no table of theirs: it is there to compare with.
 
 Hyperparameters: as in Appendix B.1 hidden layers drop 0.5 and the input 0.2. Ours are Adam, batches
 of 200, a learning rate that falls along a cosine to 0, and the epochs and candidates below. Each
-candidate is trained on 50,000 images for 15 epochs and judged on the other 10,000; the best is
-trained on all 60,000 with three seeds and meets the test set once a seed. A run adds a line to
+candidate is trained on 50,000 images for 15 epochs and measured on the other 10,000; the best is
+trained on all 60,000 with three seeds, and tested once for each seed. A run adds a line to
 NAME.jsonl beside the picture: stop the program when you like; it will go on, on any device.
 """
 
