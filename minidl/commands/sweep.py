@@ -135,6 +135,7 @@ def sweep(options: argparse.Namespace, axes: Axes, command: str) -> int:
         sweep_page.write_csv(folder / sweep_page.TABLE, runs)
         if page.is_possible():
             sweep_page.write(folder / sweep_page.PAGE, runs, facts, command)
+    print_line(sweep_page.SPREAD)
     for setting, found in groups.items():
         print_line(f"{setting}: {ERROR} {sweep_page.spread(found, ERROR)}")
     print_line(f"table: {folder / sweep_page.TABLE}")

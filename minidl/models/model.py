@@ -110,7 +110,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         metrics: Any = None,
         weighted_metrics: Any = None,
     ) -> None:
-        """Choose optimizer, loss and metrics; ``step`` and ``epoch`` go on counting.
+        """Set optimizer, loss and metrics; the counters ``step`` and ``epoch`` stay as they are.
 
         In a callback, the loss and the metrics take effect with the next epoch. Until then, the run
         cannot be resumed.
@@ -194,12 +194,12 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         record: bool = True,
         distribution: Distribution | None = None,
     ) -> History:
-        """Train the model on samples of the host, each once in an epoch.
+        """Train the model; an epoch is one pass over all samples.
 
         Parameters
         ----------
         x, y : array_like
-            Samples and targets; axis 0 is the samples. Each batch is cast to the model's dtype.
+            Samples and targets; axis 0 counts the samples. Each batch is cast to the model's dtype.
             Without y, x is an iterable of batches (x, y) or (x, y, sample_weight): a list, a
             generator, a ``DataLoader`` of PyTorch, a dataset of TensorFlow, or an object with
             ``__len__`` and ``__getitem__``. They are used as they come: `batch_size` and `shuffle`

@@ -161,7 +161,7 @@ def check_activation(who: str, last: Layer, loss: Loss) -> None:
 
 @keras_defaults(compile=True, safe_mode=True)
 def load(path: PathLike, device: str = "cpu", *, custom_objects: Iterable[Any] = ()) -> Any:
-    """Return the model of a file that `Model.save` wrote, on any device.
+    """Load a model that `Model.save` wrote, on any device.
 
     Parameters
     ----------

@@ -81,7 +81,8 @@ def test_sweep_trains_each_combination_and_writes_table_and_page(tmp_path, start
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("4 of 4 runs to train")
     assert printed[4].startswith("4 of 4  dropout-0.5_seed-7: test accuracy ")
-    assert printed[5].startswith("dropout 0: test error (%) ")
+    assert printed[5] == "Mean ± standard deviation over the seeds."
+    assert printed[6].startswith("dropout 0: test error (%) ")
     rows = rows_of(tmp_path)
     assert [(row["dropout"], row["seed"]) for row in rows] == [
         *(("0", "3"), ("0", "7"), ("0.5", "3"), ("0.5", "7"))
