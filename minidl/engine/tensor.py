@@ -25,6 +25,25 @@ class _ArrayUfunc:
         return Tensor._apply_ufunc if tensor is None else None
 
 
+BinaryMethod = Callable[["Tensor", Any], "Tensor"]
+
+
+def _operators(op: ops.Op) -> tuple[BinaryMethod, BinaryMethod]:
+    """Return the methods of an operator: for the tensor on its left, and on its right."""
+    return lambda self, other: apply(op, self, other), lambda self, other: apply(op, other, self)
+
+
+def _relation(relation: Callable[[Any, Any], Array]) -> BinaryMethod:
+    """Return the method of a relation, which has no gradient."""
+
+    def compare(self: "Tensor", other: Any) -> "Tensor":
+        backend, (a, b) = as_operands(relation.__name__, (self, other))
+        with backend.active:
+            return Tensor.of(backend.xp.asarray(relation(a, b)), backend)
+
+    return compare
+
+
 class Tensor(TensorMethods["Tensor"]):
     """An array on a device that remembers how it was computed.
 
@@ -225,69 +244,21 @@ class Tensor(TensorMethods["Tensor"]):
 
     # -------------------------------------------------------------------------- operators
 
-    def __add__(self, other: Any) -> "Tensor":
-        return apply(ops.add, self, other)
-
-    def __radd__(self, other: Any) -> "Tensor":
-        return apply(ops.add, other, self)
-
-    def __sub__(self, other: Any) -> "Tensor":
-        return apply(ops.subtract, self, other)
-
-    def __rsub__(self, other: Any) -> "Tensor":
-        return apply(ops.subtract, other, self)
-
-    def __mul__(self, other: Any) -> "Tensor":
-        return apply(ops.multiply, self, other)
-
-    def __rmul__(self, other: Any) -> "Tensor":
-        return apply(ops.multiply, other, self)
-
-    def __truediv__(self, other: Any) -> "Tensor":
-        return apply(ops.divide, self, other)
-
-    def __rtruediv__(self, other: Any) -> "Tensor":
-        return apply(ops.divide, other, self)
-
-    def __pow__(self, other: Any) -> "Tensor":
-        return apply(ops.power, self, other)
-
-    def __rpow__(self, other: Any) -> "Tensor":
-        return apply(ops.power, other, self)
-
-    def __matmul__(self, other: Any) -> "Tensor":
-        return apply(ops.matmul, self, other)
-
-    def __rmatmul__(self, other: Any) -> "Tensor":
-        return apply(ops.matmul, other, self)
+    __add__, __radd__ = _operators(ops.add)
+    __sub__, __rsub__ = _operators(ops.subtract)
+    __mul__, __rmul__ = _operators(ops.multiply)
+    __truediv__, __rtruediv__ = _operators(ops.divide)
+    __pow__, __rpow__ = _operators(ops.power)
+    __matmul__, __rmatmul__ = _operators(ops.matmul)
 
     def __neg__(self) -> "Tensor":
         return apply(ops.negative, self)
 
-    def __eq__(self, other: object) -> "Tensor":  # type: ignore[override]
-        return self._compare(operator.eq, other)
-
-    def __ne__(self, other: object) -> "Tensor":  # type: ignore[override]
-        return self._compare(operator.ne, other)
-
-    def __lt__(self, other: Any) -> "Tensor":
-        return self._compare(operator.lt, other)
-
-    def __le__(self, other: Any) -> "Tensor":
-        return self._compare(operator.le, other)
-
-    def __gt__(self, other: Any) -> "Tensor":
-        return self._compare(operator.gt, other)
-
-    def __ge__(self, other: Any) -> "Tensor":
-        return self._compare(operator.ge, other)
-
+    __eq__ = _relation(operator.eq)  # type: ignore[assignment]
+    __ne__ = _relation(operator.ne)  # type: ignore[assignment]
+    __lt__, __le__ = _relation(operator.lt), _relation(operator.le)
+    __gt__, __ge__ = _relation(operator.gt), _relation(operator.ge)
     __hash__ = object.__hash__  # == compares elements, so a tensor is a key by identity
-
-    def _compare(self, relation: Callable[[Any, Any], Array], other: Any) -> "Tensor":
-        backend, (a, b) = as_operands(relation.__name__, (self, other))
-        with backend.active:
-            return Tensor.of(backend.xp.asarray(relation(a, b)), backend)
 
     def __getitem__(self, index: Any) -> "Tensor":
         parts = index if isinstance(index, tuple) else (index,)
