@@ -6,7 +6,7 @@ resuming, the rollback after a NaN and the restoring of best weights all use the
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -360,14 +360,8 @@ class TrainState:
         loading is complete.
         """
         run = self.model.run
-        if run is None:
+        with nullcontext() if run is None else run.interrupts.held():
             self._load(state)
-            return
-        run.interrupts.is_held = True
-        try:
-            self._load(state)
-        finally:
-            run.interrupts.release()
 
     def _load(self, state: Mapping[str, Any]) -> None:
         for name, parameter in self._weights().items():

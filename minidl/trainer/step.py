@@ -187,17 +187,9 @@ class Step(Work):
         of_optimizer = [(self.optimizer, name) for name in ("calls", "is_changing")]
         return of_state + of_optimizer + [(stream, "step") for stream in self._streams]
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Let Ctrl-C wait until the end of the outermost of these contexts."""
-        if self.interrupts.is_held:
-            yield
-            return
-        self.interrupts.is_held = True
-        try:
-            yield
-        finally:
-            self.interrupts.release()
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which Ctrl-C waits."""
+        return self.interrupts.held()
 
     def exchange(self) -> None:
         """Combine the gradients with those of other workers; alone, do nothing."""
