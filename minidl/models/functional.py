@@ -15,7 +15,7 @@ from minidl.losses.outputs import joined
 from minidl.models.graph import Graph, packed, unique_names
 from minidl.models.model import Model
 from minidl.models.sequential import check_activation
-from minidl.trainer import fusion
+from minidl.trainer.fusion import stages, through
 
 
 class Functional(Model):
@@ -105,10 +105,7 @@ class Functional(Model):
 
     def call(self, x: Tensor) -> Any:
         """Return the output, or a list of outputs; several inputs are packed in one tensor."""
-        y: Any = x
-        for stage in fusion.stages(self.graph.chain):
-            y = stage(y)
-        return y
+        return through(stages(self.graph.chain), x)
 
     def _planned_layers(self) -> Sequence[Layer]:
         kind = type(self)  # a subclass may define its own call

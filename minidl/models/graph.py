@@ -11,7 +11,7 @@ from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
 from minidl.layers import Input, Layer
 from minidl.layers.symbol import Call, Symbol
-from minidl.trainer import fusion
+from minidl.trainer.fusion import stages, through
 
 MAX_OUTPUTS = 1000  # of one call, so that a damaged file cannot ask for all memory
 
@@ -31,9 +31,7 @@ class Node(NamedTuple):
     def run(self, values: dict[int, Tensor]) -> None:
         """Add the results to the values by number."""
         found = [values[number] for number in self.arguments]
-        x: Any = found if self.is_list else found[0]
-        for stage in fusion.stages(self.layers):
-            x = stage(x)
+        x = through(stages(self.layers), found if self.is_list else found[0])
         values.update(zip(self.results, x if self.gives_list else [x], strict=True))
 
 

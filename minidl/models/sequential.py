@@ -15,7 +15,7 @@ from minidl.losses.crossentropies import expects_probabilities
 from minidl.models.model import Model
 from minidl.storage import registry
 from minidl.storage.atomic import PathLike
-from minidl.trainer import fusion
+from minidl.trainer.fusion import stages, through
 
 NOT_PROBABILITIES = ("linear", "relu", "tanh")  # activations whose outputs are not in [0, 1]
 
@@ -122,9 +122,7 @@ class Sequential(Model):
 
     def call(self, x: Tensor) -> Tensor:
         """Return the output of the last layer."""
-        for stage in fusion.stages(self._layers):
-            x = stage(x)
-        return x
+        return through(stages(self._layers), x)
 
     def _planned_layers(self) -> Sequence[Layer]:
         # A subclass may define its own call.
