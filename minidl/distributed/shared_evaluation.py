@@ -5,10 +5,8 @@ from itertools import chain, islice
 from operator import itemgetter
 from typing import Any
 
-from minidl import rng
 from minidl.batches import Batch
 from minidl.distributed.communicator import Communicator
-from minidl.engine.backward import no_grad
 from minidl.trainer.fusion import Plan
 from minidl.trainer.inference import Evaluation
 from minidl.trainer.recorder import Done
@@ -38,7 +36,7 @@ class SharedEvaluation(Evaluation):
         workers.doing = "in validation"
         mine: list[_Sums] = []
         self.totals = self._plan.new_totals()
-        with backend.active, backend.stream(), rng.inference(), no_grad():
+        with self._mode():
             dealt = islice(enumerate(batches), workers.rank, None, workers.size)
             if self._is_first:  # kernels are compiled once on each machine
                 with workers.first_on_machine():
