@@ -90,7 +90,7 @@ class Evaluation(_Inference):
                 self._recorder(batch)
         return dict(self.totals)
 
-    def counters(self) -> list[tuple[Any, str]]:
+    def counters(self) -> list[tuple[Any, ...]]:
         """Return what `run` counts on the host."""
         return [(self.totals, "_counts")]
 
@@ -202,7 +202,7 @@ class MonteCarlo(Prediction):
         for ahead in range(self.repeats - self._draw):
             yield batch.start, self.numbers(ahead)
 
-    def counters(self) -> list[tuple[Any, str]]:
+    def counters(self) -> list[tuple[Any, ...]]:
         """Return what `run` counts on the host."""
         return [(self, "_draw")]
 

@@ -116,8 +116,8 @@ class Work:
         """Return a watch on everything that a recording of `run` relies on."""
         raise NotImplementedError
 
-    def counters(self) -> list[tuple[Any, str]]:
-        """Return object and name of each attribute that `run` changes, to restore them."""
+    def counters(self) -> list[tuple[Any, ...]]:
+        """Return objects, each followed by the names of attributes that `run` changes."""
         return []
 
     def held(self) -> AbstractContextManager[Any]:
@@ -273,7 +273,8 @@ class Recorder:
     def _record(self, kept: _Kept, batch: Batch) -> None:
         """Work on a batch by ordinary code, and record it or give up."""
         work = self._work
-        before = [(thing, name, getattr(thing, name)) for thing, name in work.counters()]
+        pairs = [(thing, name) for thing, *names in work.counters() for name in names]
+        before = [(thing, name, getattr(thing, name)) for thing, name in pairs]
         try:
             with work.held():
                 recording = self._backend.record(lambda: self._run_placed(kept))

@@ -178,14 +178,12 @@ class Step(Work):
         """Return the arrays that recordings read and that may be replaced."""
         return [*self.optimizer.buffers.values()]
 
-    def counters(self) -> list[tuple[Any, str]]:
+    def counters(self) -> list[tuple[Any, ...]]:
         """Return what `run` counts on the host."""
-        of_state: list[tuple[Any, str]] = [
-            (self.state, name) for name in ("step", "epoch", "progress", "is_torn")
-        ]
-        of_state.append((self.state.totals, "_counts"))
-        of_optimizer = [(self.optimizer, name) for name in ("calls", "is_changing")]
-        return of_state + of_optimizer + [(stream, "step") for stream in self._streams]
+        of_state = self.state, "step", "epoch", "progress", "is_torn"
+        of_optimizer = self.optimizer, "calls", "is_changing"
+        of_streams = [(stream, "step") for stream in self._streams]
+        return [of_state, (self.state.totals, "_counts"), of_optimizer, *of_streams]
 
     def held(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which Ctrl-C waits."""
