@@ -20,6 +20,7 @@ from minidl.losses.outputs import fields, unwrapped
 from minidl.metrics import of_one_output, of_outputs
 from minidl.models.data import (
     DataMethods,
+    check_activation,
     checked_batch_size,
     checked_frequency,
     only_arrays,
@@ -368,6 +369,8 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
                     f"{who}: expected sample_weight with one number for each sample, or for each "
                     f"of its losses, got shape {held.shape} of {held.dtype}. Reshape it."
                 ) from error
+        for layer, loss in zip(self._ends(), self.loss.made_of or [self.loss], strict=False):
+            check_activation(who, layer, loss)
         return samples
 
     # -------------------------------------------------------------------- use
