@@ -15,6 +15,7 @@ from minidl.distributed.tree import owned, rows_of
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor
 from minidl.layers.updates import Updates
+from minidl.rng import RandomStream
 from minidl.trainer.fusion import Plan
 from minidl.trainer.interrupts import Interrupts
 from minidl.trainer.recorder import NOT_WANTED, Done, Recorder, Recording, Watch, Work
@@ -32,7 +33,8 @@ Outputs = list[tuple[np.ndarray, np.ndarray | None]]  # with their logits
 class _Found(NamedTuple):
     """What the work on a shard finds, beside its gradients and its sums."""
 
-    counts: tuple[int, ...]
+    counts: Sequence[int]
+    streams: Sequence[RandomStream]  # that drew
     outputs: Outputs | None  # for metrics that are not means
 
 
@@ -69,7 +71,7 @@ class SharedStep(Step):
         self._places: Updates = {}
         self._has_updated = False
         super().__init__(state, plan, interrupts)
-        self._work = _ShardGradients(self, self._owned)
+        self._work = _ShardGradients(self)
         self.recorder(NOT_WANTED)
 
     def begin_epoch(self) -> None:
@@ -165,11 +167,11 @@ class SharedStep(Step):
         optimizer = self.optimizer
         for parameter, view in optimizer.gradients_of(self.trained).items():
             parameter.grad = None if parameter in self.without else parameter.like(view)
-        places = [(n, rank) for rank, shards in enumerate(self._all_owned) for n in shards]
         parts = [
-            (self._tails[rank, n - self._all_owned[rank].start], self._counts[n])
-            for n, rank in places
-            if self._counts[n][0]
+            (tail, self._counts[shard])
+            for shards, tails in zip(self._all_owned, self._tails, strict=True)
+            for shard, tail in zip(shards, tails, strict=False)
+            if self._counts[shard][0]
         ]
         with self.held():
             self.update(numbers, parts)
@@ -212,9 +214,8 @@ class SharedStep(Step):
         """Compute the gradients of a shard."""
         self._work.aim(shard)
         done = self._shard_recorder(self._part(batch, shard))
-        counted, outputs = done.counted
         self._write_tail(shard, done.results["sums"])
-        return _Found(counted.values, outputs)
+        return done.counted
 
     def _first_of(self, batch: Batch) -> _Found:
         """Compute the gradients of the first shard that has samples."""
@@ -259,8 +260,8 @@ class _ShardGradients(Work):
 
     who = "fit"
 
-    def __init__(self, step: SharedStep, shards: range):
-        self._step, self._shards, self.feed = step, shards, step.feed
+    def __init__(self, step: SharedStep):
+        self._step, self.feed = step, step.feed
         # For each number of rows, the share has one place, which recordings read, and a value.
         self._shares: dict[int, tuple[Tensor, float]] = {}
 
@@ -297,7 +298,7 @@ class _ShardGradients(Work):
         for ahead, start in enumerate(range(whole.start, len(whole.order), len(whole))):
             rows = min(len(whole), len(whole.order) - start)
             numbers = self._step.numbers(ahead)
-            for shard in self._shards:
+            for shard in self._step._owned:
                 first, stop = self._bounds(shard, rows)
                 if stop - first == size and (ahead or shard > self._shard):
                     yield start + first, numbers._replace(row_offset=first)
@@ -319,12 +320,12 @@ class _ShardGradients(Work):
             ]
         results = {"gradients": step.optimizer.gradients, "sums": sums}
         results |= {f"{n}: {a.name}": values for n, (a, values) in enumerate(step.updates.items())}
-        return Done(results, (Counted(counts, drew), outputs))
+        return Done(results, _Found(counts, drew, outputs))
 
-    def replay(self, recording: Any, counted: Any, times: int) -> None:
+    def replay(self, recording: Any, counted: _Found, times: int) -> None:
         """Compute the gradients of the shard by a recording of `run`."""
         recording.replay(times)
-        for stream in counted[0].streams:
+        for stream in counted.streams:
             stream.step = self._now.step + 1
 
     def watch(self) -> Watch:
