@@ -340,9 +340,6 @@ _communicator: Communicator | None = None  # one for the process, as MPI itself
 
 def environment() -> dict[str, Any]:
     """Return what results depend on outside of the program, by name."""
-    packages = {name: version(name) for name in ("numpy", "numba")}
-    return {
-        "the version of minidl": __version__,
-        "the version of Python": platform.python_version(),
-        **{f"the version of {name}": number for name, number in packages.items()},
-    }
+    versions = {"minidl": __version__, "Python": platform.python_version()}
+    versions |= {name: version(name) for name in ("numpy", "numba")}
+    return {f"the version of {name}": number for name, number in versions.items()}
