@@ -172,13 +172,13 @@ class Run:
                 self.distribution.check_equal(state)
                 state.end_epoch(means, callbacks.memories())
                 callbacks.notify("on_epoch_end", epoch, means)
-            self._warn_of_weights_without_gradient()
-            self._warn_of_missing_batches()
+            self._add_warnings()
             self.is_training = False
             callbacks.notify("on_train_end", self.position.epoch, logs)
             state.progress = state.progress._replace(moment=None)  # the run is complete
 
-    def _warn_of_weights_without_gradient(self) -> None:
+    def _add_warnings(self) -> None:
+        shortages = [plan.samples.shortage for plan in (self.plan, self.validation) if plan]
         optimizer = self.state.optimizer
         assert optimizer is not None, "checked by fit"
         if optimizer.without_gradient:
@@ -190,9 +190,6 @@ class Run:
                 )
             )
             optimizer.without_gradient = {}
-
-    def _warn_of_missing_batches(self) -> None:
-        shortages = [plan.samples.shortage for plan in (self.plan, self.validation) if plan]
         self.warnings += [UserWarning(text) for text in shortages if text]
 
     def _has_epochs(self) -> bool:

@@ -120,14 +120,13 @@ class Step(Work):
         moving = dict(zip(streams, numbers.rates, strict=True))
         place = {"step": numbers.step, "row_offset": numbers.row_offset}
         with rng.training(**place, moving=moving), updates.collected() as found:
-            loss, *others = self.plan.compare(batch)
+            loss, sums, counts, compared = self.plan.compare(batch)
         self.updates = self.kept(found)
         if gradient is not None and gradient.dtype != loss.dtype:
             loss.backend.not_recorded("the loss has a dtype of its own")
         for parameter in self.trained:
             parameter.grad = None  # a callback, or a step that was interrupted, may have left one
         loss.backward(gradient, into=self.optimizer.gradients_of(self.trained))
-        sums, counts, compared = others
         return sums, counts, compared
 
     def kept(self, found: updates.Updates) -> updates.Updates:
