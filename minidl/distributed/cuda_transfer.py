@@ -40,10 +40,7 @@ def transfer_on(workers: Communicator) -> Transfer:
         if workers.rank == 0:
             _report(reason)
         return Staged(workers).transfer
-    key = tuple(places)
-    if key not in _connected:
-        _connected[key] = Nccl(workers)
-    return _connected[key].transfer
+    return _connected(workers, tuple(places)).transfer
 
 
 def obstacle(places: Sequence[Place]) -> str:
@@ -139,4 +136,7 @@ def _load_nccl() -> Any:
     return nccl if nccl.available else None
 
 
-_connected: dict[tuple[Place, ...], Nccl] = {}  # a connection takes long, so it is kept
+@functools.cache
+def _connected(workers: Communicator, places: tuple[Place, ...]) -> Nccl:
+    """Return the connection of workers at these places; it takes long, so it is kept."""
+    return Nccl(workers)
