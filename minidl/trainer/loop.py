@@ -179,8 +179,7 @@ class Run:
 
     def _add_warnings(self) -> None:
         shortages = [plan.samples.shortage for plan in (self.plan, self.validation) if plan]
-        optimizer = self.state.optimizer
-        assert optimizer is not None, "checked by fit"
+        optimizer = self.step.optimizer
         if optimizer.without_gradient:
             self.warnings.append(
                 UserWarning(

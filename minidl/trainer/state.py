@@ -60,11 +60,9 @@ class History:
     """
 
     def __init__(self, rows: Iterable[tuple[int, Any]] = ()):
-        self.epoch: list[int] = []
-        self.logs: list[Any] = []
-        for epoch, logs in rows:
-            self.epoch.append(epoch)
-            self.logs.append(logs)
+        pairs = list(rows)
+        self.epoch = [epoch for epoch, _ in pairs]
+        self.logs = [logs for _, logs in pairs]
 
     def rows(self) -> Iterator[tuple[int, Any]]:
         """Yield number and logs of each epoch."""
