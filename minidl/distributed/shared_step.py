@@ -31,7 +31,7 @@ Outputs = list[tuple[np.ndarray, np.ndarray | None]]  # with their logits
 
 
 class _Found(NamedTuple):
-    """What the work on a shard finds, beside its gradients and its sums."""
+    """Results of the work on a shard, beside its gradients and its sums."""
 
     counts: Sequence[int]
     streams: Sequence[RandomStream]  # that drew
@@ -131,7 +131,7 @@ class SharedStep(Step):
                 self.optimizer.gradients[...] = 0
             partial_sums.add(shard, 1, self.optimizer.gradients)
         example = next(iter(found.values()), None)
-        if example is None:  # what shards count, and which weights they use, is needed all the same
+        if example is None:  # the counts, and the weights that are used, are needed all the same
             example = self._first_of(batch)
             self.optimizer.gradients[...] = 0
         self._counts = [self._counts_of(batch, n, example.counts) for n in range(self.shards)]
@@ -159,7 +159,7 @@ class SharedStep(Step):
         return self.state.model.backend.to_numpy(self.optimizer.gradients)
 
     def exchange(self) -> None:
-        """Add up the gradients of all workers, and exchange what their shards found besides."""
+        """Add up the gradients of all workers, and exchange the sums of their shards."""
         self._exchange(self.optimizer.gradients, self._tails)
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
@@ -223,7 +223,7 @@ class SharedStep(Step):
         return self._gradients_of(batch, shard)
 
     def _counts_of(self, batch: Batch, shard: int, example: Sequence[int]) -> tuple[int, ...]:
-        """Return what a shard counts, given what another one counts: both in proportion to rows."""
+        """Return the counts of a shard from those of another one: both in proportion to rows."""
         rows = len(self._part(batch, shard))
         return tuple(count // example[0] * rows for count in example)
 
@@ -329,5 +329,5 @@ class _ShardGradients(Work):
             stream.step = self._now.step + 1
 
     def watch(self) -> Watch:
-        """Return what a recording relies on."""
+        """Return a watch on everything that a recording relies on."""
         return self._step.watch()

@@ -104,7 +104,7 @@ class Tensor(TensorMethods["Tensor"]):
 
     def _fill(self, data: Array, backend: Backend) -> None:
         self.data, self.backend = data, backend
-        self._requires_grad = False  # what the engine reads, without the cost of a property
+        self._requires_grad = False  # the engine reads it without the cost of a property
         self.grad: Tensor | None = None
         self.logits: Tensor | None = None  # input of the softmax that made this; losses use it
         self.log_odds: Tensor | None = None  # input of the sigmoid that made this; the same
@@ -226,7 +226,7 @@ class Tensor(TensorMethods["Tensor"]):
         return function(*as_arrays(args, Tensor), **as_arrays(kwargs, Tensor))
 
     def _apply_ufunc(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        """Return what a ufunc of NumPy returns, as a tensor."""
+        """Return the result of a ufunc of NumPy as a tensor."""
         name, is_relation = function_of(ufunc, method, options)
         if not is_relation:
             return apply(ops.OPS[name], *inputs)

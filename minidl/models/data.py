@@ -36,7 +36,7 @@ class DataMethods:
         return of_one(x, slice(1, None), self.input_shape)
 
     def _host_outputs(self: Any, who: str, name: str, values: Any) -> Any:
-        """Return targets or weights as one array, or as what `Samples.checked` converts."""
+        """Return targets or weights in a form that `Samples.checked` accepts."""
         # Structured arrays are only those of several outputs; others are rejected here.
         return values if fields(values) is values else number_array(who, name, values)
 
@@ -151,7 +151,7 @@ class DataMethods:
 
 
 def returned(values: dict[str, float], return_dict: bool) -> Any:
-    """Return what `evaluate` returns for these values."""
+    """Return values in the form of `evaluate`: by name, in a list, or the loss alone."""
     if return_dict:
         return values
     return list(values.values()) if len(values) > 1 else values["loss"]

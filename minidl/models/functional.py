@@ -145,7 +145,7 @@ class Functional(Model):
         return packed(parts) if self.takes_list else parts[0]
 
     def _converted(self, who: str, x: Any, convert: Callable[[str, Any], Any]) -> list[Any]:
-        """Return what `convert` makes of name and value of each input, if the shapes fit."""
+        """Return the inputs, each converted by its name and value, if their shapes fit."""
         given = by_name(who, "an array for each of the inputs", self.graph.names, x)
         parts = [convert(f"x[{name!r}]", part) for name, part in given.items()]
         count = parts[0].shape[:1]

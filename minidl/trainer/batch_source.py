@@ -126,7 +126,7 @@ class BatchSource:
             yield batch
 
     def steps(self, size: int = 0) -> float:
-        """Return the number of batches in this epoch, whatever `size` is; inf if it is unknown."""
+        """Return the number of batches in this epoch; inf if it is unknown. `size` is ignored."""
         return self.done if self._next is None else max(self._known, self.done + 1)
 
     def _new_iterator(self) -> Iterator[Any]:
@@ -138,7 +138,7 @@ class BatchSource:
         return map(given.__getitem__, range(len(given)))
 
     def _checked_batch(self, given: Any) -> Samples:
-        """Return what the iterable yielded as samples, in arrays of their own."""
+        """Return a batch of the iterable as samples, in arrays of their own."""
         # A list of numbers is one array; PyTorch's loaders yield lists of tensors.
         is_list = isinstance(given, list) and any(getattr(part, "ndim", 0) for part in given)
         parts = given if is_list or isinstance(given, tuple) else (given,)

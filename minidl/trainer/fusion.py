@@ -109,7 +109,7 @@ class Plan:
     feed : Feed
         The source of batches, which does the work of the first layers if it can.
     loss, metrics
-        What the outputs are compared by.
+        The loss and the metrics of the outputs.
     samples : Samples or BatchSource
         The data set.
     columns : dict of str to int
@@ -164,7 +164,7 @@ class Plan:
         return None
 
     def compared_by(self) -> list[Any]:
-        """Return the loss and the metrics, and what they are made of."""
+        """Return the loss and the metrics, and their parts."""
         wholes = [self.loss, *self.metrics]
         return wholes + [part for whole in wholes for part in getattr(whole, "made_of", ())]
 
@@ -175,7 +175,7 @@ class Plan:
             return x if self._classifier is None else self._classifier(x)
 
     def compare(self, batch: Batch) -> Comparison:
-        """Return the loss of a batch of the feed, and what `Totals.add` takes.
+        """Return the loss of a batch of the feed, and the arguments of `Totals.add`.
 
         The loss is the mean of the samples, plus the terms of layers and the penalties on weights.
 
@@ -188,7 +188,7 @@ class Plan:
         counts : tuple of int
             The number of values in each of the sums.
         compared : Compared or None
-            What `Totals.update_metrics` takes, if a metric is not a mean.
+            The arguments of `Totals.update_metrics`, if a metric is not a mean.
         """
         with rng.batch_of(len(batch.x)), terms.collected() as added:
             x = through(self._stages, batch.x)
@@ -204,7 +204,7 @@ class Plan:
         return self._with_terms(found, parts) if parts else found
 
     def _with_terms(self, found: Comparison, added: Sequence[Tensor]) -> Comparison:
-        """Add the terms of layers and the penalties on weights to what `compare` returns."""
+        """Add the terms of layers and the penalties on weights to a loss and its sum."""
         loss, sums, *others = found
         self._backend.not_recorded("layers add terms to the loss")
         for term in added:

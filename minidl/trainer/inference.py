@@ -55,7 +55,7 @@ class _Inference(Work):
 
     @property
     def report(self) -> Recording:
-        """What became of the recordings."""
+        """The report on the recordings."""
         return self._recorder.report
 
     @contextmanager
@@ -66,7 +66,7 @@ class _Inference(Work):
             yield
 
     def _steps(self) -> list[tuple[Any, str]]:
-        """Return what a `Watch` takes for the training steps that decide rates."""
+        """Return the training steps that decide rates, as arguments of a `Watch`."""
         return [(layer.random_stream, "step") for layer in scheduled(self._model)]
 
 
@@ -91,7 +91,7 @@ class Evaluation(_Inference):
         return dict(self.totals)
 
     def counters(self) -> list[tuple[Any, ...]]:
-        """Return what `run` counts on the host."""
+        """Return the attributes that `run` counts in."""
         return [(self.totals, "_counts")]
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
@@ -108,7 +108,7 @@ class Evaluation(_Inference):
         self.totals.count(counted, times)
 
     def watch(self) -> Watch:
-        """Return what a recording relies on."""
+        """Return a watch on everything that a recording relies on."""
         plan = self._plan
         attributes = (self, "totals.sums"), (plan, "loss", "metrics")
         parts = plan.compared_by()
@@ -153,7 +153,7 @@ class Prediction(_Inference):
         return Done({f"output {number}": y.data for number, y in enumerate(several)})
 
     def watch(self) -> Watch:
-        """Return what a recording relies on."""
+        """Return a watch on everything that a recording relies on."""
         return Watch(self._model, *self._steps())
 
 
@@ -203,7 +203,7 @@ class MonteCarlo(Prediction):
             yield batch.start, self.numbers(ahead)
 
     def counters(self) -> list[tuple[Any, ...]]:
-        """Return what `run` counts on the host."""
+        """Return the attributes that `run` counts in."""
         return [(self, "_draw")]
 
     def _drawn(self, batch: Batch, numbers: Numbers) -> Tensor:

@@ -19,7 +19,7 @@ class Interrupts:
     Attributes
     ----------
     is_held : bool
-        Whether a signal waits.
+        Whether signals wait.
 
     Examples
     --------

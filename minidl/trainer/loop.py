@@ -57,7 +57,7 @@ class Run:
     Attributes
     ----------
     interrupts : Interrupts
-        What lets Ctrl-C wait.
+        Deferral of Ctrl-C.
     is_training : bool
         Whether weights that a callback sets are a part of the run: until its end.
     warnings : list of Warning

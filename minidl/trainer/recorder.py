@@ -36,7 +36,7 @@ NOT_WANTED, TOO_FEW = "record=False", "there are too few batches"  # not worth a
 
 PATIENCE = 4  # recordings in a row that a change made useless before their first replay
 
-_IN_MOTION = {"run", "stop_training", "recording"}  # attributes of models that no step reads
+_UNREAD = {"run", "stop_training", "recording"}  # attributes of models that no step reads
 
 
 class Recording(NamedTuple):
@@ -109,7 +109,7 @@ class Work:
         raise NotImplementedError
 
     def replay(self, recording: Any, counted: Any, times: int) -> None:
-        """Replay a recording of `run`, so many times, and count on the host what `run` counts."""
+        """Replay a recording of `run` a number of times, and count on the host as `run` does."""
         recording.replay(times)
 
     def watch(self) -> "Watch":
@@ -154,7 +154,7 @@ class Watch:
         self._arrays, self._arrays_before = arrays, arrays()
         self._ids = [*map(id, self._arrays_before)]
         self._weights = [(parameter, parameter.data) for parameter in model.parameters()]
-        found = [(threads, "_chosen"), (model, *(n for n in vars(model) if n not in _IN_MOTION))]
+        found = [(threads, "_chosen"), (model, *(n for n in vars(model) if n not in _UNREAD))]
         of_weight = "_requires_grad", "constraint", "regularizer", "_factor"
         found += [(parameter, *of_weight) for parameter in model.parameters()]
         found += [(stream, "own_seed", "model_seed", "number") for stream in model.streams()]

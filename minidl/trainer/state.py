@@ -79,7 +79,7 @@ class History:
         points: dict[str, list[tuple[float, float]]] = {}
         for epoch, logs in self.rows():
             for name, value in logs.items():
-                with suppress(TypeError, ValueError):  # callbacks may log what is not a number
+                with suppress(TypeError, ValueError):  # callbacks may log other things
                     points.setdefault(name, []).append((epoch + 1, float(value)))
         names = dict.fromkeys(name.removeprefix("val_") for name in points)
         pairs = ({n: points.get(n, []), f"val_{n}": points.get(f"val_{n}", [])} for n in names)
@@ -204,7 +204,7 @@ class TrainState:
         return self.obstacle
 
     def fingerprint(self) -> Fingerprint:
-        """Return what a resumed run relies on; it is noted at the end of runs and of loading."""
+        """Return the fingerprint of everything that a resumed run relies on."""
         assert self.optimizer is not None, "compiled for the run"
         weights = {name: weight.data for name, weight in self._weights().items()}
         counters = {"model/step": np.array(self.step), "model/epoch": np.array(self.epoch)}
@@ -269,7 +269,7 @@ class TrainState:
         self.optimizer.learning_rate = rate
 
     def undo_broken_callback(self) -> None:
-        """Undo what an interrupted callback did to the learning rate."""
+        """Undo the change of the learning rate by an interrupted callback."""
         if self.progress.learning_rate is not None:
             self.learning_rate = self.progress.learning_rate
             self.progress = self.progress._replace(learning_rate=None)
@@ -352,7 +352,7 @@ class TrainState:
         return copies(self.state(*sections), self.model.backend)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load what `state` returned, or some of its sections; what is not named stays.
+        """Load a result of `state`, or some of its sections; the others stay.
 
         Arrays may be those of the host or of the device. In `fit`, Ctrl-C waits until
         loading is complete.

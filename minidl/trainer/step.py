@@ -20,7 +20,7 @@ from minidl.trainer.table import Numbers
 
 
 class Counted(NamedTuple):
-    """What a step counts on the host."""
+    """Counts of a step on the host."""
 
     values: Sequence[int]  # in each column of the totals
     streams: Sequence[RandomStream]  # that drew
@@ -112,7 +112,7 @@ class Step(Work):
     def backward(
         self, batch: Batch, numbers: Numbers, gradient: Tensor | None = None
     ) -> tuple[Array, Sequence[int], Compared | None]:
-        """Compute the gradients of a batch; return what `Plan.compare` does beside the loss.
+        """Compute the gradients of a batch; return sums, counts and outputs of `Plan.compare`.
 
         `gradient` is that of the loss, 1 by default.
         """
@@ -166,7 +166,7 @@ class Step(Work):
             state.is_torn = False
 
     def watch(self) -> Watch:
-        """Return what a recording of the step relies on."""
+        """Return a watch on everything that a recording of the step relies on."""
         optimizer = self.optimizer
         of_state, of_plan = (self.state, "optimizer", "totals.sums"), (self.plan, "loss", "metrics")
         attributes = of_state, of_plan, (self, "trained"), (optimizer, *optimizer.settings())
@@ -178,7 +178,7 @@ class Step(Work):
         return [*self.optimizer.buffers.values()]
 
     def counters(self) -> list[tuple[Any, ...]]:
-        """Return what `run` counts on the host."""
+        """Return the attributes that `run` counts in."""
         of_state = self.state, "step", "epoch", "progress", "is_torn"
         of_optimizer = self.optimizer, "calls", "is_changing"
         of_streams = [(stream, "step") for stream in self._streams]
@@ -192,6 +192,6 @@ class Step(Work):
         """Combine the gradients with those of other workers; alone, do nothing."""
 
     def recorder(self, reason: str) -> Any:
-        """Return what works on batches as `Recorder.work_ahead`; `reason` is the recorder's."""
+        """Return the recorder of this step, or an object with the same methods."""
         model = self.state.model
         return Recorder(model.backend, model.dtype, self, reason)

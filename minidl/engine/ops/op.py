@@ -19,7 +19,7 @@ JointVjp = Callable[[Array, Sequence[bool], Arrays], Arrays]
 Vjps = tuple[Vjp, ...] | JointVjp
 
 Result = tuple[Array, Vjps]
-"""What an operation returns: its value, and how its gradient is computed."""
+"""Result of an operation: its value, and its VJPs."""
 
 Op = Callable[..., Result]
 
