@@ -241,21 +241,20 @@ class Recorder:
         if kept is None:
             sizes = len(work.feed), size, work.repeats
             kept = _Kept(Table(self._backend, self._dtype, *sizes, work.numbers()))
-            kept.table.aim(batch, work.upcoming(batch))
+        kept.table.aim(batch, work.upcoming(batch))
+        if kept.watch is None:
             self._run_placed(kept)  # compiles the kernels that read numbers from their places
             kept.watch = work.watch()
             self._kept[size] = kept
-            return kept.done
-        kept.table.aim(batch, work.upcoming(batch))
-        if kept.is_proven:
+        elif kept.recording is None:
+            self._record(kept, batch)
+        elif not kept.is_proven:
+            self._try(kept, batch)
+        else:
             times = min(times, kept.table.left)
             work.replay(kept.recording, kept.done.counted, times)
             kept.table.advance(times)
             self._replays += times
-        elif kept.recording is None:
-            self._record(kept, batch)
-        else:
-            self._try(kept, batch)
         return kept.done
 
     def work_ahead(self, batch: Batch, most: int) -> int:
