@@ -35,9 +35,6 @@ from minidl.trainer.loop import Run
 from minidl.trainer.position import run_arguments
 from minidl.trainer.state import COMPILED_WITHIN_EPOCH, History
 
-KERAS_COMPILE = {"run_eagerly": False, "steps_per_execution": 1, "jit_compile": ("auto", False)}
-KERAS_FIT = {"workers": 1}
-
 
 class EvaluateRest(Rest, total=False):
     """Arguments of `evaluate` on which the type of its result does not depend."""
@@ -101,7 +98,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
 
     # -------------------------------------------------------------------- training
 
-    @keras_defaults(**KERAS_COMPILE)
+    @keras_defaults(run_eagerly=False, steps_per_execution=1, jit_compile=("auto", False))
     def compile(
         self,
         optimizer: str | optimizers.Optimizer = "rmsprop",
@@ -170,7 +167,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         if self.run is not None and self.run.is_training and self.position.batch:
             state.obstacle = COMPILED_WITHIN_EPOCH
 
-    @keras_defaults(**KERAS_FIT)
+    @keras_defaults(workers=1)
     @keeps_scopes
     def fit(
         self,
