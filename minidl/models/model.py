@@ -324,7 +324,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
                 options: dict[str, Any] = {"record": record, "validation_freq": often}
                 options["validation_batch_size"] = validation_batch_size
                 run = Run(self, state, *parts, distribution=distribution, **options)
-            run.start(arguments, initial_epoch, verbose, is_new=is_new, is_resumed=bool(resume))
+            run.start(arguments, initial_epoch, verbose, is_new=is_new)
         for warning in run.warnings if distribution.rank == 0 else ():
             with suppress(AttributeError, ValueError):  # of a closed or unusual sys.stderr
                 # The caller's line, past the decorators.

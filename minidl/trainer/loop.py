@@ -100,13 +100,7 @@ class Run:
         return self.plan.samples.steps(self.position.batch_size)
 
     def start(
-        self,
-        arguments: Mapping[str, int],
-        first_epoch: int,
-        verbose: int,
-        *,
-        is_new: bool,
-        is_resumed: bool,
+        self, arguments: Mapping[str, int], first_epoch: int, verbose: int, *, is_new: bool
     ) -> None:
         """Begin the run with `run_arguments`, and train.
 
@@ -125,7 +119,7 @@ class Run:
                         if is_new:
                             state.begin_run(arguments, first_epoch)
                         # An interrupted run that is resumed keeps a stop that was set before.
-                        if not is_resumed or state.progress.moment is None:
+                        if state.progress.moment is None:
                             model.stop_training = False
                     names = "epochs", "validation_freq", "validation_batch_size"
                     settings = {name: getattr(self, name) for name in names}
