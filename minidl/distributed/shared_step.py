@@ -273,16 +273,16 @@ class _ShardGradients(Work):
     def aim(self, shard: int) -> None:
         """Choose the next shard."""
         self._shard = shard
-        first, stop = self._bounds(shard, len(self._batch))
-        self._first, self._rows = first, stop - first
-        share = self._rows / len(self._batch)
-        place, before = self._shares.get(self._rows, (None, None))
+        self._first, stop = self._bounds(shard, len(self._batch))
+        rows = stop - self._first
+        share = rows / len(self._batch)
+        place, before = self._shares.get(rows, (None, None))
         if place is None:
             model = self._step.state.model
             place = Tensor.of(model.backend.xp.ones((), model.dtype), model.backend)
         if share != before:  # else nothing need be launched
             place.data[...] = share
-        self._shares[self._rows] = place, share
+        self._shares[rows] = place, share
 
     def _bounds(self, shard: int, rows: int) -> tuple[int, int]:
         return rows_of(shard, self._step.shards, rows)
@@ -309,7 +309,7 @@ class _ShardGradients(Work):
         for stream, number in self._streams:  # so that `drawing` sees what an earlier shard drew
             stream.step = number
         with step.drawing() as drew:
-            sums, counts, compared = step.backward(batch, numbers, self._shares[self._rows][0])
+            sums, counts, compared = step.backward(batch, numbers, self._shares[len(batch)][0])
         step.note_gradients()
         outputs = None
         if compared is not None:

@@ -157,8 +157,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         if len(set(names)) < len(names) or any(name.startswith("val_") for name in names):
             raise ValueError(
                 "compile: expected metrics with unique names, not loss and without val_, got "
-                f"{names[1:]}. "
-                'Name one: SparseCategoricalAccuracy("name").'
+                f'{names[1:]}. Name one: SparseCategoricalAccuracy("name").'
             )
         self.loss, self.metrics = new_loss, new_metrics
         state = self.train_state

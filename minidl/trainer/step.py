@@ -72,9 +72,9 @@ class Step(Work):
     def numbers(self, ahead: int = 0) -> Numbers:
         """Return the numbers of the next update, or of a later one."""
         step = rng.checked_integer("fit: step", self.state.step + ahead, 2**32)
-        updates = self.optimizer.numbers(ahead, self.optimizer.groups_of(self.trained))
+        sizes = self.optimizer.numbers(ahead, self.optimizer.groups_of(self.trained))
         rates = tuple(layer.numbers_of(layer.rate_at(step)) for layer in self._scheduled)
-        return Numbers(step, 0, updates, rates)
+        return Numbers(step, 0, sizes, rates)
 
     @property
     def _scheduled(self) -> list[RandomLayer]:
