@@ -11,7 +11,7 @@ from minidl.backend import Array, Backend, get_backend
 from minidl.engine import ops
 from minidl.engine.backward import Node, backpropagate, is_recording, next_number
 from minidl.engine.methods import TensorMethods
-from minidl.engine.operands import as_arrays, flat, function_of, kept, number
+from minidl.engine.operands import as_arrays, function_of, kept, number
 
 
 class _ArrayUfunc:
@@ -265,27 +265,11 @@ class Tensor(TensorMethods["Tensor"]):
         _, (_, *plain) = as_operands("getitem", (self, *parts))
         return apply(ops.getitem, self, index=tuple(plain))
 
-    def reshape(self, *shape: int | Sequence[int]) -> "Tensor":
-        """Return the elements in another shape, in C order; one length may be -1."""
-        return apply(ops.reshape, self, shape=flat(shape))
-
-    def transpose(self, *axes: int | Sequence[int]) -> "Tensor":
-        """Return the tensor with its axes in the given order; without one, reversed."""
-        return apply(ops.transpose, self, axes=flat(axes) if axes else None)
-
-    def sum(self, axis: ops.Axis = None, keepdims: bool = False) -> "Tensor":
-        """Return the sum over `axis`; None means all axes."""
-        return apply(ops.sum, self, axis=axis, keepdims=keepdims)
-
     def argmax(self, axis: int | None = None, keepdims: bool = False) -> "Tensor":
         """Return the index of the first maximum over `axis`; None means of all elements."""
         self.backend.not_recorded("argmax has no kernel")
         with self.backend.active:
             return self.like(self.backend.xp.asarray(self.data.argmax(axis, keepdims=keepdims)))
-
-    def relu(self) -> "Tensor":
-        """Return the positive part of each element."""
-        return apply(ops.relu, self)
 
     def sigmoid(self) -> "Tensor":
         """Return 1 / (1 + exp(-x)) of each element; the result keeps x as its ``log_odds``."""
