@@ -280,9 +280,8 @@ class DataParallel(Distribution):
         if self.size > 1:
             weights = [np.ascontiguousarray(w.numpy()) for w in state.model.parameters()]
             checksums = [zlib.crc32(weight.data) for weight in weights]
-            self._compare(
-                {"the weights (does a callback change them, or the settings?)": checksums}
-            )
+            name = "the weights (does a callback change them, or the settings?)"
+            self._compare({name: checksums})
 
 
 def _check_loss(run: Any) -> None:

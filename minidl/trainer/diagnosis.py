@@ -52,8 +52,7 @@ def _failing_layer(plan: Plan, batch: Batch, step: int) -> str | None:
     if not _is_finite(batch.x):
         return "the inputs"
     x = batch.x
-    training = rng.training(step=step)
-    with training, no_grad(), updates.collected(), terms.collected() as added:
+    with rng.training(step=step), no_grad(), updates.collected(), terms.collected() as added:
         for layer in plan.layers:
             x = layer(x)
             if not _is_finite(x):
