@@ -20,6 +20,7 @@ from minidl.losses.outputs import fields, unwrapped
 from minidl.metrics import of_one_output, of_outputs
 from minidl.models.data import (
     DataMethods,
+    check_activation,
     checked_batch_size,
     checked_frequency,
     only_arrays,
@@ -33,9 +34,6 @@ from minidl.trainer.inference import Evaluation
 from minidl.trainer.loop import Run
 from minidl.trainer.position import run_arguments
 from minidl.trainer.state import COMPILED_WITHIN_EPOCH, History
-
-KERAS_COMPILE = {"run_eagerly": False, "steps_per_execution": 1, "jit_compile": ("auto", False)}
-KERAS_FIT = {"workers": 1}
 
 
 class EvaluateRest(Rest, total=False):
@@ -100,7 +98,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
 
     # -------------------------------------------------------------------- training
 
-    @keras_defaults(**KERAS_COMPILE)
+    @keras_defaults(run_eagerly=False, steps_per_execution=1, jit_compile=("auto", False))
     def compile(
         self,
         optimizer: str | optimizers.Optimizer = "rmsprop",
@@ -159,8 +157,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         if len(set(names)) < len(names) or any(name.startswith("val_") for name in names):
             raise ValueError(
                 "compile: expected metrics with unique names, not loss and without val_, got "
-                f"{names[1:]}. "
-                'Name one: SparseCategoricalAccuracy("name").'
+                f'{names[1:]}. Name one: SparseCategoricalAccuracy("name").'
             )
         self.loss, self.metrics = new_loss, new_metrics
         state = self.train_state
@@ -169,7 +166,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         if self.run is not None and self.run.is_training and self.position.batch:
             state.obstacle = COMPILED_WITHIN_EPOCH
 
-    @keras_defaults(**KERAS_FIT)
+    @keras_defaults(workers=1)
     @keeps_scopes
     def fit(
         self,
@@ -326,7 +323,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
                 options: dict[str, Any] = {"record": record, "validation_freq": often}
                 options["validation_batch_size"] = validation_batch_size
                 run = Run(self, state, *parts, distribution=distribution, **options)
-            run.start(arguments, initial_epoch, verbose, is_new=is_new, is_resumed=bool(resume))
+            run.start(arguments, initial_epoch, verbose, is_new=is_new)
         for warning in run.warnings if distribution.rank == 0 else ():
             with suppress(AttributeError, ValueError):  # of a closed or unusual sys.stderr
                 # The caller's line, past the decorators.
@@ -368,6 +365,8 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
                     f"{who}: expected sample_weight with one number for each sample, or for each "
                     f"of its losses, got shape {held.shape} of {held.dtype}. Reshape it."
                 ) from error
+        for layer, loss in zip(self._ends(), self.loss.made_of or [self.loss], strict=False):
+            check_activation(who, layer, loss)
         return samples
 
     # -------------------------------------------------------------------- use
