@@ -323,6 +323,21 @@ def choose(
     )
 
 
+def constructor_parameters(kind: type, *, of_bases: bool = False) -> list[inspect.Parameter]:
+    """Return the parameters of a class's constructor, but for ``**options``.
+
+    `of_bases` adds those of the base classes that ``**options`` go to.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for base in kind.__mro__:
+        own = inspect.signature(base).parameters.values()
+        named = {p.name: p for p in own if p.kind is not p.VAR_KEYWORD}
+        found |= {name: p for name, p in named.items() if name not in found}
+        if not of_bases or len(named) == len(own):
+            break
+    return list(found.values())
+
+
 def shown_arguments(
     thing: Any, *, of_bases: bool = False, with_defaults: bool = False
 ) -> dict[str, Any]:
@@ -330,14 +345,8 @@ def shown_arguments(
 
     `of_bases` adds those of base classes that ``**options`` go to.
     """
-    defaults: dict[str, Any] = {}
-    for kind in type(thing).__mro__:
-        own = inspect.signature(kind).parameters.values()
-        for p in own:
-            if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
-                defaults.setdefault(p.name, p.default)
-        if not of_bases or all(p.kind != p.VAR_KEYWORD for p in own):
-            break
+    parameters = constructor_parameters(type(thing), of_bases=of_bases)
+    defaults = {p.name: p.default for p in parameters if p.kind is not p.VAR_POSITIONAL}
     values = {name: getattr(thing, name) for name in defaults}
     if with_defaults:
         return values
