@@ -1,10 +1,9 @@
 """Dropout of whole branches."""
 
-from collections.abc import Callable
 from typing import Any
 
 from minidl.layers.dropout import Dropout
-from minidl.layers.random_layer import NoiseShape
+from minidl.layers.random_layer import NoiseShape, RateLike
 
 UNITS = ("sample", "step")
 
@@ -44,7 +43,7 @@ class DropPath(Dropout):
 
     def __init__(
         self,
-        rate: float | Callable[[int], float],
+        rate: RateLike,
         per: str = "sample",
         seed: int | None = None,
         *,

@@ -1,6 +1,5 @@
 """Dropout."""
 
-from collections.abc import Callable
 from typing import Any
 
 from minidl_kernels.placed import keeps_all
@@ -8,7 +7,7 @@ from minidl_kernels.placed import keeps_all
 from minidl import rng
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
-from minidl.layers.random_layer import NoiseShape, RandomLayer, Rate, checked_noise_shape
+from minidl.layers.random_layer import NoiseShape, RandomLayer, Rate, RateLike, checked_noise_shape
 
 SCALINGS = ("train", "inference")
 
@@ -81,7 +80,7 @@ class Dropout(RandomLayer):
 
     def __init__(
         self,
-        rate: float | Callable[[int], float],
+        rate: RateLike,
         noise_shape: NoiseShape | None = None,
         seed: int | None = None,
         *,

@@ -1,10 +1,9 @@
 """Dropout of whole feature maps."""
 
-from collections.abc import Callable
 from typing import Any
 
 from minidl.layers.dropout import Dropout
-from minidl.layers.random_layer import NoiseShape
+from minidl.layers.random_layer import NoiseShape, RateLike
 
 DATA_FORMATS = ("channels_last", "channels_first")
 
@@ -59,7 +58,7 @@ class SpatialDropout1D(_SpatialDropout):
 
     def __init__(
         self,
-        rate: float | Callable[[int], float],
+        rate: RateLike,
         seed: int | None = None,
         *,
         stream: int | None = None,
@@ -103,7 +102,7 @@ class SpatialDropout2D(_SpatialDropout):
 
     def __init__(
         self,
-        rate: float | Callable[[int], float],
+        rate: RateLike,
         data_format: str | None = None,
         seed: int | None = None,
         *,
