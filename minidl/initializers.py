@@ -235,7 +235,16 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return size * inputs, size * outputs
 
 
-class GlorotUniform(VarianceScaling):
+class _Preset(VarianceScaling):
+    """Values whose scale, mode and distribution have a name of their own."""
+
+    _arguments: tuple[float, str, str]
+
+    def __init__(self, *, seed: int | None = None):
+        super().__init__(*self._arguments, seed=seed)
+
+
+class GlorotUniform(_Preset):
     """Uniform values within sqrt(6 / (fan-in + fan-out)) of 0.
 
     Glorot & Bengio, AISTATS 2010, equation 12.
@@ -247,58 +256,52 @@ class GlorotUniform(VarianceScaling):
     True
     """
 
-    def __init__(self, *, seed: int | None = None):
-        super().__init__(1.0, "fan_avg", "uniform", seed=seed)
+    _arguments = 1.0, "fan_avg", "uniform"
 
 
-class GlorotNormal(VarianceScaling):
+class GlorotNormal(_Preset):
     """Normal values, cut at two sigma, with variance 2 / (fan-in + fan-out).
 
     Glorot & Bengio, AISTATS 2010, equation 12.
     """
 
-    def __init__(self, *, seed: int | None = None):
-        super().__init__(1.0, "fan_avg", "truncated_normal", seed=seed)
+    _arguments = 1.0, "fan_avg", "truncated_normal"
 
 
-class HeUniform(VarianceScaling):
+class HeUniform(_Preset):
     """Uniform values within sqrt(6 / fan-in) of 0.
 
     He et al., ICCV 2015, equation 10.
     """
 
-    def __init__(self, *, seed: int | None = None):
-        super().__init__(2.0, "fan_in", "uniform", seed=seed)
+    _arguments = 2.0, "fan_in", "uniform"
 
 
-class HeNormal(VarianceScaling):
+class HeNormal(_Preset):
     """Normal values, cut at two sigma, with variance 2 / fan-in.
 
     He et al., ICCV 2015, equation 10.
     """
 
-    def __init__(self, *, seed: int | None = None):
-        super().__init__(2.0, "fan_in", "truncated_normal", seed=seed)
+    _arguments = 2.0, "fan_in", "truncated_normal"
 
 
-class LecunUniform(VarianceScaling):
+class LecunUniform(_Preset):
     """Uniform values within sqrt(3 / fan-in) of 0.
 
     LeCun et al., "Efficient BackProp", 1998, equation 16.
     """
 
-    def __init__(self, *, seed: int | None = None):
-        super().__init__(1.0, "fan_in", "uniform", seed=seed)
+    _arguments = 1.0, "fan_in", "uniform"
 
 
-class LecunNormal(VarianceScaling):
+class LecunNormal(_Preset):
     """Normal values, cut at two sigma, with variance 1 / fan-in: those that selu needs.
 
     LeCun et al., "Efficient BackProp", 1998, equation 16.
     """
 
-    def __init__(self, *, seed: int | None = None):
-        super().__init__(1.0, "fan_in", "truncated_normal", seed=seed)
+    _arguments = 1.0, "fan_in", "truncated_normal"
 
 
 _BY_NAME: dict[str, type[Initializer]] = {

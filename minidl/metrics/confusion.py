@@ -69,6 +69,7 @@ def _ratio(a: Any, b: Any) -> np.ndarray:
     return np.divide(a, b, out=np.zeros_like(a), where=b != 0)
 
 
+@keras_defaults(dtype=(None, "float32"))
 class _Share(_Counts):
     """Share of the true positives among others; a subclass names the row of the others."""
 
@@ -111,7 +112,6 @@ class _Share(_Counts):
         return _ratio(kinds[0], kinds[0] + kinds[self._others])
 
 
-@keras_defaults(dtype=(None, "float32"))
 class Precision(_Share):
     """Share of the labels that are 1 among those whose output is above a threshold.
 
@@ -141,7 +141,6 @@ class Precision(_Share):
     _others = 1  # false positives
 
 
-@keras_defaults(dtype=(None, "float32"))
 class Recall(_Share):
     """Share of the outputs above a threshold among the labels that are 1.
 
