@@ -193,8 +193,8 @@ def keras_defaults(**defaults: Any) -> Callable[[Kind], Kind]:
     return decorate
 
 
-class Unavailable:
-    """An attribute of Keras that minidl lacks: reading and setting it raise AttributeError.
+def unavailable(place: str, name: str) -> Any:
+    """Return an attribute of Keras that minidl lacks: reading and setting it raise AttributeError.
 
     Without this, setting it would silently do nothing.
 
@@ -202,19 +202,14 @@ class Unavailable:
     ----------
     place : str
         The entry of `ALTERNATIVES` that names the alternative.
+    name : str
+        The name of the attribute.
     """
 
-    def __init__(self, place: str):
-        self._place = place
+    def refuse(owner: object, *value: object) -> NoReturn:
+        raise AttributeError(_no(place, place, name))
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, owner: object, kind: type | None = None) -> Any:
-        raise AttributeError(_no(self._place, self._place, self._name))
-
-    def __set__(self, owner: object, value: object) -> None:
-        raise AttributeError(_no(self._place, self._place, self._name))
+    return property(refuse, refuse)
 
 
 def missing_attribute(owner: object, place: str, name: str) -> Any:

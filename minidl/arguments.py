@@ -47,6 +47,16 @@ def count(name: str, value: Any) -> int:
     return integer(name, value, 0, "an integer, 0 or above")
 
 
+def optional(check: Callable[[str, Any], Kind], name: str, value: Any) -> Kind | None:
+    """Return `value` as a check returns it; None stays None.
+
+    Examples
+    --------
+    >>> optional(count, "EarlyStopping: patience", None)
+    """
+    return None if value is None else check(name, value)
+
+
 def integer(name: str, value: Any, low: float = -math.inf, expected: str = "an integer") -> int:
     """Return `value` as a Python int if it is an integer from `low` on, else raise ValueError."""
     try:

@@ -43,9 +43,7 @@ class Initializer(RefusesMethods):
     is_random = False  # whether `draw` depends on the seed
 
     def __init__(self, *, seed: int | None = None):
-        if seed is not None:
-            seed = rng.checked_integer(f"{type(self).__name__}: seed", seed, 2**64)
-        self.seed = seed
+        self.seed = rng.integer_or_none(f"{type(self).__name__}: seed", seed, 2**64)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError if a weight of `shape` cannot be initialised so."""

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from minidl.arguments import Number, positive_integer
+from minidl.arguments import Number, optional, positive_integer
 from minidl.callbacks.base import Callback, Logs
 from minidl.callbacks.monitor import Monitor
 from minidl.storage import registry
@@ -130,19 +130,17 @@ class ModelCheckpoint(Monitor):
         if save_freq != "epoch":
             every_steps = positive_integer("ModelCheckpoint: save_freq", save_freq)
         self.verbose = verbose
-        if every_steps is not None:
-            every_steps = positive_integer("ModelCheckpoint: every_steps", every_steps)
-        if every_epochs is not None:
-            every_epochs = positive_integer("ModelCheckpoint: every_epochs", every_epochs)
         self.folder = Path(filepath)
         if self.folder.suffix in FILE_ENDINGS:
             raise ValueError(
                 f"{type(self).__name__}: expected a folder, got the file name {filepath}. Pass a "
                 f"name without {self.folder.suffix}."
             )
-        self.every_steps = every_steps
-        self.every_epochs = 1 if every_steps is every_epochs is None else every_epochs
-        self.keep = positive_integer("ModelCheckpoint: keep", keep)
+        every_epochs = 1 if every_steps is every_epochs is None else every_epochs
+        who = "ModelCheckpoint"
+        self.every_steps = optional(positive_integer, f"{who}: every_steps", every_steps)
+        self.every_epochs = optional(positive_integer, f"{who}: every_epochs", every_epochs)
+        self.keep = positive_integer(f"{who}: keep", keep)
         self.keeps_best = monitor is not None
         self.initial_value_threshold = initial_value_threshold
         self._lock: IO[str] | None = None

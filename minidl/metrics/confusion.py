@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from minidl.alternatives import keras_defaults
-from minidl.arguments import Number, count, integer, one_of, positive_integer
+from minidl.arguments import Number, count, integer, one_of, optional, positive_integer
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
 from minidl.losses.base import SameShape, fitted
@@ -86,8 +86,8 @@ class _Share(_Counts):
         super().__init__(name)
         self.thresholds = 0.5 if thresholds is None and top_k is None else thresholds
         who = type(self).__name__
-        self.top_k = None if top_k is None else positive_integer(f"{who}: top_k", top_k)
-        self.class_id = None if class_id is None else count(f"{who}: class_id", class_id)
+        self.top_k = optional(positive_integer, f"{who}: top_k", top_k)
+        self.class_id = optional(count, f"{who}: class_id", class_id)
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless `y_true` fits the outputs, and there are enough of these."""
