@@ -7,7 +7,6 @@ an optimizer in a file is ignored. HDF5 needs h5py, the extra ``keras``.
 """
 
 import io
-import re
 from collections import Counter
 from collections.abc import Iterator
 from types import ModuleType
@@ -88,7 +87,7 @@ def _groups(model: Layer, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         )
     seen: Counter[str] = Counter()
     for layer in model.layers:
-        kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
+        kind = layer.class_label
         name = f"{prefix}layers/{kind}_{seen[kind]}" if seen[kind] else f"{prefix}layers/{kind}"
         seen[kind] += 1
         yield name, layer
