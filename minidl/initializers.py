@@ -46,7 +46,7 @@ class Initializer(RefusesMethods):
         self.seed = rng.integer_or_none(f"{type(self).__name__}: seed", seed, 2**64)
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError if a weight of `shape` cannot be initialised so."""
+        """Raise ValueError if a weight of `shape` does not fit the initializer."""
 
     def draw(self, shape: tuple[int, ...], *, seed: int, stream: int) -> np.ndarray:
         """Return float64 values of `shape` that depend only on the arguments."""
@@ -190,7 +190,7 @@ class VarianceScaling(Initializer):
     scale : float
         Above 0.
     mode : {"fan_in", "fan_out", "fan_avg"}
-        What n is: the number of inputs, that of outputs, or the mean of both.
+        The meaning of n: the number of inputs, that of outputs, or the mean of both.
     distribution : {"truncated_normal", "untruncated_normal", "uniform"}
         The first is cut at two sigma and has this variance after the cut.
     seed : int, optional

@@ -235,7 +235,7 @@ class TensorBoard(_EpochLogger):
         self._purge_step: int | None = None
 
     def _write_step(self, batch: int, logs: Logs) -> None:
-        """Write the means of the epoch so far, after every so many steps of the model's life."""
+        """Write the means so far, if the number of steps is a multiple of `update_freq`."""
         step = self.model.step
         if step % self._every == 0:
             writer = self._writer("batches", step)

@@ -178,7 +178,7 @@ class ModelCheckpoint(Monitor):
             )
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
-        """Save after every so many steps of the model's life, and where training stops."""
+        """Save if the number of steps is a multiple of `every_steps`, and when training stops."""
         is_due = self.every_steps and self.model.step % self.every_steps == 0
         run = self.model.run
         assert run is not None, "called within fit"
@@ -187,7 +187,7 @@ class ModelCheckpoint(Monitor):
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Save after every so many epochs, after the last one, and if it is the best."""
+        """Save every `every_epochs` epochs, after the last one, and after the best one."""
         # The best file first: if the run is killed in between, it repeats this epoch.
         if self.keeps_best:
             value = self.value(logs)
@@ -287,7 +287,7 @@ class _ModelFiles(ModelCheckpoint):
             self._path(dict.fromkeys(names, 0.0), **({"batch": 1} if steps else {}))
 
     def _save_step(self, batch: int, logs: Logs) -> None:
-        """Save after every so many steps of the model's life."""
+        """Save if the number of steps is a multiple of `save_freq`."""
         if self.model.step % int(self.save_freq) == 0:
             self._save(logs, epoch=self.model.position.epoch + 1, batch=batch + 1)
 

@@ -238,7 +238,7 @@ class AUC(_Counts):
     Parameters
     ----------
     num_thresholds : int
-        At least 2: so many thresholds at equal distances, from just below 0 to just above 1.
+        At least 2. The thresholds lie at equal distances, from just below 0 to just above 1.
     curve : {"ROC", "PR"}
         The curve. The area under the second is interpolated as in Davis and Goadrich, ICML 2006.
     name : str, optional
@@ -261,7 +261,7 @@ class AUC(_Counts):
         self.curve = one_of("AUC", "curve", curve, ("ROC", "PR"))
 
     def counted(self, xp: Any, y: Array, p: Array, weight: Array) -> Array:
-        """Return how many labels of 0 and of 1 have an output above so many thresholds."""
+        """Return for labels of 0 and of 1 how many outputs exceed 0, 1, 2, ... thresholds."""
         inner = np.linspace(0, 1, self.num_thresholds)[1:-1]
         limits = xp.asarray(np.concatenate([[-EPSILON], inner, [1 + EPSILON]]))
         below = xp.searchsorted(limits, xp.where(xp.isnan(p), -1.0, p).ravel())

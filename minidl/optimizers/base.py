@@ -216,9 +216,9 @@ class Optimizer(Shown, RefusesMethods):
     def numbers(
         self, ahead: int = 0, groups: Sequence[Group] = ((1.0, 1.0),)
     ) -> tuple[tuple[float, ...], ...]:
-        """Return step size and decay for the next or a later call of `update`, which `rule` takes.
+        """Return the numbers that `rule` takes in the next or a later call of `update`.
 
-        They are returned for each of the groups.
+        They are the step sizes and the decay, for each of the groups.
 
         Raises
         ------
