@@ -4,6 +4,7 @@ import inspect
 import itertools
 import math
 import operator
+import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 from numbers import Real
 from typing import Any, NoReturn, TypeVar
@@ -224,6 +225,17 @@ def by_name(who: str, what: str, names: Sequence[str], given: Any) -> dict[str, 
         f"{who}: expected {what} {list(names)}, got {got}. Pass a list in this "
         "order, or a dictionary with these keys."
     )
+
+
+def snake_case(name: str) -> str:
+    """Return the name of a class in snake case.
+
+    Examples
+    --------
+    >>> snake_case("GlorotUniform"), snake_case("ReLU")
+    ('glorot_uniform', 're_lu')
+    """
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def free_name(name: str, taken: Container[str]) -> str:

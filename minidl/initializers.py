@@ -9,7 +9,7 @@ from minidl_kernels.checks import check_choice
 
 from minidl import rng
 from minidl.alternatives import RefusesMethods
-from minidl.arguments import Number, choose, undefined
+from minidl.arguments import Number, choose, snake_case, undefined
 
 __all__ = [
     "Constant",
@@ -302,21 +302,11 @@ class LecunNormal(_Preset):
     _arguments = 1.0, "fan_in", "truncated_normal"
 
 
-_BY_NAME: dict[str, type[Initializer]] = {
-    "zeros": Zeros,
-    "ones": Ones,
-    "constant": Constant,
-    "random_normal": RandomNormal,
-    "random_uniform": RandomUniform,
-    "truncated_normal": TruncatedNormal,
-    "variance_scaling": VarianceScaling,
-    "glorot_uniform": GlorotUniform,
-    "glorot_normal": GlorotNormal,
-    "he_uniform": HeUniform,
-    "he_normal": HeNormal,
-    "lecun_uniform": LecunUniform,
-    "lecun_normal": LecunNormal,
-}
+_KINDS: tuple[type[Initializer], ...] = (
+    *(Zeros, Ones, Constant, RandomNormal, RandomUniform, TruncatedNormal, VarianceScaling),
+    *(GlorotUniform, GlorotNormal, HeUniform, HeNormal, LecunUniform, LecunNormal),
+)
+_BY_NAME = {snake_case(kind.__name__): kind for kind in _KINDS}
 
 
 def get(initializer: str | Initializer) -> Initializer:

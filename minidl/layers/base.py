@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, overload
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from minidl import initializers, regularizers, rng
 from minidl.alternatives import keras_defaults, missing_attribute, refuse_names
-from minidl.arguments import number_array, positive_integer, undefined
+from minidl.arguments import number_array, positive_integer, snake_case, undefined
 from minidl.constraints import Constraint
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor, as_tensor
@@ -167,7 +166,7 @@ class Layer(Holder):
     @property
     def class_label(self) -> str:
         """The class name in snake case."""
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+        return snake_case(type(self).__name__)
 
     # -------------------------------------------------------------------- for subclasses
 
