@@ -13,13 +13,8 @@ Kind = TypeVar("Kind")
 
 TWO_CLASSES = "use binary_crossentropy, with Dense(1, activation='sigmoid')"
 SEED = "give the model its seed="
-PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
-LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
-FREEZE = "set its attribute trainable, which holds for later weights, too"
 GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
-OWN_LOSS = "subclass losses.Loss and pass it to compile"
-OWN_LOOP = f"write the loop in a method of another name: {GRADIENT_LOOP}"
-OWN_PREDICTION = "define call, or a method of another name that calls the model"
+LISTS_OF_WEIGHTS = "trainable_variables", "trainable_weights", "weights"
 
 # Only what is not obvious from the list of the names that exist.
 ALTERNATIVES: dict[str, dict[str, str]] = {
@@ -52,9 +47,7 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     "Layer": {
         "input": "keep the symbol that the layer was called on",
         "output": "keep the symbol that the call returned",
-        "trainable_variables": LAYER_PARAMETERS,
-        "trainable_weights": LAYER_PARAMETERS,
-        "weights": LAYER_PARAMETERS,
+        **dict.fromkeys(LISTS_OF_WEIGHTS, "use layer.parameters(), each of which has numpy()"),
     },
     "Model": {
         "cuda": "give device= to the model",
@@ -63,9 +56,9 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "state_dict": "use model.save_weights or model.get_weights",
         "to": "give device= to the model, or to models.load",
         "train": "use `with minidl.training(step=step):`",
-        "trainable_variables": PARAMETERS,
-        "trainable_weights": PARAMETERS,
-        "weights": PARAMETERS,
+        **dict.fromkeys(
+            LISTS_OF_WEIGHTS, "use model.parameters(), or model.get_weights() for arrays"
+        ),
     },
     "Optimizer": {
         "apply_gradients": GRADIENT_LOOP,
@@ -80,29 +73,31 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     # arguments of Keras, at another value than `keras_defaults` accepts
     "argument": {
         "dtype": "give the model its dtype=",
-        "trainable": FREEZE,
+        "trainable": "set its attribute trainable, which holds for later weights, too",
     },
     # definitions in a subclass that minidl would never use
     "call's parameters": {
         "mask": "leave it out",
     },
     "methods of Model": {
-        "compute_loss": OWN_LOSS,
+        "compute_loss": "subclass losses.Loss and pass it to compile",
         "compute_metrics": "subclass metrics.Metric and pass it to compile",
-        "make_predict_function": OWN_PREDICTION,
-        "make_test_function": OWN_PREDICTION,
-        "make_train_function": OWN_LOOP,
-        "predict_step": OWN_PREDICTION,
-        "test_step": OWN_PREDICTION,
-        "train_step": OWN_LOOP,
+        **dict.fromkeys(
+            ("make_predict_function", "make_test_function", "predict_step", "test_step"),
+            "define call, or a method of another name that calls the model",
+        ),
+        **dict.fromkeys(
+            ("make_train_function", "train_step"),
+            f"write the loop in a method of another name: {GRADIENT_LOOP}",
+        ),
     },
     "methods of Loss": {"call": "define per_sample(self, y_true, y_pred)"},
     "methods of Initializer": {"__call__": "define draw(self, shape, *, seed, stream)"},
     "methods of Constraint": {"__call__": "define apply(self, weight, backend)"},
-    "methods of Optimizer": {
-        "apply_gradients": "define rule(self, weights, gradients, rate, decay)",
-        "update_step": "define rule(self, weights, gradients, rate, decay)",
-    },
+    "methods of Optimizer": dict.fromkeys(
+        ("apply_gradients", "update_step"),
+        "define rule(self, weights, gradients, rate, decay)",
+    ),
     "Callback": {
         "on_batch_begin": "define on_train_batch_begin",
         "on_batch_end": "define on_train_batch_end",
@@ -193,8 +188,8 @@ def keras_defaults(**defaults: Any) -> Callable[[Kind], Kind]:
     return decorate
 
 
-class Unavailable:
-    """An attribute of Keras that minidl lacks: reading and setting it raise AttributeError.
+def unavailable(place: str, name: str) -> Any:
+    """Return an attribute of Keras that minidl lacks: reading and setting it raise AttributeError.
 
     Without this, setting it would silently do nothing.
 
@@ -202,19 +197,14 @@ class Unavailable:
     ----------
     place : str
         The entry of `ALTERNATIVES` that names the alternative.
+    name : str
+        The name of the attribute.
     """
 
-    def __init__(self, place: str):
-        self._place = place
+    def refuse(owner: object, *value: object) -> NoReturn:
+        raise AttributeError(_no(place, place, name))
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, owner: object, kind: type | None = None) -> Any:
-        raise AttributeError(_no(self._place, self._place, self._name))
-
-    def __set__(self, owner: object, value: object) -> None:
-        raise AttributeError(_no(self._place, self._place, self._name))
+    return property(refuse, refuse)
 
 
 def missing_attribute(owner: object, place: str, name: str) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from minidl.alternatives import RefusesMethods
-from minidl.arguments import Number, choose, integer, undefined
+from minidl.arguments import Number, choose, integer, undefined, written
 from minidl.backend import Array, Backend
 
 __all__ = ["Constraint", "MaxNorm", "NonNeg", "UnitNorm", "get"]
@@ -34,6 +34,9 @@ class _OfUnits(Constraint):
     """Constraint on the weights of each unit, along an axis."""
 
     axis: int
+
+    def __repr__(self) -> str:
+        return written(self, vars(self))
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError if a weight of `shape` has no such axis."""
@@ -82,9 +85,6 @@ class MaxNorm(_OfUnits):
         self.max_value = max_value
         self.axis = integer("MaxNorm: axis", axis)
 
-    def __repr__(self) -> str:
-        return f"MaxNorm(max_value={self.max_value}, axis={self.axis})"
-
     def apply(self, weight: Array, backend: Backend) -> None:
         """Scale down in place the units whose norm is too large; the others keep their bits."""
         norm = self._norms(weight, backend)
@@ -103,9 +103,6 @@ class UnitNorm(_OfUnits):
 
     def __init__(self, axis: int = 0):
         self.axis = integer("UnitNorm: axis", axis)
-
-    def __repr__(self) -> str:
-        return f"UnitNorm(axis={self.axis})"
 
     def apply(self, weight: Array, backend: Backend) -> None:
         """Divide the weights by the norms of their units, in place."""

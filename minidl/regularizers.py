@@ -56,7 +56,7 @@ class L1L2(Regularizer):
         self.l1, self.l2 = l1, l2
 
     def __repr__(self) -> str:
-        return written(self, {"l1": self.l1, "l2": self.l2})
+        return written(self, vars(self))
 
     def __call__(self, weight: Tensor) -> Tensor:
         """Return the penalty on a weight."""

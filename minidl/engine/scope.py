@@ -2,11 +2,13 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import Any, NamedTuple, Optional, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
+Value = TypeVar("Value")
 
 
 class Frame(NamedTuple):
@@ -98,6 +100,16 @@ class Scope:
                 raise
             except BaseException as error:
                 resume = functools.partial(generator.throw, error)
+
+
+@contextmanager
+def set_inside(variable: ContextVar[Any], value: Value) -> Iterator[Value]:
+    """Set a context variable to a value inside, and to what it was before afterwards."""
+    token = variable.set(value)
+    try:
+        yield value
+    finally:
+        variable.reset(token)
 
 
 def keeps_scopes(function: F) -> F:

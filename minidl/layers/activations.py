@@ -49,21 +49,12 @@ def softplus(x: Tensor) -> Tensor:
     return apply(ops.softplus, x)
 
 
-_BY_NAME: dict[str, Function] = {
-    "elu": elu,
-    "gelu": gelu,
-    "gelu_tanh": gelu_tanh,
-    "leaky_relu": leaky_relu,
-    "linear": linear,
-    "relu": Tensor.relu,
-    "selu": Tensor.selu,
-    "sigmoid": Tensor.sigmoid,
-    "silu": silu,
-    "softmax": Tensor.softmax,
-    "softplus": softplus,
-    "swish": silu,
-    "tanh": Tensor.tanh,
-}
+_FUNCTIONS: tuple[Any, ...] = (
+    *(elu, gelu, gelu_tanh, leaky_relu, linear, silu, softplus),
+    *(Tensor.relu, Tensor.selu, Tensor.sigmoid, Tensor.softmax, Tensor.tanh),
+)
+_BY_NAME: dict[str, Function] = {function.__name__: function for function in _FUNCTIONS}
+_BY_NAME["swish"] = silu
 
 
 def get(activation: str | Function | None) -> Function:
@@ -81,7 +72,7 @@ def get(activation: str | Function | None) -> Function:
     if isinstance(activation, str) and activation in _BY_NAME:
         return _BY_NAME[activation]
     raise ValueError(
-        f"activation: expected a function of a Tensor or one of {', '.join(_BY_NAME)}, "
+        f"activation: expected a function of a Tensor or one of {', '.join(sorted(_BY_NAME))}, "
         f"got {activation!r}. Choose a name, or pass a function."
     )
 

@@ -13,7 +13,7 @@ from minidl.engine.tensor import Tensor, apply
 from minidl.initializers import Initializer
 from minidl.layers.base import Layer
 from minidl.layers.dense import Dense
-from minidl.layers.random_layer import RandomLayer, Rate
+from minidl.layers.random_layer import RandomLayer, Rate, RateLike
 from minidl.regularizers import Regularizer
 
 
@@ -60,7 +60,7 @@ class DropConnect(Dense, RandomLayer):
     def __init__(
         self,
         units: int,
-        rate: float | Callable[[int], float],
+        rate: RateLike,
         per_sample: bool = False,
         activation: str | Callable[[Tensor], Tensor] | None = None,
         use_bias: bool = True,

@@ -1,7 +1,6 @@
 """Layers of normal noise, which regularises in training."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from minidl_kernels.placed import keeps_all
@@ -10,7 +9,7 @@ from minidl import rng
 from minidl.arguments import Number
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
-from minidl.layers.random_layer import RandomLayer, Rate
+from minidl.layers.random_layer import RandomLayer, Rate, RateLike
 
 
 class GaussianNoise(RandomLayer):
@@ -114,7 +113,7 @@ class GaussianDropout(RandomLayer):
 
     def __init__(
         self,
-        rate: float | Callable[[int], float],
+        rate: RateLike,
         seed: int | None = None,
         *,
         stream: int | None = None,

@@ -47,7 +47,7 @@ class Metric(Shown):
     """
 
     name = "metric"
-    made_of: Sequence["Metric"] = ()  # the metrics that it has in it
+    made_of: Sequence["Metric"] = ()  # the metrics inside it
     is_mean = True  # whether `batch_sum` defines the metric, and not methods of its class
     _total: Array = None
     _count: Any = 0
