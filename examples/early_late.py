@@ -12,8 +12,9 @@ seeds. The training loss is that of the whole network, without dropout.
 
 from collections.abc import Callable
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import arguments, classifier, digits, finish, loss_and_error, plt, progress
+from common import arguments, classifier, digits, finish, loss_and_error, progress
 
 from minidl import callbacks
 

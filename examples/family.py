@@ -11,6 +11,7 @@ used once. Calibration is by how much confidence and accuracy differ (`calibrati
 
 from collections.abc import Callable
 
+import matplotlib.pyplot as plt
 import numpy as np
 from common import (
     CLASSES,
@@ -21,7 +22,6 @@ from common import (
     calibration_error,
     digits,
     finish,
-    plt,
     progress,
 )
 

@@ -10,8 +10,9 @@ One element is marked in all panels: its random word, below or not below rate x 
 
 import itertools
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import arguments, finish, plt, progress
+from common import arguments, finish, progress
 
 import minidl
 from minidl import Tensor, get_backend, layers, rng

@@ -16,8 +16,9 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import WITH, WITHOUT, arguments, classifier, digits, finish, plt, progress
+from common import WITH, WITHOUT, arguments, classifier, digits, finish, progress
 
 import minidl
 from minidl import Tensor, get_backend, layers, losses, optimizers, rng

@@ -11,19 +11,10 @@ right ones is measured by the area under the ROC curve, over all test images tur
 1 is perfect, 0.5 is chance. The confidence of the mean prediction is compared with them.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import (
-    CLASSES,
-    WITH,
-    WITHOUT,
-    Image,
-    arguments,
-    classifier,
-    digits,
-    finish,
-    plt,
-    progress,
-)
+from common import CLASSES, WITH, WITHOUT, arguments, classifier, digits, finish, progress
+from PIL import Image
 
 LINES = ("-o", "--s", "-.^", ":D")  # of the four classes with the highest probabilities
 

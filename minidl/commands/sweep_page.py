@@ -111,11 +111,10 @@ def curves(groups: Groups) -> page.Figures:
     """Draw the mean loss of each setting over the epochs, all in the same range."""
     figures = {}
     for setting, runs in groups.items():
-        rows = []
-        for epoch, logs in enumerate(zip(*(run.history() for run in runs), strict=True)):
-            values = np.array([(log["loss"], log["val_loss"]) for log in logs], "float64")
-            rows.append((epoch, dict(zip(("loss", "val_loss"), values.mean(axis=0), strict=True))))
-        figures[setting] = report.curves(History(rows))["loss"]
+        losses = [[(log["loss"], log["val_loss"]) for log in run.history()] for run in runs]
+        means = np.mean(np.array(losses, "float64"), axis=0)
+        rows = ({"loss": loss, "val_loss": val_loss} for loss, val_loss in means)
+        figures[setting] = report.curves(History(list(enumerate(rows))))["loss"]
         figures[setting].set_size_inches(2.4, 2.7)
     panels = [figure.axes[0] for figure in figures.values()]
     for setting, axes in zip(figures, panels, strict=True):
