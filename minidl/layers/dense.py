@@ -93,6 +93,7 @@ class Dense(Layer):
         shape = (input_shape[-1], self.units)
         kernel: Any = {"constraint": self.kernel_constraint, "regularizer": self.kernel_regularizer}
         self.weight = self.add_weight("weight", shape, self.kernel_initializer, **kernel)
+        self.weight.in_keras = "kernel"
         self.bias: Parameter | None = None
         if self.use_bias:
             bias: Any = {"constraint": self.bias_constraint, "regularizer": self.bias_regularizer}

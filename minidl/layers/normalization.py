@@ -70,8 +70,10 @@ class _Normalization(Layer):
         beta: Any = {"constraint": self.beta_constraint, "regularizer": self.beta_regularizer}
         if self.scale:
             self.gamma = self.add_weight("weight", shape, self.gamma_initializer, **gamma)
+            self.gamma.in_keras = "gamma"
         if self.center:
             self.beta = self.add_weight("bias", shape, self.beta_initializer, **beta)
+            self.beta.in_keras = "beta"
         self.weight_shape = shape
 
     def call(self, x: Tensor) -> Tensor:
