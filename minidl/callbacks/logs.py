@@ -247,7 +247,7 @@ class TensorBoard(_EpochLogger):
         optimizer = self.model.optimizer
         assert optimizer is not None, "checked by fit"
         rate = optimizer.learning_rate
-        now = rate(optimizer.iterations) if callable(rate) else rate
+        now = rate(optimizer.calls) if callable(rate) else rate
         for name, value in ({"learning_rate": now} | numbers(logs)).items():
             part = "validation" if name.startswith("val_") else "train"
             self._writer(part).add_scalar(f"epoch_{name.removeprefix('val_')}", value, epoch)

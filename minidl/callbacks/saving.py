@@ -47,7 +47,8 @@ class ModelCheckpoint(Monitor):
         Whether a line is printed for each file.
     save_best_only, save_weights_only : bool
         For files: whether only epochs that improve the value are saved, and whether files hold
-        the weights only, as `Model.save_weights` writes them.
+        the weights only, as `Model.save_weights` writes them. As in Keras, a callback that is
+        used again goes on with its best value.
     mode : {"auto", "min", "max"}
         As in `EarlyStopping`.
     save_freq : "epoch" or int
@@ -162,11 +163,12 @@ class ModelCheckpoint(Monitor):
             on_error.pop_all()
 
     def _begin(self, logs: Logs) -> None:
-        """Check the name of the value, and begin with its best one."""
+        """Check the name of the value, and begin with its best one: also of earlier runs."""
+        earlier = vars(self).get("best")
         Monitor.on_train_begin(self, logs)
-        threshold = self.initial_value_threshold
-        if threshold is not None and self.is_better(threshold, self.best):
-            self.best = threshold
+        for known in (self.initial_value_threshold, earlier):
+            if known is not None and self.is_better(known, self.best):
+                self.best = known
 
     def _check_folder(self) -> None:
         """Raise FileExistsError if the folder has files that would count as newer."""

@@ -265,7 +265,9 @@ class Layer(Holder):
         """Return a new weight with the attributes ``KIND_initializer`` and so on as its options."""
         options = "initializer", "constraint", "regularizer"
         chosen = {option: getattr(self, f"{kind}_{option}") for option in options}
-        return self.add_weight(name, shape, **chosen)
+        weight = self.add_weight(name, shape, **chosen)
+        weight.in_keras = kind
+        return weight
 
     def add_loss(self, term: Tensor) -> None:
         """Add a term to the loss that `fit` minimises and that `fit` and `evaluate` report.

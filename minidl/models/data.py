@@ -60,16 +60,25 @@ class DataMethods:
         weight: Any = None,
         steps: int | None = None,
         class_weight: Any = None,
+        restarts: bool = False,
     ) -> Samples | BatchSource:
         """Return checked samples, or a source if x is an iterable; the model is built for them."""
         if y is None and weight is None and yields_batches(x):
             check = partial(_checked_batch, self, who, class_weight)
-            found: Samples | BatchSource = BatchSource(who, x, check, steps)
+            found: Samples | BatchSource = BatchSource(who, x, check, steps, restarts)
         else:
             _refuse_steps(who, steps)
             found = self._checked_samples(who, x, y, weight)
         self._build_for(found.x.shape[1:])
         return found
+
+    def _check_trained(self: Any, who: str) -> None:
+        """Raise ValueError unless there are weights to train."""
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            raise ValueError(
+                f"{who}: expected weights to train, got none in {self.label}. Add a Dense layer, "
+                "or set requires_grad=True."
+            )
 
     def _inputs(self: Any, x: Any, steps: int | None) -> Samples | BatchSource:
         """Return the inputs of `predict`; the model is built for them."""
@@ -87,7 +96,7 @@ class DataMethods:
         """Return the samples of ``validation_data``, or None without any."""
         who = "fit: validation_data"
         if given is not None and not isinstance(given, tuple) and yields_batches(given):
-            return self._data(who, given, None, None, steps)
+            return self._data(who, given, None, None, steps, restarts=True)
         _refuse_steps(who, steps)
         if given is None:
             return None
@@ -124,6 +133,7 @@ class DataMethods:
             )
         samples = self._checked_samples("train_on_batch", x, y, sample_weight)
         self._build_for(samples.x.shape[1:])
+        self._check_trained("train_on_batch")
         state, plan = self.train_state, self._plan(samples)
         assert state.optimizer is not None, "checked with the samples"
         state.optimizer.check(self.parameters())

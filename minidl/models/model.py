@@ -225,8 +225,9 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
             such as those of time steps, of shape (n, steps). For several outputs: one array for
             all of them, or one for each, in a list or a dictionary by name; None is 1 for each.
         steps_per_epoch, validation_steps : int, optional
-            The batches of an iterable in an epoch, and in a validation. The next one goes on where
-            it ended. None is one pass over the iterable.
+            The batches of an iterable in an epoch, and in a validation. The next epoch goes on
+            where it ended. The next validation begins anew, as in Keras; only in a generator it
+            goes on. None is one pass over the iterable.
         validation_batch_size : int, optional
             Samples in a batch of the validation; None is `batch_size`.
         validation_freq : int or collection of int
@@ -296,11 +297,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
                     only_arrays(held_out or samples)
                 if class_weight is not None and isinstance(samples, Samples):
                     samples = samples.weighted_by_class(class_weight)
-                if not any(parameter.requires_grad for parameter in self.parameters()):
-                    raise ValueError(
-                        f"fit: expected weights to train, got none in {self.label}. Add a Dense "
-                        "layer, or set requires_grad=True."
-                    )
+                self._check_trained("fit")
 
                 state = self.train_state
                 bars: list[Callback] = [ProgressBar()] if verbose else []

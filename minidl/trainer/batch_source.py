@@ -40,8 +40,9 @@ def yields_batches(x: Any, kinds: type | tuple[type, ...] = (tuple, list)) -> bo
 class BatchSource:
     """Batches from an iterable, checked on the host.
 
-    An epoch takes `steps` batches; the next epoch goes on there. Without `steps`, an epoch is one
-    pass. One batch is read ahead, so that the end of an epoch is known at its last batch.
+    An epoch takes `steps` batches; the next epoch goes on there, or with `restarts` begins anew.
+    Without `steps`, an epoch is one pass. One batch is read ahead, so that the end of an epoch is
+    known at its last batch.
 
     Parameters
     ----------
@@ -53,6 +54,8 @@ class BatchSource:
         Takes the parts of a batch, such as x and y, and returns its `Samples`.
     steps : int, optional
         The number of batches in an epoch.
+    restarts : bool
+        Whether each epoch has the same batches, if the iterable can be iterated again.
 
     Attributes
     ----------
@@ -81,10 +84,16 @@ class BatchSource:
     weight: np.ndarray | None
 
     def __init__(
-        self, who: str, iterable: Any, checked: Callable[..., Samples], steps: int | None = None
+        self,
+        who: str,
+        iterable: Any,
+        checked: Callable[..., Samples],
+        steps: int | None = None,
+        restarts: bool = False,
     ):
         wanted = None if steps is None else positive_integer(f"{who}: number of steps", steps)
         self._who, self._iterable, self._checked, self._wanted = who, iterable, checked, wanted
+        self._restarts = restarts
         self._known = wanted or length_hint(iterable) or math.inf
         self.done, self.shortage = 0, ""
         self._batches: Iterator[Samples] = iter(())
@@ -99,6 +108,8 @@ class BatchSource:
         """Prepare the next epoch; return whether it has a batch."""
         if self.done and hasattr(self._iterable, "on_epoch_end"):
             self._iterable.on_epoch_end()  # as Keras calls it, to shuffle
+        if self.done and self._restarts:
+            self._iterator = None  # of a generator, the new one is the generator itself
         self.done = 0
         if self._next is None and self._wanted:
             self._next = next(self._batches, None)

@@ -129,7 +129,7 @@ class Run:
                         self.callbacks.begin(params | {"steps": steps})
                 except BaseException:  # this run was rejected
                     vars(state).update(before)
-                    if state.optimizer and not state.optimizer.iterations:
+                    if state.optimizer and not state.optimizer.calls:
                         state.optimizer.restore([], 0, {})  # a trial step may have laid it out
                     model.stop_training = was_stopped
                     if rate is not None:
