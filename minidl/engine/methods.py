@@ -45,9 +45,29 @@ class TensorMethods(Generic[T]):
         """Return the elements limited to [low, high]."""
         return self._apply(ops.clip, low=number(low), high=number(high))
 
+    def elu(self, alpha: float = 1.0) -> T:
+        """Return x where x > 0, else alpha (exp(x) - 1)."""
+        return self._apply(ops.elu, alpha=number(alpha))
+
+    def gelu(self, approximate: bool = False) -> T:
+        """Return x times the normal distribution function of x, or a tanh in its place."""
+        return self._apply(ops.gelu, approximate=approximate)
+
+    def leaky_relu(self, negative_slope: float = 0.2) -> T:
+        """Return x where x > 0, else negative_slope x."""
+        return self._apply(ops.leaky_relu, negative_slope=number(negative_slope))
+
     def selu(self) -> T:
         """Return the scaled exponential linear unit of each element."""
         return self._apply(ops.selu)
+
+    def silu(self) -> T:
+        """Return x times its sigmoid, also known as swish."""
+        return self._apply(ops.silu)
+
+    def softplus(self) -> T:
+        """Return log(1 + exp(x))."""
+        return self._apply(ops.softplus)
 
     def tanh(self) -> T:
         """Return the hyperbolic tangent of each element."""
