@@ -35,7 +35,7 @@ from minidl.trainer.position import run_arguments
 from minidl.trainer.state import COMPILED_WITHIN_EPOCH, History
 
 KERAS_COMPILE = {"run_eagerly": False, "steps_per_execution": 1, "jit_compile": ("auto", False)}
-KERAS_FIT = {"workers": 1}
+KERAS_FIT = {"max_queue_size": 10, "use_multiprocessing": False, "workers": 1}
 
 
 class EvaluateRest(Rest, total=False):

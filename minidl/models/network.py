@@ -257,6 +257,7 @@ class Network(Layer):
         self.check_built()
         self.set_weights(registry.find("weights", path).load(self, path))
 
+    @keras_defaults(format="onnx")
     def export(self, path: PathLike) -> None:
         """Write the network as an ONNX file, as it computes in inference.
 
