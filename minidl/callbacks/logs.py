@@ -18,7 +18,7 @@ from minidl.storage.extras import from_extra
 log = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class CSVLogger(Callback):
     """Lines of comma-separated values, one for each epoch, flushed at once.
 

@@ -134,6 +134,7 @@ class ModelCheckpoint(Monitor):
             every_steps = positive_integer("ModelCheckpoint: every_steps", every_steps)
         if every_epochs is not None:
             every_epochs = positive_integer("ModelCheckpoint: every_epochs", every_epochs)
+        self.filepath = os.fspath(filepath)
         self.folder = Path(filepath)
         if self.folder.suffix in FILE_ENDINGS:
             raise ValueError(
@@ -147,6 +148,9 @@ class ModelCheckpoint(Monitor):
         self.initial_value_threshold = initial_value_threshold
         self._lock: IO[str] | None = None
         self._saved_step = 0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.filepath!r})"
 
     def on_train_begin(self, logs: Logs) -> None:
         """Check the model, lock the folder, and delete the temporary files of a killed run."""

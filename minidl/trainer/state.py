@@ -66,6 +66,10 @@ class History:
             self.epoch.append(epoch)
             self.logs.append(logs)
 
+    def __repr__(self) -> str:
+        plural = "" if len(self.epoch) == 1 else "s"
+        return f"<History of {len(self.epoch)} epoch{plural}: {', '.join(self.history)}>"
+
     def rows(self) -> Iterator[tuple[int, Any]]:
         """Yield number and logs of each epoch."""
         return zip(self.epoch, self.logs, strict=True)
