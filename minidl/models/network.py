@@ -96,8 +96,8 @@ class Network(Layer):
         return tuple(self.held(Layer))
 
     @property
-    def optimizer(self) -> Optimizer | None:
-        """The optimizer that `compile` chose."""
+    def optimizer(self) -> Optimizer | Any:  # None only before `compile`: editors would warn
+        """The optimizer that `compile` chose, or None."""
         return self.train_state.optimizer
 
     @property
