@@ -356,6 +356,8 @@ def test_names_that_compile_lacks_have_alternatives(place, get):
             r"Metric: .* add_weight\. Set attributes in reset_state",
         ),
         (lambda: metrics.AUC().weight, "'AUC' object has no attribute 'weight'"),
+        (lambda: Tensor([1.0]).square(), r"^Tensor: minidl has no square\. Use x \* x\.$"),
+        (lambda: Tensor([1.0]).squared, "'Tensor' object has no attribute 'squared'"),
         (lambda: Adam().rate, "'Adam' object has no attribute 'rate'"),
         (lambda: Adam().lr, r"Optimizer: .* lr\. Use optimizer\.learning_rate"),
         (lambda: model().layers[0].weights, r"Layer: .* weights\. .*parameters\(\)"),
@@ -728,6 +730,7 @@ OWNERS = {
     "Model": model(),
     "Optimizer": Adam(),
     "Callback": callbacks.Callback(),
+    "Tensor": Tensor([1.0]),
 }
 CHECKED_ELSEWHERE = {
     *("argument", "loss", "metric", "call's parameters"),

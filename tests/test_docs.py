@@ -88,6 +88,7 @@ HINTS = {
     "module": ("Model",),
     "nn": ("losses", "layers"),
     "optimizer": ("Optimizer",),
+    "tensor": ("Tensor",),
     "torch": ("minidl",),
 }
 HINTS_OF_ARGUMENTS = ("argument", "call's parameters")

@@ -1,9 +1,10 @@
 """Methods of `Tensor` that apply one operation, or move its axes."""
 
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
+from minidl.alternatives import missing_attribute
 from minidl.backend import Array
 from minidl.engine import ops
 from minidl.engine.operands import number
@@ -16,6 +17,15 @@ class TensorMethods(Generic[T]):
 
     __slots__ = ()
     data: Array
+
+    if not TYPE_CHECKING:  # type checkers would accept every attribute
+
+        def __getattr__(self, name: str) -> Any:
+            return missing_attribute(self, "Tensor", name)
+
+    def __format__(self, specification: str) -> str:
+        """Return the only element as text in a format such as ``.3f``."""
+        return format(self.data.item(), specification) if specification else str(self)
 
     def _apply(self, op: ops.Op, **static: Any) -> T:
         """Return the operation of this tensor."""

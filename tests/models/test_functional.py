@@ -540,3 +540,11 @@ def test_symbol_rejects_other_operations_with_what_to_use(operation):
     for symbol in (layers.Input((3,)), layers.Dense(3)(layers.Input((3,)))):
         with pytest.raises(TypeError, match=r"expected \+, - or \* of two symbols.* Activation\("):
             operation(symbol)
+
+
+def test_model_of_dictionaries_is_rejected_with_what_to_use():
+    x = layers.Input((3,))
+    with pytest.raises(TypeError, match=r"expected inputs of Input.* Use a list of them\.$"):
+        Model({"x": x}, layers.Dense(1)(x))
+    with pytest.raises(TypeError, match=r"expected outputs that layers.* Use a list of them; "):
+        Model(x, {"y": layers.Dense(1)(x)})
