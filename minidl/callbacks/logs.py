@@ -44,7 +44,7 @@ class _EpochLogger(Callback):
         self._next_epoch = state["next_epoch"]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class CSVLogger(_EpochLogger):
     """Lines of comma-separated values, one for each epoch, flushed at once.
 

@@ -88,6 +88,9 @@ class DataParallel(Distribution):
         if not threads.is_chosen():
             threads.set_num_threads(1)
 
+    def __repr__(self) -> str:
+        return f"<DataParallel: {self.shards} shards, rank {self.rank} of {self.size}>"
+
     @property
     def bytes_sent(self) -> int:
         """The bytes of arrays that this worker has sent."""

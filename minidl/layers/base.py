@@ -121,7 +121,11 @@ class Layer(Holder):
             cls.build = _recorded(cls.build)  # type: ignore[method-assign]
 
     @keras_defaults(
-        trainable=True, dtype=(None, "float32"), activity_regularizer=None, autocast=True
+        trainable=True,
+        dtype=(None, "float32"),
+        activity_regularizer=None,
+        autocast=True,
+        input_dim=None,
     )
     def __init__(self, *, name: str | None = None, input_shape: tuple[int, ...] | None = None):
         who = type(self).__name__

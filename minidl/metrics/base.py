@@ -2,11 +2,11 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from minidl.alternatives import keras_defaults
+from minidl.alternatives import keras_defaults, missing_attribute
 from minidl.arguments import Shown, two_argument_function, undefined
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
@@ -63,6 +63,11 @@ class Metric(Shown):
             raise TypeError(f"{type(self).__name__}: expected name to be a string, got {name!r}.")
         self.name = name or self.name
         self.reset_state()
+
+    if not TYPE_CHECKING:  # type checkers would accept every attribute
+
+        def __getattr__(self, name: str) -> Any:
+            return missing_attribute(self, "Metric", name)
 
     def reset_state(self) -> None:
         """Forget all samples."""

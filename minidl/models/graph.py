@@ -153,11 +153,14 @@ class Graph:
         )
         for symbol in inputs:
             if not isinstance(symbol, Input):
-                raise TypeError(f"{who}: expected inputs of Input, got {symbol!r:.80}.")
+                raise TypeError(
+                    f"{who}: expected inputs of Input, got {symbol!r:.80}. Use a list of them."
+                )
         for symbol in outputs:
             if not isinstance(symbol, Symbol) or symbol.made_by is None:
                 raise TypeError(
-                    f"{who}: expected outputs that layers return for symbols, got {symbol!r:.80}."
+                    f"{who}: expected outputs that layers return for symbols, got {symbol!r:.80}. "
+                    "Use a list of them; losses, metrics and targets may go by the layers' names."
                 )
         if not inputs or not outputs or len(set(inputs)) < len(inputs):
             raise ValueError(f"{who}: expected inputs and outputs, each input once.")

@@ -166,7 +166,7 @@ class Model(FromSymbols, PredictMethods, DataMethods, Network, RefusesMethods):
         if self.run is not None and self.run.is_training and self.position.batch:
             state.obstacle = COMPILED_WITHIN_EPOCH
 
-    @keras_defaults(workers=1)
+    @keras_defaults(max_queue_size=10, use_multiprocessing=False, workers=1)
     @keeps_scopes
     def fit(
         self,

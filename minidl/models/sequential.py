@@ -138,7 +138,8 @@ def load(path: PathLike, device: str = "cpu", *, custom_objects: Iterable[Any] =
         As in `Model`.
     custom_objects : sequence of type or function
         Your own classes that the file may name: layers, losses, metrics and so on, and functions
-        that are losses or metrics. A file can use these and minidl's classes only.
+        that are losses or metrics. A file can use these and minidl's classes only. Of a dictionary,
+        as Keras takes it, the values count.
 
     Raises
     ------

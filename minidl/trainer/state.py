@@ -64,6 +64,10 @@ class History:
         self.epoch = [epoch for epoch, _ in pairs]
         self.logs = [logs for _, logs in pairs]
 
+    def __repr__(self) -> str:
+        plural = "" if len(self.epoch) == 1 else "s"
+        return f"<History of {len(self.epoch)} epoch{plural}: {', '.join(self.history)}>"
+
     def rows(self) -> Iterator[tuple[int, Any]]:
         """Yield number and logs of each epoch."""
         return zip(self.epoch, self.logs, strict=True)

@@ -47,7 +47,7 @@ class Totals(Mapping[str, float]):
     >>> totals = Totals({"loss": 0, "accuracy": 1}, get_backend("cpu"))
     >>> totals.add(np.array([0.5, 3.0]), counts=(4, 4))
     >>> totals.add(np.array([2.0, 0.0]), counts=(2, 2))
-    >>> dict(totals)
+    >>> totals
     {'loss': 1.0, 'accuracy': 0.5}
     """
 
@@ -76,6 +76,9 @@ class Totals(Mapping[str, float]):
         with backend.active:
             self.sums = backend.xp.empty(size) if sums is None else sums
             self.sums[...] = backend.asarray(begun) if begun.any() else 0
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
     def __getitem__(self, name: str) -> float:
         if name in self._metrics:
