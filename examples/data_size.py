@@ -59,6 +59,8 @@ def main() -> None:
     right.semilogx(list(gain), list(gain.values()), **WITH)
     right.axhline(0, color="black", linewidth=1)
     right.set(xlabel="training images", ylabel="errors avoided by dropout (%)")
+    for panel in (left, right):
+        panel.xaxis.set_major_formatter("{x:,.0f}")
     finish(
         chosen,
         figure,

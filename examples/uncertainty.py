@@ -74,7 +74,7 @@ def main() -> None:
     bottom.plot(angles, errors, label="share of wrong answers", **WITHOUT)
     bottom.set(xlabel="angle in degrees", ylabel="mean over all 1s", ylim=(0, None))
     bottom.set_xticks(angles[:: 30 // step])
-    bottom.legend()
+    bottom.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     upright, most = by_angle[0], by_angle.argmax()
     finish(
         chosen,

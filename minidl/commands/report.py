@@ -119,9 +119,9 @@ def _figures(
     first = next((layer for layer in model.layers if isinstance(layer, Dense)), None)
     if first is not None and first.weight.shape[0] == np.prod(x.shape[1:]):
         caption = (
-            f"The weights of the first {min(UNITS, first.units)} of {first.units} units of "
-            f"{first.label}, one for each pixel: ink raises the output in red pixels and lowers it "
-            "in blue ones."
+            f"The first {min(UNITS, first.units)} of {first.units} units of the layer "
+            f"{first.label}, with a weight for each pixel: ink raises the output in red pixels and "
+            "lowers it in blue ones."
         )
         yield "Weights of the first layer", caption, {"": first_weights(first, x.shape[1:])}
     if random_layers:
@@ -299,10 +299,11 @@ def activations(model: Sequential, x: np.ndarray) -> page.Figures:
         both = {"without dropout": without[name], "with dropout": dropping[name]}
         joined = np.concatenate(list(both.values())).astype("float64")
         edges = np.histogram_bin_edges(joined[np.isfinite(joined)], 60)
-        for label, values in both.items():
+        for (label, values), line in zip(both.items(), ("-", "--"), strict=True):
             share = np.full(values.size, 1 / values.size)
             zeros = f"{label} ({(values == 0).mean():.0%} are 0)"
-            axes.hist(values, edges.tolist(), weights=share, histtype="step", label=zeros)
+            bins = edges.tolist()
+            axes.hist(values, bins, weights=share, histtype="step", linestyle=line, label=zeros)
         axes.set(title=name, xlabel="activation", ylabel="relative frequency", yscale="log")
         axes.legend(fontsize=8)
     return figures

@@ -134,6 +134,7 @@ def sweep(options: argparse.Namespace, axes: Axes, repeated: str) -> int:
         sweep_page.write_csv(folder / sweep_page.TABLE, runs)
         if page.is_possible():
             sweep_page.write(folder / sweep_page.PAGE, runs, facts, repeated)
+    cli.print_line(sweep_page.SPREAD)
     for setting, found in groups.items():
         cli.print_line(f"{setting}: {ERROR} {sweep_page.spread(found, ERROR)}")
     cli.print_line(f"table: {folder / sweep_page.TABLE}")

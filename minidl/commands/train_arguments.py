@@ -64,8 +64,8 @@ def add_options(add: Callable[..., Any]) -> None:
     add(
         "--shards",
         type=positive,
-        help="parts of each batch, which the processes of mpiexec share out; the results depend on "
-        f"it, not on their number (default: none, or {SHARDS} under mpiexec)",
+        help="parts of each batch, divided among the processes of mpiexec; the results depend on "
+        f"the number of parts, not of processes (default: none, or {SHARDS} under mpiexec)",
     )
     add(
         "--hidden",
