@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 
 from minidl.alternatives import RefusesMethods
-from minidl.arguments import Number, choose, integer, undefined, written
+from minidl.arguments import Number, Shown, choose, integer, undefined
 from minidl.backend import Array, Backend
 
 __all__ = ["Constraint", "MaxNorm", "NonNeg", "UnitNorm", "get"]
 
 
-class Constraint(RefusesMethods):
+class Constraint(Shown, RefusesMethods):
     """Constraint on a weight; a subclass defines `apply`."""
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -34,9 +34,6 @@ class _OfUnits(Constraint):
     """Constraint on the weights of each unit, along an axis."""
 
     axis: int
-
-    def __repr__(self) -> str:
-        return written(self, vars(self))
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError if a weight of `shape` has no such axis."""

@@ -9,7 +9,7 @@ from minidl_kernels.checks import check_choice
 
 from minidl import rng
 from minidl.alternatives import RefusesMethods
-from minidl.arguments import Number, choose, snake_case, undefined
+from minidl.arguments import Number, Shown, choose, snake_case, undefined
 
 __all__ = [
     "Constant",
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-class Initializer(RefusesMethods):
+class Initializer(Shown, RefusesMethods):
     """Initial values of a weight; a subclass defines `draw`.
 
     Parameters

@@ -10,7 +10,7 @@ import numpy as np
 
 from minidl import console
 from minidl.alternatives import refuse_names
-from minidl.arguments import as_list
+from minidl.arguments import Shown, as_list
 from minidl.backend import Backend
 from minidl.batches import Batch
 from minidl.engine.parameter import Parameter
@@ -59,7 +59,7 @@ class Model(Protocol):
     @property
     def history(self) -> History: ...
     @property
-    def optimizer(self) -> Optimizer | None: ...
+    def optimizer(self) -> Optimizer | Any: ...
 
     @property
     def backend(self) -> Backend: ...
@@ -74,7 +74,7 @@ class Model(Protocol):
     def check_savable(self, path: PathLike) -> None: ...
 
 
-class Callback:
+class Callback(Shown):
     """Actions at certain moments of training; a subclass overrides the methods it needs.
 
     Each callback is called once for each moment, even if the run is interrupted and resumed. So

@@ -92,7 +92,7 @@ def _number_of_arguments(schedule: Callable[..., float]) -> int:
     )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ReduceLROnPlateau(Monitor):
     """Learning rate that is multiplied by `factor` when a value has not improved for a while.
 

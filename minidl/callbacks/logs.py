@@ -44,7 +44,7 @@ class _EpochLogger(Callback):
         self._next_epoch = state["next_epoch"]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class CSVLogger(_EpochLogger):
     """Lines of comma-separated values, one for each epoch, flushed at once.
 
@@ -247,7 +247,7 @@ class TensorBoard(_EpochLogger):
         optimizer = self.model.optimizer
         assert optimizer is not None, "checked by fit"
         rate = optimizer.learning_rate
-        now = rate(optimizer.iterations) if callable(rate) else rate
+        now = rate(optimizer.calls) if callable(rate) else rate
         for name, value in ({"learning_rate": now} | numbers(logs)).items():
             part = "validation" if name.startswith("val_") else "train"
             self._writer(part).add_scalar(f"epoch_{name.removeprefix('val_')}", value, epoch)

@@ -9,7 +9,7 @@ from minidl.callbacks.base import Logs
 from minidl.callbacks.monitor import Monitor
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EarlyStopping(Monitor):
     """End of training when a value has not improved for `patience` epochs.
 

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from typing import Any, NamedTuple, Optional, TypeVar
+from typing import Any, NamedTuple, Optional, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
 Value = TypeVar("Value")
@@ -119,8 +119,8 @@ def keeps_scopes(function: F) -> F:
     so the function runs in its own.
     """
 
+    @functools.wraps(function)
     def kept(*args: Any, **kwargs: Any) -> Any:
         return copy_context().run(function, *args, **kwargs)
 
-    wrapper: Any = functools.update_wrapper(kept, function)
-    return wrapper
+    return cast(F, kept)

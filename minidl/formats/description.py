@@ -264,7 +264,7 @@ class Builder:
 
     Parameters
     ----------
-    custom_objects : sequence of type or function
+    custom_objects : sequence of type or function, or mapping to them
         Classes and functions of the user that a description may name.
 
     Raises
@@ -277,6 +277,8 @@ class Builder:
 
     def __init__(self, custom_objects: Iterable[Any] = ()):
         self._known: dict[str, Any] = dict(KNOWN)
+        if isinstance(custom_objects, Mapping):
+            custom_objects = custom_objects.values()
         for kind in as_list("load", "custom_objects", custom_objects):
             if not (isinstance(kind, type) or inspect.isfunction(kind)):
                 raise TypeError(
@@ -307,7 +309,8 @@ class Builder:
         known = self._known.get(name) if isinstance(name, str) else None
         if not isinstance(known, type) or not issubclass(known, kind):
             raise ValueError(
-                f"expected a {kind.__name__} of minidl or of custom_objects, got {name!r:.80}"
+                f"expected a {kind.__name__} of minidl or of custom_objects, got {name!r:.80}. "
+                "Pass your own classes: custom_objects=[MyLayer, MyLoss]"
             )
         if known in (Functional, Sequential):
             return self._model(description, name=description["name"])

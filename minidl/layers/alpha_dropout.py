@@ -16,7 +16,7 @@ NEGATIVE_SATURATION = -SELU_SCALE * SELU_ALPHA  # the limit of selu towards minu
 
 
 class AlphaDropout(RandomLayer):
-    """Drop elements to the negative saturation of selu, and keep mean and variance.
+    """Set dropped elements to the negative saturation of selu, and keep mean and variance.
 
     Klambauer et al., "Self-normalizing neural networks", NeurIPS 2017, section 3: with p = rate,
     q = 1 - p and s = -1.7581, the output is a x + b for a kept element and a s + b for a dropped

@@ -121,7 +121,11 @@ class Layer(Holder):
             cls.build = _recorded(cls.build)  # type: ignore[method-assign]
 
     @keras_defaults(
-        trainable=True, dtype=(None, "float32"), activity_regularizer=None, autocast=True
+        trainable=True,
+        dtype=(None, "float32"),
+        activity_regularizer=None,
+        autocast=True,
+        input_dim=None,
     )
     def __init__(self, *, name: str | None = None, input_shape: tuple[int, ...] | None = None):
         who = type(self).__name__
@@ -264,7 +268,9 @@ class Layer(Holder):
         """Return a new weight with the attributes ``KIND_initializer`` and so on as its options."""
         options = "initializer", "constraint", "regularizer"
         chosen = {option: getattr(self, f"{kind}_{option}") for option in options}
-        return self.add_weight(name, shape, **chosen)
+        weight = self.add_weight(name, shape, **chosen)
+        weight.in_keras = kind
+        return weight
 
     def add_loss(self, term: Tensor) -> None:
         """Add a term to the loss that `fit` minimises and that `fit` and `evaluate` report.

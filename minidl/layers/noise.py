@@ -74,7 +74,7 @@ class GaussianNoise(RandomLayer):
 
 
 class GaussianDropout(RandomLayer):
-    """Multiply by normal noise around 1 in training, and by nothing in inference.
+    """Multiply by normal noise with mean 1 in training, and return the input in inference.
 
     The result is x * (1 + sigma * n), where sigma is sqrt(rate / (1 - rate)). The factors have the
     mean and the variance of those of `Dropout`, which are 0 and 1 / (1 - rate) (Srivastava et al.,
@@ -86,9 +86,9 @@ class GaussianDropout(RandomLayer):
     ----------
     rate : float or callable
         The rate of the dropout with the same variance, in [0, 1), or a function of the training
-        step, as of `Dropout`. Unlike in Keras, 1 is rejected: sigma would be infinite.
+        step, as in `Dropout`. Unlike in Keras, 1 is rejected: sigma would be infinite.
     seed, stream : int, optional
-        As of `GaussianNoise`.
+        As in `GaussianNoise`.
 
     Attributes
     ----------

@@ -29,7 +29,7 @@ class SpatialDropout1D(_SpatialDropout):
     """Drop whole channels of a sequence with probability `rate` in training.
 
     Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015, section
-    3.2. Inputs have shape (batch, times, channels). A mask does not depend on the number of times.
+    3.2. Inputs have shape (batch, times, channels). The length of a sequence changes no mask.
 
     Parameters
     ----------

@@ -79,8 +79,17 @@ class Symbol:
 
     def _merged(self, operator: str, other: Any) -> Any:
         if not isinstance(other, Symbol):
-            return NotImplemented
+            return self._unsupported()
         return self.operators[operator]()([self, other])
+
+    def _unsupported(self, *_: Any) -> Any:
+        raise TypeError(
+            f"{self!r}: expected +, - or * of two symbols, got another operation. Use a layer, "
+            "such as Activation(lambda x: 2 * x)."
+        )
+
+    __radd__ = __rsub__ = __rmul__ = __truediv__ = __rtruediv__ = __pow__ = __neg__ = _unsupported
+    __matmul__ = __rmatmul__ = __getitem__ = __array_ufunc__ = _unsupported
 
 
 Symbols = Symbol | Sequence[Symbol]

@@ -2,11 +2,11 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from minidl.alternatives import keras_defaults
+from minidl.alternatives import keras_defaults, missing_attribute
 from minidl.arguments import Shown, two_argument_function, undefined
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
@@ -64,6 +64,11 @@ class Metric(Shown):
         self.name = name or self.name
         self.reset_state()
 
+    if not TYPE_CHECKING:  # type checkers would accept every attribute
+
+        def __getattr__(self, name: str) -> Any:
+            return missing_attribute(self, "Metric", name)
+
     def reset_state(self) -> None:
         """Forget all samples."""
         self._total = None
@@ -112,9 +117,11 @@ class Metric(Shown):
         self._count += count
 
     def result(self) -> float:
-        """Return the mean, or NaN without samples; this waits for the device."""
+        """Return the mean, 0 if all weights are 0, or NaN without samples; waits for the device."""
+        if self._total is None:
+            return float("nan")
         count = float(self._count)
-        return float(self._total) / count if count else float("nan")
+        return float(self._total) / count if count else 0.0
 
     def fresh(self) -> Self:
         """Return a copy that has seen no samples."""

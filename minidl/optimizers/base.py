@@ -42,10 +42,12 @@ class Optimizer(Shown, RefusesMethods):
         absolute value of an element, or the largest norm of all gradients together (Pascanu et al.,
         ICML 2013). Larger ones are scaled down, or cut. On the CPU, such updates are not recorded.
     gradient_accumulation_steps : int, optional
-        Only every n-th call of `update` changes the weights, by the mean of n gradients. Clipping,
-        decay and learning rate belong to this update. Such steps are not recorded.
+        Only every n-th call of `update` changes the weights, by the mean of n gradients. Clipping
+        and decay belong to this update. As in Keras, constraints hold after each call, and a
+        schedule gets the number of the call. Such steps are not recorded.
     undecayed : sequence of str
-        Regular expressions. Weights in whose name one is found are not decayed; see also
+        Regular expressions. Weights in whose `keras_name` one is found are not decayed: the weights
+        of layers are ``kernel``, ``bias``, ``gamma`` and ``beta``. See also
         `exclude_from_weight_decay`.
 
     Attributes
@@ -168,14 +170,14 @@ class Optimizer(Shown, RefusesMethods):
     def exclude_from_weight_decay(
         self, var_list: Sequence[Parameter] | None = None, var_names: Sequence[str] | None = None
     ) -> None:
-        """Leave the decay out for these weights, and for those in whose name a pattern is found.
+        """Leave the decay out for these weights, and for those with a pattern in their Keras name.
 
         Parameters
         ----------
         var_list : sequence of Parameter, optional
             Weights.
         var_names : sequence of str, optional
-            Regular expressions, such as ``"bias"``.
+            Regular expressions, such as ``"bias"`` or ``"gamma"``.
 
         Examples
         --------
@@ -185,7 +187,7 @@ class Optimizer(Shown, RefusesMethods):
         >>> optimizer.undecayed
         ('bias',)
         """
-        exact = (f"^{re.escape(parameter.name)}$" for parameter in var_list or ())
+        exact = (f"^{re.escape(parameter.keras_name)}$" for parameter in var_list or ())
         self.undecayed = *self.undecayed, *exact, *(var_names or ())
 
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
@@ -210,7 +212,7 @@ class Optimizer(Shown, RefusesMethods):
     def _group(self, parameter: Parameter) -> Group:
         """Return the factors of the learning rate and of the decay."""
         patterns = self.undecayed if self.weight_decay else ()
-        is_excluded = any(re.search(pattern, parameter.name) for pattern in patterns)
+        is_excluded = any(re.search(pattern, parameter.keras_name) for pattern in patterns)
         return parameter.learning_rate_factor, float(not is_excluded)
 
     def numbers(
@@ -225,8 +227,9 @@ class Optimizer(Shown, RefusesMethods):
         ValueError
             If the schedule returns an invalid learning rate.
         """
-        iterations = (self.calls + ahead) // (self.gradient_accumulation_steps or 1)
-        rate, decay = self._rate(iterations), self.weight_decay or 0
+        calls = self.calls + ahead
+        iterations = calls // (self.gradient_accumulation_steps or 1)
+        rate, decay = self._rate(calls), self.weight_decay or 0
         rates = [(rate * factor, decay * share) for factor, share in groups]
         return tuple((*self.step_sizes(each, iterations), 1 - each * d) for each, d in rates)
 
@@ -293,10 +296,10 @@ class Optimizer(Shown, RefusesMethods):
             if self._is_due(buffers.gradients):
                 self._clip(buffers)
                 self._run_rule(buffers, by_group)
-                for parameter in parameters:
-                    if parameter.constraint is not None:
-                        backend.not_recorded(f"{parameter.name} has a constraint")
-                        parameter.constraint.apply(parameter.data, backend)
+            for parameter in parameters:  # also while gradients are accumulated, as in Keras
+                if parameter.constraint is not None:
+                    backend.not_recorded(f"{parameter.name} has a constraint")
+                    parameter.constraint.apply(parameter.data, backend)
             if without:  # the rule and the constraints are for all weights
                 for view, values in zip(self._views_of(without), kept, strict=True):
                     view[...] = values
@@ -373,18 +376,18 @@ class Optimizer(Shown, RefusesMethods):
         views = [views_of(flat, self._parameters) for flat in flats]
         return [view[parameter] for view in views for parameter in parameters]
 
-    def _rate(self, iterations: int) -> float:
-        """Return the learning rate of an update."""
+    def _rate(self, calls: int) -> float:
+        """Return the learning rate of an update after so many calls."""
         schedule = self.learning_rate
         if not callable(schedule):
             return schedule
         # A Python float adopts the dtype of the weights; a NumPy float64 would not.
         who = f"{type(self).__name__}: {schedules.name_of(schedule)}"
         try:
-            rate: Any = schedule(iterations)
+            rate: Any = schedule(calls)
         except ArithmeticError as error:  # an overflow, or a division by zero
             rate = error
-        return schedules.returned_rate(who, rate, f"update {iterations}")
+        return schedules.returned_rate(who, rate, f"update {calls}")
 
     def is_for(self, parameters: Sequence[Parameter]) -> bool:
         """Return whether `update` accepts `parameters`: any at first, then the same ones."""

@@ -12,7 +12,13 @@ from minidl.backend import Array
 from minidl.optimizers.base import Optimizer
 from minidl.optimizers.schedules import LearningRate
 
-KERAS_OPTIMIZER = {"use_ema": False, "ema_momentum": 0.99, "loss_scale_factor": None}
+KERAS_OPTIMIZER = {
+    "decay": None,
+    "ema_momentum": 0.99,
+    "loss_scale_factor": None,
+    "lr": None,
+    "use_ema": False,
+}
 
 
 @keras_defaults(name="SGD", **KERAS_OPTIMIZER)
