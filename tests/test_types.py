@@ -35,6 +35,12 @@ def test_call_of_a_model_is_typed_as_tensor() -> None:
     assert (assert_type(first, Tensor).shape, second.shape) == ((3, 2), (3, 3))
 
 
+def test_optimizer_of_a_model_is_typed_as_set() -> None:
+    model = compiled()
+    model.optimizer.learning_rate = 0.5
+    assert model.optimizer.learning_rate == 0.5
+
+
 def test_results_are_typed_by_the_arguments() -> None:
     model, y = compiled(), np.ones((3, 2))
     values = assert_type(model.evaluate(X, y, verbose=0, return_dict=True), dict[str, float])

@@ -2,11 +2,11 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from minidl.alternatives import keras_defaults
+from minidl.alternatives import keras_defaults, missing_attribute
 from minidl.arguments import Shown, two_argument_function, undefined
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
@@ -47,7 +47,7 @@ class Metric(Shown):
     """
 
     name = "metric"
-    made_of: Sequence["Metric"] = ()  # the metrics that it has in it
+    made_of: Sequence["Metric"] = ()  # the metrics inside it
     is_mean = True  # whether `batch_sum` defines the metric, and not methods of its class
     _total: Array = None
     _count: Any = 0
@@ -63,6 +63,11 @@ class Metric(Shown):
             raise TypeError(f"{type(self).__name__}: expected name to be a string, got {name!r}.")
         self.name = name or self.name
         self.reset_state()
+
+    if not TYPE_CHECKING:  # type checkers would accept every attribute
+
+        def __getattr__(self, name: str) -> Any:
+            return missing_attribute(self, "Metric", name)
 
     def reset_state(self) -> None:
         """Forget all samples."""
@@ -112,9 +117,11 @@ class Metric(Shown):
         self._count += count
 
     def result(self) -> float:
-        """Return the mean, or NaN without samples; this waits for the device."""
+        """Return the mean, 0 if all weights are 0, or NaN without samples; waits for the device."""
+        if self._total is None:
+            return float("nan")
         count = float(self._count)
-        return float(self._total) / count if count else float("nan")
+        return float(self._total) / count if count else 0.0
 
     def fresh(self) -> Self:
         """Return a copy that has seen no samples."""

@@ -480,6 +480,20 @@ def test_clone_has_initial_weights_and_draws_of_its_own(make):
     assert not set(clone.parameters()) & set(model.parameters())
 
 
+def test_clone_of_models_within_a_model_has_weights_of_its_own():
+    def of_six(*stack):
+        return models.Sequential([layers.Input((6,)), *stack])
+
+    model = small(of_six(of_six(layers.Dense(6, "tanh")), layers.Dense(6)))
+    before = bits(model)
+    clone = clone_model(model)
+    clone.compile("sgd", "mse")
+    clone.fit(X, TARGETS, verbose=0)
+    assert bits(model) == before != bits(clone)
+    clone.set_weights(model.get_weights())
+    assert (clone.predict(X, verbose=0) == model.predict(X, verbose=0)).all()
+
+
 # ------------------------------------------------------------------------------ modes
 
 
@@ -520,3 +534,31 @@ def test_layer_of_the_user_takes_a_list(tmp_path):
     x = layers.Input((6,))
     model = Model(x, Weighted()([x, layers.Dense(6, kernel_initializer="zeros")(x)]))
     np.testing.assert_allclose(model.predict(X, verbose=0), X, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: x * 2,
+        lambda x: 2 + x,
+        lambda x: np.float32(2) - x,
+        lambda x: np.ones(3) * x,
+        lambda x: x / x,
+        lambda x: -x,
+        lambda x: x @ x,
+        lambda x: x[:, 0],
+        lambda x: np.sqrt(x),
+    ],
+)
+def test_symbol_rejects_other_operations_with_what_to_use(operation):
+    for symbol in (layers.Input((3,)), layers.Dense(3)(layers.Input((3,)))):
+        with pytest.raises(TypeError, match=r"expected \+, - or \* of two symbols.* Activation\("):
+            operation(symbol)
+
+
+def test_model_of_dictionaries_is_rejected_with_what_to_use():
+    x = layers.Input((3,))
+    with pytest.raises(TypeError, match=r"expected inputs of Input.* Use a list of them\.$"):
+        Model({"x": x}, layers.Dense(1)(x))
+    with pytest.raises(TypeError, match=r"expected outputs that layers.* Use a list of them; "):
+        Model(x, {"y": layers.Dense(1)(x)})
