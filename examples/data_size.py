@@ -9,18 +9,9 @@ The network is 784-512-512-10 here. Small sizes, whose errors depend on which im
 trained on several sets.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import (
-    WITH,
-    WITHOUT,
-    arguments,
-    classifier,
-    digits,
-    finish,
-    loss_and_error,
-    plt,
-    progress,
-)
+from common import WITH, WITHOUT, arguments, classifier, digits, finish, loss_and_error, progress
 
 from minidl import optimizers
 
@@ -73,6 +64,8 @@ def main() -> None:
     right.semilogx(list(gain), list(gain.values()), **WITH)
     right.axhline(0, color="black", linewidth=1)
     right.set(xlabel="training images", ylabel="errors avoided by dropout (%)")
+    for panel in (left, right):
+        panel.xaxis.set_major_formatter("{x:,.0f}")
     finish(
         chosen,
         figure,

@@ -10,8 +10,9 @@ Co-adaptation is measured by the share of the units' contributions to the pixels
 
 import argparse
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import PIXELS, arguments, digits, finish, plt, progress
+from common import PIXELS, arguments, digits, finish, progress
 
 from minidl import layers, models
 

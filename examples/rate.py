@@ -10,31 +10,22 @@ each layer multiplies the variance by 1 / p, and at p = 0.1 the networks do far 
 here, and pn 128; Adam's learning rate falls along a cosine.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import (
-    WITH,
-    WITHOUT,
-    arguments,
-    classifier,
-    digits,
-    finish,
-    loss_and_error,
-    plt,
-    progress,
-)
+from common import WITH, WITHOUT, arguments, classifier, digits, finish, loss_and_error, progress
 
 from minidl.optimizers import schedules
 
 LAYERS, BATCH_SIZE = 3, 128
+# units, images, epochs, and the shares of kept units
+FULL = 512, 60_000, 20, [0.1, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0]
+QUICK = 256, 2_000, 15, [0.2, 0.5, 1.0]
 
 
 def main() -> None:
     chosen = arguments(__doc__)
     (x, y), test = digits(chosen.quick)
-    if chosen.quick:
-        units, images, epochs, keeps = 256, 2_000, 15, [0.2, 0.5, 1.0]
-    else:
-        units, images, epochs, keeps = 512, 60_000, 20, [0.1, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0]
+    units, images, epochs, keeps = QUICK if chosen.quick else FULL
     kept = units // 4
 
     widths = {

@@ -15,10 +15,9 @@ LookUp = TypeVar("LookUp", AttributeError, ImportError)
 
 TWO_CLASSES = "use binary_crossentropy, with Dense(1, activation='sigmoid')"
 SEED = "give the model its seed="
-PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
-LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
-FREEZE = "set its attribute trainable, which holds for later weights, too"
 GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
+PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
+LISTS_OF_WEIGHTS = "trainable_variables", "trainable_weights", "weights"
 OWN_LOSS = "subclass losses.Loss and pass it to compile"
 OWN_LOOP = f"write the loop in a method of another name: {GRADIENT_LOOP}"
 OWN_PREDICTION = "define call, or a method of another name that calls the model"
@@ -67,9 +66,7 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "get_config": "leave it out; files hold the arguments of the constructor",
         "input": "keep the symbol that the layer was called on",
         "output": "keep the symbol that the call returned",
-        "trainable_variables": LAYER_PARAMETERS,
-        "trainable_weights": LAYER_PARAMETERS,
-        "weights": LAYER_PARAMETERS,
+        **dict.fromkeys(LISTS_OF_WEIGHTS, "use layer.parameters(), each of which has numpy()"),
     },
     "Model": {
         "cuda": "give device= to the model",
@@ -85,9 +82,7 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "to": "give device= to the model, or to models.load",
         "to_json": FILES,
         "train": "use `with minidl.training(step=step):`",
-        "trainable_variables": PARAMETERS,
-        "trainable_weights": PARAMETERS,
-        "weights": PARAMETERS,
+        **dict.fromkeys(LISTS_OF_WEIGHTS, PARAMETERS),
     },
     "Metric": {
         "add_variable": METRIC_STATE,
@@ -124,29 +119,31 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "format": "convert the ONNX file with another tool",
         "input_dim": "use input_shape=(input_dim,)",
         "lr": "use learning_rate",
-        "trainable": FREEZE,
+        "trainable": "set its attribute trainable, which holds for later weights, too",
     },
     # definitions in a subclass that minidl would never use
     "call's parameters": {
         "mask": "leave it out",
     },
     "methods of Model": {
-        "compute_loss": OWN_LOSS,
+        "compute_loss": "subclass losses.Loss and pass it to compile",
         "compute_metrics": "subclass metrics.Metric and pass it to compile",
-        "make_predict_function": OWN_PREDICTION,
-        "make_test_function": OWN_PREDICTION,
-        "make_train_function": OWN_LOOP,
-        "predict_step": OWN_PREDICTION,
-        "test_step": OWN_PREDICTION,
-        "train_step": OWN_LOOP,
+        **dict.fromkeys(
+            ("make_predict_function", "make_test_function", "predict_step", "test_step"),
+            "define call, or a method of another name that calls the model",
+        ),
+        **dict.fromkeys(
+            ("make_train_function", "train_step"),
+            f"write the loop in a method of another name: {GRADIENT_LOOP}",
+        ),
     },
     "methods of Loss": {"call": "define per_sample(self, y_true, y_pred)"},
     "methods of Initializer": {"__call__": "define draw(self, shape, *, seed, stream)"},
     "methods of Constraint": {"__call__": "define apply(self, weight, backend)"},
-    "methods of Optimizer": {
-        "apply_gradients": "define rule(self, weights, gradients, rate, decay)",
-        "update_step": "define rule(self, weights, gradients, rate, decay)",
-    },
+    "methods of Optimizer": dict.fromkeys(
+        ("apply_gradients", "update_step"),
+        "define rule(self, weights, gradients, rate, decay)",
+    ),
     "Callback": {
         "on_batch_begin": "define on_train_batch_begin",
         "on_batch_end": "define on_train_batch_end",
@@ -237,8 +234,8 @@ def keras_defaults(**defaults: Any) -> Callable[[Kind], Kind]:
     return decorate
 
 
-class Unavailable:
-    """An attribute of Keras that minidl lacks: reading and setting it raise AttributeError.
+def unavailable(place: str, name: str) -> Any:
+    """Return an attribute of Keras that minidl lacks: reading and setting it raise AttributeError.
 
     Without this, setting it would silently do nothing.
 
@@ -246,19 +243,14 @@ class Unavailable:
     ----------
     place : str
         The entry of `ALTERNATIVES` that names the alternative.
+    name : str
+        The name of the attribute.
     """
 
-    def __init__(self, place: str):
-        self._place = place
+    def refuse(owner: object, *value: object) -> NoReturn:
+        raise _lookup_error(AttributeError, _no(place, place, name))
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, owner: object, kind: type | None = None) -> Any:
-        raise _lookup_error(AttributeError, _no(self._place, self._place, self._name))
-
-    def __set__(self, owner: object, value: object) -> None:
-        raise _lookup_error(AttributeError, _no(self._place, self._place, self._name))
+    return property(refuse, refuse)
 
 
 def missing_attribute(owner: object, place: str, name: str) -> Any:

@@ -189,7 +189,12 @@ def _npy(path: PathLike) -> np.ndarray:
 
 
 def _resized(path: PathLike, sample_shape: tuple[int, ...], invert: bool) -> np.ndarray:
-    upright = _upright(path, sample_shape)
+    if len(sample_shape) != 2:
+        raise ValueError(
+            f"{path}: expected a network for images, got one for samples of shape {sample_shape}. "
+            "Use an array (NPY or IDX)."
+        )
+    upright = _upright(path)
     from PIL import Image
 
     paper = Image.new("RGBA", upright.size, "white" if invert else "black")
@@ -199,18 +204,13 @@ def _resized(path: PathLike, sample_shape: tuple[int, ...], invert: bool) -> np.
     return 255 - pixels if invert else pixels
 
 
-def _upright(image: Any, sample_shape: tuple[int, ...] = (0, 0)) -> Any:
+def _upright(image: Any) -> Any:
     """Return a picture in RGBA, rotated as its EXIF data say."""
     is_path = isinstance(image, str | os.PathLike)
     who = os.fspath(image) if is_path else "prepare"
     with from_extra("images", "Pillow", who=who):
         from PIL import Image, ImageOps
 
-    if len(sample_shape) != 2:
-        raise ValueError(
-            f"{who}: expected a network for images, got one for samples of shape {sample_shape}. "
-            "Use an array (NPY or IDX)."
-        )
     if isinstance(image, np.ndarray):
         is_picture = image.ndim in {2, 3} and image.shape[2:] in {(), (3,), (4,)}
         if image.dtype != np.uint8 or image.size == 0 or not is_picture:
@@ -229,7 +229,7 @@ def _upright(image: Any, sample_shape: tuple[int, ...] = (0, 0)) -> Any:
     except Exception as error:  # Pillow does not document what damaged files raise
         raise ValueError(
             f"{who}: expected an intact image of 8 bits a channel and at most {MAX_PIXELS:,} "
-            f"pixels, got: {error}. Reduce or convert it."
+            f"pixels, got: {error}. Replace, reduce or convert it."
         ) from error
 
 

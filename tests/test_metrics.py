@@ -220,6 +220,12 @@ def test_weighted_mean_is_divided_by_the_weights(device):
     assert metric.result() == (3 * 2 + 4) / (3 + 1 + 2)
 
 
+def test_mean_of_samples_without_weight_is_0_as_in_keras(device):
+    metric = Weighted(MeanAbsoluteError())
+    metric.update_state(Tensor([1.0], device), Tensor([3.0], device), Tensor([0.0], device))
+    assert metric.result() == 0
+
+
 def test_weights_of_steps_weigh_each_value(device):
     metric = MeanSquaredError()
     zeros, weights = Tensor(np.zeros((1, 3, 1)), device), Tensor([[1.0, 0.0, 2.0]], device)

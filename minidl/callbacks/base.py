@@ -159,7 +159,7 @@ class Callback(Shown):
         """Run before a batch of an evaluation or a validation."""
 
     def on_test_batch_end(self, batch: int, logs: Logs) -> None:
-        """Run after such a batch; `logs` are the means so far, of a shared run NaN."""
+        """Run after such a batch; `logs` are the means so far, or NaN in a shared run."""
 
     def on_predict_begin(self, logs: Logs) -> None:
         """Run before a prediction."""
@@ -171,7 +171,7 @@ class Callback(Shown):
         """Run before a batch of a prediction."""
 
     def on_predict_batch_end(self, batch: int, logs: Mapping[str, Any]) -> None:
-        """Run after such a batch; ``logs["outputs"]`` is what was predicted for it."""
+        """Run after such a batch; ``logs["outputs"]`` are the predictions for it."""
 
     def restore(self, model: Any, arguments: Mapping[str, int]) -> bool:
         """Load a run that this callback has saved, if any; return whether `fit` resumes it.

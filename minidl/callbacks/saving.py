@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from minidl.arguments import Number, positive_integer
+from minidl.arguments import Number, optional, positive_integer
 from minidl.callbacks.base import Callback, Logs
 from minidl.callbacks.monitor import Monitor
 from minidl.storage import registry
@@ -47,7 +47,8 @@ class ModelCheckpoint(Monitor):
         Whether a line is printed for each file, and for each epoch that is not the best.
     save_best_only, save_weights_only : bool
         For files: whether only epochs that improve the value are saved, and whether files hold
-        the weights only, as `Model.save_weights` writes them.
+        the weights only, as `Model.save_weights` writes them. As in Keras, a callback that is
+        used again goes on with its best value.
     mode : {"auto", "min", "max"}
         As in `EarlyStopping`.
     save_freq : "epoch" or int
@@ -130,10 +131,6 @@ class ModelCheckpoint(Monitor):
         if save_freq != "epoch":
             every_steps = positive_integer("ModelCheckpoint: save_freq", save_freq)
         self.verbose = verbose
-        if every_steps is not None:
-            every_steps = positive_integer("ModelCheckpoint: every_steps", every_steps)
-        if every_epochs is not None:
-            every_epochs = positive_integer("ModelCheckpoint: every_epochs", every_epochs)
         self.filepath = os.fspath(filepath)
         self.folder = Path(filepath)
         if self.folder.suffix in FILE_ENDINGS:
@@ -141,9 +138,11 @@ class ModelCheckpoint(Monitor):
                 f"{type(self).__name__}: expected a folder, got the file name {filepath}. Pass a "
                 f"name without {self.folder.suffix}."
             )
-        self.every_steps = every_steps
-        self.every_epochs = 1 if every_steps is every_epochs is None else every_epochs
-        self.keep = positive_integer("ModelCheckpoint: keep", keep)
+        every_epochs = 1 if every_steps is every_epochs is None else every_epochs
+        who = "ModelCheckpoint"
+        self.every_steps = optional(positive_integer, f"{who}: every_steps", every_steps)
+        self.every_epochs = optional(positive_integer, f"{who}: every_epochs", every_epochs)
+        self.keep = positive_integer(f"{who}: keep", keep)
         self.keeps_best = monitor is not None
         self.initial_value_threshold = initial_value_threshold
         self._lock: IO[str] | None = None
@@ -168,11 +167,12 @@ class ModelCheckpoint(Monitor):
             on_error.pop_all()
 
     def _begin(self, logs: Logs) -> None:
-        """Check the name of the value, and begin with its best one."""
+        """Check the name of the value, and begin with its best one: also of earlier runs."""
+        earlier = vars(self).get("best")
         Monitor.on_train_begin(self, logs)
-        threshold = self.initial_value_threshold
-        if threshold is not None and self.is_better(threshold, self.best):
-            self.best = threshold
+        for known in (self.initial_value_threshold, earlier):
+            if known is not None and self.is_better(known, self.best):
+                self.best = known
 
     def _check_folder(self) -> None:
         """Raise FileExistsError if the folder has files that would count as newer."""
@@ -184,7 +184,7 @@ class ModelCheckpoint(Monitor):
             )
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
-        """Save after every so many steps of the model's life, and where training stops."""
+        """Save if the number of steps is a multiple of `every_steps`, and when training stops."""
         is_due = self.every_steps and self.model.step % self.every_steps == 0
         run = self.model.run
         assert run is not None, "called within fit"
@@ -193,7 +193,7 @@ class ModelCheckpoint(Monitor):
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Save after every so many epochs, after the last one, and if it is the best."""
+        """Save every `every_epochs` epochs, after the last one, and after the best one."""
         # The best file first: if the run is killed in between, it repeats this epoch.
         if self.keeps_best:
             self._save_best(self.folder / BEST_FILE, logs, f"Epoch {epoch + 1}")
@@ -302,7 +302,7 @@ class _ModelFiles(ModelCheckpoint):
             self._path(dict.fromkeys(names, 0.0), **({"batch": 1} if steps else {}))
 
     def _save_step(self, batch: int, logs: Logs) -> None:
-        """Save after every so many steps of the model's life."""
+        """Save if the number of steps is a multiple of `save_freq`."""
         if self.model.step % int(self.save_freq) == 0:
             moment = f"Step {self.model.step}"
             self._save(logs, moment, epoch=self.model.position.epoch + 1, batch=batch + 1)

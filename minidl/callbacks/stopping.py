@@ -1,7 +1,7 @@
 """Early stopping."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from minidl.arguments import count, number
@@ -53,11 +53,12 @@ class EarlyStopping(Monitor):
     monitor: str = "val_loss"
     min_delta: float = 0.0
     patience: int = 0
-    mode: str = field(default="auto", kw_only=True)
-    baseline: float | None = field(default=None, kw_only=True)
-    restore_best_weights: bool = field(default=False, kw_only=True)
-    start_from_epoch: int = field(default=0, kw_only=True)
-    verbose: int = field(default=0, kw_only=True)
+    _: KW_ONLY
+    mode: str = "auto"
+    baseline: float | None = None
+    restore_best_weights: bool = False
+    start_from_epoch: int = 0
+    verbose: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

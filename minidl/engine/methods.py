@@ -1,5 +1,6 @@
-"""Methods of `Tensor` that apply one operation, or move its axes."""
+"""Methods of `Tensor` that apply one operation."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from minidl.alternatives import missing_attribute
 from minidl.backend import Array
 from minidl.engine import ops
-from minidl.engine.operands import number
+from minidl.engine.operands import flat, number
 
 T = TypeVar("T")
 
@@ -67,6 +68,10 @@ class TensorMethods(Generic[T]):
         """Return x where x > 0, else negative_slope x."""
         return self._apply(ops.leaky_relu, negative_slope=number(negative_slope))
 
+    def relu(self) -> T:
+        """Return the positive part of each element."""
+        return self._apply(ops.relu)
+
     def selu(self) -> T:
         """Return the scaled exponential linear unit of each element."""
         return self._apply(ops.selu)
@@ -84,6 +89,10 @@ class TensorMethods(Generic[T]):
         return self._apply(ops.tanh)
 
     # -------------------------------------------------------------------------- over axes
+
+    def sum(self, axis: ops.Axis = None, keepdims: bool = False) -> T:
+        """Return the sum over `axis`; None means all axes."""
+        return self._apply(ops.sum, axis=axis, keepdims=keepdims)
 
     def mean(self, axis: ops.Axis = None, keepdims: bool = False) -> T:
         """Return the mean over `axis`; None means all axes."""
@@ -120,6 +129,14 @@ class TensorMethods(Generic[T]):
         return self._apply(ops.std, axis=axis, keepdims=keepdims)
 
     # -------------------------------------------------------------------------- shapes
+
+    def reshape(self, *shape: int | Sequence[int]) -> T:
+        """Return the elements in another shape, in C order; one length may be -1."""
+        return self._apply(ops.reshape, shape=flat(shape))
+
+    def transpose(self, *axes: int | Sequence[int]) -> T:
+        """Return the tensor with its axes in the given order; without one, reversed."""
+        return self._apply(ops.transpose, axes=flat(axes) if axes else None)
 
     def expand_dims(self, axis: int | tuple[int, ...]) -> T:
         """Return the tensor with new axes of length 1, at these places of the result.

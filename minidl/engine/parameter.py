@@ -22,6 +22,8 @@ class Parameter(Tensor):
     ----------
     name : str
         ``"LAYER/NAME"``.
+    keras_name : str
+        The same with the NAME that Keras has for it, such as ``"LAYER/kernel"``.
     stream : int
         The random stream of its initial values.
     constraint : Constraint or None
@@ -32,17 +34,24 @@ class Parameter(Tensor):
         0 or above. Optimizers update this weight with their learning rate times this factor.
     """
 
-    __slots__ = ("_factor", "changed_at", "constraint", "name", "regularizer", "stream")
+    __slots__ = ("_factor", "changed_at", "constraint", "in_keras", "name", "regularizer", "stream")
 
     def __init__(self, values: np.ndarray, backend: Backend, name: str, stream: int):
         self._fill(backend.asarray(values), backend)
         self.requires_grad = True
         self.changed_at = -1
         self.name = name
+        self.in_keras: str | None = None  # NAME, if it is another one
         self.stream = stream
         self.constraint: Constraint | None = None
         self.regularizer: Callable[[Tensor], Tensor] | None = None
         self.learning_rate_factor = 1.0
+
+    @property
+    def keras_name(self) -> str:
+        """The name with the last part that it has in Keras."""
+        layer, slash, name = self.name.rpartition("/")
+        return f"{layer}{slash}{self.in_keras or name}"
 
     @property
     def learning_rate_factor(self) -> float:

@@ -24,21 +24,12 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return x.gelu(approximate=True)
 
 
-_BY_NAME: dict[str, Function] = {
-    "elu": Tensor.elu,
-    "gelu": Tensor.gelu,
-    "gelu_tanh": gelu_tanh,
-    "leaky_relu": Tensor.leaky_relu,
-    "linear": linear,
-    "relu": Tensor.relu,
-    "selu": Tensor.selu,
-    "sigmoid": Tensor.sigmoid,
-    "silu": Tensor.silu,
-    "softmax": Tensor.softmax,
-    "softplus": Tensor.softplus,
-    "swish": Tensor.silu,
-    "tanh": Tensor.tanh,
-}
+_FUNCTIONS: tuple[Any, ...] = (
+    *(Tensor.elu, Tensor.gelu, gelu_tanh, Tensor.leaky_relu, linear, Tensor.relu, Tensor.selu),
+    *(Tensor.sigmoid, Tensor.silu, Tensor.softmax, Tensor.softplus, Tensor.tanh),
+)
+_BY_NAME: dict[str, Function] = {function.__name__: function for function in _FUNCTIONS}
+_BY_NAME["swish"] = Tensor.silu
 
 
 def get(activation: str | Function | None) -> Function:
@@ -56,7 +47,7 @@ def get(activation: str | Function | None) -> Function:
     if isinstance(activation, str) and activation in _BY_NAME:
         return _BY_NAME[activation]
     raise ValueError(
-        f"activation: expected a function of a Tensor or one of {', '.join(_BY_NAME)}, "
+        f"activation: expected a function of a Tensor or one of {', '.join(sorted(_BY_NAME))}, "
         f"got {activation!r}. Choose a name, or pass a function."
     )
 

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, overload
 
@@ -10,8 +9,7 @@ import numpy as np
 
 from minidl import initializers, regularizers, rng
 from minidl.alternatives import keras_defaults, missing_attribute, refuse_names
-from minidl.arguments import number_array, positive_integer, undefined
-from minidl.backend import get_backend
+from minidl.arguments import number_array, positive_integer, snake_case, undefined
 from minidl.constraints import Constraint
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor, as_tensor
@@ -172,7 +170,7 @@ class Layer(Holder):
     @property
     def class_label(self) -> str:
         """The class name in snake case."""
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+        return snake_case(type(self).__name__)
 
     # -------------------------------------------------------------------- for subclasses
 
@@ -239,7 +237,7 @@ class Layer(Holder):
             raise ValueError(
                 f"{self.label}: expected unique names of weights, got {name!r} twice. Rename one."
             )
-        placement = self.placement or Placement(get_backend("cpu"), np.dtype("float32"))
+        placement = self.placement or Placement()
         initializer = initializers.get(initializer)
         initializer.check(shape)
         seed = placement.seed if initializer.seed is None else initializer.seed
@@ -266,6 +264,14 @@ class Layer(Holder):
         parameter.regularizer = regularizers.get(regularizer)
         self._weight_names = (*self._weight_names, name)
         return parameter
+
+    def _add_weight_of(self, kind: str, name: str, shape: tuple[int, ...]) -> Parameter:
+        """Return a new weight with the attributes ``KIND_initializer`` and so on as its options."""
+        options = "initializer", "constraint", "regularizer"
+        chosen = {option: getattr(self, f"{kind}_{option}") for option in options}
+        weight = self.add_weight(name, shape, **chosen)
+        weight.in_keras = kind
+        return weight
 
     def add_loss(self, term: Tensor) -> None:
         """Add a term to the loss that `fit` minimises and that `fit` and `evaluate` report.
@@ -394,7 +400,7 @@ class Layer(Holder):
                 f"{self.label}: expected one tensor, got a list. A layer of yours whose call takes "
                 "a list sets takes_list = True."
             )
-        place = self.placement or Placement(get_backend("cpu"), np.dtype("float32"))
+        place = self.placement or Placement()
         return as_tensor(self.label, "x", x, place.backend).astype(place.dtype)
 
     def walk(self) -> "Iterator[Layer]":

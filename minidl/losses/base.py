@@ -112,7 +112,7 @@ class Loss(Shown, RefusesMethods):
         return losses.sum() if self.reduction == "sum" else losses.mean()
 
     def with_parts(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> list[Tensor]:
-        """Return what a call returns, and then what else logs show."""
+        """Return the result of a call, and then the other values that logs show."""
         return [self(y_true, y_pred, sample_weight)]
 
 

@@ -47,7 +47,7 @@ class Metric(Shown):
     """
 
     name = "metric"
-    made_of: Sequence["Metric"] = ()  # the metrics that it has in it
+    made_of: Sequence["Metric"] = ()  # the metrics inside it
     is_mean = True  # whether `batch_sum` defines the metric, and not methods of its class
     _total: Array = None
     _count: Any = 0
@@ -120,9 +120,11 @@ class Metric(Shown):
         self._count += count
 
     def result(self) -> float:
-        """Return the mean, or NaN without samples; this waits for the device."""
+        """Return the mean, 0 if all weights are 0, or NaN without samples; waits for the device."""
+        if self._total is None:
+            return float("nan")
         count = float(self._count)
-        return float(self._total) / count if count else float("nan")
+        return float(self._total) / count if count else 0.0
 
     def fresh(self) -> Self:
         """Return a copy that has seen no samples."""

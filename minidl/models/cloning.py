@@ -18,7 +18,8 @@ def clone_model(model: Model, *, seed: int | None = None) -> Model:
     model : Model
         The model, which stays as it is.
     seed : int, optional
-        The seed of the clone. If None, it is that of `model`, and the initial weights are equal.
+        The seed of the clone. If None, it is that of `model`, and the initial weights are equal;
+        those of models within it need not be, since they may have had another seed.
 
     Examples
     --------
@@ -43,7 +44,8 @@ def clone_model(model: Model, *, seed: int | None = None) -> Model:
     twin.placement = Placement(model.backend, model.dtype, seed, owner=twin)
     for layer in twin.walk():
         if isinstance(layer, Model):
-            layer.placement, layer.train_state = twin.placement, TrainState(layer)
+            layer.placement = twin.placement  # which has the device of the state
+            layer.train_state = TrainState(layer)
     if model.built_for is not None:
         twin._trace(model.built_for)
     return twin

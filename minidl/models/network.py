@@ -221,7 +221,7 @@ class Network(Layer):
         registry.find("model", path).save(self, path)
 
     def check_savable(self, path: PathLike) -> None:
-        """Raise what `save` would raise for this model, and write nothing."""
+        """Raise the error that `save` would raise for this model, and write nothing."""
         registry.find("model", path).check(self)
 
     @keras_defaults(overwrite=True)

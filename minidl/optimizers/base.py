@@ -12,8 +12,8 @@ from itertools import groupby
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from minidl.alternatives import RefusesMethods, Unavailable, missing_attribute
-from minidl.arguments import Number, Shown, as_list, positive_integer, undefined
+from minidl.alternatives import RefusesMethods, missing_attribute, unavailable
+from minidl.arguments import Number, Shown, as_list, optional, positive_integer, undefined
 from minidl.backend import Array, Backend
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import schedules
@@ -42,10 +42,12 @@ class Optimizer(Shown, RefusesMethods):
         absolute value of an element, or the largest norm of all gradients together (Pascanu et al.,
         ICML 2013). Larger ones are scaled down, or cut. On the CPU, such updates are not recorded.
     gradient_accumulation_steps : int, optional
-        Only every n-th call of `update` changes the weights, by the mean of n gradients. Clipping,
-        decay and learning rate belong to this update. Such steps are not recorded.
+        Only every n-th call of `update` changes the weights, by the mean of n gradients. Clipping
+        and decay belong to this update. As in Keras, constraints hold after each call, and a
+        schedule gets the number of the call. Such steps are not recorded.
     undecayed : sequence of str
-        Regular expressions. Weights in whose name one is found are not decayed; see also
+        Regular expressions. Weights in whose `keras_name` one is found are not decayed: the weights
+        of layers are ``kernel``, ``bias``, ``gamma`` and ``beta``. See also
         `exclude_from_weight_decay`.
 
     Attributes
@@ -86,7 +88,7 @@ class Optimizer(Shown, RefusesMethods):
 
     state_names: tuple[str, ...] = ()
     backend: Backend  # of the weights, known from the first update on
-    lr = Unavailable("Optimizer")
+    lr = unavailable("Optimizer", "lr")
     weight_decay: Any = Number("[0, inf)", or_none=True)
     clipnorm: Any = Number("(0, inf)", or_none=True)
     clipvalue: Any = Number("(0, inf)", or_none=True)
@@ -107,15 +109,15 @@ class Optimizer(Shown, RefusesMethods):
         self.weight_decay = weight_decay
         self.clipnorm, self.clipvalue = clipnorm, clipvalue
         self.global_clipnorm = global_clipnorm
-        who, steps = type(self).__name__, gradient_accumulation_steps
+        who = type(self).__name__
         if [clipnorm, clipvalue, global_clipnorm].count(None) < 2:
             raise ValueError(
                 f"{who}: expected at most one of clipnorm, clipvalue and global_clipnorm, got "
                 "several. Choose one."
             )
-        if steps is not None:
-            steps = positive_integer(f"{who}: gradient_accumulation_steps", steps)
-        self.gradient_accumulation_steps = steps
+        self.gradient_accumulation_steps = optional(
+            positive_integer, f"{who}: gradient_accumulation_steps", gradient_accumulation_steps
+        )
         self.undecayed = tuple(as_list(who, "undecayed", undecayed))
         self.calls = 0
         self.is_changing = False
@@ -168,14 +170,14 @@ class Optimizer(Shown, RefusesMethods):
     def exclude_from_weight_decay(
         self, var_list: Sequence[Parameter] | None = None, var_names: Sequence[str] | None = None
     ) -> None:
-        """Leave the decay out for these weights, and for those in whose name a pattern is found.
+        """Leave the decay out for these weights, and for those with a pattern in their Keras name.
 
         Parameters
         ----------
         var_list : sequence of Parameter, optional
             Weights.
         var_names : sequence of str, optional
-            Regular expressions, such as ``"bias"``.
+            Regular expressions, such as ``"bias"`` or ``"gamma"``.
 
         Examples
         --------
@@ -185,7 +187,7 @@ class Optimizer(Shown, RefusesMethods):
         >>> optimizer.undecayed
         ('bias',)
         """
-        exact = (f"^{re.escape(parameter.name)}$" for parameter in var_list or ())
+        exact = (f"^{re.escape(parameter.keras_name)}$" for parameter in var_list or ())
         self.undecayed = *self.undecayed, *exact, *(var_names or ())
 
     def rule(self, weights: Array, gradients: Array, rate: float, decay: float) -> None:
@@ -210,23 +212,24 @@ class Optimizer(Shown, RefusesMethods):
     def _group(self, parameter: Parameter) -> Group:
         """Return the factors of the learning rate and of the decay."""
         patterns = self.undecayed if self.weight_decay else ()
-        is_excluded = any(re.search(pattern, parameter.name) for pattern in patterns)
+        is_excluded = any(re.search(pattern, parameter.keras_name) for pattern in patterns)
         return parameter.learning_rate_factor, float(not is_excluded)
 
     def numbers(
         self, ahead: int = 0, groups: Sequence[Group] = ((1.0, 1.0),)
     ) -> tuple[tuple[float, ...], ...]:
-        """Return step size and decay for the next or a later call of `update`, which `rule` takes.
+        """Return the numbers that `rule` takes in the next or a later call of `update`.
 
-        They are returned for each of the groups.
+        They are the step sizes and the decay, for each of the groups.
 
         Raises
         ------
         ValueError
             If the schedule returns an invalid learning rate.
         """
-        iterations = (self.calls + ahead) // (self.gradient_accumulation_steps or 1)
-        rate, decay = self._rate(iterations), self.weight_decay or 0
+        calls = self.calls + ahead
+        iterations = calls // (self.gradient_accumulation_steps or 1)
+        rate, decay = self._rate(calls), self.weight_decay or 0
         rates = [(rate * factor, decay * share) for factor, share in groups]
         return tuple((*self.step_sizes(each, iterations), 1 - each * d) for each, d in rates)
 
@@ -293,10 +296,10 @@ class Optimizer(Shown, RefusesMethods):
             if self._is_due(buffers.gradients):
                 self._clip(buffers)
                 self._run_rule(buffers, by_group)
-                for parameter in parameters:
-                    if parameter.constraint is not None:
-                        backend.not_recorded(f"{parameter.name} has a constraint")
-                        parameter.constraint.apply(parameter.data, backend)
+            for parameter in parameters:  # also while gradients are accumulated, as in Keras
+                if parameter.constraint is not None:
+                    backend.not_recorded(f"{parameter.name} has a constraint")
+                    parameter.constraint.apply(parameter.data, backend)
             if without:  # the rule and the constraints are for all weights
                 for view, values in zip(self._views_of(without), kept, strict=True):
                     view[...] = values
@@ -373,18 +376,18 @@ class Optimizer(Shown, RefusesMethods):
         views = [views_of(flat, self._parameters) for flat in flats]
         return [view[parameter] for view in views for parameter in parameters]
 
-    def _rate(self, iterations: int) -> float:
-        """Return the learning rate of an update."""
+    def _rate(self, calls: int) -> float:
+        """Return the learning rate of an update after so many calls."""
         schedule = self.learning_rate
         if not callable(schedule):
             return schedule
         # A Python float adopts the dtype of the weights; a NumPy float64 would not.
         who = f"{type(self).__name__}: {schedules.name_of(schedule)}"
         try:
-            rate: Any = schedule(iterations)
+            rate: Any = schedule(calls)
         except ArithmeticError as error:  # an overflow, or a division by zero
             rate = error
-        return schedules.returned_rate(who, rate, f"update {iterations}")
+        return schedules.returned_rate(who, rate, f"update {calls}")
 
     def is_for(self, parameters: Sequence[Parameter]) -> bool:
         """Return whether `update` accepts `parameters`: any at first, then the same ones."""

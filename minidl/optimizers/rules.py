@@ -245,13 +245,8 @@ class Nadam(Adam):
         self._divide(weights, step, of_square * self.state["square"], decay)
 
 
-_BY_NAME: dict[str, type[Any]] = {
-    "sgd": SGD,
-    "rmsprop": RMSprop,
-    "adam": Adam,
-    "adamw": AdamW,
-    "nadam": Nadam,
-}
+_KINDS: tuple[type[Any], ...] = (SGD, RMSprop, Adam, AdamW, Nadam)
+_BY_NAME = {kind.__name__.lower(): kind for kind in _KINDS}
 
 
 def get(optimizer: str | Optimizer) -> Optimizer:

@@ -1,4 +1,4 @@
-"""What the estimators for scikit-learn share: parameters, network and training."""
+"""Base class of the estimators for scikit-learn: parameters, network and training."""
 
 import math
 import warnings
@@ -65,7 +65,7 @@ _LOSSES: dict[str, type[losses.Loss]] = {
 
 
 class _Progress(callbacks.Callback):
-    """What scikit-learn does after each epoch: curves, learning rate, and when to stop.
+    """Curves, learning rate and early stopping after each epoch, as in scikit-learn.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ class _Progress(callbacks.Callback):
 
 @dataclass(eq=False, repr=False)
 class MLP(BaseEstimator):
-    """What both estimators share: the parameters, the network and its training."""
+    """Base class of both estimators: the parameters, the network and its training."""
 
     hidden_layer_sizes: Any = (100,)
     activation: str = "relu"
@@ -216,7 +216,7 @@ class MLP(BaseEstimator):
         return self._decoded(self._outputs(X))
 
     def predict_uncertainty(self, X: Any, samples: int = 20) -> Uncertainty:
-        """Return mean and spread of so many outputs with dropout for each row of `X`.
+        """Return mean and spread of `samples` outputs with dropout for each row of `X`.
 
         Returns
         -------

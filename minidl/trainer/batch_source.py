@@ -40,8 +40,9 @@ def yields_batches(x: Any, kinds: type | tuple[type, ...] = (tuple, list)) -> bo
 class BatchSource:
     """Batches from an iterable, checked on the host.
 
-    An epoch takes `steps` batches; the next epoch goes on there. Without `steps`, an epoch is one
-    pass. One batch is read ahead, so that the end of an epoch is known at its last batch.
+    An epoch takes `steps` batches; the next epoch goes on there, or with `restarts` begins anew.
+    Without `steps`, an epoch is one pass. One batch is read ahead, so that the end of an epoch is
+    known at its last batch.
 
     Parameters
     ----------
@@ -53,6 +54,8 @@ class BatchSource:
         Takes the parts of a batch, such as x and y, and returns its `Samples`.
     steps : int, optional
         The number of batches in an epoch.
+    restarts : bool
+        Whether each epoch has the same batches, if the iterable can be iterated again.
 
     Attributes
     ----------
@@ -81,13 +84,19 @@ class BatchSource:
     weight: np.ndarray | None
 
     def __init__(
-        self, who: str, iterable: Any, checked: Callable[..., Samples], steps: int | None = None
+        self,
+        who: str,
+        iterable: Any,
+        checked: Callable[..., Samples],
+        steps: int | None = None,
+        restarts: bool = False,
     ):
         wanted = None if steps is None else positive_integer(f"{who}: number of steps", steps)
         self._who, self._iterable, self._checked, self._wanted = who, iterable, checked, wanted
+        self._restarts = restarts
         self._known = wanted or length_hint(iterable) or math.inf
         self.done, self.shortage = 0, ""
-        self._iterator: Iterator[Any] | None = None
+        self._batches: Iterator[Samples] = iter(())
         self._next: Samples | None = None
         self._shapes: list[Any] = []
         if not self.begin_epoch():
@@ -99,12 +108,14 @@ class BatchSource:
         """Prepare the next epoch; return whether it has a batch."""
         if self.done and hasattr(self._iterable, "on_epoch_end"):
             self._iterable.on_epoch_end()  # as Keras calls it, to shuffle
+        if self.done and self._restarts:
+            self._iterator = None  # of a generator, the new one is the generator itself
         self.done = 0
-        if self._next is None and self._iterator is not None and self._wanted:
-            self._read_ahead()
+        if self._next is None and self._wanted:
+            self._next = next(self._batches, None)
         if self._next is None:
-            self._iterator = self._new_iterator()
-            self._read_ahead()
+            self._batches = map(self._checked_batch, self._new_iterator())
+            self._next = next(self._batches, None)
         if self._next is None:
             self.shortage = (
                 f"{self._who}: expected batches for each epoch, got none after the first: the "
@@ -117,7 +128,7 @@ class BatchSource:
             batch, self._next = self._next, None
             self.done += 1
             if self.done != self._wanted:
-                self._read_ahead()
+                self._next = next(self._batches, None)
                 if self._next is None and self._wanted:
                     self.shortage = (
                         f"{self._who}: expected {self._wanted} batches in an epoch, got "
@@ -126,7 +137,7 @@ class BatchSource:
             yield batch
 
     def steps(self, size: int = 0) -> float:
-        """Return the number of batches in this epoch, whatever `size` is; inf if it is unknown."""
+        """Return the number of batches in this epoch; inf if it is unknown. `size` is ignored."""
         return self.done if self._next is None else max(self._known, self.done + 1)
 
     def _new_iterator(self) -> Iterator[Any]:
@@ -137,26 +148,24 @@ class BatchSource:
             return iter(given)
         return map(given.__getitem__, range(len(given)))
 
-    def _read_ahead(self) -> None:
-        assert self._iterator is not None, "set by begin_epoch"
-        for given in self._iterator:
-            # A list of numbers is one array; PyTorch's loaders yield lists of tensors.
-            is_list = isinstance(given, list) and any(getattr(part, "ndim", 0) for part in given)
-            parts = given if is_list or isinstance(given, tuple) else (given,)
-            if not 1 <= len(parts) <= 3:
-                wanted = "expected batches (x, y) or (x, y, sample_weight)"
-                raise ValueError(f"{self._who}: {wanted}, got {len(parts)} parts. Yield tuples.")
-            batch = self._checked(*parts)
-            held = batch.x, batch.y, batch.weight
-            shapes = [None if part is None else part.shape[1:] for part in held]
-            self._shapes = self._shapes or shapes
-            if shapes != self._shapes:
-                raise ValueError(
-                    f"{self._who}: expected x, y and weights of shapes {self._shapes} for each "
-                    f"sample, as in the first batch, got {shapes}. Make all batches alike."
-                )
-            self._next = copy.deepcopy(batch)  # a generator may fill the same arrays again
-            return
+    def _checked_batch(self, given: Any) -> Samples:
+        """Return a batch of the iterable as samples, in arrays of their own."""
+        # A list of numbers is one array; PyTorch's loaders yield lists of tensors.
+        is_list = isinstance(given, list) and any(getattr(part, "ndim", 0) for part in given)
+        parts = given if is_list or isinstance(given, tuple) else (given,)
+        if not 1 <= len(parts) <= 3:
+            wanted = "expected batches (x, y) or (x, y, sample_weight)"
+            raise ValueError(f"{self._who}: {wanted}, got {len(parts)} parts. Yield tuples.")
+        batch = self._checked(*parts)
+        held = batch.x, batch.y, batch.weight
+        shapes = [None if part is None else part.shape[1:] for part in held]
+        self._shapes = self._shapes or shapes
+        if shapes != self._shapes:
+            raise ValueError(
+                f"{self._who}: expected x, y and weights of shapes {self._shapes} for each "
+                f"sample, as in the first batch, got {shapes}. Make all batches alike."
+            )
+        return copy.deepcopy(batch)  # a generator may fill the same arrays again
 
 
 class SourceFeed(Feed):

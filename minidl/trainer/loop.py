@@ -57,7 +57,7 @@ class Run:
     Attributes
     ----------
     interrupts : Interrupts
-        What lets Ctrl-C wait.
+        Deferral of Ctrl-C.
     is_training : bool
         Whether weights that a callback sets are a part of the run: until its end.
     warnings : list of Warning
@@ -100,13 +100,7 @@ class Run:
         return self.plan.samples.steps(self.position.batch_size)
 
     def start(
-        self,
-        arguments: Mapping[str, int],
-        first_epoch: int,
-        verbose: int,
-        *,
-        is_new: bool,
-        is_resumed: bool,
+        self, arguments: Mapping[str, int], first_epoch: int, verbose: int, *, is_new: bool
     ) -> None:
         """Begin the run with `run_arguments`, and train.
 
@@ -125,7 +119,7 @@ class Run:
                         if is_new:
                             state.begin_run(arguments, first_epoch)
                         # An interrupted run that is resumed keeps a stop that was set before.
-                        if not is_resumed or state.progress.moment is None:
+                        if state.progress.moment is None:
                             model.stop_training = False
                     names = "epochs", "validation_freq", "validation_batch_size"
                     settings = {name: getattr(self, name) for name in names}
@@ -135,7 +129,7 @@ class Run:
                         self.callbacks.begin(params | {"steps": steps})
                 except BaseException:  # this run was rejected
                     vars(state).update(before)
-                    if state.optimizer and not state.optimizer.iterations:
+                    if state.optimizer and not state.optimizer.calls:
                         state.optimizer.restore([], 0, {})  # a trial step may have laid it out
                     model.stop_training = was_stopped
                     if rate is not None:
@@ -172,15 +166,14 @@ class Run:
                 self.distribution.check_equal(state)
                 state.end_epoch(means, callbacks.memories())
                 callbacks.notify("on_epoch_end", epoch, means)
-            self._warn_of_weights_without_gradient()
-            self._warn_of_missing_batches()
+            self._add_warnings()
             self.is_training = False
             callbacks.notify("on_train_end", self.position.epoch, logs)
             state.progress = state.progress._replace(moment=None)  # the run is complete
 
-    def _warn_of_weights_without_gradient(self) -> None:
-        optimizer = self.state.optimizer
-        assert optimizer is not None, "checked by fit"
+    def _add_warnings(self) -> None:
+        shortages = [plan.samples.shortage for plan in (self.plan, self.validation) if plan]
+        optimizer = self.step.optimizer
         if optimizer.without_gradient:
             self.warnings.append(
                 UserWarning(
@@ -190,9 +183,6 @@ class Run:
                 )
             )
             optimizer.without_gradient = {}
-
-    def _warn_of_missing_batches(self) -> None:
-        shortages = [plan.samples.shortage for plan in (self.plan, self.validation) if plan]
         self.warnings += [UserWarning(text) for text in shortages if text]
 
     def _has_epochs(self) -> bool:

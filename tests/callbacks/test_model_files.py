@@ -85,6 +85,13 @@ def test_best_value_of_a_resumed_run_is_kept(tmp_path):
     assert files(tmp_path) == ["1.safetensors", "4.safetensors"]
 
 
+def test_callback_that_is_used_again_keeps_its_best_value_as_in_keras(tmp_path):
+    saver = ModelCheckpoint(tmp_path / "{epoch}.safetensors", "loss", save_best_only=True)
+    fit(network(), Losses([1.0]), saver, epochs=1)
+    fit(network(), Losses([3.0, 2.0, 0.5]), saver, epochs=3)
+    assert files(tmp_path) == ["1.safetensors", "3.safetensors"]
+
+
 def test_file_is_written_after_every_so_many_steps(tmp_path):
     fit(network(), ModelCheckpoint(tmp_path / "{epoch}-{batch}.safetensors", save_freq=5))
     assert files(tmp_path) == ["2-2.safetensors", "4-1.safetensors"]

@@ -480,6 +480,20 @@ def test_clone_has_initial_weights_and_draws_of_its_own(make):
     assert not set(clone.parameters()) & set(model.parameters())
 
 
+def test_clone_of_models_within_a_model_has_weights_of_its_own():
+    def of_six(*stack):
+        return models.Sequential([layers.Input((6,)), *stack])
+
+    model = small(of_six(of_six(layers.Dense(6, "tanh")), layers.Dense(6)))
+    before = bits(model)
+    clone = clone_model(model)
+    clone.compile("sgd", "mse")
+    clone.fit(X, TARGETS, verbose=0)
+    assert bits(model) == before != bits(clone)
+    clone.set_weights(model.get_weights())
+    assert (clone.predict(X, verbose=0) == model.predict(X, verbose=0)).all()
+
+
 # ------------------------------------------------------------------------------ modes
 
 

@@ -534,11 +534,17 @@ def test_metric_rejects_targets_of_the_other_kind(metric, y):
         model.fit(X, y, verbose=0)
 
 
-def test_fit_rejects_model_without_weights():
-    model = models.Sequential([layers.Flatten(), layers.Softmax()], name="empty")
-    model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="fit: expected weights to train, got none in empty"):
-        model.fit(X, X)
+@pytest.mark.parametrize("method", ["fit", "train_on_batch"])
+def test_training_rejects_model_without_weights_to_train(method):
+    empty = models.Sequential([layers.Flatten(), layers.Softmax()], name="empty")
+    frozen = models.Sequential([layers.Dense(6, input_shape=(6,))], name="frozen")
+    frozen.layers[0].trainable = False
+    for model in (empty, frozen):
+        model.compile("sgd", "mse")
+        with pytest.raises(
+            ValueError, match=f"{method}: expected weights to train, got none in {model.name}"
+        ):
+            getattr(model, method)(X, X)
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate"])

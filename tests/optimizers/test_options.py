@@ -10,7 +10,7 @@ from recorded_runs import REPLAYS, assert_equal, check, fit, network, quick
 from small_models import bits as bits_of_model
 
 import minidl
-from minidl import Tensor, layers, models, optimizers
+from minidl import Tensor, constraints, layers, models, optimizers
 from minidl.distributed import DataParallel
 from minidl.engine.parameter import Parameter
 from minidl.formats.description import describe
@@ -152,6 +152,19 @@ def test_only_every_nth_call_updates(device):
     assert waiting.tolist() == [7.0] * 8
 
 
+def test_schedule_and_constraint_of_accumulating_calls_are_those_of_keras():
+    (weight,) = [Parameter(np.array([-5.0, 4.0]), minidl.get_backend("cpu"), "w", 0)]
+    weight.constraint = constraints.NonNeg()
+    optimizer = SGD(lambda call: 0.1 * call, gradient_accumulation_steps=2)
+    seen = []
+    for _ in range(4):
+        weight.grad = Tensor(np.ones(2))
+        optimizer.update([weight])
+        seen.append(weight.numpy().tolist())
+    # Each call applies the constraint. Calls 1 and 3, counted from 0, update.
+    np.testing.assert_allclose(seen, [[0, 4], [0, 3.9], [0, 3.9], [0, 3.6]])
+
+
 def test_weight_without_a_gradient_in_a_call_keeps_its_sum():
     weights = [Parameter(np.zeros(2), minidl.get_backend("cpu"), n, 0) for n in ("first", "second")]
     optimizer = SGD(1.0, gradient_accumulation_steps=2)
@@ -220,6 +233,26 @@ def test_excluded_weights_are_not_decayed(device):
     found = trained("bias", parameters=[2]).get_weights()
     assert bits(found) == bits([all_decay[0], none[1], none[2], none[3]])
     assert not np.array_equal(all_decay[2], none[2])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kept"), [("kernel", [0]), ("bias", [1]), ("gamma", [2]), ("beta", [3])]
+)
+def test_patterns_exclude_weights_by_their_names_in_keras(pattern, kept):
+    stack = [
+        layers.Dense(3, bias_initializer="ones", input_shape=(2,)),
+        layers.LayerNormalization(),
+    ]
+    model = models.Sequential(stack)
+    model.layers[1].beta.assign(np.ones(3))
+    before = model.get_weights()
+    optimizer = SGD(0.5, weight_decay=1.0)
+    optimizer.exclude_from_weight_decay(var_names=[pattern])
+    for weight in model.parameters():
+        weight.grad = Tensor(np.zeros(weight.shape))
+    optimizer.update(model.parameters())
+    pairs = zip(before, model.get_weights(), strict=True)
+    assert [n for n, (a, b) in enumerate(pairs) if (a == b).all()] == kept
 
 
 def test_list_excludes_no_weight_whose_name_only_begins_so():

@@ -136,7 +136,7 @@ def test_epoch_with_fewer_batches_than_steps_is_recorded_with_a_warning():
     assert (model.history.epoch, model.step) == ([0, 1], 8)
 
 
-def test_validation_takes_its_steps_and_goes_on():
+def test_validation_by_a_generator_takes_its_steps_and_goes_on():
     seen = []
 
     def recorded():
@@ -146,6 +146,15 @@ def test_validation_takes_its_steps_and_goes_on():
 
     classifier().fit(X, LABELS, validation_data=recorded(), validation_steps=2, **PLAIN)
     assert seen == [0, 1, 2, 3, 4, 5]
+
+
+def test_validation_of_some_steps_begins_anew_as_in_keras():
+    found = []
+    for batches in (PAIRS, loader(), PAIRS[:2]):
+        steps = {"validation_data": batches, "validation_steps": 2}
+        model = classifier()
+        found.append(model.fit(PAIRS, epochs=3, verbose=0, **steps).history["val_loss"])
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize(("often", "epochs"), [(2, [1, 3]), ([1, 4], [0, 3]), (5, [])])
