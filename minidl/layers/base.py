@@ -189,7 +189,7 @@ class Layer(Holder):
             raise
         self.built = True
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, /) -> Any:
         """Return the output for `x`, after `build` has run.
 
         `minidl.rng.is_training` returns the mode. A definition with a parameter `training` receives
