@@ -360,6 +360,7 @@ def test_sigterm_stops_the_processes_and_the_sweep_continues_to_the_same_weights
     last = json.loads(events.read_text().splitlines()[-1])
     assert (last["event"], last["interrupted"]) == ("end", True)  # the run wrote its checkpoint
     request.getfixturevalue("started")  # from now on without more processes
+    request.getfixturevalue("no_figures")
     for place in (folder, whole):
         assert sweep.main([*options, "--out", str(place)]) == 0
     assert same_weights(folder / "seed-0", whole / "seed-0")
