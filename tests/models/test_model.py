@@ -422,6 +422,16 @@ def test_fit_runs_without_stdout(monkeypatch):
 
 # ------------------------------------------------------------------------------ rejected arguments
 
+
+class Sparse:
+    """What the sparse matrices of SciPy have in common."""
+
+    dtype = np.dtype(object)
+
+    def toarray(self):
+        return X
+
+
 BAD_ARGUMENTS = [
     ({"y": TARGETS[:49]}, ValueError, r"fit: expected y for 50 samples.*\(49, 2\)"),
     ({"y": TARGETS[:, :1]}, ValueError, r"mean_squared_error: expected y .*\(None, 2\).*\(50, 1\)"),
@@ -467,7 +477,7 @@ BAD_ARGUMENTS = [
     ({"epochs": -1}, ValueError, "fit: epochs.* -1"),
     ({"initial_epoch": -1}, ValueError, "fit: initial_epoch.* -1"),
     ({"callbacks": [None]}, TypeError, "fit: .*list of Callbacks, got None in it"),
-    ({"callbacks": [[Callback()]]}, TypeError, "fit: .*list of Callbacks, got .*Callback object"),
+    ({"callbacks": [[Callback()]]}, TypeError, r"fit: .*list of Callbacks, got \[Callback\(\)\]"),
     ({"callbacks": Callback}, TypeError, "fit: expected callbacks to be a list, got <class"),
     ({"callbacks": {Callback()}}, TypeError, "fit: expected callbacks to be a list, got {"),
     ({"callbacks": "csv"}, TypeError, "fit: expected callbacks to be a list, got 'csv'"),
@@ -482,6 +492,7 @@ BAD_ARGUMENTS = [
         TypeError,
         r"fit: expected y .*ndarray of object\. Convert it to numbers\.$",
     ),
+    ({"x": Sparse()}, TypeError, r"fit: expected x .*got a Sparse of object\. Pass its toarray"),
     ({"class_weight": [1, 2]}, TypeError, "fit: expected class_weight to map class numbers"),
     ({"class_weight": {0: 2.0}}, ValueError, "fit: expected y with one class for each sample"),
     (
