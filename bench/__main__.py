@@ -33,7 +33,7 @@ PICTURES: dict[str, Sequence[Callable[[Any, Any], None]]] = {
 PAGES: dict[str, tuple[str, Callable[[Any], Iterable[str]]]] = {
     "distributed": ("docs/more-than-one-machine.md", distributed.summary),
 }
-PICTURE_LINE = "![Training, dropout, and how `fit` scales](results.png)"
+PICTURE_LINE = "![Times of training and dropout; speed and memory of `fit` by size](results.png)"
 
 
 def write(folder: Path, new: Mapping[str, Any]) -> None:

@@ -158,13 +158,17 @@ def section(result: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"784-512-256-10, dropout 0.5 and 0.3, Adam, {result['data']}, shuffled, as bytes for "
-        f"minidl and float32 for PyTorch; one thread a process. {result['made_with']} In each "
-        f"round ({len(rounds)} in all) each side is started anew, and {result['epochs']} epochs "
-        "are timed after one in which kernels are compiled and steps recorded. DDP is on gloo. "
-        "Made by `python -m bench.distributed`."
+        "minidl and float32 for PyTorch. One thread a process; PyTorch's DDP communicates by gloo. "
+        f"Each of {len(rounds)} rounds starts each side anew, and times {result['epochs']} epochs "
+        "after a first one, in which kernels are compiled and steps recorded. Made by "
+        f"`python -m bench.distributed`. {result['made_with']}"
     )
     yield ""
-    yield "Best epochs of each round, one divided by the other, in the median of the rounds:"
+    yield (
+        "Ratios of times, each of the fastest epoch of a round. A speed-up is the time of one "
+        "process divided by that of two, so larger is better. In the other rows, the time of "
+        "the first side is divided by that of the second, so smaller is better:"
+    )
     yield ""
     yield from table(
         (result["processor"], "goal", *heads),
@@ -174,7 +178,7 @@ def section(result: Mapping[str, Any]) -> Iterator[str]:
         ],
     )
     yield ""
-    yield "Milliseconds a step, median over all epochs (and the minimum):"
+    yield "Milliseconds of a step: the median over all epochs, and in brackets the minimum:"
     yield ""
     yield from table(
         ("side", *heads, "bytes sent a step / bytes of the weights"),
@@ -244,8 +248,9 @@ def equal_line(batches: Sequence[Mapping[str, Any]]) -> str:
         if each[name] != each[like]
     ]
     if other:
-        return f"the trained weights had OTHER BITS than those of one process: {', '.join(other)}"
-    return "the trained weights had the same bits: " + "; ".join(" as ".join(p) for p in pairs)
+        return f"The trained weights had OTHER BITS than those of one process: {', '.join(other)}"
+    same = "; ".join(" as ".join(pair) for pair in pairs)
+    return f"The trained weights had the same bits: {same}."
 
 
 def loss_line(batches: Sequence[Mapping[str, Any]]) -> str:
@@ -254,7 +259,9 @@ def loss_line(batches: Sequence[Mapping[str, Any]]) -> str:
         max(abs(loss / batch["loss"][PLAIN] - 1) for loss in batch["loss"].values())
         for batch in batches
     ]
-    return f"the sides' losses in the last epoch are within {max(apart):.1%} of plain `fit`'s"
+    return (
+        f"In the last epoch, the losses of all sides are within {max(apart):.1%} of plain `fit`'s."
+    )
 
 
 # ------------------------------------------------------------------------------ the command

@@ -12,6 +12,7 @@ sizes is how fast the system finds fresh pages, which varied tenfold from turn t
 """
 
 import functools
+import itertools
 import os
 import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -236,13 +237,13 @@ def measure_size(workers: Mapping[str, Worker], size: int, rounds: int) -> dict[
 
 def section(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of the report."""
-    yield "## Dropout: 1e9 float32 elements a second"
+    yield "## Dropout: billions of elements a second"
     yield ""
     yield (
-        f"{result['made_with']} Each side returns a new array, in memory that its process "
-        f"already had; medians of {len(result['sizes'][0]['rounds'])} rounds, and in brackets "
-        "minidl's speed over the side's, the median of the rounds' ratios. Made by "
-        "`python -m bench.dropout`."
+        "Dropout alone, at rate 0.5, on float32 arrays. A column is a number of elements. Each "
+        "side returns a new array, in memory that its process already had. Medians of "
+        f"{len(result['sizes'][0]['rounds'])} rounds; in brackets, how many times as fast minidl "
+        f"is. Made by `python -m bench.dropout`. {result['made_with']}"
     )
     yield ""
     yield from speeds(result)
@@ -264,8 +265,7 @@ def speeds(result: Mapping[str, Any]) -> Iterator[str]:
         ],
     )
     yield ""
-    for size in sizes:
-        yield f"- {size['elements']:,} elements: {load_line(size['rounds'])}"
+    yield f"- {load_line([measured for size in sizes for measured in size['rounds']])}"
     yield from left_out_lines(result["left_out"])
 
 
@@ -282,12 +282,13 @@ def speed(size: Mapping[str, Any], name: str) -> float:
 
 
 def draw(result: Mapping[str, Any], axes: Any) -> None:
-    """Draw a line for each side."""
+    """Draw a line for each side, which can be told apart without colours."""
     sizes = result["sizes"]
     elements = [size["elements"] for size in sizes]
+    looks = itertools.cycle(("o-", "s--", "^--", "x:", "+:", "v-.", "D-.", "*-"))
     for name in sizes[0]["rounds"][0]["seconds"]:
-        axes.loglog(elements, [speed(size, name) for size in sizes], ".-", label=name)
-    axes.set(title="dropout", xlabel="float32 elements", ylabel="1e9 elements a second")
+        axes.loglog(elements, [speed(size, name) for size in sizes], next(looks), label=name)
+    axes.set(title="dropout", xlabel="float32 elements", ylabel="billions of elements a second")
     axes.margins(y=0.35)  # room for the legend
     axes.legend(fontsize="x-small", loc="upper center", ncols=2)
 

@@ -112,7 +112,7 @@ def section(result: Mapping[str, Any]) -> Iterator[str]:
     rows, units = SHAPE
     yield "## Memory"
     yield ""
-    yield f"{result['made_with']} Made by `python -m bench.memory`."
+    yield f"Made by `python -m bench.memory`. {result['made_with']}"
     yield ""
     yield from table(
         ("what", "bytes"),
@@ -131,8 +131,8 @@ def section(result: Mapping[str, Any]) -> Iterator[str]:
     )
     yield ""
     yield (
-        "Arrays are counted by NumPy's own reports to `tracemalloc`, without the outputs of the "
-        "layer in the second row."
+        "The last three rows count NumPy's arrays, by `tracemalloc`. The second row leaves out the "
+        "output of the layer, which the next layer keeps."
     )
 
 

@@ -38,7 +38,7 @@ QUICK = {
         "images": (10_000, 60_000),
     }
 }
-VARIED = "what is varied, in the legend's units"
+VARIED = "width, depth, batch or images: see the legend"
 # sweep: what its values count, and a mark that can be told apart without colours
 LOOKS = {
     "width": {"label": "width: units a layer", "marker": "o"},
@@ -48,23 +48,23 @@ LOOKS = {
 }
 WHY = {
     "width": (
-        "two hidden layers of this width, batch 128. Narrow layers wait for what a step costs by "
-        "itself (Python, small kernels); wide ones for Adam, which reads and writes 28 bytes a "
-        "weight, once the weights are in no cache any more."
+        "Two hidden layers of this width, batch 128. With narrow layers, the fixed costs of a step "
+        "(Python, small kernels) take most of the time. With wide layers, the weights no longer "
+        "fit into a cache, and Adam reads and writes 28 bytes of memory for each weight."
     ),
     "depth": (
-        "hidden layers of 256 units, batch 128. Each layer adds the same work; what a step costs "
-        "by itself and the first layer, which is three times as large, weigh less and less."
+        "Hidden layers of 256 units, batch 128. Each layer adds the same work. The fixed costs of "
+        "a step and the first layer, which is three times as large, weigh less and less."
     ),
     "batch": (
-        "the notes' network. Adam's pass over all weights and what a step costs by itself do not "
-        "depend on the batch: small batches share them among few images."
+        "The network of the README. The update of the weights and the fixed costs of a step do not "
+        "depend on the batch. A small batch shares them among few images."
     ),
     "images": (
-        "the notes' network, batch 128, an epoch. The work is in proportion. The images lie in a "
-        "file that is mapped into memory, and the rows of a shuffled batch anywhere in it: as long "
-        "as the system can keep its pages in memory that makes little difference, beyond that each "
-        "image is an access to the disk."
+        "The network of the README, batch 128. The time of an epoch grows in proportion. The "
+        "images are in a file mapped into memory, and a shuffled batch reads rows from all over "
+        "it. This makes little difference while the system keeps the file in memory. For a larger "
+        "file, each image is an access to the disk."
     ),
 }
 
@@ -172,19 +172,19 @@ def section(result: Mapping[str, Any]) -> Iterator[str]:
     yield "## Scaling of `fit`"
     yield ""
     yield (
-        f"{result['made_with']} Each point in a new process, the best of {result['turns']} epochs; "
-        "the operations are those of the matrix products; memory is the peak without mapped files. "
-        f"Where images are not varied, an epoch has {SAMPLES:,} of them, or {STEPS} batches where "
-        "that is more, so what an epoch costs by itself weighs more there. "
-        f"Other processes used {result['load']:.2f} cores. Made by `python -m bench.scaling`."
+        f"Each row is a new process, and the fastest of {result['turns']} epochs. Operations are "
+        "those of the matrix products. Memory is the peak, without files mapped into memory. In "
+        f"the first three tables, an epoch has {SAMPLES:,} images, or {STEPS} batches if that is "
+        "more. So the fixed costs of an epoch weigh more there. Other processes used "
+        f"{result['load']:.2f} cores. Made by `python -m bench.scaling`. {result['made_with']}"
     )
     for sweep, points in result["sweeps"].items():
         yield ""
         yield f"### Against {sweep}"
         yield ""
-        yield f"{sweep.capitalize()}: {WHY[sweep]}"
+        yield WHY[sweep]
         yield ""
-        head = (sweep, "weights", "ms a step", "us an image", "1e9 operations a second", "MB")
+        head = (sweep, "weights", "ms a step", "us an image", "billion operations a second", "MB")
         yield from table(head, [row(sweep, measured) for measured in points])
 
 
@@ -210,7 +210,7 @@ def draw(result: Mapping[str, Any], axes: Any) -> None:
             for measured in points
         ]
         axes.semilogx([measured["value"] for measured in points], rates, **LOOKS[sweep])
-    axes.set(title="scaling of fit", xlabel=VARIED, ylabel="1e9 operations a second", ylim=0)
+    axes.set(title="scaling of fit", xlabel=VARIED, ylabel="billion operations a second", ylim=0)
     axes.legend(fontsize="x-small", loc="lower right")
 
 

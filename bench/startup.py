@@ -85,18 +85,24 @@ def section(result: Mapping[str, Any]) -> Iterator[str]:
     yield "## Start: seconds"
     yield ""
     yield (
-        f"{result['made_with']} The first step is that of `python {result['command']}`, from the "
-        "start of its process. Made by `python -m bench.startup`."
+        "Seconds from the start of a process to the end of the import, or to the end of the first "
+        f"training step of `python {result['command']}`. With a cold cache, the kernels are "
+        "compiled. With a warm cache, an earlier run has compiled them. Made by "
+        f"`python -m bench.startup`. {result['made_with']}"
     )
     yield ""
     yield from table(
-        ("what", "median", "round by round"),
+        ("what", "median", "in each round"),
         [
             *(
                 (name, f"{median_turn(rounds, name):.2f}", numbers(seconds))
                 for name, seconds in times.items()
             ),
-            ("minidl beyond numpy", f"{statistics.median(beyond):.2f}", numbers(beyond)),
+            (
+                "`import minidl` minus `import numpy`",
+                f"{statistics.median(beyond):.2f}",
+                numbers(beyond),
+            ),
         ],
     )
     yield ""

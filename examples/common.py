@@ -3,7 +3,6 @@
 import argparse
 import io
 import json
-import math
 import platform
 import sys
 import time
@@ -11,16 +10,13 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image  # matplotlib brings it
 from tqdm import tqdm
 
 import minidl
 from minidl import datasets, layers, models, optimizers
-
-matplotlib.use("Agg")  # pictures go into files; no screen is needed
-import matplotlib.pyplot as plt
 
 Item = TypeVar("Item")
 PIXELS, CLASSES = 28 * 28, 10
@@ -31,6 +27,7 @@ COLOURS = 64  # in a picture
 WITH = {"color": "#0072B2", "linestyle": "-", "marker": "o", "markersize": 4}
 WITHOUT = {"color": "#D55E00", "linestyle": "--", "marker": "s", "markersize": 4}
 THEORY = {"color": "black", "linestyle": ":", "linewidth": 1.5}
+plt.switch_backend("Agg")  # pictures go into files; no screen is needed
 plt.rcParams.update(
     {"axes.grid": True, "grid.alpha": 0.3, "font.size": 10, "figure.constrained_layout.use": True}
 )
@@ -141,18 +138,7 @@ def finish(chosen: argparse.Namespace, figure: plt.Figure, finding: str, **numbe
         "python": platform.python_version(),
         "picture": str(chosen.picture),
     }
+    exact = json.dumps(numbers, default=lambda value: value.tolist(), allow_nan=False)
+    rounded = json.loads(exact, parse_float=lambda digits: float(f"{float(digits):.6g}"))
     print(finding)
-    print(json.dumps(made | {name: _rounded(value) for name, value in numbers.items()}))
-
-
-def _rounded(value: object) -> object:
-    """Return numbers with six significant digits, in lists and dictionaries too."""
-    if isinstance(value, dict):
-        return {str(key): _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_rounded(item) for item in value]
-    if isinstance(value, float | np.floating):
-        if not math.isfinite(value):
-            raise ValueError(f"expected finite numbers, got {value}")
-        return float(f"{value:.6g}")
-    return value
+    print(json.dumps(made | rounded))

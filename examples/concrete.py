@@ -9,8 +9,9 @@ is trained on parts of the digits of several sizes, for the same number of steps
 the paper's: l^2 / (2 N) for weights and 1 / N for rates, for N images and a prior length scale l.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import CLASSES, PIXELS, arguments, digits, finish, loss_and_error, plt, progress
+from common import CLASSES, PIXELS, arguments, digits, finish, loss_and_error, progress
 
 from minidl import layers, models
 
@@ -54,14 +55,7 @@ def main() -> None:
     for size in progress(sizes, "size"):
         data, device = (x[:size], y[:size]), chosen.device
         nets = [train(*data, hidden, steps, seed, device) for seed in seeds]
-        rates = [
-            [
-                layer.learned_rate
-                for layer in net.walk()
-                if isinstance(layer, layers.ConcreteDropout)
-            ]
-            for net in nets
-        ]
+        rates = [[layer.learned_rate for layer in net.layers] for net in nets]
         errors = [loss_and_error(net, x_test, y_test)[1] for net in nets]
         found[size] = {"rates": rates, "test_error_percent": errors}
 

@@ -9,20 +9,11 @@ The network is 784-512-512-10 here. Small sizes, whose errors depend on which im
 trained on several sets.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import (
-    WITH,
-    WITHOUT,
-    arguments,
-    classifier,
-    digits,
-    finish,
-    loss_and_error,
-    plt,
-    progress,
-)
+from common import WITH, WITHOUT, arguments, classifier, digits, finish, loss_and_error, progress
 
-from minidl import optimizers
+from minidl.optimizers import schedules
 
 BATCH_SIZE = 100
 # images: (epochs, sets of images)
@@ -44,17 +35,12 @@ def main() -> None:
 
     errors: dict[str, dict[int, float]] = {"without": {}, "with": {}}
     for images, (epochs, sets) in progress(sizes.items(), "size"):
+        fall = schedules.CosineDecay(0.001, epochs * images // BATCH_SIZE)
         for name, rate in (("without", 0.0), ("with", 0.5)):
             found = []
             for number in range(sets):
-                model = classifier(
-                    [(units, rate)] * 2,
-                    device=chosen.device,
-                    seed=chosen.seed + number,
-                    learning_rate=optimizers.schedules.CosineDecay(
-                        0.001, epochs * images // BATCH_SIZE
-                    ),
-                )
+                place = {"device": chosen.device, "seed": chosen.seed + number}
+                model = classifier([(units, rate)] * 2, learning_rate=fall, **place)
                 part = slice(number * images, (number + 1) * images)
                 model.fit(x[part], y[part], batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
                 found.append(loss_and_error(model, *test)[1])
@@ -73,6 +59,8 @@ def main() -> None:
     right.semilogx(list(gain), list(gain.values()), **WITH)
     right.axhline(0, color="black", linewidth=1)
     right.set(xlabel="training images", ylabel="errors avoided by dropout (%)")
+    for panel in (left, right):
+        panel.xaxis.set_major_formatter("{x:,.0f}")
     finish(
         chosen,
         figure,

@@ -12,16 +12,19 @@ seeds. The training loss is that of the whole network, without dropout.
 
 from collections.abc import Callable
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import arguments, classifier, digits, finish, loss_and_error, plt, progress
+from common import arguments, classifier, digits, finish, loss_and_error, progress
+
+from minidl import callbacks
 
 RATE = 0.1
 SEEDS = 3
 STYLES = {
     "no dropout": {"color": "black", "linestyle": ":"},
     "all steps": {"color": "#0072B2", "linestyle": "-"},
-    "first half": {"color": "#009E73", "linestyle": "-."},
-    "second half": {"color": "#D55E00", "linestyle": "--"},
+    "early": {"color": "#009E73", "linestyle": "-."},
+    "late": {"color": "#D55E00", "linestyle": "--"},
 }
 
 
@@ -30,16 +33,27 @@ def rates(rate: float, half: int) -> dict[str, float | Callable[[int], float]]:
     return {
         "no dropout": 0.0,
         "all steps": rate,
-        "first half": lambda step: rate if step < half else 0.0,
-        "second half": lambda step: 0.0 if step < half else rate,
+        "early": lambda step: rate if step < half else 0.0,
+        "late": lambda step: 0.0 if step < half else rate,
     }
 
 
 def train(hidden: tuple, data: tuple, test: tuple, epochs: int, seed: int, device: str) -> tuple:
-    """Return the training loss after each epoch, and the test loss and error at the end."""
+    """Return training loss, test loss and test error, each a list with a number for each epoch."""
     model = classifier(hidden, device=device, seed=seed)
-    run = model.fit(*data, batch_size=128, epochs=epochs, validation_data=data, verbose=0)
-    return run.history["val_loss"], loss_and_error(model, *test)
+    tested: list[tuple[float, float]] = []
+    after_epoch = callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: tested.append(loss_and_error(model, *test))
+    )
+    run = model.fit(
+        *data,
+        batch_size=128,
+        epochs=epochs,
+        validation_data=data,
+        callbacks=[after_epoch],
+        verbose=0,
+    )
+    return run.history["val_loss"], *zip(*tested, strict=True)
 
 
 def main() -> None:
@@ -57,30 +71,31 @@ def main() -> None:
             hidden = [(number, scheduled) for number in units]
             seeds = range(chosen.seed, chosen.seed + SEEDS)
             runs = [train(hidden, data, test, count, seed, chosen.device) for seed in seeds]
-            curve = np.mean([losses for losses, _ in runs], axis=0)
-            loss, error = np.mean([measured for _, measured in runs], axis=0)
+            training, test_loss, error = np.mean(runs, axis=0)
             numbers[f"{title}, {way}"] = {
-                "training_loss": float(curve[-1]),
-                "training_loss_by_seed": [losses[-1] for losses, _ in runs],
-                "test_loss": loss,
-                "test_error_percent": error,
+                "training_loss": training[-1],
+                "training_loss_by_seed": [losses[-1] for losses, *_ in runs],
+                "test_loss": test_loss[-1],
+                "test_error_percent": error[-1],
             }
-            panel.plot(
-                range(1, count + 1), curve, label=f"{way}, test {error:.2f} %", **STYLES[way]
-            )
-        fits = "underfits" if units is small else "overfits"
+            curve = training if units is small else test_loss
+            label = f"{way}, test error {error[-1]:.2f} %"
+            panel.plot(range(1, count + 1), curve, label=label, **STYLES[way])
+        fits, axis = ("underfits", "training") if units is small else ("overfits", "test")
         name = f"{fits}: 784-{'-'.join(map(str, units))}-10, {len(data[0]):,} images"
         panel.set_title(name, fontsize=10)
-        panel.set(xlabel="epoch", ylabel="training loss", yscale="log")
+        panel.set(xlabel="epoch", ylabel=f"{axis} loss (nats)", yscale="log")
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:g}")
         panel.set_xticks(range(0, count + 1, count // 4))
         panel.legend(fontsize=8)
     under, over = ({way: numbers[f"{title}, {way}"] for way in STYLES} for title in cases)
     finding = (
         "The paper finds a lower training loss with early dropout where a network underfits; here "
-        f"it is {under['first half']['training_loss']:.3f} with and "
+        f"it is {under['early']['training_loss']:.3f} with and "
         f"{under['no dropout']['training_loss']:.3f} without dropout. It finds a lower test loss "
         "with late dropout where a network overfits; here it is "
-        f"{over['second half']['test_loss']:.3f} with and "
+        f"{over['late']['test_loss']:.3f} with and "
         f"{over['no dropout']['test_loss']:.3f} without dropout."
     )
     finish(chosen, figure, finding, rates=[RATE, 5 * RATE], **numbers)

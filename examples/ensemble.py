@@ -11,8 +11,9 @@ both means are taken, and their probabilities of the class that weight scaling p
 with its own. A few test images decide the errors of one network, so several networks are trained.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import THEORY, WITH, WITHOUT, arguments, classifier, digits, finish, plt, progress
+from common import THEORY, WITH, WITHOUT, arguments, classifier, digits, finish, progress
 
 from minidl import models, no_grad, rng
 

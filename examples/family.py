@@ -6,11 +6,12 @@ grows (Morerio et al., ICCV 2017), additive noise, alpha dropout (Klambauer et a
 DropConnect (Wan et al., ICML 2013), and stochastic depth (Huang et al., ECCV 2016).
 
 The best of three rates has the lowest loss on images held out of the training set. The test set is
-asked once. Calibration is by how much confidence and accuracy differ (`calibration_error`).
+used once. Calibration is by how much confidence and accuracy differ (`calibration_error`).
 """
 
 from collections.abc import Callable
 
+import matplotlib.pyplot as plt
 import numpy as np
 from common import (
     CLASSES,
@@ -21,7 +22,6 @@ from common import (
     calibration_error,
     digits,
     finish,
-    plt,
     progress,
 )
 
@@ -95,13 +95,15 @@ def main() -> None:
         gaps = [calibration_error(p, y_test) for p in outputs]
         found[name] = {"rate": rate, "test_error_percent": errors, "calibration_percent": gaps}
     figure, panels = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True)
-    for panel, key in zip(panels, ("test_error_percent", "calibration_percent"), strict=True):
+    shown = {"test_error_percent": "test error (%)", "calibration_percent": "calibration error (%)"}
+    for panel, (key, label) in zip(panels, shown.items(), strict=True):
         for row, (name, numbers) in enumerate(found.items()):
             style = {**(WITHOUT if name == "no noise" else WITH), "linestyle": ""}
             panel.plot(np.mean(numbers[key]), row, **{**style, "markersize": 8})
             panel.plot(numbers[key], [row] * len(numbers[key]), **style, alpha=0.4)
-        panel.set(xlabel=key.replace("_percent", ", %").replace("_", " "))
-    panels[0].set_yticks(range(len(found)), [f"{n} ({found[n]['rate']:g})" for n in found])
+        panel.set(xlabel=label)
+    names = [n if n == "no noise" else f"{n} ({found[n]['rate']:g})" for n in found]
+    panels[0].set_yticks(range(len(found)), names)
     panels[0].invert_yaxis()
     without, *errors = (np.mean(numbers["test_error_percent"]) for numbers in found.values())
     finding = (

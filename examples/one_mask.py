@@ -10,8 +10,9 @@ One element is marked in all panels: its random word, below or not below rate x 
 
 import itertools
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import arguments, finish, plt, progress
+from common import arguments, finish, progress
 
 import minidl
 from minidl import Tensor, get_backend, layers, rng
@@ -50,7 +51,7 @@ def draw(panel: plt.Axes, mask: np.ndarray, sizes: list[int], title: str) -> Non
 
 def main() -> None:
     chosen = arguments(__doc__)
-    # A GPU that is asked for must be there; else one takes part where there is one.
+    # With --device cuda, a GPU is required. Otherwise one is used if the machine has one.
     gpu = get_backend("auto" if chosen.device == "cpu" else chosen.device).name
     devices = ["cpu"] if gpu == "cpu" else ["cpu", gpu]
     address = {"seed": chosen.seed, "stream": 0, "step": STEP}

@@ -7,17 +7,8 @@ whose networks with dropout end with clearly lower test errors.
 All losses are measured in inference mode, so that the curves of both networks can be compared.
 """
 
-from common import (
-    WITH,
-    WITHOUT,
-    arguments,
-    classifier,
-    digits,
-    finish,
-    loss_and_error,
-    plt,
-    progress,
-)
+import matplotlib.pyplot as plt
+from common import WITH, WITHOUT, arguments, classifier, digits, finish, loss_and_error, progress
 
 NOTES = [(512, 0.5), (256, 0.3)]
 # images: (batch size, epochs)

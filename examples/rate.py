@@ -10,37 +10,29 @@ each layer multiplies the variance by 1 / p, and at p = 0.1 the networks do far 
 here, and pn 128; Adam's learning rate falls along a cosine.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import (
-    WITH,
-    WITHOUT,
-    arguments,
-    classifier,
-    digits,
-    finish,
-    loss_and_error,
-    plt,
-    progress,
-)
+from common import WITH, WITHOUT, arguments, classifier, digits, finish, loss_and_error, progress
 
 from minidl.optimizers import schedules
 
 LAYERS, BATCH_SIZE = 3, 128
+# units, images, epochs, and the shares of kept units
+FULL = 512, 60_000, 20, [0.1, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0]
+QUICK = 256, 2_000, 15, [0.2, 0.5, 1.0]
 
 
 def main() -> None:
     chosen = arguments(__doc__)
     (x, y), test = digits(chosen.quick)
-    if chosen.quick:
-        units, images, epochs, keeps = 256, 2_000, 15, [0.2, 0.5, 1.0]
-    else:
-        units, images, epochs, keeps = 512, 60_000, 20, [0.1, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0]
+    units, images, epochs, keeps = QUICK if chosen.quick else FULL
     kept = units // 4
 
     widths = {
         f"n = {units}": [units for _ in keeps],
         f"pn = {kept}": [round(kept / keep) for keep in keeps],
     }
+    fall = schedules.CosineDecay(0.001, epochs * images // BATCH_SIZE)
     figure, axes = plt.subplots(figsize=(7, 4.2))
     errors: dict[str, list[float]] = {}
     train_errors: list[float] = []
@@ -48,14 +40,8 @@ def main() -> None:
         errors[name] = []
         for keep, size in progress(list(zip(keeps, sizes, strict=True))):
             hidden = [(size, 1 - keep)] * LAYERS
-            fall = schedules.CosineDecay(0.001, epochs * images // BATCH_SIZE)
-            model = classifier(
-                hidden,
-                device=chosen.device,
-                seed=chosen.seed,
-                scaling="inference",
-                learning_rate=fall,
-            )
+            place = {"device": chosen.device, "seed": chosen.seed}
+            model = classifier(hidden, scaling="inference", learning_rate=fall, **place)
             model.fit(x[:images], y[:images], batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
             errors[name].append(loss_and_error(model, *test)[1])
             if size == units and name.startswith("n "):

@@ -8,8 +8,9 @@ w = (X'X + q/(1-q) Gamma^2)^-1 X'y. Srivastava et al., JMLR 15 (2014), section 9
 Here the inputs are digits, averaged to 4 x 4 pixels, and the ten targets say which digit it is.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import THEORY, WITH, arguments, digits, finish, plt, progress
+from common import THEORY, WITH, arguments, digits, finish, progress
 
 import minidl
 from minidl import Tensor, layers, losses, models, optimizers

@@ -16,8 +16,9 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import WITH, WITHOUT, arguments, classifier, digits, finish, plt, progress
+from common import WITH, WITHOUT, arguments, classifier, digits, finish, progress
 
 import minidl
 from minidl import Tensor, get_backend, layers, losses, optimizers, rng
@@ -59,7 +60,7 @@ def main() -> None:
     chosen = arguments(__doc__)
     steps = 40 if chosen.quick else 200
     places = {"CPU, 1 thread": ("cpu", "1"), "CPU, 2 threads": ("cpu", "2")}
-    # A GPU that is asked for must be there; else one takes part where there is one.
+    # With --device cuda, a GPU is required. Otherwise one is used if the machine has one.
     gpu = get_backend("auto" if chosen.device == "cpu" else chosen.device).name
     if gpu != "cpu":
         places["GPU"] = gpu, "2"

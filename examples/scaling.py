@@ -6,6 +6,9 @@ the paper do: ``scaling="inference"``. In both forms the mean over all masks in 
 inference computes. Srivastava et al., JMLR 15 (2014), section 4 and Figure 2, and section 10.
 """
 
+from collections.abc import Iterable
+
+import matplotlib.pyplot as plt
 import numpy as np
 from common import (
     THEORY,
@@ -16,7 +19,6 @@ from common import (
     digits,
     finish,
     loss_and_error,
-    plt,
     progress,
 )
 
@@ -27,26 +29,32 @@ RATE, IMAGES, STREAM = 0.5, 20, 0
 LOOKS = {"train": WITH, "inference": WITHOUT}
 
 
-def distance_to_inference(scaling: str, x: np.ndarray, masks: int, chosen) -> np.ndarray:
-    """Return how far the mean over 1, 2, ... masks is from inference, relative to inference."""
+def distances_to(inference: np.ndarray, outputs: Iterable[np.ndarray]) -> np.ndarray:
+    """Return how far the mean of 1, 2, ... outputs is from inference, relative to inference."""
+    total, found = np.zeros(inference.shape), []
+    for count, output in enumerate(outputs, 1):
+        total += output
+        found.append(np.linalg.norm(total / count - inference))
+    return np.array(found) / np.linalg.norm(inference)
+
+
+def of_a_layer(scaling: str, x: np.ndarray, masks: int, chosen) -> np.ndarray:
+    """Return the distances of a layer, each of whose outputs in training has another mask."""
     layer = layers.Dropout(RATE, seed=chosen.seed, stream=STREAM, scaling=scaling)
     tensor = Tensor(x, chosen.device)
-    inference = layer(tensor).numpy().astype("float64")
-    total, distances = np.zeros(x.shape), []
-    for step in range(masks):
+
+    def output(step: int) -> np.ndarray:
         with minidl.training(step=step):
-            total += layer(tensor).numpy()
-        distances.append(np.linalg.norm(total / (step + 1) - inference))
-    return np.array(distances) / np.linalg.norm(inference)
+            return layer(tensor).numpy()
+
+    return distances_to(layer(tensor).numpy().astype("float64"), map(output, range(masks)))
 
 
-def distance_of_the_formula(x: np.ndarray, masks: int, seed: int) -> np.ndarray:
-    """Return the same for the notes' formula, r * x in training and (1 - rate) x in inference."""
-    total, distances = np.zeros(x.shape), []
-    for step in range(masks):
-        total += rng.keep_mask(x.shape, RATE, seed=seed, stream=STREAM, step=step) * x
-        distances.append(np.linalg.norm(total / (step + 1) - (1 - RATE) * x))
-    return np.array(distances) / np.linalg.norm((1 - RATE) * x)
+def of_the_formula(x: np.ndarray, masks: int, seed: int) -> np.ndarray:
+    """Return those of the notes' formula, r * x in training and (1 - rate) x in inference."""
+    address = {"seed": seed, "stream": STREAM}
+    kept = (rng.keep_mask(x.shape, RATE, **address, step=step) for step in range(masks))
+    return distances_to((1 - RATE) * x, (mask * x for mask in kept))
 
 
 def main() -> None:
@@ -59,10 +67,9 @@ def main() -> None:
     left.loglog(
         k, np.sqrt(RATE / (1 - RATE) / k), **THEORY, label="expected: sqrt(q / (1 - q) / k)"
     )
-    distances = {
-        name: distance_to_inference(name, test[0][:IMAGES], masks, chosen) for name in LOOKS
-    }
-    formula = distance_of_the_formula(test[0][:IMAGES], masks, chosen.seed)
+    images = test[0][:IMAGES]
+    distances = {name: of_a_layer(name, images, masks, chosen) for name in LOOKS}
+    formula = of_the_formula(images, masks, chosen.seed)
     often = np.unique(np.geomspace(1, masks, 13).astype(int)) - 1
     for (name, style), offset in zip(LOOKS.items(), (0, 1), strict=True):
         shown = often[offset::2]  # in turn, since the curves lie on top of each other

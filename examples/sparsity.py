@@ -8,8 +8,9 @@ histogram of all activations with a sharp peak at zero.
 Activations are those of inference, of all hidden units for 1,000 test images.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import WITH, WITHOUT, arguments, digits, finish, plt, progress
+from common import WITH, WITHOUT, arguments, digits, finish, progress
 from features import autoencoder
 
 

@@ -11,19 +11,10 @@ right ones is measured by the area under the ROC curve, over all test images tur
 1 is perfect, 0.5 is chance. The confidence of the mean prediction is compared with them.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
-from common import (
-    CLASSES,
-    WITH,
-    WITHOUT,
-    Image,
-    arguments,
-    classifier,
-    digits,
-    finish,
-    plt,
-    progress,
-)
+from common import CLASSES, WITH, WITHOUT, arguments, classifier, digits, finish, progress
+from PIL import Image
 
 LINES = ("-o", "--s", "-.^", ":D")  # of the four classes with the highest probabilities
 
@@ -83,7 +74,7 @@ def main() -> None:
     bottom.plot(angles, errors, label="share of wrong answers", **WITHOUT)
     bottom.set(xlabel="angle in degrees", ylabel="mean over all 1s", ylim=(0, None))
     bottom.set_xticks(angles[:: 30 // step])
-    bottom.legend()
+    bottom.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     upright, most = by_angle[0], by_angle.argmax()
     finish(
         chosen,

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from minidl.commands.command_line import Parser
+from minidl.commands import cli
 
 COMMANDS = {
     "train": "train a network with dropout on MNIST or similar images",
@@ -21,7 +21,7 @@ distribution have the guides.
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the commands and return the exit status: 0, or 2 for invalid arguments."""
     lines = (f"  minidl-{name:<10}  {purpose}" for name, purpose in COMMANDS.items())
-    parser = Parser("minidl", "\n".join(("commands:", *lines)), EPILOG)
+    parser = cli.Parser("minidl", "\n".join(("commands:", *lines)), EPILOG)
     _, rest = parser.parse_known_args(argv)
     if rest:
         names = ", ".join(f"minidl-{name}" for name in COMMANDS)

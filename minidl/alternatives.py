@@ -3,6 +3,7 @@
 import functools
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any, NoReturn, TypeVar
@@ -10,28 +11,36 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 Kind = TypeVar("Kind")
+LookUp = TypeVar("LookUp", AttributeError, ImportError)
 
 TWO_CLASSES = "use binary_crossentropy, with Dense(1, activation='sigmoid')"
 SEED = "give the model its seed="
-PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
-LAYER_PARAMETERS = "use layer.parameters(), each of which has numpy()"
-FREEZE = "set its attribute trainable, which holds for later weights, too"
 GRADIENT_LOOP = "use loss.backward() and optimizer.update(model.parameters())"
+PARAMETERS = "use model.parameters(), or model.get_weights() for arrays"
+LISTS_OF_WEIGHTS = "trainable_variables", "trainable_weights", "weights"
 OWN_LOSS = "subclass losses.Loss and pass it to compile"
 OWN_LOOP = f"write the loop in a method of another name: {GRADIENT_LOOP}"
 OWN_PREDICTION = "define call, or a method of another name that calls the model"
+METRIC_STATE = "set attributes in reset_state, such as self.total = 0.0"
+DENSE_ONLY = "use Flatten and Dense; minidl trains multilayer networks"
+FILES = "use model.save and models.load"
 
 # Only what is not obvious from the list of the names that exist.
 ALTERNATIVES: dict[str, dict[str, str]] = {
     # names in modules
     "minidl": {
+        "Input": "use layers.Input",
         "Model": "use models.Model",
         "Sequential": "use models.Sequential",
+        "activations": "pass the name, or any function of a tensor",
         "keras": "import layers, losses, models and optimizers from minidl itself",
         "load": "use models.load",
         "manual_seed": SEED,
         "nn": "use layers, losses and models",
+        "ops": "use operators and methods of tensors, and functions as minidl.where",
         "optim": "use optimizers",
+        "random": "use rng",
+        "saving": FILES,
         "sklearn": "import minidl.sklearn, with the extra sklearn",
         "utils": f"{SEED}; one-hot targets are np.eye(classes)[y]",
     },
@@ -43,66 +52,98 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
     },
     "models": {"load_model": "use models.load", "save_model": "use model.save"},
     "layers": {
+        **dict.fromkeys(("Conv1D", "Conv2D", "MaxPooling2D"), DENSE_ONLY),
+        **dict.fromkeys(("Embedding", "GRU", "LSTM", "MultiHeadAttention"), DENSE_ONLY),
+        "InputLayer": "use Input",
+        "Lambda": "use Activation with a function of a tensor",
+        "Normalization": "scale arrays with NumPy, or begin with BatchNormalization",
+        "Reshape": "subclass Layer; tensors have tensor.reshape and tensor.transpose",
         "add": "use Add()([a, b]), or a + b",
         "concatenate": "use Concatenate()([a, b])",
-        "Conv2D": "use Flatten and Dense; minidl trains multilayer networks",
-        "Lambda": "use Activation with a function of a tensor",
     },
     # attributes
     "Layer": {
+        "get_config": "leave it out; files hold the arguments of the constructor",
         "input": "keep the symbol that the layer was called on",
         "output": "keep the symbol that the call returned",
-        "trainable_variables": LAYER_PARAMETERS,
-        "trainable_weights": LAYER_PARAMETERS,
-        "weights": LAYER_PARAMETERS,
+        **dict.fromkeys(LISTS_OF_WEIGHTS, "use layer.parameters(), each of which has numpy()"),
     },
     "Model": {
         "cuda": "give device= to the model",
         "eval": "call the model outside of `with minidl.training():`",
+        "get_config": FILES,
+        "input": "keep the symbols of which the model was made",
         "load_state_dict": "use model.load_weights or model.set_weights",
+        "metrics_names": "use the keys of model.evaluate(x, y, return_dict=True)",
+        "non_trainable_variables": PARAMETERS,
+        "non_trainable_weights": PARAMETERS,
+        "output": "keep the symbols of which the model was made",
         "state_dict": "use model.save_weights or model.get_weights",
         "to": "give device= to the model, or to models.load",
+        "to_json": FILES,
         "train": "use `with minidl.training(step=step):`",
-        "trainable_variables": PARAMETERS,
-        "trainable_weights": PARAMETERS,
-        "weights": PARAMETERS,
+        **dict.fromkeys(LISTS_OF_WEIGHTS, PARAMETERS),
+    },
+    "Metric": {
+        "add_variable": METRIC_STATE,
+        "add_weight": METRIC_STATE,
+        "variables": METRIC_STATE,
     },
     "Optimizer": {
         "apply_gradients": GRADIENT_LOOP,
         "lr": "use optimizer.learning_rate",
         "minimize": GRADIENT_LOOP,
         "step": "use optimizer.update(model.parameters())",
-        "zero_grad": "leave it out; update() clears the gradients",
+        "zero_grad": "leave it out; update() clears the gradients of its weights",
+    },
+    "Tensor": {
+        **dict.fromkeys(("add_", "zero_"), "compute a new tensor; tensors do not change"),
+        **dict.fromkeys(("cpu", "cuda"), "use tensor.to"),
+        "flatten": "use tensor.reshape(-1)",
+        "float": "use tensor.astype",
+        "min": "use -(-x).max()",
+        "permute": "use tensor.transpose",
+        "pow": "use x ** n",
+        "square": "use x * x",
+        "tolist": "use tensor.numpy().tolist()",
+        "unsqueeze": "use tensor.expand_dims",
+        "view": "use tensor.reshape",
     },
     # names that compile takes
     "loss": {"kld": "use CategoricalCrossentropy, which differs by a constant"},
     "metric": {"f1": "use f1_score"},
     # arguments of Keras, at another value than `keras_defaults` accepts
     "argument": {
+        "decay": "use a schedule as the learning rate",
         "dtype": "give the model its dtype=",
-        "trainable": FREEZE,
+        "format": "convert the ONNX file with another tool",
+        "input_dim": "use input_shape=(input_dim,)",
+        "lr": "use learning_rate",
+        "trainable": "set its attribute trainable, which holds for later weights, too",
     },
     # definitions in a subclass that minidl would never use
     "call's parameters": {
         "mask": "leave it out",
     },
     "methods of Model": {
-        "compute_loss": OWN_LOSS,
+        "compute_loss": "subclass losses.Loss and pass it to compile",
         "compute_metrics": "subclass metrics.Metric and pass it to compile",
-        "make_predict_function": OWN_PREDICTION,
-        "make_test_function": OWN_PREDICTION,
-        "make_train_function": OWN_LOOP,
-        "predict_step": OWN_PREDICTION,
-        "test_step": OWN_PREDICTION,
-        "train_step": OWN_LOOP,
+        **dict.fromkeys(
+            ("make_predict_function", "make_test_function", "predict_step", "test_step"),
+            "define call, or a method of another name that calls the model",
+        ),
+        **dict.fromkeys(
+            ("make_train_function", "train_step"),
+            f"write the loop in a method of another name: {GRADIENT_LOOP}",
+        ),
     },
     "methods of Loss": {"call": "define per_sample(self, y_true, y_pred)"},
     "methods of Initializer": {"__call__": "define draw(self, shape, *, seed, stream)"},
     "methods of Constraint": {"__call__": "define apply(self, weight, backend)"},
-    "methods of Optimizer": {
-        "apply_gradients": "define rule(self, weights, gradients, rate, decay)",
-        "update_step": "define rule(self, weights, gradients, rate, decay)",
-    },
+    "methods of Optimizer": dict.fromkeys(
+        ("apply_gradients", "update_step"),
+        "define rule(self, weights, gradients, rate, decay)",
+    ),
     "Callback": {
         "on_batch_begin": "define on_train_batch_begin",
         "on_batch_end": "define on_train_batch_end",
@@ -193,8 +234,8 @@ def keras_defaults(**defaults: Any) -> Callable[[Kind], Kind]:
     return decorate
 
 
-class Unavailable:
-    """An attribute of Keras that minidl lacks: reading and setting it raise AttributeError.
+def unavailable(place: str, name: str) -> Any:
+    """Return an attribute of Keras that minidl lacks: reading and setting it raise AttributeError.
 
     Without this, setting it would silently do nothing.
 
@@ -202,19 +243,14 @@ class Unavailable:
     ----------
     place : str
         The entry of `ALTERNATIVES` that names the alternative.
+    name : str
+        The name of the attribute.
     """
 
-    def __init__(self, place: str):
-        self._place = place
+    def refuse(owner: object, *value: object) -> NoReturn:
+        raise _lookup_error(AttributeError, _no(place, place, name))
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, owner: object, kind: type | None = None) -> Any:
-        raise AttributeError(_no(self._place, self._place, self._name))
-
-    def __set__(self, owner: object, value: object) -> None:
-        raise AttributeError(_no(self._place, self._place, self._name))
+    return property(refuse, refuse)
 
 
 def missing_attribute(owner: object, place: str, name: str) -> Any:
@@ -224,7 +260,7 @@ def missing_attribute(owner: object, place: str, name: str) -> Any:
     """
     # If the class has the name, a property has failed: Python's own error says why.
     if not hasattr(type(owner), name) and name in ALTERNATIVES[place]:
-        raise AttributeError(_no(place, place, name))
+        raise _lookup_error(AttributeError, _no(place, place, name))
     return object.__getattribute__(owner, name)
 
 
@@ -238,11 +274,18 @@ def suggest_alternatives(*modules: ModuleType) -> None:
     sys.meta_path.append(_MissingModules(modules))
 
 
-def _missing_name(module: ModuleType, error: type[Exception], name: str) -> NoReturn:
+def _missing_name(module: ModuleType, error: type[LookUp], name: str) -> NoReturn:
     place = module.__name__.removeprefix("minidl.")
     if name in ALTERNATIVES.get(place, {}):
-        raise error(_no(place, place, name))
-    raise error(f"{place}: expected one of {', '.join(module.__all__)}, got {name}.")
+        raise _lookup_error(error, _no(place, place, name))
+    names, alike = module.__all__, get_close_matches(name, module.__all__, n=1)
+    guess = f" Did you mean {alike[0]}?" if alike else ""
+    raise _lookup_error(error, f"{place}: expected one of {', '.join(names)}, got {name}.{guess}")
+
+
+def _lookup_error(error: type[LookUp], text: str) -> LookUp:
+    """Return an error to whose text Python does not add a guess: it would contradict the advice."""
+    return error(text, name=None)
 
 
 class _MissingModules(MetaPathFinder):

@@ -4,6 +4,7 @@ import inspect
 import itertools
 import math
 import operator
+import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 from numbers import Real
 from typing import Any, NoReturn, TypeVar
@@ -45,6 +46,16 @@ def count(name: str, value: Any) -> int:
     ValueError: EarlyStopping: patience: expected an integer, 0 or above, got -1.
     """
     return integer(name, value, 0, "an integer, 0 or above")
+
+
+def optional(check: Callable[[str, Any], Kind], name: str, value: Any) -> Kind | None:
+    """Return `value` as a check returns it; None stays None.
+
+    Examples
+    --------
+    >>> optional(count, "EarlyStopping: patience", None)
+    """
+    return None if value is None else check(name, value)
 
 
 def integer(name: str, value: Any, low: float = -math.inf, expected: str = "an integer") -> int:
@@ -216,6 +227,17 @@ def by_name(who: str, what: str, names: Sequence[str], given: Any) -> dict[str, 
     )
 
 
+def snake_case(name: str) -> str:
+    """Return the name of a class in snake case.
+
+    Examples
+    --------
+    >>> snake_case("GlorotUniform"), snake_case("ReLU")
+    ('glorot_uniform', 're_lu')
+    """
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
 def free_name(name: str, taken: Container[str]) -> str:
     """Return the name, or with ``_1``, ``_2`` and so on the first that is not taken.
 
@@ -279,6 +301,8 @@ def number_array(who: str, name: str, values: Any, library: Any = np) -> Any:
         advice = "Convert it to numbers."
         if name.startswith("y") and array.size and isinstance(array.flat[0], str):
             advice = "Number all labels: classes, y = np.unique(y, return_inverse=True)."
+        elif hasattr(values, "toarray"):  # a sparse matrix
+            advice = "Pass its toarray()."
         elif "[" in name:  # a column of a table
             advice = "Leave the column out, or convert it to numbers, as pandas.get_dummies does."
         raise TypeError(
@@ -323,6 +347,21 @@ def choose(
     )
 
 
+def constructor_parameters(kind: type, *, of_bases: bool = False) -> list[inspect.Parameter]:
+    """Return the parameters of a class's constructor, but for ``**options``.
+
+    `of_bases` adds those of the base classes that ``**options`` go to.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for base in kind.__mro__:
+        own = inspect.signature(base).parameters.values()
+        named = {p.name: p for p in own if p.kind is not p.VAR_KEYWORD}
+        found |= {name: p for name, p in named.items() if name not in found}
+        if not of_bases or len(named) == len(own):
+            break
+    return list(found.values())
+
+
 def shown_arguments(
     thing: Any, *, of_bases: bool = False, with_defaults: bool = False
 ) -> dict[str, Any]:
@@ -330,14 +369,8 @@ def shown_arguments(
 
     `of_bases` adds those of base classes that ``**options`` go to.
     """
-    defaults: dict[str, Any] = {}
-    for kind in type(thing).__mro__:
-        own = inspect.signature(kind).parameters.values()
-        for p in own:
-            if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
-                defaults.setdefault(p.name, p.default)
-        if not of_bases or all(p.kind != p.VAR_KEYWORD for p in own):
-            break
+    parameters = constructor_parameters(type(thing), of_bases=of_bases)
+    defaults = {p.name: p.default for p in parameters if p.kind is not p.VAR_POSITIONAL}
     values = {name: getattr(thing, name) for name in defaults}
     if with_defaults:
         return values

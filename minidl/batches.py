@@ -58,22 +58,12 @@ class Samples:
                 "with the samples along axis 0."
             )
         if y is not None:
-            y = y if fields(y) is not y else number_array(who, "y", of_one(y, slice(1), (len(x),)))
-            if y.ndim == 0 or len(y) != len(x):
-                raise ValueError(
-                    f"{who}: expected y for {len(x)} samples, got shape {y.shape}. Pass one target "
-                    "for each sample."
-                )
+            y = _rows(who, "y", y, len(x), "Pass one target for each sample.")
         if weight is not None:
-            if fields(weight) is weight:
-                weight = number_array(who, "sample_weight", of_one(weight, slice(1), (len(x),)))
+            advice = "Pass one number for each sample, or for each of its losses."
+            weight = _rows(who, "sample_weight", weight, len(x), advice)
             if weight.shape == (len(x), 1):
                 weight = weight[:, 0]
-            if weight.ndim == 0 or len(weight) != len(x):
-                raise ValueError(
-                    f"{who}: expected sample_weight for {len(x)} samples, got shape "
-                    f"{weight.shape}. Pass one number for each sample, or for each of its losses."
-                )
         return cls(x, y, weight)
 
     def __len__(self) -> int:
@@ -164,6 +154,17 @@ class Samples:
                 f"of {len(self)} samples. Choose another fraction, or pass validation_data."
             )
         return self[:first], self[first:]
+
+
+def _rows(who: str, name: str, values: Any, count: int, advice: str) -> np.ndarray:
+    """Return an array with a row for each sample, or raise TypeError or ValueError."""
+    if fields(values) is values:  # not a structured array
+        values = number_array(who, name, of_one(values, slice(1), (count,)))
+    if values.ndim == 0 or len(values) != count:
+        raise ValueError(
+            f"{who}: expected {name} for {count} samples, got shape {values.shape}. {advice}"
+        )
+    return values
 
 
 class Batch:
@@ -294,24 +295,21 @@ class Feed:
 
     def gather(self, rows: Array, host_rows: np.ndarray | None) -> tuple[Any, ...]:
         """Return inputs, targets and weights of a batch."""
-        with self._backend.active:
-            return self._gather(rows, host_rows)
-
-    def _gather(self, rows: Array, host_rows: np.ndarray | None) -> tuple[Any, ...]:
         backend, x, chosen = self._backend, self._x, rows
-        if not backend.is_array(x):  # too large for the device: copy the rows of this batch
-            x = backend.asarray(np.ascontiguousarray(x[host_rows]))
-            chosen = backend.xp.arange(len(rows))
-        x, labels = backend.gather(
-            x, chosen, self._dtype, scale=self._scale, offset=self._offset, labels=self._labels
-        )
-        if self._flat:
-            x = x.reshape(len(x), math.prod(x.shape[1:]))
-        if self._y is not None or self._weight is not None or chosen is not rows:
-            backend.not_recorded("samples are gathered without a kernel")
-        y = labels if self._y is None else for_each(lambda part: part[rows], self._y)
-        weight = for_each(lambda part: part[rows], self._weight)
-        return tuple(for_each(lambda part: Tensor.of(part, backend), a) for a in (x, y, weight))
+        with backend.active:
+            if not backend.is_array(x):  # too large for the device: copy the rows of this batch
+                x = backend.asarray(np.ascontiguousarray(x[host_rows]))
+                chosen = backend.xp.arange(len(rows))
+            x, labels = backend.gather(
+                x, chosen, self._dtype, scale=self._scale, offset=self._offset, labels=self._labels
+            )
+            if self._flat:
+                x = x.reshape(len(x), math.prod(x.shape[1:]))
+            if self._y is not None or self._weight is not None or chosen is not rows:
+                backend.not_recorded("samples are gathered without a kernel")
+            y = labels if self._y is None else for_each(lambda part: part[rows], self._y)
+            weight = for_each(lambda part: part[rows], self._weight)
+            return tuple(for_each(lambda part: Tensor.of(part, backend), a) for a in (x, y, weight))
 
 
 def of_one(values: Any, axes: slice, lengths: Any) -> Any:

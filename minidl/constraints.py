@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 
 from minidl.alternatives import RefusesMethods
-from minidl.arguments import Number, choose, integer, undefined
+from minidl.arguments import Number, Shown, choose, integer, undefined
 from minidl.backend import Array, Backend
 
 __all__ = ["Constraint", "MaxNorm", "NonNeg", "UnitNorm", "get"]
 
 
-class Constraint(RefusesMethods):
+class Constraint(Shown, RefusesMethods):
     """Constraint on a weight; a subclass defines `apply`."""
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -82,9 +82,6 @@ class MaxNorm(_OfUnits):
         self.max_value = max_value
         self.axis = integer("MaxNorm: axis", axis)
 
-    def __repr__(self) -> str:
-        return f"MaxNorm(max_value={self.max_value}, axis={self.axis})"
-
     def apply(self, weight: Array, backend: Backend) -> None:
         """Scale down in place the units whose norm is too large; the others keep their bits."""
         norm = self._norms(weight, backend)
@@ -103,9 +100,6 @@ class UnitNorm(_OfUnits):
 
     def __init__(self, axis: int = 0):
         self.axis = integer("UnitNorm: axis", axis)
-
-    def __repr__(self) -> str:
-        return f"UnitNorm(axis={self.axis})"
 
     def apply(self, weight: Array, backend: Backend) -> None:
         """Divide the weights by the norms of their units, in place."""

@@ -138,14 +138,12 @@ def _pieces(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         for other in range(low, high):
             root[root_of(other)] = root_of(run)
     _, piece = np.unique([root_of(run) for run in root], return_inverse=True)
-    count = piece.max(initial=-1) + 1
-    boxes = np.concatenate(
-        [np.full((count, 2), max(mask.shape)), np.zeros((count, 2), int)], axis=1
-    )
-    for column, value in enumerate((starts, rows)):
-        np.minimum.at(boxes[:, column], piece, value)
-    for column, value in enumerate((stops, rows + 1)):
-        np.maximum.at(boxes[:, column + 2], piece, value)
+    beyond = max(mask.shape)
+    boxes = np.tile((beyond, beyond, 0, 0), (piece.max(initial=-1) + 1, 1))
+    np.minimum.at(boxes[:, 0], piece, starts)
+    np.minimum.at(boxes[:, 1], piece, rows)
+    np.maximum.at(boxes[:, 2], piece, stops)
+    np.maximum.at(boxes[:, 3], piece, rows + 1)
     labels = np.full(mask.shape, -1)
     labels[mask] = np.repeat(piece, stops - starts)
     return labels, boxes

@@ -153,10 +153,9 @@ def write(path: PathLike, x: np.ndarray) -> None:
     if x.dtype != np.uint8:
         low, high = float(x.min()), float(x.max())
         x = (255 * ((x - low) / (high - low or 1))).astype(np.uint8)
-    framed = np.pad(
-        x, ((0, -len(x) % min(len(x), IN_A_ROW)), (1, 1), (1, 1)), constant_values=FRAME
-    )
-    rows = framed.reshape(-1, min(len(x), IN_A_ROW), *framed.shape[1:])
+    columns = min(len(x), IN_A_ROW)
+    framed = np.pad(x, ((0, -len(x) % columns), (1, 1), (1, 1)), constant_values=FRAME)
+    rows = framed.reshape(-1, columns, *framed.shape[1:])
     page = Image.fromarray(rows.transpose(0, 2, 1, 3).reshape(len(rows) * rows.shape[2], -1))
     content = io.BytesIO()
     enlarged = page.resize((4 * page.width, 4 * page.height), Image.Resampling.NEAREST)
@@ -189,7 +188,12 @@ def _npy(path: PathLike) -> np.ndarray:
 
 
 def _resized(path: PathLike, sample_shape: tuple[int, ...], invert: bool) -> np.ndarray:
-    upright = _upright(path, sample_shape)
+    if len(sample_shape) != 2:
+        raise ValueError(
+            f"{path}: expected a network for images, got one for samples of shape {sample_shape}. "
+            "Use an array (NPY or IDX)."
+        )
+    upright = _upright(path)
     from PIL import Image
 
     paper = Image.new("RGBA", upright.size, "white" if invert else "black")
@@ -199,18 +203,13 @@ def _resized(path: PathLike, sample_shape: tuple[int, ...], invert: bool) -> np.
     return 255 - pixels if invert else pixels
 
 
-def _upright(image: Any, sample_shape: tuple[int, ...] = (0, 0)) -> Any:
+def _upright(image: Any) -> Any:
     """Return a picture in RGBA, rotated as its EXIF data say."""
     is_path = isinstance(image, str | os.PathLike)
     who = os.fspath(image) if is_path else "prepare"
     with from_extra("images", "Pillow", who=who):
         from PIL import Image, ImageOps
 
-    if len(sample_shape) != 2:
-        raise ValueError(
-            f"{who}: expected a network for images, got one for samples of shape {sample_shape}. "
-            "Use an array (NPY or IDX)."
-        )
     if isinstance(image, np.ndarray):
         is_picture = image.ndim in {2, 3} and image.shape[2:] in {(), (3,), (4,)}
         if image.dtype != np.uint8 or image.size == 0 or not is_picture:
@@ -229,7 +228,7 @@ def _upright(image: Any, sample_shape: tuple[int, ...] = (0, 0)) -> Any:
     except Exception as error:  # Pillow does not document what damaged files raise
         raise ValueError(
             f"{who}: expected an intact image of 8 bits a channel and at most {MAX_PIXELS:,} "
-            f"pixels, got: {error}. Reduce or convert it."
+            f"pixels, got: {error}. Replace, reduce or convert it."
         ) from error
 
 

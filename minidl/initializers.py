@@ -9,7 +9,7 @@ from minidl_kernels.checks import check_choice
 
 from minidl import rng
 from minidl.alternatives import RefusesMethods
-from minidl.arguments import Number, choose, undefined
+from minidl.arguments import Number, Shown, choose, snake_case, undefined
 
 __all__ = [
     "Constant",
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-class Initializer(RefusesMethods):
+class Initializer(Shown, RefusesMethods):
     """Initial values of a weight; a subclass defines `draw`.
 
     Parameters
@@ -43,12 +43,10 @@ class Initializer(RefusesMethods):
     is_random = False  # whether `draw` depends on the seed
 
     def __init__(self, *, seed: int | None = None):
-        if seed is not None:
-            seed = rng.checked_integer(f"{type(self).__name__}: seed", seed, 2**64)
-        self.seed = seed
+        self.seed = rng.integer_or_none(f"{type(self).__name__}: seed", seed, 2**64)
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError if a weight of `shape` cannot be initialised so."""
+        """Raise ValueError if a weight of `shape` does not fit the initializer."""
 
     def draw(self, shape: tuple[int, ...], *, seed: int, stream: int) -> np.ndarray:
         """Return float64 values of `shape` that depend only on the arguments."""
@@ -192,7 +190,7 @@ class VarianceScaling(Initializer):
     scale : float
         Above 0.
     mode : {"fan_in", "fan_out", "fan_avg"}
-        What n is: the number of inputs, that of outputs, or the mean of both.
+        The meaning of n: the number of inputs, that of outputs, or the mean of both.
     distribution : {"truncated_normal", "untruncated_normal", "uniform"}
         The first is cut at two sigma and has this variance after the cut.
     seed : int, optional
@@ -235,7 +233,16 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return size * inputs, size * outputs
 
 
-class GlorotUniform(VarianceScaling):
+class _Preset(VarianceScaling):
+    """Values whose scale, mode and distribution have a name of their own."""
+
+    _arguments: tuple[float, str, str]
+
+    def __init__(self, *, seed: int | None = None):
+        super().__init__(*self._arguments, seed=seed)
+
+
+class GlorotUniform(_Preset):
     """Uniform values within sqrt(6 / (fan-in + fan-out)) of 0.
 
     Glorot & Bengio, AISTATS 2010, equation 12.
@@ -247,75 +254,59 @@ class GlorotUniform(VarianceScaling):
     True
     """
 
-    def __init__(self, *, seed: int | None = None):
-        super().__init__(1.0, "fan_avg", "uniform", seed=seed)
+    _arguments = 1.0, "fan_avg", "uniform"
 
 
-class GlorotNormal(VarianceScaling):
+class GlorotNormal(_Preset):
     """Normal values, cut at two sigma, with variance 2 / (fan-in + fan-out).
 
     Glorot & Bengio, AISTATS 2010, equation 12.
     """
 
-    def __init__(self, *, seed: int | None = None):
-        super().__init__(1.0, "fan_avg", "truncated_normal", seed=seed)
+    _arguments = 1.0, "fan_avg", "truncated_normal"
 
 
-class HeUniform(VarianceScaling):
+class HeUniform(_Preset):
     """Uniform values within sqrt(6 / fan-in) of 0.
 
     He et al., ICCV 2015, equation 10.
     """
 
-    def __init__(self, *, seed: int | None = None):
-        super().__init__(2.0, "fan_in", "uniform", seed=seed)
+    _arguments = 2.0, "fan_in", "uniform"
 
 
-class HeNormal(VarianceScaling):
+class HeNormal(_Preset):
     """Normal values, cut at two sigma, with variance 2 / fan-in.
 
     He et al., ICCV 2015, equation 10.
     """
 
-    def __init__(self, *, seed: int | None = None):
-        super().__init__(2.0, "fan_in", "truncated_normal", seed=seed)
+    _arguments = 2.0, "fan_in", "truncated_normal"
 
 
-class LecunUniform(VarianceScaling):
+class LecunUniform(_Preset):
     """Uniform values within sqrt(3 / fan-in) of 0.
 
     LeCun et al., "Efficient BackProp", 1998, equation 16.
     """
 
-    def __init__(self, *, seed: int | None = None):
-        super().__init__(1.0, "fan_in", "uniform", seed=seed)
+    _arguments = 1.0, "fan_in", "uniform"
 
 
-class LecunNormal(VarianceScaling):
+class LecunNormal(_Preset):
     """Normal values, cut at two sigma, with variance 1 / fan-in: those that selu needs.
 
     LeCun et al., "Efficient BackProp", 1998, equation 16.
     """
 
-    def __init__(self, *, seed: int | None = None):
-        super().__init__(1.0, "fan_in", "truncated_normal", seed=seed)
+    _arguments = 1.0, "fan_in", "truncated_normal"
 
 
-_BY_NAME: dict[str, type[Initializer]] = {
-    "zeros": Zeros,
-    "ones": Ones,
-    "constant": Constant,
-    "random_normal": RandomNormal,
-    "random_uniform": RandomUniform,
-    "truncated_normal": TruncatedNormal,
-    "variance_scaling": VarianceScaling,
-    "glorot_uniform": GlorotUniform,
-    "glorot_normal": GlorotNormal,
-    "he_uniform": HeUniform,
-    "he_normal": HeNormal,
-    "lecun_uniform": LecunUniform,
-    "lecun_normal": LecunNormal,
-}
+_KINDS: tuple[type[Initializer], ...] = (
+    *(Zeros, Ones, Constant, RandomNormal, RandomUniform, TruncatedNormal, VarianceScaling),
+    *(GlorotUniform, GlorotNormal, HeUniform, HeNormal, LecunUniform, LecunNormal),
+)
+_BY_NAME = {snake_case(kind.__name__): kind for kind in _KINDS}
 
 
 def get(initializer: str | Initializer) -> Initializer:

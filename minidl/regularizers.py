@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from minidl.arguments import Number, choose, undefined, written
+from minidl.arguments import Number, Shown, choose, undefined
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
 
 __all__ = ["L1", "L1L2", "L2", "Regularizer", "get", "l1", "l1_l2", "l2"]
 
 
-class Regularizer:
+class Regularizer(Shown):
     """Penalty on a weight; a subclass defines ``__call__``.
 
     `fit` and `evaluate` add it to the loss of each batch, and report the sum. A frozen weight has
@@ -54,9 +54,6 @@ class L1L2(Regularizer):
 
     def __init__(self, l1: float = 0.0, l2: float = 0.0):
         self.l1, self.l2 = l1, l2
-
-    def __repr__(self) -> str:
-        return written(self, {"l1": self.l1, "l2": self.l2})
 
     def __call__(self, weight: Tensor) -> Tensor:
         """Return the penalty on a weight."""

@@ -57,6 +57,11 @@ ORDER_STREAM = 2**31
 WEIGHT_STREAMS = 2**31 + 1
 
 
+def integer_or_none(name: str, value: Any, stop: int) -> int | None:
+    """Return what `checked_integer` returns; None stays None."""
+    return None if value is None else checked_integer(name, value, stop)
+
+
 # ------------------------------------------------------------------------------ modes
 
 
@@ -76,6 +81,10 @@ _OUTSIDE = Frame(None)
 _block: ContextVar[Frame] = ContextVar("minidl training block", default=_OUTSIDE)
 
 
+def _current() -> _Block | None:
+    return _block.get().value
+
+
 def is_training() -> bool:
     """Return whether random layers draw: inside of `training`, or in Monte-Carlo prediction.
 
@@ -85,12 +94,12 @@ def is_training() -> bool:
     ...     is_training()
     True
     """
-    return _block.get().value is not None
+    return _current() is not None
 
 
 def is_monte_carlo() -> bool:
     """Return whether this is Monte-Carlo prediction, where layers draw but keep no statistics."""
-    block: _Block | None = _block.get().value
+    block = _current()
     return block is not None and block.first_stream == MONTE_CARLO_STREAMS
 
 
@@ -135,10 +144,8 @@ def training(
     >>> bool((whole[2:] == second_half).all())
     True
     """
-    if step is not None:
-        step = checked_integer("training: step", step, 2**32)
-    if row_offset is not None:
-        row_offset = checked_integer("training: row_offset", row_offset, 2**32)
+    step = integer_or_none("training: step", step, 2**32)
+    row_offset = integer_or_none("training: row_offset", row_offset, 2**32)
     moving = {} if moving is None else moving
     return Scope("training", _block, lambda: _Block(step, row_offset, moving=moving))
 
@@ -172,7 +179,7 @@ def batch_of(size: int) -> Iterator[None]:
 
     With it, a random layer can check that axis 0 of its input is the batch.
     """
-    block: _Block | None = _block.get().value
+    block = _current()
     if block is None or block.batch_size is not None:
         yield
         return
@@ -239,22 +246,20 @@ class RandomStream:
 
         In Monte-Carlo prediction, where the address holds the draw instead, it is its own.
         """
-        block: _Block | None = _block.get().value
+        block = _current()
         is_given = block is not None and block.step is not None and not block.first_stream
         return block.step if is_given else self.step  # type: ignore[union-attr, return-value]
 
     @property
     def moving(self) -> tuple[Any, ...] | None:
         """The numbers that `training` holds for it, or None."""
-        block: _Block | None = _block.get().value
+        block = _current()
         return None if block is None else block.moving.get(self)
 
     def restore(self, *, seed: int | None, number: int | None, is_fixed: bool) -> None:
         """Set the address, which a checkpoint holds."""
-        if seed is not None:
-            seed = checked_integer("RandomStream: seed", seed, 2**64)
-        if number is not None:
-            number = checked_integer("RandomStream: number", number, LAYER_STREAMS)
+        seed = integer_or_none("RandomStream: seed", seed, 2**64)
+        number = integer_or_none("RandomStream: number", number, LAYER_STREAMS)
         self.own_seed, self.number, self.is_fixed = seed, number, is_fixed
 
     def next_address(self, shape: tuple[int, ...], *, per_step: bool = False) -> Address:
@@ -276,7 +281,7 @@ class RandomStream:
             If `training` has a ``row_offset`` and axis 0 is not the batch, or if the stream is
             used more than 2**10 times in one step.
         """
-        block: _Block | None = _block.get().value
+        block = _current()
         if block is None:
             raise RuntimeError(
                 "RandomStream: expected training mode, got inference mode. "

@@ -254,8 +254,8 @@ def test_section_of_training_has_table_and_notes():
     lines = list(train.section(TRAINED))
     assert "| peer | 4.00 | 4.00 | 0.25 | 0.25 | 0.500 0.420 |" in lines
     assert f"| {train.PRODUCTS} | 0.50 | 0.50 | 2.00 | 2.00 |  |" in lines
-    assert any("takes 2.50 times its quiet time" in line for line in lines)
-    assert "- the sides' losses in epoch 2 are within 5.0% of minidl's" in lines
+    assert any("takes 2.50 times as long" in line for line in lines)
+    assert "- In epoch 2, the losses of all sides are within 5.0% of minidl's." in lines
     assert f"- left out: JAX: {ABSENT_LINE}" in lines
     assert not any(line.startswith(f"| {train.BUSY}") for line in lines)
 
@@ -533,7 +533,7 @@ def test_section_of_startup_has_table():
     ]
     assert startup.beyond_numpy(measured) == [0.25, 0.5, 0.0]
     lines = list(startup.section({"made_with": "", "command": "-m x", "rounds": measured}))
-    assert "| minidl beyond numpy | 0.25 | 0.25 0.50 0.00 |" in lines
+    assert "| `import minidl` minus `import numpy` | 0.25 | 0.25 0.50 0.00 |" in lines
     assert f"| {startup.COLD} | 5.00 | 4.00 5.00 6.00 |" in lines
 
 

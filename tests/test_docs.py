@@ -44,6 +44,7 @@ OWNERS = {name: getattr(minidl, name) for name in minidl.__all__} | {
     "keras": minidl,
     "layer": MODEL.layers[0],
     "loss": minidl.Tensor(1.0),
+    "metric": metrics.AUC(),
     "minidl": minidl,
     "model": MODEL,
     "np": np,
@@ -79,6 +80,7 @@ HINTS = {
     "layer": ("Layer",),
     "layers": ("layers",),
     "losses": ("losses", "loss"),
+    "metric": ("Metric",),
     "metrics": ("metric",),
     "minidl": ("minidl",),
     "model": ("Model", "methods of Model"),
@@ -86,6 +88,7 @@ HINTS = {
     "module": ("Model",),
     "nn": ("losses", "layers"),
     "optimizer": ("Optimizer",),
+    "tensor": ("Tensor",),
     "torch": ("minidl",),
 }
 HINTS_OF_ARGUMENTS = ("argument", "call's parameters")

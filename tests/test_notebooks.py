@@ -1,5 +1,6 @@
 """What notebooks show: tables, curves, the progress bar, and the line before a compilation."""
 
+import inspect
 import sys
 import types
 from xml.etree import ElementTree
@@ -11,7 +12,20 @@ from minidl_kernels.cpu import jit
 from minidl_kernels.surroundings import in_notebook
 from tqdm import notebook, tqdm
 
-from minidl import layers, losses, metrics, models, notebooks, optimizers
+import minidl
+from minidl import (
+    callbacks,
+    constraints,
+    distributed,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    models,
+    notebooks,
+    optimizers,
+    regularizers,
+)
 from minidl.callbacks import progress
 from minidl.optimizers import schedules
 from minidl.trainer.state import History
@@ -53,10 +67,37 @@ def cells(thing):
         (metrics.MeanSquaredError(), "MeanSquaredError()"),
         (metrics.get("mse"), "MeanSquaredError(name='mse')"),
         (metrics.with_weighted([], ["mae"])[0], "Weighted(metric=MeanAbsoluteError(name='mae'))"),
+        (initializers.RandomNormal(stddev=0.1, seed=3), "RandomNormal(stddev=0.1, seed=3)"),
+        (regularizers.l2(0.1), "L2(l2=0.1)"),
+        (constraints.MaxNorm(3), "MaxNorm(max_value=3.0)"),
+        (callbacks.EarlyStopping(patience=3), "EarlyStopping(patience=3)"),
+        (callbacks.ModelCheckpoint("m.safetensors"), "ModelCheckpoint('m.safetensors')"),
+        (callbacks.BackupAndRestore("runs"), "BackupAndRestore('runs')"),
+        (callbacks.LambdaCallback(), "LambdaCallback()"),
     ],
 )
 def test_repr_shows_arguments_that_are_not_defaults(thing, text):
     assert repr(thing) == text
+
+
+def test_every_public_class_has_a_repr_of_its_own():
+    modules = (callbacks, constraints, distributed, initializers, layers, losses, metrics, models)
+    found = {
+        f"{module.__name__}.{name}"
+        for module in (*modules, minidl, optimizers, regularizers, schedules)
+        for name in module.__all__
+        if inspect.isclass(kind := getattr(module, name)) and kind.__repr__ is object.__repr__
+    }
+    assert found == {"minidl.callbacks.CallbackList"}  # which users do not make
+
+
+def test_repr_of_history_and_uncertainty_are_one_line():
+    history = History([(0, {"loss": 0.5}), (1, {"loss": 0.25, "val_loss": 1.0})])
+    assert repr(history) == "<History of 2 epochs: loss, val_loss>"
+    assert repr(History([(0, {"loss": 0.5})])) == "<History of 1 epoch: loss>"
+    values = np.array([[0.25, 0.75], [0.5, 0.5]])
+    text = "Uncertainty(mean: (2, 2), 0.25 to 0.75; std: (2, 2), 0.25 to 0.75)"
+    assert repr(Uncertainty(values, values, None, None)) == text
 
 
 class Unkept(optimizers.Optimizer):

@@ -240,12 +240,44 @@ def test_masks_of_contract_are_those_of_code_and_of_its_program():
             assert received == [bit == "1" for bit in kept]
 
 
-def test_numbers_and_orders_of_contract_are_those_of_code():
+def bits_of(numbers):
+    return np.asarray(numbers, np.float32).view(np.uint32).tolist()
+
+
+def test_numbers_and_orders_of_contract_are_those_of_code_and_of_its_program():
+    page = DOCS / "mask-contract.md"
+    program = run(page)
     for vector in VECTORS["numbers"]:
         address = address_of(vector, "stream", "step", "row_offset")
         numbers = getattr(rng, vector["kind"])(vector["shape"], **address)
         bits = [[int(word, 16) for word in row.split()] for row in vector["float32"]]
-        assert numbers.view(np.uint32).tolist() == bits
+        assert bits_of(numbers) == bits
+        if vector["kind"] == "normal":
+            *place, first = address.values()
+            for row, expected in enumerate(bits, first):
+                received = [program["normal"](*place, row, c) for c in range(len(expected))]
+                assert bits_of(received) == expected
+    shown = r"^\| (\d+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \| `(.*?)` \| .* \|$"
+    rows = re.findall(shown, page.read_text(), re.M)
+    assert len(rows) == 6
+    for *address, word in rows:
+        assert f"{bits_of(program['normal'](*map(int, address))):08x}" == word
+
+
+def test_initial_weights_of_contract_are_those_of_code():
+    page = DOCS / "mask-contract.md"
+    word = run(page)["word"]
+    terms = re.findall(r"^\| ([\d.]+) \| ([\d.]+) \|$", page.read_text(), re.M)
+    above, below = np.array(terms, float)[::-1].T
+    centred = np.array([(word(9, 5, 0, 0, column) + 0.5) / 2**32 - 0.5 for column in range(70)])
+    y = 0.9544997361036416 * centred
+    r = 0.180625 - y * y
+    cut = y * np.polyval(above, r) / np.polyval(below, r) * (0.1 / 0.8796256610342398)
+    assert np.array_equal(rng.initial_truncated_normal((70,), 0.1, seed=9, stream=5), cut)
+    uniform = centred * (2 * 0.1)
+    assert np.array_equal(rng.initial_uniform((70,), 0.1, seed=9, stream=5), uniform)
+    for constant in ("0.9544997361036416", "0.180625", "0.8796256610342398"):
+        assert constant in page.read_text()
     for vector in VECTORS["orders"]:
         order = rng.permutation(vector["count"], **address_of(vector, "epoch"))
         assert order.tolist() == vector["order"]

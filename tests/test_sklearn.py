@@ -311,6 +311,15 @@ def test_verbose_prints_a_line_for_each_epoch(capsys):
     assert capsys.readouterr().out.count("loss") == 3
 
 
+@pytest.mark.parametrize(("early_stopping", "value"), [(False, "loss"), (True, "validation_score")])
+def test_verbose_shows_the_score_and_why_training_stops(early_stopping, value, capsys):
+    options = {"early_stopping": early_stopping, "verbose": True, "n_iter_no_change": 1}
+    fitted = MLPClassifier(4, tol=2.0, random_state=0, **options).fit(*blobs())
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(f" - {value}: " in line for line in lines) == fitted.n_iter_ == 3
+    assert f"Epoch 3: {value} no longer improved by tol=2.0" in lines
+
+
 def test_estimator_runs_on_device(device):
     x, y = blobs()
     fitted = MLPClassifier(8, max_iter=3, dropout=0.3, random_state=0, device=device).fit(x, y)
@@ -320,6 +329,13 @@ def test_estimator_runs_on_device(device):
 
 
 # ------------------------------------------------------------------------------ uncertainty
+
+
+def test_uncertainty_without_dropout_warns():
+    fitted = MLPClassifier(4, **QUICK).fit(*blobs())
+    with pytest.warns(UserWarning, match=r"^predict_uncertainty: .* Fit with dropout=0\.5\.$"):
+        assert not fitted.predict_uncertainty(blobs()[0], samples=2).std.any()
+    fitted.set_params(input_dropout=0.5).fit(*blobs()).predict_uncertainty(blobs()[0], samples=2)
 
 
 def test_uncertainty_has_the_shapes_of_predictions():

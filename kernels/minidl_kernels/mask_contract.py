@@ -261,8 +261,12 @@ def keep_mask(
         Axis 0 is the batch; fewer than two axes are one row.
     rate : float
         In [0, 1]. All elements are True at rate 0, all False at rate 1.
-    seed, stream, step, row_offset : int
-        As in `Address`.
+    seed : int
+        In [0, 2**64).
+    stream, step : int
+        The numbers of the random layer and of the training step, in [0, 2**32).
+    row_offset : int
+        The row of the whole batch at which this array begins. It ends at row 2**32 at most.
 
     Returns
     -------
@@ -272,7 +276,7 @@ def keep_mask(
     Raises
     ------
     ValueError, TypeError
-        As `check_rate` and `check_address`; TypeError also if the shape is not a tuple or list.
+        If an argument is out of range or has the wrong type, or there are more than 2**34 columns.
 
     Examples
     --------

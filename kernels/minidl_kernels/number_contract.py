@@ -79,8 +79,12 @@ def uniform(
     ----------
     shape : tuple of int
         Axis 0 is the batch; fewer than two axes are one row.
-    seed, stream, step, row_offset : int
-        As in `Address`.
+    seed : int
+        In [0, 2**64).
+    stream, step : int
+        The numbers of the random layer and of the training step, in [0, 2**32).
+    row_offset : int
+        The row of the whole batch at which this array begins. It ends at row 2**32 at most.
 
     Returns
     -------
@@ -90,7 +94,7 @@ def uniform(
     Raises
     ------
     TypeError, ValueError
-        As `mask_contract.keep_mask`.
+        If an argument is out of range or has the wrong type.
 
     Examples
     --------

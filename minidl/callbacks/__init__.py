@@ -1,4 +1,4 @@
-"""Callbacks: what happens around training.
+"""Callbacks: actions around training.
 
 ============================================  =====================================================
 `Callback`                                    base class of your own

@@ -25,8 +25,8 @@ class BackupAndRestore(ModelCheckpoint):
         The folder. Only one run at a time may use it. Of several workers, the first writes it, and
         all must be able to read it.
     save_freq : "epoch" or int
-        The run is saved after each epoch and, if this is a number, after so many steps. It is also
-        saved if an exception or Ctrl-C interrupts it.
+        The run is saved after each epoch and, if this is a number, each time this number of steps
+        is done. It is also saved if an exception or Ctrl-C interrupts it.
     double_checkpoint : bool
         Whether the backup before the last one is kept, too.
     delete_checkpoint : bool

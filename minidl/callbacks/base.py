@@ -10,7 +10,7 @@ import numpy as np
 
 from minidl import console
 from minidl.alternatives import refuse_names
-from minidl.arguments import as_list
+from minidl.arguments import Shown, as_list
 from minidl.backend import Backend
 from minidl.batches import Batch
 from minidl.engine.parameter import Parameter
@@ -59,7 +59,7 @@ class Model(Protocol):
     @property
     def history(self) -> History: ...
     @property
-    def optimizer(self) -> Optimizer | None: ...
+    def optimizer(self) -> Optimizer | Any: ...
 
     @property
     def backend(self) -> Backend: ...
@@ -74,7 +74,7 @@ class Model(Protocol):
     def check_savable(self, path: PathLike) -> None: ...
 
 
-class Callback:
+class Callback(Shown):
     """Actions at certain moments of training; a subclass overrides the methods it needs.
 
     Each callback is called once for each moment, even if the run is interrupted and resumed. So
@@ -159,7 +159,7 @@ class Callback:
         """Run before a batch of an evaluation or a validation."""
 
     def on_test_batch_end(self, batch: int, logs: Logs) -> None:
-        """Run after such a batch; `logs` are the means so far, of a shared run NaN."""
+        """Run after such a batch; `logs` are the means so far, or NaN in a shared run."""
 
     def on_predict_begin(self, logs: Logs) -> None:
         """Run before a prediction."""
@@ -171,7 +171,7 @@ class Callback:
         """Run before a batch of a prediction."""
 
     def on_predict_batch_end(self, batch: int, logs: Mapping[str, Any]) -> None:
-        """Run after such a batch; ``logs["outputs"]`` is what was predicted for it."""
+        """Run after such a batch; ``logs["outputs"]`` are the predictions for it."""
 
     def restore(self, model: Any, arguments: Mapping[str, int]) -> bool:
         """Load a run that this callback has saved, if any; return whether `fit` resumes it.

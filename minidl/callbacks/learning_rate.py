@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from minidl.arguments import count, number
@@ -71,8 +71,7 @@ class LearningRateScheduler(Callback):
         """Set the learning rate."""
         known = (epoch, learning_rate(self))
         returned = self.schedule(*known[: self._arguments])
-        who = "LearningRateScheduler: schedule"
-        rate = returned_rate(who, returned, f"epoch {epoch}")
+        rate = returned_rate("LearningRateScheduler: schedule", returned, f"epoch {epoch}")
         self.model.train_state.learning_rate = rate
         self.announce(f"Epoch {epoch + 1}: LearningRateScheduler setting learning rate to {rate}.")
 
@@ -93,7 +92,7 @@ def _number_of_arguments(schedule: Callable[..., float]) -> int:
     )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ReduceLROnPlateau(Monitor):
     """Learning rate that is multiplied by `factor` when a value has not improved for a while.
 
@@ -131,11 +130,12 @@ class ReduceLROnPlateau(Monitor):
     monitor: str = "val_loss"
     factor: float = 0.1
     patience: int = 10
-    mode: str = field(default="auto", kw_only=True)
-    min_delta: float = field(default=1e-4, kw_only=True)
-    cooldown: int = field(default=0, kw_only=True)
-    min_lr: float = field(default=0.0, kw_only=True)
-    verbose: int = field(default=0, kw_only=True)
+    _: KW_ONLY
+    mode: str = "auto"
+    min_delta: float = 1e-4
+    cooldown: int = 0
+    min_lr: float = 0.0
+    verbose: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,8 +18,34 @@ from minidl.storage.extras import from_extra
 log = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
-class CSVLogger(Callback):
+class _EpochLogger(Callback):
+    """Base class of callbacks that write the logs of each epoch."""
+
+    comes_last = True
+    writes = True
+
+    def on_train_begin(self, logs: Logs) -> None:
+        """Begin with the next epoch of the run."""
+        self._next_epoch = self.model.position.epoch
+
+    def on_train_end(self, logs: Logs) -> None:
+        """Write an epoch that diverged, so that it has not ended; a resumed run replaces it."""
+        history, epoch = self.model.history, self.model.position.epoch
+        if history.epoch[-1:] == [epoch]:
+            self.on_epoch_end(epoch, history.logs[-1])
+            self._next_epoch = epoch
+
+    def state(self) -> dict[str, Any]:
+        """Return the next epoch to write."""
+        return {"next_epoch": self._next_epoch}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Load what `state` returned."""
+        self._next_epoch = state["next_epoch"]
+
+
+@dataclass(eq=False, repr=False)
+class CSVLogger(_EpochLogger):
     """Lines of comma-separated values, one for each epoch, flushed at once.
 
     The columns are the names that the first epoch logs, or those of an existing file. A value that
@@ -52,8 +78,6 @@ class CSVLogger(Callback):
     filename: PathLike
     separator: str = ","
     append: bool = False
-    comes_last = True
-    writes = True
 
     def __post_init__(self) -> None:
         separator = self.separator
@@ -65,7 +89,7 @@ class CSVLogger(Callback):
 
     def on_train_begin(self, logs: Logs) -> None:
         """Open the file, and check the names of the columns."""
-        self._next_epoch = self.model.position.epoch
+        super().on_train_begin(logs)
         self._left_out: set[str] = set()
         # The next row removes all after these bytes; before it, another callback may raise.
         self._kept = None if self.append else 0
@@ -102,21 +126,20 @@ class CSVLogger(Callback):
     def on_train_end(self, logs: Logs) -> None:
         """Write an epoch that diverged; a resumed run replaces it."""
         before = self._kept_content()
-        if write_divergence(self):
-            self._kept = len(before)
+        super().on_train_end(logs)
+        self._kept = len(before)
 
     def state(self) -> dict[str, Any]:
         """Return the next epoch to write, and length and checksum of the file."""
         content = self._content()
-        checksum = zlib.crc32(content)
-        return {"next_epoch": self._next_epoch, "bytes": len(content), "crc32": checksum}
+        return super().state() | {"bytes": len(content), "crc32": zlib.crc32(content)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Let the next row replace the lines that a resumed run will repeat.
 
         A file that another run has changed stays as it is.
         """
-        self._next_epoch = state["next_epoch"]
+        super().load_state(state)
         content, end = self._content(), state["bytes"]
         rows = self._rows(content[end:])
         if not self._columns(content[:end]):
@@ -161,18 +184,8 @@ def _text(value: Any) -> str:
     return str(value.tolist() if hasattr(value, "tolist") else value)
 
 
-def write_divergence(logger: "CSVLogger | TensorBoard") -> bool:
-    """Write the last epoch of the history if it diverged, so that it has not ended; else False."""
-    history, epoch = logger.model.history, logger.model.position.epoch
-    if history.epoch[-1:] != [epoch]:
-        return False
-    logger.on_epoch_end(epoch, history.logs[-1])
-    logger._next_epoch = epoch
-    return True
-
-
 @keras_defaults(write_images=False, profile_batch=0)
-class TensorBoard(Callback):
+class TensorBoard(_EpochLogger):
     """Numbers in the logs, and the learning rate, of each epoch for TensorBoard.
 
     Curves have the names of Keras: ``epoch_loss`` in the sub-folders ``train`` and ``validation``.
@@ -197,9 +210,6 @@ class TensorBoard(Callback):
         When training begins, if the folder cannot be created.
     """
 
-    comes_last = True
-    writes = True
-
     def __init__(
         self,
         log_dir: PathLike = "logs",
@@ -219,13 +229,13 @@ class TensorBoard(Callback):
 
     def on_train_begin(self, logs: Logs) -> None:
         """Create the folder."""
+        super().on_train_begin(logs)
         os.makedirs(self.log_dir, exist_ok=True)
         self._writers: dict[str, Any] = {}
-        self._next_epoch = self.model.position.epoch
         self._purge_step: int | None = None
 
     def _write_step(self, batch: int, logs: Logs) -> None:
-        """Write the means of the epoch so far, after every so many steps of the model's life."""
+        """Write the means so far, if the number of steps is a multiple of `update_freq`."""
         step = self.model.step
         if step % self._every == 0:
             writer = self._writer("batches", step)
@@ -249,10 +259,6 @@ class TensorBoard(Callback):
             writer.flush()
         self._next_epoch = epoch + 1
 
-    def on_train_end(self, logs: Logs) -> None:
-        """Write an epoch that diverged; a resumed run replaces it."""
-        write_divergence(self)
-
     def _writer(self, part: str, purge_step: int | None = None) -> Any:
         """Return the writer of a sub-folder; its first values hide later ones of an earlier run."""
         if part not in self._writers:
@@ -261,13 +267,10 @@ class TensorBoard(Callback):
             self._writers[part] = self._new_writer(folder, purge_step=first)
         return self._writers[part]
 
-    def state(self) -> dict[str, Any]:
-        """Return the next epoch to write."""
-        return {"next_epoch": self._next_epoch}
-
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Load what `state` returned; TensorBoard then hides the epochs that are repeated."""
-        self._next_epoch = self._purge_step = state["next_epoch"]
+        super().load_state(state)
+        self._purge_step = self._next_epoch
 
     def close(self) -> None:
         """Close the files."""

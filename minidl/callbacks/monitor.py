@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from minidl.arguments import number
+from minidl.arguments import number, one_of
 from minidl.callbacks.base import Callback, Logs, numbers
 
 
@@ -45,10 +45,7 @@ class Monitor(Callback):
         who = type(self).__name__
         if not isinstance(self.monitor, str):
             raise TypeError(f"{who}: expected monitor to be a string, got {self.monitor!r}.")
-        if self.mode not in ("auto", "min", "max"):
-            raise ValueError(
-                f'{who}: expected mode to be "auto", "min" or "max", got {self.mode!r}.'
-            )
+        one_of(who, "mode", self.mode, ("auto", "min", "max"))
         mode = direction(self.monitor) if self.mode == "auto" else self.mode
         if mode is None:
             raise ValueError(
@@ -68,8 +65,7 @@ class Monitor(Callback):
         """
         if self.monitor not in self.params["metrics"] and not self.params["may_log_more"]:
             raise self._unknown(self.params["metrics"])
-        rows = map(numbers, self.model.history.logs)
-        past = [row[self.monitor] for row in rows if self.monitor in row]
+        past = [numbers(logs).get(self.monitor, math.nan) for logs in self.model.history.logs]
         known = [value for value in past if not math.isnan(value)]
         self.best = max(known, key=lambda value: self.sign * value, default=None)
 

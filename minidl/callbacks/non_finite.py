@@ -8,6 +8,7 @@ import numpy as np
 from minidl.arguments import positive_integer
 from minidl.callbacks.base import Callback, Logs
 from minidl.trainer.diagnosis import CHANGED_BY_A_STEP, non_finite_weight, repeat_until_failure
+from minidl.trainer.loop import Run
 
 
 class TerminateOnNaN(Callback):
@@ -70,43 +71,49 @@ class TerminateOnNaN(Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Logs) -> None:
         """Keep the state at the beginning of the epoch or of a resumed run, if it is finite."""
-        if self._good is None and self._is_finite():
-            self._good = self.model.train_state.snapshot(*CHANGED_BY_A_STEP)
+        if self._good is None:
+            loss, _ = self.model.train_state.totals_of_epoch().get("loss", (0.0, 0))
+            self._keep_finite_state(loss)
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         """Check loss and weights if it is time."""
         model, run = self.model, self.model.run
         assert run is not None, "called within fit"
-        if (batch + 1) % self.every and batch + 1 < run.steps:
-            return
-        if math.isfinite(logs["loss"]) and non_finite_weight(model.parameters()) is None:
-            self._good = model.train_state.snapshot(*CHANGED_BY_A_STEP)
+        is_due = (batch + 1) % self.every == 0 or batch + 1 >= run.steps
+        if not is_due or self._keep_finite_state(logs["loss"]):
             return
         means = dict(logs)  # before the rollback
-        if self._good is None:
-            model.train_state.obstacle = "TerminateOnNaN knew no finite state to return to"
-            self.found = (
-                f"the loss or a weight at step {model.step}. The model stays there, since no "
-                "finite state of this epoch is known. Load an earlier checkpoint."
-            )
-        else:
-            model.train_state.load_state(self._good)
-            with np.errstate(all="ignore"):
-                self.found = repeat_until_failure(run)
-        if self.found is None:
-            model.train_state.load_state(self._good or {})
-            self.found = (
-                f"unknown cause: repeating the steps after step {model.step} gave finite numbers. "
-                "Check what your callbacks change."
-            )
+        self.found = self._roll_back(run)
         names = [*means, *(name for name in self.params["metrics"] if name not in means)]
         model.train_state.record_divergence({name: means.get(name, math.nan) for name in names})
         model.stop_training = True
 
-    def _is_finite(self) -> bool:
-        """Return whether the weights and the loss of the epoch so far are finite."""
-        loss, _ = self.model.train_state.totals_of_epoch().get("loss", (0.0, 0))
-        return math.isfinite(loss) and non_finite_weight(self.model.parameters()) is None
+    def _keep_finite_state(self, loss: float) -> bool:
+        """Keep the state if the weights and the loss of the epoch so far are finite."""
+        is_finite = math.isfinite(loss) and non_finite_weight(self.model.parameters()) is None
+        if is_finite:
+            self._good = self.model.train_state.snapshot(*CHANGED_BY_A_STEP)
+        return is_finite
+
+    def _roll_back(self, run: Run) -> str:
+        """Return to the last step at which all numbers were finite; return what failed then."""
+        state = self.model.train_state
+        if self._good is None:
+            state.obstacle = "TerminateOnNaN knew no finite state to return to"
+            return (
+                f"the loss or a weight at step {self.model.step}. The model stays there, since no "
+                "finite state of this epoch is known. Load an earlier checkpoint."
+            )
+        state.load_state(self._good)
+        with np.errstate(all="ignore"):
+            found = repeat_until_failure(run)
+        if found is not None:
+            return found
+        state.load_state(self._good)
+        return (
+            f"unknown cause: repeating the steps after step {self.model.step} gave finite numbers. "
+            "Check what your callbacks change."
+        )
 
     def on_train_end(self, logs: Logs) -> None:
         """Warn of what was found."""

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from minidl.arguments import Number, positive_integer
+from minidl.arguments import Number, optional, positive_integer
 from minidl.callbacks.base import Callback, Logs
 from minidl.callbacks.monitor import Monitor
 from minidl.storage import registry
@@ -44,7 +44,7 @@ class ModelCheckpoint(Monitor):
         ``best.safetensors``. For files it is ``"val_loss"`` by default, and `save_best_only` uses
         it.
     verbose : int
-        Whether a line is printed for each file.
+        Whether a line is printed for each file, and for each epoch that is not the best.
     save_best_only, save_weights_only : bool
         For files: whether only epochs that improve the value are saved, and whether files hold
         the weights only, as `Model.save_weights` writes them. As in Keras, a callback that is
@@ -131,23 +131,25 @@ class ModelCheckpoint(Monitor):
         if save_freq != "epoch":
             every_steps = positive_integer("ModelCheckpoint: save_freq", save_freq)
         self.verbose = verbose
-        if every_steps is not None:
-            every_steps = positive_integer("ModelCheckpoint: every_steps", every_steps)
-        if every_epochs is not None:
-            every_epochs = positive_integer("ModelCheckpoint: every_epochs", every_epochs)
+        self.filepath = os.fspath(filepath)
         self.folder = Path(filepath)
         if self.folder.suffix in FILE_ENDINGS:
             raise ValueError(
                 f"{type(self).__name__}: expected a folder, got the file name {filepath}. Pass a "
                 f"name without {self.folder.suffix}."
             )
-        self.every_steps = every_steps
-        self.every_epochs = 1 if every_steps is every_epochs is None else every_epochs
-        self.keep = positive_integer("ModelCheckpoint: keep", keep)
+        every_epochs = 1 if every_steps is every_epochs is None else every_epochs
+        who = "ModelCheckpoint"
+        self.every_steps = optional(positive_integer, f"{who}: every_steps", every_steps)
+        self.every_epochs = optional(positive_integer, f"{who}: every_epochs", every_epochs)
+        self.keep = positive_integer(f"{who}: keep", keep)
         self.keeps_best = monitor is not None
         self.initial_value_threshold = initial_value_threshold
         self._lock: IO[str] | None = None
         self._saved_step = 0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.filepath!r})"
 
     def on_train_begin(self, logs: Logs) -> None:
         """Check the model, lock the folder, and delete the temporary files of a killed run."""
@@ -182,7 +184,7 @@ class ModelCheckpoint(Monitor):
             )
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
-        """Save after every so many steps of the model's life, and where training stops."""
+        """Save if the number of steps is a multiple of `every_steps`, and when training stops."""
         is_due = self.every_steps and self.model.step % self.every_steps == 0
         run = self.model.run
         assert run is not None, "called within fit"
@@ -191,12 +193,10 @@ class ModelCheckpoint(Monitor):
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Save after every so many epochs, after the last one, and if it is the best."""
+        """Save every `every_epochs` epochs, after the last one, and after the best one."""
         # The best file first: if the run is killed in between, it repeats this epoch.
         if self.keeps_best:
-            value = self.value(logs)
-            if value is not None and self.is_better(value, self.best):
-                self.best = value if self._write(self.folder / BEST_FILE) else self.best
+            self._save_best(self.folder / BEST_FILE, logs, f"Epoch {epoch + 1}")
         is_last = epoch + 1 == self.params["epochs"] or self.model.stop_training
         if is_last or (self.every_epochs and (epoch + 1) % self.every_epochs == 0):
             self.save()
@@ -240,13 +240,24 @@ class ModelCheckpoint(Monitor):
     def _step_file(self) -> Path:
         return self.folder / STEP_FILE.format(self.model.step)
 
-    def _write(self, path: Path) -> bool:
+    def _save_best(self, path: Path, logs: Logs, moment: str) -> None:
+        """Save the model if these logs have the best value so far."""
+        value = self.value(logs)
+        if value is None:
+            return
+        before = "" if self.best is None else f" from {self.best:.5g}"
+        if not self.is_better(value, self.best):
+            self.announce(f"{moment}: {self.monitor} did not improve{before}")
+        elif self._write(path, f"{moment}: {self.monitor} improved{before} to {value:.5g},"):
+            self.best = value
+
+    def _write(self, path: Path, reason: str | None = None) -> bool:
         """Return whether the model was saved: only finite weights are."""
         if non_finite_weight(self.model.parameters()) is not None:
             log.warning("%s: not saved: weights of the model are not finite", path)
             return False
         (self.model.save_weights if self.save_weights_only else self.model.save)(path)
-        self.announce(f"Step {self.model.step}: saved {path}")
+        self.announce(f"{reason or f'Step {self.model.step}:'} saved {path}")
         return True
 
     def state(self) -> dict[str, Any]:
@@ -296,22 +307,26 @@ class _ModelFiles(ModelCheckpoint):
             self._path(dict.fromkeys(names, 0.0), **({"batch": 1} if steps else {}))
 
     def _save_step(self, batch: int, logs: Logs) -> None:
-        """Save after every so many steps of the model's life."""
+        """Save if the number of steps is a multiple of `save_freq`."""
         if self.model.step % int(self.save_freq) == 0:
-            self._save(logs, epoch=self.model.position.epoch + 1, batch=batch + 1)
+            moment = f"Step {self.model.step}"
+            self._save(logs, moment, epoch=self.model.position.epoch + 1, batch=batch + 1)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Save after an epoch, or after one that is the best."""
         if self.save_freq == "epoch":
-            self._save(logs, epoch=epoch + 1)
+            self._save(logs, f"Epoch {epoch + 1}", epoch=epoch + 1)
 
-    def _save(self, logs: Logs, **numbers: int) -> None:
+    def _save(self, logs: Logs, moment: str, **numbers: int) -> None:
         path = Path(self._path(logs, **numbers))
-        value = self.value(logs) if self.keeps_best else None
-        if not self.keeps_best or (value is not None and self.is_better(value, self.best)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if self._write(path):
-                self.best = value
+        if self.keeps_best:
+            self._save_best(path, logs, moment)
+        else:
+            self._write(path, f"{moment}:")
+
+    def _write(self, path: Path, reason: str | None = None) -> bool:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return super()._write(path, reason)
 
     def _path(self, logs: Mapping[str, Any], epoch: int = 1, **numbers: int) -> str:
         """Return the name of a file, or raise ValueError if a name in it is unknown."""

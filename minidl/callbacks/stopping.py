@@ -1,7 +1,7 @@
 """Early stopping."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from minidl.arguments import count, number
@@ -9,7 +9,7 @@ from minidl.callbacks.base import Logs
 from minidl.callbacks.monitor import Monitor
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EarlyStopping(Monitor):
     """End of training when a value has not improved for `patience` epochs.
 
@@ -53,17 +53,17 @@ class EarlyStopping(Monitor):
     monitor: str = "val_loss"
     min_delta: float = 0.0
     patience: int = 0
-    mode: str = field(default="auto", kw_only=True)
-    baseline: float | None = field(default=None, kw_only=True)
-    restore_best_weights: bool = field(default=False, kw_only=True)
-    start_from_epoch: int = field(default=0, kw_only=True)
-    verbose: int = field(default=0, kw_only=True)
+    _: KW_ONLY
+    mode: str = "auto"
+    baseline: float | None = None
+    restore_best_weights: bool = False
+    start_from_epoch: int = 0
+    verbose: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.patience = count("EarlyStopping: patience", self.patience)
-        start = count("EarlyStopping: start_from_epoch", self.start_from_epoch)
-        self.start_from_epoch = start
+        self.start_from_epoch = count("EarlyStopping: start_from_epoch", self.start_from_epoch)
         if self.baseline is not None:
             self.baseline = number("EarlyStopping", "baseline", self.baseline, "(-inf, inf)")
 
@@ -117,8 +117,7 @@ class EarlyStopping(Monitor):
         """Load what `state` returned; a run that was stopped stays stopped."""
         super().load_state(state)
         if self.restore_best_weights:
-            weights = {name: state[name] for name in state if name.startswith("weights/")}
-            self._best_weights = weights
-            if not weights:  # a run without restoration did not keep those of its best epoch
+            self._best_weights = {n: state[n] for n in state if n.startswith("weights/")}
+            if not self._best_weights:  # the run before did not restore, and kept none
                 self.best = None
         self.model.stop_training = self.model.stop_training or self.stopped_epoch > 0

@@ -5,20 +5,13 @@ removed, cropped, fitted, centred. Several digits are read in lines, from left t
 """
 
 import argparse
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from minidl import console, images, models
-from minidl.backend import DeviceError
-from minidl.commands.command_line import (
-    InputError,
-    Parser,
-    check_distinct,
-    number,
-    print_line,
-    run_command,
-)
+from minidl.commands import cli
 from minidl.storage.atomic import check_writable
 from minidl.trainer.uncertainty import Uncertainty
 
@@ -31,7 +24,7 @@ UNSURE = 0.1
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command's arguments; exit with one line if they are invalid."""
-    parser = Parser("minidl.predict", __doc__)
+    parser = cli.Parser("minidl.predict", __doc__, cli.exit_statuses())
     add = parser.add_argument
     add("model", metavar="MODEL", help="a file that minidl.train saved")
     add(
@@ -42,10 +35,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "minidl.train expect 0 to 255",
     )
     add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
-    add("--batch-size", type=number(int, 1), default=128, help="default: 128")
+    add("--batch-size", type=cli.number(int, 1), default=128, help="default: 128")
     add(
         "--samples",
-        type=number(int, 2, 2**32),
+        type=cli.number(int, 2, 2**32),
         metavar="N",
         help="print the uncertainty from N outputs drawn with dropout: standard deviation, and "
         "entropy and mutual information in nats. A drawn digit is unsure if its mutual information "
@@ -62,82 +55,74 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="only resize PNG and JPEG: for networks trained on other images than drawn digits",
     )
-    add("--show", metavar="FILE", help="write what the network sees to a PNG")
+    shown = f"write the first {images.MAX_SHOWN} images that the network sees to a PNG"
+    add("--show", metavar="FILE", help=shown)
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status.
-
-    0; 1 if its output is not read to the end; 2 for invalid input; 130 after Ctrl-C; 143 after
-    SIGTERM.
-    """
-    arguments = parse_arguments(argv)
-
-    def work() -> None:
-        for line in predict(arguments):
-            print_line(line)
-
-    return run_command("minidl.predict", work)
+@cli.command("minidl.predict")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command and return its exit status; ``--help`` lists them."""
+    for line in predict(parse_arguments(argv)):
+        cli.print_line(line)
 
 
 def predict(arguments: argparse.Namespace) -> Iterator[str]:
     """Yield the lines of a table with one line for each image."""
-    try:
+    with cli.input_checks():
         if arguments.show is not None:
             check_writable(arguments.show)
-            check_distinct(arguments.show, (arguments.model, *arguments.images))
+            cli.check_distinct(arguments.show, (arguments.model, *arguments.images))
         model = models.load(arguments.model, arguments.device)
-        if model.built_for is None:
-            raise ValueError(f"{arguments.model}: expected a built network, got one that is not.")
-        prepared = not arguments.no_prepare and model.built_for == images.PREPARED_SHAPE
-        invert = arguments.invert or None
-        read = [
-            images.read(path, model.built_for, invert=invert, prepared=prepared)
-            for path in arguments.images
-        ]
-        has_drawings = prepared and any(map(images.is_picture, arguments.images))
-    except (ValueError, DeviceError) as error:
-        raise InputError(error) from error
-    names = [
-        console.printable(path) + f"[{place}]" * (len(array) > 1)
-        for path, array in zip(arguments.images, read, strict=True)
-        for place in range(len(array))
-    ]
-    # One array, because the row of an image in it is part of the address of each draw.
-    x = read[0] if len(read) == 1 else np.concatenate(read)
-    check_images(names, x, model.dtype)
-    if arguments.show is not None:
-        try:
+        names, x, has_drawings = read_images(arguments, model)
+        if arguments.show is not None:
             images.write(arguments.show, x)
-        except ValueError as error:
-            raise InputError(error) from error
-    uncertainty = information = None
-    if arguments.samples is not None:
-        uncertainty = model.predict(x, arguments.batch_size, verbose=0, samples=arguments.samples)
-        probabilities, information = uncertainty.mean, uncertainty.mutual_information
-    else:
-        probabilities = model.predict(x, arguments.batch_size, verbose=0)
-        if has_drawings:
-            drawn = model.predict(x, arguments.batch_size, verbose=0, samples=DRAWS)
-            information = drawn.mutual_information
+    predicted = functools.partial(model.predict, x, arguments.batch_size, verbose=0)
+    draws = arguments.samples or DRAWS * has_drawings
+    drawn = predicted(samples=draws) if draws else None
+    shown = drawn if arguments.samples else None
+    probabilities = predicted() if shown is None else shown.mean
     finite = np.isfinite(probabilities).all(axis=tuple(range(1, probabilities.ndim)))
     if not finite.all():
-        raise InputError(
+        raise cli.InputError(
             f"{names[finite.argmin()]}: expected finite outputs of the network in "
             f"{arguments.model}, got NaN or infinity. Scale the image like the training images, "
             "or retrain the network."
         )
-    has_entropies = uncertainty is None or uncertainty.predictive_entropy is not None
-    if not (are_probabilities(probabilities) and has_entropies):
-        raise InputError(
+    information = None if drawn is None else drawn.mutual_information
+    if not are_probabilities(probabilities) or (shown is not None and information is None):
+        raise cli.InputError(
             f"{arguments.model}: expected probabilities of classes as outputs, got other numbers. "
             "End the network with a softmax, or use model.predict."
         )
     is_unsure = np.zeros(len(x), bool) if information is None else information > UNSURE
     doubt = "unsure, or no digit" if has_drawings else "unsure"
     notes = [doubt if unsure else "" for unsure in is_unsure]
-    yield from table(names, probabilities, uncertainty, notes)
+    yield from table(names, probabilities, shown, notes)
+
+
+def read_images(
+    arguments: argparse.Namespace, model: models.Model
+) -> tuple[list[str], np.ndarray, bool]:
+    """Return names of all images, the images, and whether there are drawn digits among them.
+
+    The images are one array, because the row of an image is part of the address of each draw.
+    """
+    if model.built_for is None:
+        raise ValueError(f"{arguments.model}: expected a built network, got one that is not.")
+    prepared = not arguments.no_prepare and model.built_for == images.PREPARED_SHAPE
+    read = [
+        images.read(path, model.built_for, invert=arguments.invert or None, prepared=prepared)
+        for path in arguments.images
+    ]
+    names = [
+        console.printable(path) + f"[{place}]" * (len(array) > 1)
+        for path, array in zip(arguments.images, read, strict=True)
+        for place in range(len(array))
+    ]
+    x = read[0] if len(read) == 1 else np.concatenate(read)
+    check_images(names, x, model.dtype)
+    return names, x, prepared and any(map(images.is_picture, arguments.images))
 
 
 def are_probabilities(outputs: np.ndarray) -> bool:
@@ -153,7 +138,7 @@ def check_images(names: Sequence[str], x: np.ndarray, dtype: np.dtype) -> None:
     axes = tuple(range(1, x.ndim))
     good = (x.min(axis=axes) >= -limit) & (x.max(axis=axes) <= limit)  # NaN compares as False
     if not good.all():
-        raise InputError(
+        raise cli.InputError(
             f"{names[good.argmin()]}: expected finite numbers in the range of the network's "
             f"{dtype}, got others. Scale the image."
         )

@@ -14,15 +14,7 @@ import numpy as np
 
 from minidl import rng
 from minidl.callbacks import History
-from minidl.commands.page import (
-    Figures,
-    facts_table,
-    figure_section,
-    new_figure,
-    section,
-    text,
-    write_page,
-)
+from minidl.commands import page
 from minidl.commands.run_folder import PLAYGROUND
 from minidl.engine.backward import no_grad
 from minidl.engine.tensor import Tensor
@@ -68,18 +60,20 @@ def write(
     command : str
         The command that repeats the run.
     """
-    parts = [section("", facts_table(facts))]
+    parts = [page.section("", page.facts_table(facts))]
     if Path(path).with_name(PLAYGROUND).exists():
         link = f'<a href="{PLAYGROUND}">Draw digits for this network, and see its dropout masks</a>'
-        parts.append(section("Playground", f"<p>{link}</p>"))
-    parts.append(section("Reproduce this run", f"<pre>{text(command)}</pre>"))
-    parts += [figure_section(*part) for part in _figures(model, x, y)]
+        parts.append(page.section("Playground", f"<p>{link}</p>"))
+    parts.append(page.section("Reproduce this run", f"<pre>{page.text(command)}</pre>"))
+    parts += [page.figure_section(*part) for part in _figures(model, x, y)]
     network = summary_html(model.label, model.layers, model.parameters(), {"Rate": rate_of})
-    parts.append(section("Network", f'<div class="table">{network}</div>'))
-    write_page(path, "Training run of minidl", parts)
+    parts.append(page.section("Network", f'<div class="table">{network}</div>'))
+    page.write_page(path, "Training run of minidl", parts)
 
 
-def _figures(model: Sequential, x: np.ndarray, y: np.ndarray) -> Iterator[tuple[str, str, Figures]]:
+def _figures(
+    model: Sequential, x: np.ndarray, y: np.ndarray
+) -> Iterator[tuple[str, str, page.Figures]]:
     """Yield title, caption and figures of each section for which there is data."""
     if model.history.epoch:
         caption = (
@@ -125,9 +119,9 @@ def _figures(model: Sequential, x: np.ndarray, y: np.ndarray) -> Iterator[tuple[
     first = next((layer for layer in model.layers if isinstance(layer, Dense)), None)
     if first is not None and first.weight.shape[0] == np.prod(x.shape[1:]):
         caption = (
-            f"The weights of the first {min(UNITS, first.units)} of {first.units} units of "
-            f"{first.label}, one for each pixel: ink raises the output in red pixels and lowers it "
-            "in blue ones."
+            f"The first {min(UNITS, first.units)} of {first.units} units of the layer "
+            f"{first.label}, with a weight for each pixel: ink raises the output in red pixels and "
+            "lowers it in blue ones."
         )
         yield "Weights of the first layer", caption, {"": first_weights(first, x.shape[1:])}
     if random_layers:
@@ -189,14 +183,14 @@ class Calibration(NamedTuple):
             return cls(counts, sure / counts, right / counts, error)
 
 
-def curves(history: History) -> Figures:
+def curves(history: History) -> page.Figures:
     """Draw loss and metrics over the epochs, in training and validation, each in a figure."""
     figures = {}
     epochs = [epoch + 1 for epoch in history.epoch]
     for name in history.history:
         if name.startswith("val_"):
             continue
-        figures[name] = figure = new_figure(4.5, 3.5)
+        figures[name] = figure = page.new_figure(4.5, 3.5)
         axes = figure.add_subplot()
         for label, key, look in (("training", name, "o--"), ("validation", f"val_{name}", "s-")):
             if key in history.history:
@@ -215,7 +209,7 @@ def confusion(y: np.ndarray, guesses: np.ndarray, classes: int) -> "Figure":
 
     counts = np.zeros((classes, classes), "int64")
     np.add.at(counts, (y, guesses), 1)
-    figure = new_figure(4.8, 4.2)
+    figure = page.new_figure(4.8, 4.2)
     axes = figure.add_subplot()
     norm = PowerNorm(0.5, vmin=0, vmax=counts.max())
     image = axes.imshow(counts, cmap="Blues", norm=norm)
@@ -233,7 +227,7 @@ def confusion(y: np.ndarray, guesses: np.ndarray, classes: int) -> "Figure":
 
 def reliability(bins: Calibration) -> "Figure":
     """Draw accuracy over confidence, above the numbers of images."""
-    figure = new_figure(4.5, 4.2)
+    figure = page.new_figure(4.5, 4.2)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     middles = (np.arange(BINS) + 0.5) / BINS
     upper.bar(middles, bins.accuracy, 1 / BINS, edgecolor="white", label="accuracy")
@@ -268,7 +262,7 @@ def uncertain(
 def _tiles(x: np.ndarray, y: np.ndarray, guesses: np.ndarray, notes: list[str]) -> "Figure":
     """Draw images with true class, predicted class and a note."""
     rows = -(-len(x) // COLUMNS)
-    figure = new_figure(4.5, 1.45 * rows)
+    figure = page.new_figure(4.5, 1.45 * rows)
     for place, image in enumerate(x):
         axes = figure.add_subplot(rows, COLUMNS, place + 1)
         axes.imshow(image, cmap="gray", vmin=0, vmax=max(x.max(), 1))
@@ -283,7 +277,7 @@ def first_weights(layer: Dense, shape: tuple[int, ...]) -> "Figure":
     bound = float(np.abs(weights).max()) or 1.0
     columns = min(8, weights.shape[1])
     rows = -(-weights.shape[1] // columns)
-    figure = new_figure(9, max(1.1 * rows, 2.4))
+    figure = page.new_figure(9, max(1.1 * rows, 2.4))
     grid = figure.subplots(rows, columns, squeeze=False)
     for place, axes in enumerate(grid.flat):
         axes.axis("off")
@@ -294,21 +288,22 @@ def first_weights(layer: Dense, shape: tuple[int, ...]) -> "Figure":
     return figure
 
 
-def activations(model: Sequential, x: np.ndarray) -> Figures:
+def activations(model: Sequential, x: np.ndarray) -> page.Figures:
     """Draw histograms of the outputs of each dropout layer, as in prediction and in training."""
     without = _dropout_outputs(model, x, rng.inference())
     dropping = _dropout_outputs(model, x, rng.monte_carlo(sample=0, row_offset=0))
     figures = {}
     for name in without:
-        figures[name] = figure = new_figure(4.5, 3.5)
+        figures[name] = figure = page.new_figure(4.5, 3.5)
         axes = figure.add_subplot()
         both = {"without dropout": without[name], "with dropout": dropping[name]}
         joined = np.concatenate(list(both.values())).astype("float64")
         edges = np.histogram_bin_edges(joined[np.isfinite(joined)], 60)
-        for label, values in both.items():
+        for (label, values), line in zip(both.items(), ("-", "--"), strict=True):
             share = np.full(values.size, 1 / values.size)
             zeros = f"{label} ({(values == 0).mean():.0%} are 0)"
-            axes.hist(values, edges.tolist(), weights=share, histtype="step", label=zeros)
+            bins = edges.tolist()
+            axes.hist(values, bins, weights=share, histtype="step", linestyle=line, label=zeros)
         axes.set(title=name, xlabel="activation", ylabel="relative frequency", yscale="log")
         axes.legend(fontsize=8)
     return figures

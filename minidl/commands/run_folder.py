@@ -44,7 +44,7 @@ class RunFolder(Callback):
     Raises
     ------
     FileExistsError
-        If the folder has a run that is not resumed.
+        When training begins, if the folder has a run that is not resumed.
     BlockingIOError
         When training begins, if another run uses the folder.
     OSError
@@ -59,11 +59,6 @@ class RunFolder(Callback):
         self.configuration = configuration
         self.is_resumed = is_resumed
         self._history = self.folder / HISTORY
-        self._check()
-
-    def _check(self) -> None:
-        if not self.is_resumed:
-            check_no_run(self.folder)
 
     def on_train_begin(self, logs: Logs) -> None:
         """Lock the folder, and write the configuration and the epochs so far."""
@@ -71,7 +66,8 @@ class RunFolder(Callback):
         lock.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
             opened.enter_context(lock_folder(lock))
-            self._check()  # again, now that no other run can begin
+            if not self.is_resumed:
+                check_no_run(self.folder)  # now that no other run can begin
             self._write_configuration()
             self._write_history()
             self._opened = opened.pop_all()

@@ -14,22 +14,18 @@ from typing import Any
 
 from minidl_kernels.threads import cores, is_chosen, num_threads
 
-from minidl.backend import DeviceError, get_backend
-from minidl.commands import page, sweep_page, train, train_arguments
-from minidl.commands.command_line import InputError, Parser, number, print_line, run_command, show
-from minidl.commands.machine import machine
+from minidl.backend import get_backend
+from minidl.commands import cli, page, sweep_page, train_arguments
+from minidl.commands.machine import environment, machine
 from minidl.commands.sweep_runs import ERROR, Run, execute, plain
+from minidl.commands.train_preparation import describe_data, load_data
 from minidl.storage.folders import check_folder, lock_folder
 
 EXIT_FAILED = 4
-EXIT_STATUSES = """exit status:
-  0    all runs are complete, or have diverged
-  1    the output was not read to its end
-  2    invalid input, or a file that cannot be read or written
-  4    a run failed; the others are complete
-  130  interrupted by Ctrl-C
-  143  interrupted by SIGTERM
-"""
+STATUSES = {
+    0: "all runs are complete, or have diverged",
+    EXIT_FAILED: "a run failed; the others are complete",
+}
 OWN = train_arguments.OUTPUT - {"checkpoint_every"} | {"seed"}  # chosen for each run
 SINGLE = {"device", "data", "data_dir", "hidden", "checkpoint_every", "record"}  # not varied
 Axes = dict[str, list[Any]]  # values of options of minidl.train, by name
@@ -37,12 +33,12 @@ Axes = dict[str, list[Any]]  # values of options of minidl.train, by name
 
 def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Axes]:
     """Return the options of the sweep, and the values of the others; exit if they are invalid."""
-    parser = Parser("minidl.sweep", __doc__, EXIT_STATUSES)
+    parser = cli.Parser("minidl.sweep", __doc__, cli.exit_statuses(STATUSES))
     parser.add_argument("--out", metavar="DIR", default="sweep", help="folder (default: sweep)")
-    seed, seeds = number(int, 0, 2**64 - 1), [0, 1, 2]
+    seed, seeds = cli.number(int, 0, 2**64 - 1), [0, 1, 2]
     parser.add_argument("--seeds", type=seed, nargs="+", default=seeds, help="default: 0 1 2")
     jobs = "runs at a time (default: one for each core or GPU)"
-    parser.add_argument("--jobs", type=number(int, 1), help=jobs)
+    parser.add_argument("--jobs", type=cli.number(int, 1), help=jobs)
     group = parser.add_argument_group("options of minidl.train")
 
     def add(flag: str, **settings: Any) -> None:
@@ -69,15 +65,13 @@ def prepare(options: argparse.Namespace, axes: Axes) -> tuple[list[Run], dict[st
     InputError, OSError
         If a run could not begin, or if its folder has a run with other options.
     """
-    try:
+    with cli.input_checks():
         check_folder(options.out)
         num_threads()  # it may be invalid in the environment
         device = get_backend(*axes["device"])
-        name, notice, data = train.load_data(*axes["data"], *axes["data_dir"])
-    except (ValueError, DeviceError) as error:
-        raise InputError(error) from error
+        name, notice, data = load_data(*axes["data"], *axes["data_dir"])
     if notice:
-        show(notice)
+        cli.show(notice)
     axes = axes | {"device": [device.name], "data": [name]}
     runs = []
     for *values, seed in itertools.product(*axes.values(), options.seeds):
@@ -86,13 +80,14 @@ def prepare(options: argparse.Namespace, axes: Axes) -> tuple[list[Run], dict[st
         words = train_arguments.words_of(chosen | {"seed": seed})
         words += [] if options.record else ["--no-record"]
         folder = Path(options.out, "_".join([*map("-".join, settings.items()), f"seed-{seed}"]))
-        arguments = train_arguments.parse_arguments(words, None)
+        words += ["--out", str(folder)]
+        arguments = train_arguments.parse_arguments(words, module="minidl.sweep")
         runs.append(Run(folder, settings, words, arguments))
     if len({run.folder for run in runs}) < len(runs):
-        raise InputError("expected different values of each option, got one twice. Pass it once.")
+        raise cli.InputError("expected different values, got one twice. Pass each value once.")
     for run in runs:
         run.check()
-    facts = {"data": train.describe_data(name, data), "device": device.name}
+    facts = {"data": describe_data(name, data), "device": device.name}
     return runs, facts | {"machine": machine(device.facts())}
 
 
@@ -107,26 +102,30 @@ def divide_cores(jobs: int | None, runs: int, device: str) -> tuple[int, int]:
     return jobs, num_threads() if is_chosen() else max(1, cores() // jobs)
 
 
+@cli.command("minidl.sweep")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status, one of `EXIT_STATUSES`."""
+    """Run the command and return its exit status; ``--help`` lists them."""
     options, axes = parse_arguments(argv)
     words = sys.argv[1:] if argv is None else argv
-    command = shlex.join(["python", "-m", "minidl.sweep", *words])
-    advice = "; to continue, repeat the command"
-    return run_command("minidl.sweep", lambda: sweep(options, axes, command), advice)
+    try:
+        return sweep(options, axes, shlex.join(["python", "-m", "minidl.sweep", *words]))
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note("to continue, repeat the command")
+        raise
 
 
-def sweep(options: argparse.Namespace, axes: Axes, command: str) -> int:
+def sweep(options: argparse.Namespace, axes: Axes, repeated: str) -> int:
     """Run what is missing, and write the table and the page."""
     runs, facts = prepare(options, axes)
     jobs, threads = divide_cores(options.jobs, len(runs), facts["device"])
-    versions = train.environment() | {"threads": f"{threads} for each run"}
+    versions = environment() | {"threads": f"{threads} for each run"}
     facts["environment"] = ", ".join(f"{name} {value}" for name, value in versions.items())
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder):
         missing = [run for run in runs if run.end() is None]
-        show(f"{len(missing)} of {len(runs)} runs to train, {jobs} at a time; threads: {threads}")
+        threaded = f"{jobs} at a time; threads: {threads}"
+        cli.show(f"{len(missing)} of {len(runs)} runs to train, {threaded}")
         execute(missing, jobs, threads)
         groups = sweep_page.groups_of(runs)
         complete = sum(map(len, groups.values()))
@@ -134,9 +133,10 @@ def sweep(options: argparse.Namespace, axes: Axes, command: str) -> int:
         facts["runs"] = f"{complete} of {len(runs)} complete, {failed} failed"
         sweep_page.write_csv(folder / sweep_page.TABLE, runs)
         if page.is_possible():
-            sweep_page.write(folder / sweep_page.PAGE, runs, facts, command)
+            sweep_page.write(folder / sweep_page.PAGE, runs, facts, repeated)
+    cli.print_line(sweep_page.SPREAD)
     for setting, found in groups.items():
-        print_line(f"{setting}: {ERROR} {sweep_page.spread(found, ERROR)}")
-    print_line(f"table: {folder / sweep_page.TABLE}")
-    print_line(f"page: {folder / sweep_page.PAGE if page.is_possible() else page.MISSING}")
+        cli.print_line(f"{setting}: {ERROR} {sweep_page.spread(found, ERROR)}")
+    cli.print_line(f"table: {folder / sweep_page.TABLE}")
+    cli.print_line(f"page: {folder / sweep_page.PAGE if page.is_possible() else page.MISSING}")
     return EXIT_FAILED if failed else 0

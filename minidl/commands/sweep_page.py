@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 PAGE, TABLE = "sweep.html", "sweep.csv"
 BARS = (
-    "Means over the seeds; bars are one standard deviation, small points are single runs. The "
-    "errors are those of the test images, so the lowest of them is optimistic."
+    "Large points are means over the seeds, bars one standard deviation, small points single runs. "
+    "The lowest error is optimistic, since it is chosen on the test images that it is measured on."
 )
 CURVES = "Means over the seeds. Training: with dropout. Validation: without, on the test images."
+SPREAD = "Mean ± standard deviation over the seeds."
 NOTE = (
     "Each run has a page with its command and its number of threads. To get the same bits again, "
     "set MINIDL_NUM_THREADS to this number and run the command."
@@ -84,7 +85,7 @@ def write(path: PathLike, runs: Sequence[Run], facts: Mapping[str, str], command
         for setting, found in groups.items()
     )
     results = page.table(["setting", "complete runs", ERROR, LOSS], rows)
-    parts.append(page.section("Results by setting", results))
+    parts.append(page.section("Results by setting", f"<p>{text(SPREAD)}</p>", results))
     table = page.table(["run", "result"], ([_link(run), text(run.result())] for run in runs))
     parts.append(page.section("Runs", f"<p>{text(NOTE)}</p>", table))
     page.write_page(path, "Sweep of minidl", parts)
@@ -98,7 +99,7 @@ def error_bars(groups: Groups, label: str) -> "Figure":
         values = [run.scores()[label] for run in runs]
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         axes.errorbar(place, np.mean(values), deviation, fmt="C0o", capsize=4)
-        axes.plot([place + 0.15] * len(values), values, "k.", alpha=0.4, markersize=4)
+        axes.plot([place + 0.15] * len(values), values, "k.", alpha=0.6, markersize=7)
     settings = [runs[0].settings for runs in groups.values()]
     axes.set_xticks(range(len(groups)), ["\n".join(values.values()) for values in settings])
     axes.set(xlabel=", ".join(settings[0]), ylabel=label, xlim=(-0.5, len(groups) - 0.5))
@@ -110,16 +111,17 @@ def curves(groups: Groups) -> page.Figures:
     """Draw the mean loss of each setting over the epochs, all in the same range."""
     figures = {}
     for setting, runs in groups.items():
-        rows = []
-        for epoch, logs in enumerate(zip(*(run.history() for run in runs), strict=True)):
-            values = np.array([(log["loss"], log["val_loss"]) for log in logs], "float64")
-            rows.append((epoch, dict(zip(("loss", "val_loss"), values.mean(axis=0), strict=True))))
-        figures[setting] = report.curves(History(rows))["loss"]
+        losses = [[(log["loss"], log["val_loss"]) for log in run.history()] for run in runs]
+        means = np.mean(np.array(losses, "float64"), axis=0)
+        rows = ({"loss": loss, "val_loss": val_loss} for loss, val_loss in means)
+        figures[setting] = report.curves(History(list(enumerate(rows))))["loss"]
         figures[setting].set_size_inches(2.4, 2.7)
     panels = [figure.axes[0] for figure in figures.values()]
     for setting, axes in zip(figures, panels, strict=True):
         axes.set_title(setting, size=9, wrap=True)
         axes.set_yscale("log")
+        for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            formatter("{x:g}")  # 0.3, not 3 x 10^-1
         axes.legend(fontsize=7)
     limits = [bound for axes in panels for bound in axes.get_ylim()]
     for axes in panels:

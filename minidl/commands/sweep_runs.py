@@ -15,8 +15,7 @@ from typing import Any
 from minidl_kernels.threads import VARIABLE
 
 from minidl import console
-from minidl.commands import page
-from minidl.commands.command_line import InputError, show
+from minidl.commands import cli, page
 from minidl.commands.run_folder import HISTORY, REPORT
 from minidl.commands.train_arguments import LATEST, without_outputs
 
@@ -36,7 +35,7 @@ class Run:
     settings : dict
         The values of the options that the sweep varies, in words, without the seed.
     words : sequence of str
-        The options of ``minidl.train``, without those of its output.
+        The options of ``minidl.train``, without those of its log.
     arguments : argparse.Namespace
         The same options, parsed.
     """
@@ -75,20 +74,21 @@ class Run:
         try:
             found = dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
         except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: expected JSON, got a damaged file. Delete it.") from error
+            raise cli.InputError(f"{path}: expected JSON, got others. Delete the file.") from error
         for name, expected in without_outputs(self.arguments).items():
             value = found.get(name, expected)
             is_longer = name == "epochs" and value < expected
             if value != expected and name != "data_dir" and not is_longer:
-                raise InputError(
-                    f"{self.folder}: expected a run with {name} {expected}, got one with {value}. "
+                option = f"--{name.replace('_', '-')} {plain(expected)}"
+                raise cli.InputError(
+                    f"{self.folder}: expected a run with {option}, got one with {plain(value)}. "
                     "Pass the same options, or another --out."
                 )
 
     def start(self, threads: int) -> subprocess.Popen:
         """Start or resume the run in a process; Ctrl-C in the terminal does not reach it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        output = ["--out", str(self.folder), "--log-json", str(self.folder / EVENTS), "--quiet"]
+        output = ["--log-json", str(self.folder / EVENTS), "--quiet"]
         command = [sys.executable, "-m", "minidl.train", *self.words, *output, "--resume", LATEST]
         with open(self.folder / PRINTED, "wb") as printed:
             return subprocess.Popen(
@@ -148,7 +148,7 @@ def execute(runs: Iterable[Run], jobs: int, threads: int) -> None:
             for run in [run for run, process in running.items() if process.poll() is not None]:
                 del running[run]
                 ended = f"{count - len(waiting) - len(running)} of {count}"
-                show(f"{ended}  {run.folder.name}: {run.result()}")
+                cli.show(f"{ended}  {run.folder.name}: {run.result()}")
     finally:  # after Ctrl-C each process writes a checkpoint
         for process in running.values():
             process.terminate()

@@ -7,29 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from minidl import datasets, optimizers
-from minidl.commands.command_line import Parser, check_distinct, number
-from minidl.commands.run_folder import CHECKPOINTS, PLAYGROUND, REPORT, check_no_run
+from minidl.commands import cli
+from minidl.commands.run_folder import CHECKPOINTS
 from minidl.datasets.idx_dataset import Split
 from minidl.distributed.mpi import launched_size
-from minidl.storage import registry
-from minidl.storage.atomic import check_writable
-from minidl.storage.folders import check_folder
 
 LATEST = "latest"
 HIDDEN, DROPOUT = [512, 256], [0.5, 0.3]
-CLASSES = 10
 MAX_UNITS = 2**20
 SHARDS = 8  # if several processes were started
 # The arguments that change no result: what is kept and printed, and where.
 OUTPUT = {"out", "checkpoint_dir", "checkpoint_every", "resume", "save", "quiet", "log_json"}
-EXIT_STATUSES = """exit status:
-  0    the run is complete
-  1    the output was not read to its end
-  2    invalid input, or a file that cannot be read or written
-  3    training diverged: a loss or a weight is NaN or infinite; --save writes nothing
-  130  interrupted by Ctrl-C
-  143  interrupted by SIGTERM
-"""
+EXIT_DIVERGED = 3
+DIVERGED = "training diverged: a loss or a weight is NaN or infinite; --save writes nothing"
 LOADERS: dict[str, Callable[[str | None], tuple[Split, Split]]] = {
     "mnist": datasets.mnist.load_data,
     "fashion-mnist": datasets.fashion_mnist.load_data,
@@ -38,9 +28,11 @@ LOADERS: dict[str, Callable[[str | None], tuple[Split, Split]]] = {
 }
 
 
-def parse_arguments(argv: Sequence[str] | None, description: str | None) -> argparse.Namespace:
-    """Return the command's arguments; exit with one line if they are invalid."""
-    parser = Parser("minidl.train", description, EXIT_STATUSES)
+def parse_arguments(
+    argv: Sequence[str] | None, description: str | None = None, module: str = "minidl.train"
+) -> argparse.Namespace:
+    """Return the arguments of a run; exit with one line of `module` if they are invalid."""
+    parser = cli.Parser(module, description, cli.exit_statuses({EXIT_DIVERGED: DIVERGED}))
     add_options(parser.add_argument)
     arguments = parser.parse_args(argv)
     if arguments.lr is None:
@@ -64,19 +56,20 @@ def parse_arguments(argv: Sequence[str] | None, description: str | None) -> argp
 
 def add_options(add: Callable[..., Any]) -> None:
     """Add all options; `add` is `add_argument` of a parser, or a function with its parameters."""
-    rate = number(float, 0, 1)
+    positive, rate = cli.number(int, 1), cli.number(float, 0, 1)
+    above_0 = cli.number(float, 0, above=True)
     add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
-    add("--epochs", type=number(int, 1), default=10, help="default: 10")
-    add("--batch-size", type=number(int, 1), default=128, help="default: 128")
+    add("--epochs", type=positive, default=10, help="default: 10")
+    add("--batch-size", type=positive, default=128, help="default: 128")
     add(
         "--shards",
-        type=number(int, 1),
-        help="parts of each batch, which the processes of mpiexec share out; the results depend on "
-        f"it, not on their number (default: none, or {SHARDS} under mpiexec)",
+        type=positive,
+        help="parts of each batch, divided among the processes of mpiexec; the results depend on "
+        f"the number of parts, not of processes (default: none, or {SHARDS} under mpiexec)",
     )
     add(
         "--hidden",
-        type=number(int, 1, MAX_UNITS),
+        type=cli.number(int, 1, MAX_UNITS),
         nargs="*",
         default=HIDDEN,
         metavar="UNITS",
@@ -109,13 +102,13 @@ def add_options(add: Callable[..., Any]) -> None:
         default="adam",
         help="default: adam",
     )
-    add("--lr", type=number(float, 0, above=True), help="learning rate (default: the optimizer's)")
+    add("--lr", type=above_0, help="learning rate (default: the optimizer's)")
     add(
         "--max-norm",
-        type=number(float, 0, above=True),
+        type=above_0,
         help="maximum norm of each unit's incoming weights (default: none)",
     )
-    add("--seed", type=number(int, 0, 2**64 - 1), default=0, help="default: 0")
+    add("--seed", type=cli.number(int, 0, 2**64 - 1), default=0, help="default: 0")
     add(
         "--data",
         choices=tuple(LOADERS),
@@ -130,7 +123,7 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--checkpoint-dir", metavar="DIR", help="folder for checkpoints of the run")
     add(
         "--checkpoint-every",
-        type=number(int, 1),
+        type=positive,
         metavar="STEPS",
         help="steps between checkpoints (default: an epoch; the last epoch is always saved)",
     )
@@ -150,7 +143,7 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--log-json", metavar="FILE", help="write one JSON object for each event")
 
 
-def _fit_rates(parser: Parser, arguments: argparse.Namespace) -> None:
+def _fit_rates(parser: cli.Parser, arguments: argparse.Namespace) -> None:
     """Set one dropout rate for each hidden layer, or exit."""
     count = len(arguments.hidden)
     if arguments.dropout is None:
@@ -166,28 +159,7 @@ def _fit_rates(parser: Parser, arguments: argparse.Namespace) -> None:
         )
 
 
-def check_outputs(arguments: argparse.Namespace) -> None:
-    """Raise ValueError or OSError if the files of the run could not be written."""
-    if arguments.log_json is not None:
-        if os.path.exists(arguments.log_json):  # it may be a device
-            open(arguments.log_json, "a", encoding="utf-8").close()
-        else:
-            check_writable(arguments.log_json)
-        check_distinct(arguments.log_json, (arguments.resume, arguments.save))
-    if arguments.save is not None:
-        check_writable(arguments.save)
-        registry.find("model", arguments.save)
-    if arguments.out is not None and arguments.resume is None:
-        check_no_run(arguments.out)
-    if arguments.out is not None and os.path.isdir(arguments.out):
-        for page in (REPORT, PLAYGROUND):
-            check_writable(os.path.join(arguments.out, page))
-    for folder in (arguments.out, arguments.checkpoint_dir):
-        if folder is not None:
-            check_folder(folder)
-
-
-def leave_outputs_out(arguments: argparse.Namespace) -> None:
+def write_nothing(arguments: argparse.Namespace) -> None:
     """Write and print nothing: the first worker does."""
     arguments.out = arguments.checkpoint_dir = arguments.save = arguments.log_json = None
     arguments.quiet = True

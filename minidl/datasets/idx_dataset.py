@@ -14,6 +14,7 @@ import hashlib
 import logging
 import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -126,15 +127,16 @@ class IdxDataset:
                     os.replace(download, target)
                     return array
                 except (OSError, ValueError) as error:
-                    reasons.append(f"{mirror}: {_cause(error)}")
-        raise OSError(
-            "\n  ".join(
-                [f"{self.name}: expected {target.name} from a mirror, got only errors:", *reasons]
-            )
-            + f"\nPut the files {', '.join(f'{file}.gz' for file in FILES)} into a folder "
-            f"DIR/{self.name}, and pass DIR as data_dir, --data-dir or the environment variable "
-            "MINIDL_DATA; or use datasets.mnist_5k, 5,000 digits that come with minidl."
-        )
+                    reasons.append(f"  {mirror}: {_cause(error)}")
+        failure = OSError(f"{self.name}: expected {target.name} from a mirror, got only errors:")
+        for line in (
+            *reasons,
+            "Without a network, use mnist_5k (--data mnist-5k), which comes with minidl.",
+            f"Or put {', '.join(f'{file}.gz' for file in FILES)} into a folder DIR/{self.name}.",
+            "Then pass DIR as data_dir, --data-dir or the environment variable MINIDL_DATA.",
+        ):
+            failure.add_note(line)
+        raise failure
 
     def _read_archive(self, file: str, path: Path) -> np.ndarray:
         if file in self.gz_md5:
@@ -166,4 +168,5 @@ class IdxDataset:
 def _cause(error: Exception) -> str:
     """Return the cause of an error, without the exceptions of requests and urllib3 around it."""
     wrapped = error.args[0] if error.args else error
-    return str(getattr(wrapped, "reason", None) or error)
+    text = str(getattr(wrapped, "reason", None) or error)
+    return re.sub(r"^\S*HTTPS?Connection.*?[>)]: ", "", text)  # the mirror is known

@@ -34,10 +34,7 @@ def load_data() -> tuple[Split, Split]:
     path = resources.files("minidl.datasets") / "mnist_5k.npz"
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return (
-                (arrays["x_train"], arrays["y_train"]),
-                (arrays["x_test"], arrays["y_test"]),
-            )
+            return ((arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"]))
     except OSError:
         raise
     except Exception as error:  # zipfile and NumPy do not document what damaged files raise

@@ -1,4 +1,4 @@
-"""Communication among workers: what it must do, and the case of one worker alone."""
+"""Communication among workers: the methods, and the case of one worker alone."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -51,7 +51,7 @@ class Communicator:
         """
 
     def transfer_on(self, backend: Backend) -> Transfer:
-        """Return what transfers arrays of a device as `transfer` does those of the host.
+        """Return a function that transfers arrays of a device as `transfer` does those of the host.
 
         All workers must call it at the same point of their programs, with the device as the
         current one. On a GPU, transfers are work of the current stream.

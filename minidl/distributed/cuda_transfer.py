@@ -30,9 +30,9 @@ class Place(NamedTuple):
 
 
 def transfer_on(workers: Communicator) -> Transfer:
-    """Return what transfers arrays of the current device; it is of the same kind in all workers.
+    """Return the function that transfers arrays of the current device, the same in all workers.
 
-    It is `Nccl` if each worker has a GPU of its own, and `Staged` otherwise.
+    It is that of `Nccl` if each worker has a GPU of its own, and of `Staged` otherwise.
     """
     gpu = cupy.cuda.runtime.deviceGetPCIBusId(cupy.cuda.Device().id)
     places = workers.gather(Place(platform.node(), gpu, _load_nccl() is not None))
@@ -40,10 +40,7 @@ def transfer_on(workers: Communicator) -> Transfer:
         if workers.rank == 0:
             _report(reason)
         return Staged(workers).transfer
-    key = tuple(places)
-    if key not in _connected:
-        _connected[key] = Nccl(workers)
-    return _connected[key].transfer
+    return _connected(workers, tuple(places)).transfer
 
 
 def obstacle(places: Sequence[Place]) -> str:
@@ -72,7 +69,7 @@ class Nccl:
         atexit.register(self._comm.abort)  # `destroy` would wait for workers that may be gone
 
     def transfer(self, sends: Sequence[Message], receives: Sequence[Message]) -> None:
-        """Send and receive arrays: bytes, whatever their dtype."""
+        """Send and receive the bytes of arrays."""
         stream, kind = cupy.cuda.get_current_stream().ptr, self._nccl.NCCL_INT8
         self._nccl.groupStart()  # calls outside of a group wait for each other
         for other, array in _not_empty(receives):
@@ -139,4 +136,7 @@ def _load_nccl() -> Any:
     return nccl if nccl.available else None
 
 
-_connected: dict[tuple[Place, ...], Nccl] = {}  # a connection takes long, so it is kept
+@functools.cache
+def _connected(workers: Communicator, places: tuple[Place, ...]) -> Nccl:
+    """Return the connection of workers at these places; it takes long, so it is kept."""
+    return Nccl(workers)

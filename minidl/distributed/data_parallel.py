@@ -88,6 +88,9 @@ class DataParallel(Distribution):
         if not threads.is_chosen():
             threads.set_num_threads(1)
 
+    def __repr__(self) -> str:
+        return f"<DataParallel: {self.shards} shards, rank {self.rank} of {self.size}>"
+
     @property
     def bytes_sent(self) -> int:
         """The bytes of arrays that this worker has sent."""
@@ -164,7 +167,7 @@ class DataParallel(Distribution):
             ended.restore()
 
     def _settle(self, signal_number: int) -> None:
-        """Raise on all workers what a signal to one of them raises, if there was one."""
+        """Raise the error of a signal on all workers, if one of them received it."""
         if signal_number:
             try:
                 self._interrupts.settle(signal_number)
@@ -246,7 +249,7 @@ class DataParallel(Distribution):
                 )
 
     def interrupts(self) -> Interrupts:
-        """Return what defers Ctrl-C in a run."""
+        """Return the object that defers Ctrl-C in a run."""
         return self._interrupts
 
     def step(self, state: TrainState, plan: Plan, interrupts: Interrupts) -> Step:
@@ -258,7 +261,7 @@ class DataParallel(Distribution):
         return SharedEvaluation(model, plan, record, batches, self._workers)
 
     def must_stop(self, model: Any) -> bool:
-        """Return whether a worker stops here; raise on all what a signal to one of them raises.
+        """Return whether a worker stops here; raise the error of a signal on all workers.
 
         Raises
         ------
@@ -280,9 +283,8 @@ class DataParallel(Distribution):
         if self.size > 1:
             weights = [np.ascontiguousarray(w.numpy()) for w in state.model.parameters()]
             checksums = [zlib.crc32(weight.data) for weight in weights]
-            self._compare(
-                {"the weights (does a callback change them, or the settings?)": checksums}
-            )
+            name = "the weights (does a callback change them, or the settings?)"
+            self._compare({name: checksums})
 
 
 def _check_loss(run: Any) -> None:
@@ -339,10 +341,7 @@ _communicator: Communicator | None = None  # one for the process, as MPI itself
 
 
 def environment() -> dict[str, Any]:
-    """Return what results depend on outside of the program, by name."""
-    packages = {name: version(name) for name in ("numpy", "numba")}
-    return {
-        "the version of minidl": __version__,
-        "the version of Python": platform.python_version(),
-        **{f"the version of {name}": number for name, number in packages.items()},
-    }
+    """Return the versions that results depend on, by name."""
+    versions = {"minidl": __version__, "Python": platform.python_version()}
+    versions |= {name: version(name) for name in ("numpy", "numba")}
+    return {f"the version of {name}": number for name, number in versions.items()}

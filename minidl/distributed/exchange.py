@@ -6,7 +6,7 @@ A worker sends about 2 (W - 1) / W gradients in a step, whatever the number of s
 from itertools import pairwise
 
 from minidl.backend import Array, Backend
-from minidl.distributed.communicator import Communicator, Message, Transfer
+from minidl.distributed.communicator import Communicator, Transfer
 from minidl.distributed.tree import BLOCK, Part, TreeSum, owned, subtrees
 
 # A slice begins at a multiple of this: at the end of an array that is no whole number of vector
@@ -50,35 +50,33 @@ class Exchange:
         tails : array
             Shape (workers, k); the row of this worker is sent to all others.
         """
-        workers = self._communicator
+        workers, rank = self._communicator, self._communicator.rank
         if workers.size == 1:
             self.gradients.write(total)
             return
-        mine, others = self.gradients.parts(), [n for n in range(workers.size) if n != workers.rank]
+        mine, others = self.gradients.parts(), [n for n in range(workers.size) if n != rank]
         units = -(-len(total) // UNIT)
         bounds = [n * units // workers.size * UNIT for n in range(workers.size + 1)]
         slices = [slice(start, min(stop, len(total))) for start, stop in pairwise(bounds)]
-        here = slices[workers.rank]
-        trees = [list(subtrees(owned(self._shards, workers.size, n))) for n in range(workers.size)]
+        here = slices[rank]
+        trees = {n: list(subtrees(owned(self._shards, workers.size, n))) for n in others}
         if self._box is None:
-            received = sum(len(trees[n]) for n in others)
+            received = sum(map(len, trees.values()))
             self._box = self._xp.empty((received, here.stop - here.start), total.dtype)
             self._transfer = workers.transfer_on(self._backend)
-        box, parts = iter(self._box), list[Part]()
-        sends, receives = list[Message](), list[Message]()
+        box = iter(self._box)
+        parts = {n: [Part(*tree, next(box)) for tree in trees[n]] for n in others}
+        self._transfer(
+            [(n, part.array[slices[n]]) for n in others for part in mine],
+            [(n, part.array) for n in others for part in parts[n]],
+        )
+        parts[rank] = [part._replace(array=part.array[here]) for part in mine]
         for n in range(workers.size):
-            arrays = [part.array[here] for part in mine]
-            if n != workers.rank:
-                arrays = [next(box) for _ in trees[n]]
-                receives += [(n, array) for array in arrays]
-                sends += [(n, part.array[slices[n]]) for part in mine]
-            parts += [Part(*tree, array) for tree, array in zip(trees[n], arrays, strict=True)]
-        self._transfer(sends, receives)
-        for part in parts:
-            self._slice.add(*part)
+            for part in parts[n]:
+                self._slice.add(*part)
         self._slice.write(total[here])
         self.gradients.clear()
         self._transfer(
-            [(n, array) for n in others for array in (total[here], tails[workers.rank])],
+            [(n, array) for n in others for array in (total[here], tails[rank])],
             [(n, array) for n in others for array in (total[slices[n]], tails[n])],
         )

@@ -37,9 +37,6 @@ class SharedInterrupts(Interrupts):
     def __exit__(self, *error: object) -> None:
         """Leave the handlers: they stay until `restore`."""
 
-    def release(self) -> None:
-        """Go on waiting."""
-
     def install(self) -> None:
         """Let signals wait from now on."""
         if threading.current_thread() is not threading.main_thread():

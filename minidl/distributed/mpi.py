@@ -26,7 +26,7 @@ from minidl.backend import Backend
 from minidl.distributed.communicator import Communicator, Message, Transfer
 from minidl.distributed.local_processes import LocalProcesses, namespace
 
-# What the launchers of MPI say about the number of processes.
+# Variables in which the launchers of MPI pass the number of processes.
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 NOTE_AFTER, WARN_AFTER, GRACE = 1.0, 60.0, 2.0  # seconds
 RANK_0_FIRST = 0.5  # seconds in which an error that all have is printed by rank 0 alone
@@ -134,7 +134,7 @@ class Mpi(Communicator):
         self._wait("transfer", *requests)
 
     def transfer_on(self, backend: Backend) -> Transfer:
-        """Return what transfers arrays of a device."""
+        """Return the function that transfers arrays of a device."""
         if backend.name == "cpu":
             return self.transfer
         from minidl.distributed.cuda_transfer import transfer_on
@@ -247,7 +247,7 @@ class Mpi(Communicator):
             self._write_note(GONE, "end")
 
     def _write_note(self, wait: int, kind: str) -> None:
-        """Tell all others that this worker waits, or has ended."""
+        """Send a note to all others: this worker waits, or has ended."""
         if self._notes is None:
             return
         note = np.array([wait, KINDS.index(kind)], "int64")

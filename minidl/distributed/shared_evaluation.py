@@ -1,14 +1,13 @@
 """Validation by several workers."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain, islice
 from operator import itemgetter
 from typing import Any
 
-from minidl import rng
 from minidl.batches import Batch
 from minidl.distributed.communicator import Communicator
-from minidl.engine.backward import no_grad
 from minidl.trainer.fusion import Plan
 from minidl.trainer.inference import Evaluation
 from minidl.trainer.recorder import Done
@@ -32,17 +31,17 @@ class SharedEvaluation(Evaluation):
 
     def means(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Return the means of loss and metrics over batches of the feed, in inference mode."""
-        if not all(metric.is_mean for metric in self._plan.metrics):
+        self._is_dealt = all(metric.is_mean for metric in self._plan.metrics)
+        if not self._is_dealt:
             return super().means(batches)
         workers, backend = self._workers, self._model.backend
         workers.doing = "in validation"
-        mine: list[_Sums] = []
         self.totals = self._plan.new_totals()
-        with backend.active, backend.stream(), rng.inference(), no_grad():
+        with self._mode():
             dealt = islice(enumerate(batches), workers.rank, None, workers.size)
-            if self._is_first:  # kernels are compiled once on each machine
-                with workers.first_on_machine():
-                    mine += self._sums_of(islice(dealt, 1))
+            # Kernels are compiled once on each machine.
+            with workers.first_on_machine() if self._is_first else nullcontext():
+                mine = [*self._sums_of(islice(dealt, 1))]
             mine += self._sums_of(dealt)
             self._is_first = False
             for _, sums, counts in sorted(chain(*workers.gather(mine)), key=itemgetter(0)):
@@ -57,10 +56,10 @@ class SharedEvaluation(Evaluation):
             yield number, self._model.backend.to_numpy(done.results["sums"]), done.counted
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
-        """Compare a batch; with metrics that are not means, also add it to the totals."""
-        _, sums, counts, compared = self._plan.compare(batch)
-        if compared is not None:
+        """Compare a batch; if each worker does all batches, also add it to the totals."""
+        if not self._is_dealt:
             return super().run(batch, numbers)
+        _, sums, counts, _ = self._plan.compare(batch)
         return Done({"sums": sums}, counts)
 
     def replay(self, recording: Any, counted: Sequence[int], times: int) -> None:

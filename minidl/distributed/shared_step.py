@@ -15,6 +15,7 @@ from minidl.distributed.tree import owned, rows_of
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor
 from minidl.layers.updates import Updates
+from minidl.rng import RandomStream
 from minidl.trainer.fusion import Plan
 from minidl.trainer.interrupts import Interrupts
 from minidl.trainer.recorder import NOT_WANTED, Done, Recorder, Recording, Watch, Work
@@ -30,9 +31,10 @@ Outputs = list[tuple[np.ndarray, np.ndarray | None]]  # with their logits
 
 
 class _Found(NamedTuple):
-    """What the work on a shard finds, beside its gradients and its sums."""
+    """Results of the work on a shard, beside its gradients and its sums."""
 
-    counts: tuple[int, ...]
+    counts: Sequence[int]
+    streams: Sequence[RandomStream]  # that drew
     outputs: Outputs | None  # for metrics that are not means
 
 
@@ -64,12 +66,12 @@ class SharedStep(Step):
         self.shards, self._communicator = shards, communicator
         size = communicator.size
         self._all_owned = [owned(shards, size, rank) for rank in range(size)]
-        self._owned = self._all_owned[communicator.rank]
+        self.own_shards = self._all_owned[communicator.rank]
         self._tails: Array = None
         self._places: Updates = {}
         self._has_updated = False
         super().__init__(state, plan, interrupts)
-        self._work = _ShardGradients(self, self._owned)
+        self._work = _ShardGradients(self)
         self.recorder(NOT_WANTED)
 
     def begin_epoch(self) -> None:
@@ -119,8 +121,8 @@ class SharedStep(Step):
         found: dict[int, _Found] = {}
         self._is_known = False  # which weights have a gradient in this step
         self._work.begin(batch)
-        for shard in self._owned:
-            if shard > self._owned.start:
+        for shard in self.own_shards:
+            if shard > self.own_shards.start:
                 partial_sums.store()
             if self._part(batch, shard):
                 found[shard] = self._gradients_of(batch, shard)
@@ -129,7 +131,7 @@ class SharedStep(Step):
                 self.optimizer.gradients[...] = 0
             partial_sums.add(shard, 1, self.optimizer.gradients)
         example = next(iter(found.values()), None)
-        if example is None:  # what shards count, and which weights they use, is needed all the same
+        if example is None:  # the counts, and the weights that are used, are needed all the same
             example = self._first_of(batch)
             self.optimizer.gradients[...] = 0
         self._counts = [self._counts_of(batch, n, example.counts) for n in range(self.shards)]
@@ -157,7 +159,7 @@ class SharedStep(Step):
         return self.state.model.backend.to_numpy(self.optimizer.gradients)
 
     def exchange(self) -> None:
-        """Add up the gradients of all workers, and exchange what their shards found besides."""
+        """Add up the gradients of all workers, and exchange the sums of their shards."""
         self._exchange(self.optimizer.gradients, self._tails)
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
@@ -165,11 +167,11 @@ class SharedStep(Step):
         optimizer = self.optimizer
         for parameter, view in optimizer.gradients_of(self.trained).items():
             parameter.grad = None if parameter in self.without else parameter.like(view)
-        places = [(n, rank) for rank, shards in enumerate(self._all_owned) for n in shards]
         parts = [
-            (self._tails[rank, n - self._all_owned[rank].start], self._counts[n])
-            for n, rank in places
-            if self._counts[n][0]
+            (tail, self._counts[shard])
+            for shards, tails in zip(self._all_owned, self._tails, strict=True)
+            for shard, tail in zip(shards, tails, strict=False)
+            if self._counts[shard][0]
         ]
         with self.held():
             self.update(numbers, parts)
@@ -212,9 +214,8 @@ class SharedStep(Step):
         """Compute the gradients of a shard."""
         self._work.aim(shard)
         done = self._shard_recorder(self._part(batch, shard))
-        counted, outputs = done.counted
         self._write_tail(shard, done.results["sums"])
-        return _Found(counted.values, outputs)
+        return done.counted
 
     def _first_of(self, batch: Batch) -> _Found:
         """Compute the gradients of the first shard that has samples."""
@@ -222,7 +223,7 @@ class SharedStep(Step):
         return self._gradients_of(batch, shard)
 
     def _counts_of(self, batch: Batch, shard: int, example: Sequence[int]) -> tuple[int, ...]:
-        """Return what a shard counts, given what another one counts: both in proportion to rows."""
+        """Return the counts of a shard from those of another one: both in proportion to rows."""
         rows = len(self._part(batch, shard))
         return tuple(count // example[0] * rows for count in example)
 
@@ -232,8 +233,8 @@ class SharedStep(Step):
         shape = workers.size, max(map(len, self._all_owned)), len(sums)
         if self._tails is None or self._tails.shape != shape:
             self._tails = self.state.model.backend.xp.zeros(shape)
-        if shard in self._owned:
-            self._tails[workers.rank, shard - self._owned.start] = sums
+        if shard in self.own_shards:
+            self._tails[workers.rank, shard - self.own_shards.start] = sums
 
     def _all_outputs(self, found: Mapping[int, Outputs | None]) -> list[Outputs]:
         """Return the outputs of the shards of all workers, by shard."""
@@ -259,29 +260,29 @@ class _ShardGradients(Work):
 
     who = "fit"
 
-    def __init__(self, step: SharedStep, shards: range):
-        self._step, self._shards, self.feed = step, shards, step.feed
+    def __init__(self, step: SharedStep):
+        self._step, self.feed = step, step.feed
         # For each number of rows, the share has one place, which recordings read, and a value.
         self._shares: dict[int, tuple[Tensor, float]] = {}
 
     def begin(self, batch: Batch) -> None:
         """Begin with a batch."""
         self._batch, self._now = batch, self._step.numbers()
-        self._streams = [(stream, stream.step) for stream in self._step._streams]
+        self._streams = [(stream, stream.step) for stream in self._step.streams]
 
     def aim(self, shard: int) -> None:
         """Choose the next shard."""
         self._shard = shard
-        first, stop = self._bounds(shard, len(self._batch))
-        self._first, self._rows = first, stop - first
-        share = self._rows / len(self._batch)
-        place, before = self._shares.get(self._rows, (None, None))
+        self._first, stop = self._bounds(shard, len(self._batch))
+        rows = stop - self._first
+        share = rows / len(self._batch)
+        place, before = self._shares.get(rows, (None, None))
         if place is None:
             model = self._step.state.model
             place = Tensor.of(model.backend.xp.ones((), model.dtype), model.backend)
         if share != before:  # else nothing need be launched
             place.data[...] = share
-        self._shares[self._rows] = place, share
+        self._shares[rows] = place, share
 
     def _bounds(self, shard: int, rows: int) -> tuple[int, int]:
         return rows_of(shard, self._step.shards, rows)
@@ -297,7 +298,7 @@ class _ShardGradients(Work):
         for ahead, start in enumerate(range(whole.start, len(whole.order), len(whole))):
             rows = min(len(whole), len(whole.order) - start)
             numbers = self._step.numbers(ahead)
-            for shard in self._shards:
+            for shard in self._step.own_shards:
                 first, stop = self._bounds(shard, rows)
                 if stop - first == size and (ahead or shard > self._shard):
                     yield start + first, numbers._replace(row_offset=first)
@@ -308,7 +309,7 @@ class _ShardGradients(Work):
         for stream, number in self._streams:  # so that `drawing` sees what an earlier shard drew
             stream.step = number
         with step.drawing() as drew:
-            sums, counts, compared = step.backward(batch, numbers, self._shares[self._rows][0])
+            sums, counts, compared = step.backward(batch, numbers, self._shares[len(batch)][0])
         step.note_gradients()
         outputs = None
         if compared is not None:
@@ -319,14 +320,14 @@ class _ShardGradients(Work):
             ]
         results = {"gradients": step.optimizer.gradients, "sums": sums}
         results |= {f"{n}: {a.name}": values for n, (a, values) in enumerate(step.updates.items())}
-        return Done(results, (Counted(counts, drew), outputs))
+        return Done(results, _Found(counts, drew, outputs))
 
-    def replay(self, recording: Any, counted: Any, times: int) -> None:
+    def replay(self, recording: Any, counted: _Found, times: int) -> None:
         """Compute the gradients of the shard by a recording of `run`."""
         recording.replay(times)
-        for stream in counted[0].streams:
+        for stream in counted.streams:
             stream.step = self._now.step + 1
 
     def watch(self) -> Watch:
-        """Return what a recording relies on."""
+        """Return a watch on everything that a recording relies on."""
         return self._step.watch()

@@ -87,7 +87,6 @@ def backpropagate(root: Tensor, gradient: Array, into: Mapping[Tensor, Array]) -
     RuntimeError
         If the graph was released, or a weight in it has changed in place since.
     """
-    targets: dict[Tensor, Array] = {}
     for leaf, array in into.items():
         fits = array.shape == leaf.shape and array.dtype == leaf.dtype
         if not (fits and array.flags.c_contiguous):
@@ -95,8 +94,7 @@ def backpropagate(root: Tensor, gradient: Array, into: Mapping[Tensor, Array]) -
                 f"backward: expected a C-contiguous array of shape {leaf.shape} and dtype "
                 f"{leaf.dtype} in `into`, got shape {array.shape} and dtype {array.dtype}."
             )
-        if leaf.grad is None:
-            targets[leaf] = array
+    targets = {leaf: array for leaf, array in into.items() if leaf.grad is None}
     pending = {root: gradient}
     order = _topological_order(root)
     while order:
@@ -145,10 +143,7 @@ def _pull_back(
     wanted = [parent is not None and parent._requires_grad for parent in node.inputs]
     # A leaf with several gradients gets their sum: none of them is written in place.
     is_repeated = _has_repeats(node.inputs)
-    out = [
-        targets[parent] if parent in targets and not is_repeated and parent not in pending else None
-        for parent in node.inputs
-    ]
+    out = [None if is_repeated or p in pending else targets.get(p) for p in node.inputs]
     with tensor.backend.active:
         gradients = ops.pull_back(node.vjps, g, wanted, out)
         for parent, want, gradient in zip(node.inputs, wanted, gradients, strict=True):

@@ -62,6 +62,7 @@ def function_of(ufunc: np.ufunc, method: str, options: dict[str, Any]) -> tuple[
         )
     if method != "__call__" or name not in OPERATIONS | RELATIONS:
         raise TypeError(
-            f"{call}: expected arrays, got a Tensor. Use {call}(x.numpy()), without gradient."
+            f"{call}: expected arrays, got a Tensor. Use operators and methods of tensors, or "
+            f"{call}(x.numpy()), without gradient."
         )
     return name, name in RELATIONS

@@ -2,11 +2,13 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from typing import Any, NamedTuple, Optional, TypeVar
+from typing import Any, NamedTuple, Optional, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
+Value = TypeVar("Value")
 
 
 class Frame(NamedTuple):
@@ -100,6 +102,16 @@ class Scope:
                 resume = functools.partial(generator.throw, error)
 
 
+@contextmanager
+def set_inside(variable: ContextVar[Any], value: Value) -> Iterator[Value]:
+    """Set a context variable to a value inside, and to what it was before afterwards."""
+    token = variable.set(value)
+    try:
+        yield value
+    finally:
+        variable.reset(token)
+
+
 def keeps_scopes(function: F) -> F:
     """Decorate a function: after it, the variables of all scopes are as before.
 
@@ -107,8 +119,8 @@ def keeps_scopes(function: F) -> F:
     so the function runs in its own.
     """
 
+    @functools.wraps(function)
     def kept(*args: Any, **kwargs: Any) -> Any:
         return copy_context().run(function, *args, **kwargs)
 
-    wrapper: Any = functools.update_wrapper(kept, function)
-    return wrapper
+    return cast(F, kept)

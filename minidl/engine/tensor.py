@@ -11,7 +11,7 @@ from minidl.backend import Array, Backend, get_backend
 from minidl.engine import ops
 from minidl.engine.backward import Node, backpropagate, is_recording, next_number
 from minidl.engine.methods import TensorMethods
-from minidl.engine.operands import as_arrays, flat, function_of, kept, number
+from minidl.engine.operands import as_arrays, function_of, kept, number
 
 
 class _ArrayUfunc:
@@ -23,6 +23,25 @@ class _ArrayUfunc:
 
     def __get__(self, tensor: "Tensor | None", kind: type) -> Any:
         return Tensor._apply_ufunc if tensor is None else None
+
+
+BinaryMethod = Callable[["Tensor", Any], "Tensor"]
+
+
+def _operators(op: ops.Op) -> tuple[BinaryMethod, BinaryMethod]:
+    """Return the methods of an operator: for the tensor on its left, and on its right."""
+    return lambda self, other: apply(op, self, other), lambda self, other: apply(op, other, self)
+
+
+def _relation(relation: Callable[[Any, Any], Array]) -> BinaryMethod:
+    """Return the method of a relation, which has no gradient."""
+
+    def compare(self: "Tensor", other: Any) -> "Tensor":
+        backend, (a, b) = as_operands(relation.__name__, (self, other))
+        with backend.active:
+            return Tensor.of(backend.xp.asarray(relation(a, b)), backend)
+
+    return compare
 
 
 class Tensor(TensorMethods["Tensor"]):
@@ -85,7 +104,7 @@ class Tensor(TensorMethods["Tensor"]):
 
     def _fill(self, data: Array, backend: Backend) -> None:
         self.data, self.backend = data, backend
-        self._requires_grad = False  # what the engine reads, without the cost of a property
+        self._requires_grad = False  # the engine reads it without the cost of a property
         self.grad: Tensor | None = None
         self.logits: Tensor | None = None  # input of the softmax that made this; losses use it
         self.log_odds: Tensor | None = None  # input of the sigmoid that made this; the same
@@ -207,7 +226,7 @@ class Tensor(TensorMethods["Tensor"]):
         return function(*as_arrays(args, Tensor), **as_arrays(kwargs, Tensor))
 
     def _apply_ufunc(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        """Return what a ufunc of NumPy returns, as a tensor."""
+        """Return the result of a ufunc of NumPy as a tensor."""
         name, is_relation = function_of(ufunc, method, options)
         if not is_relation:
             return apply(ops.OPS[name], *inputs)
@@ -225,96 +244,32 @@ class Tensor(TensorMethods["Tensor"]):
 
     # -------------------------------------------------------------------------- operators
 
-    def __add__(self, other: Any) -> "Tensor":
-        return apply(ops.add, self, other)
-
-    def __radd__(self, other: Any) -> "Tensor":
-        return apply(ops.add, other, self)
-
-    def __sub__(self, other: Any) -> "Tensor":
-        return apply(ops.subtract, self, other)
-
-    def __rsub__(self, other: Any) -> "Tensor":
-        return apply(ops.subtract, other, self)
-
-    def __mul__(self, other: Any) -> "Tensor":
-        return apply(ops.multiply, self, other)
-
-    def __rmul__(self, other: Any) -> "Tensor":
-        return apply(ops.multiply, other, self)
-
-    def __truediv__(self, other: Any) -> "Tensor":
-        return apply(ops.divide, self, other)
-
-    def __rtruediv__(self, other: Any) -> "Tensor":
-        return apply(ops.divide, other, self)
-
-    def __pow__(self, other: Any) -> "Tensor":
-        return apply(ops.power, self, other)
-
-    def __rpow__(self, other: Any) -> "Tensor":
-        return apply(ops.power, other, self)
-
-    def __matmul__(self, other: Any) -> "Tensor":
-        return apply(ops.matmul, self, other)
-
-    def __rmatmul__(self, other: Any) -> "Tensor":
-        return apply(ops.matmul, other, self)
+    __add__, __radd__ = _operators(ops.add)
+    __sub__, __rsub__ = _operators(ops.subtract)
+    __mul__, __rmul__ = _operators(ops.multiply)
+    __truediv__, __rtruediv__ = _operators(ops.divide)
+    __pow__, __rpow__ = _operators(ops.power)
+    __matmul__, __rmatmul__ = _operators(ops.matmul)
 
     def __neg__(self) -> "Tensor":
         return apply(ops.negative, self)
 
-    def __eq__(self, other: object) -> "Tensor":  # type: ignore[override]
-        return self._compare(operator.eq, other)
-
-    def __ne__(self, other: object) -> "Tensor":  # type: ignore[override]
-        return self._compare(operator.ne, other)
-
-    def __lt__(self, other: Any) -> "Tensor":
-        return self._compare(operator.lt, other)
-
-    def __le__(self, other: Any) -> "Tensor":
-        return self._compare(operator.le, other)
-
-    def __gt__(self, other: Any) -> "Tensor":
-        return self._compare(operator.gt, other)
-
-    def __ge__(self, other: Any) -> "Tensor":
-        return self._compare(operator.ge, other)
-
+    __eq__ = _relation(operator.eq)  # type: ignore[assignment]
+    __ne__ = _relation(operator.ne)  # type: ignore[assignment]
+    __lt__, __le__ = _relation(operator.lt), _relation(operator.le)
+    __gt__, __ge__ = _relation(operator.gt), _relation(operator.ge)
     __hash__ = object.__hash__  # == compares elements, so a tensor is a key by identity
-
-    def _compare(self, relation: Callable[[Any, Any], Array], other: Any) -> "Tensor":
-        backend, (a, b) = as_operands(relation.__name__, (self, other))
-        with backend.active:
-            return Tensor.of(backend.xp.asarray(relation(a, b)), backend)
 
     def __getitem__(self, index: Any) -> "Tensor":
         parts = index if isinstance(index, tuple) else (index,)
         _, (_, *plain) = as_operands("getitem", (self, *parts))
         return apply(ops.getitem, self, index=tuple(plain))
 
-    def reshape(self, *shape: int | Sequence[int]) -> "Tensor":
-        """Return the elements in another shape, in C order; one length may be -1."""
-        return apply(ops.reshape, self, shape=flat(shape))
-
-    def transpose(self, *axes: int | Sequence[int]) -> "Tensor":
-        """Return the tensor with its axes in the given order; without one, reversed."""
-        return apply(ops.transpose, self, axes=flat(axes) if axes else None)
-
-    def sum(self, axis: ops.Axis = None, keepdims: bool = False) -> "Tensor":
-        """Return the sum over `axis`; None means all axes."""
-        return apply(ops.sum, self, axis=axis, keepdims=keepdims)
-
     def argmax(self, axis: int | None = None, keepdims: bool = False) -> "Tensor":
         """Return the index of the first maximum over `axis`; None means of all elements."""
         self.backend.not_recorded("argmax has no kernel")
         with self.backend.active:
             return self.like(self.backend.xp.asarray(self.data.argmax(axis, keepdims=keepdims)))
-
-    def relu(self) -> "Tensor":
-        """Return the positive part of each element."""
-        return apply(ops.relu, self)
 
     def sigmoid(self) -> "Tensor":
         """Return 1 / (1 + exp(-x)) of each element; the result keeps x as its ``log_odds``."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from minidl import constraints, layers, regularizers
-from minidl.arguments import as_list, positive_integer
+from minidl.arguments import as_list, constructor_parameters, positive_integer
 from minidl.engine.parameter import Parameter
 from minidl.formats.kinds import BASES, KNOWN, NAMES, Described
 from minidl.layers import Layer, activations
@@ -61,14 +61,14 @@ def describe(thing: Any) -> Any:
             raise TypeError(foreign(thing))
         return name
     kind = type(thing)
-    if isinstance(thing, Sequential) and kind is Sequential:
+    if kind is Sequential:
         return {
             "class": "Sequential",
             "name": thing.name,
             "input_shape": describe(thing.input_shape),
             "layers": [describe(layer) for layer in thing.layers],
         }
-    if isinstance(thing, Functional) and kind is Functional:
+    if kind is Functional:
         graph = thing.graph
         return {
             "class": "Functional",
@@ -86,8 +86,8 @@ def describe(thing: Any) -> Any:
             f"save: expected unique names of classes, got {_full_name(kind)} with the name of a "
             "class of minidl. Rename your class."
         )
-    arguments = {key: _described(key, _kept(thing, key)) for key in _own_arguments(kind)}
-    arguments |= _passed_on(thing)
+    own = _arguments(kind, of_bases=False)
+    arguments = {key: _described(key, _kept(thing, key)) for key in own} | _passed_on(thing, own)
     if isinstance(thing, Layer):
         arguments["name"] = thing.label
     return {"class": name, "arguments": arguments}
@@ -114,14 +114,14 @@ def _kept(thing: Any, name: str) -> Any:
     return getattr(thing, name)
 
 
-def _passed_on(thing: Any) -> dict[str, Any]:
+def _passed_on(thing: Any, own: list[str]) -> dict[str, Any]:
     """Return the arguments that a class passes to its base class as ``**arguments``.
 
-    Arguments that the class sets itself are left out: only values that differ from those of an
-    object built from its own arguments are returned. If there is no such object, all are returned.
+    `own` are those that it names. Arguments that the class sets itself are left out: only values
+    that differ from those of an object built from its own arguments are returned. If there is no
+    such object, all are returned.
     """
     kind = type(thing)
-    own = _own_arguments(kind)
     named = ["name"] if isinstance(thing, Layer) else []  # by `describe`
     others = [name for name in _arguments(kind) if name not in own + named]
     found = {name: describe(_kept(thing, name)) for name in others}
@@ -168,31 +168,19 @@ def _full_name(thing: Any) -> str:
     return f"{thing.__module__}.{thing.__qualname__}"
 
 
-def _own_arguments(kind: type) -> list[str]:
+def _arguments(kind: type, *, of_bases: bool = True) -> list[str]:
     """Return the names of a constructor's arguments, which are kept in attributes.
 
     The model keeps an input_shape: it would build a layer before its weights are known.
     """
-    parameters = inspect.signature(kind).parameters.values()
+    parameters = constructor_parameters(kind, of_bases=of_bases)
     for parameter in parameters:
-        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+        if parameter.kind is parameter.VAR_POSITIONAL:
             raise TypeError(
                 f"save: expected {kind.__name__} to name its arguments, got *{parameter.name}. "
                 f"Use one argument {parameter.name} for the list."
             )
-    keywords = inspect.Parameter.VAR_KEYWORD
-    return [p.name for p in parameters if p.kind is not keywords and p.name != "input_shape"]
-
-
-def _arguments(kind: type) -> list[str]:
-    """Return `_own_arguments`, and those of the base classes that ``**arguments`` go to."""
-    names: list[str] = []
-    for base in kind.__mro__:
-        names += _own_arguments(base)
-        parameters = inspect.signature(base).parameters.values()
-        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-            break
-    return names
+    return [p.name for p in parameters if p.name != "input_shape"]
 
 
 def describe_network(model: Described) -> dict[str, Any]:
@@ -276,7 +264,7 @@ class Builder:
 
     Parameters
     ----------
-    custom_objects : sequence of type or function
+    custom_objects : sequence of type or function, or mapping to them
         Classes and functions of the user that a description may name.
 
     Raises
@@ -289,6 +277,8 @@ class Builder:
 
     def __init__(self, custom_objects: Iterable[Any] = ()):
         self._known: dict[str, Any] = dict(KNOWN)
+        if isinstance(custom_objects, Mapping):
+            custom_objects = custom_objects.values()
         for kind in as_list("load", "custom_objects", custom_objects):
             if not (isinstance(kind, type) or inspect.isfunction(kind)):
                 raise TypeError(
@@ -319,7 +309,8 @@ class Builder:
         known = self._known.get(name) if isinstance(name, str) else None
         if not isinstance(known, type) or not issubclass(known, kind):
             raise ValueError(
-                f"expected a {kind.__name__} of minidl or of custom_objects, got {name!r:.80}"
+                f"expected a {kind.__name__} of minidl or of custom_objects, got {name!r:.80}. "
+                "Pass your own classes: custom_objects=[MyLayer, MyLoss]"
             )
         if known in (Functional, Sequential):
             return self._model(description, name=description["name"])

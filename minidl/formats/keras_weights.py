@@ -7,7 +7,6 @@ an optimizer in a file is ignored. HDF5 needs h5py, the extra ``keras``.
 """
 
 import io
-import re
 from collections import Counter
 from collections.abc import Iterator
 from types import ModuleType
@@ -41,7 +40,7 @@ def load(model: Model, path: PathLike) -> list[np.ndarray]:
         with h5py.File(path, "r") as file:
             for name, layer in _groups(model):
                 parameters = layer.held(Parameter)
-                variables = _variables(h5py, file, f"{name}/vars")
+                variables = _variables(file, f"{name}/vars")
                 expected = [parameter.shape for parameter in parameters]
                 shapes = [variable.shape for variable in variables]
                 if shapes != expected:
@@ -51,7 +50,7 @@ def load(model: Model, path: PathLike) -> list[np.ndarray]:
                     )
                 for parameter, variable in zip(parameters, variables, strict=True):
                     found[parameter] = variable[...]
-            _check_nothing_is_left(h5py, file, model, path)
+            _check_nothing_is_left(file, model, path)
     except (OSError, RuntimeError, KeyError, TypeError, OverflowError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the system, not of h5py
             raise
@@ -88,7 +87,7 @@ def _groups(model: Layer, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         )
     seen: Counter[str] = Counter()
     for layer in model.layers:
-        kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
+        kind = layer.class_label
         name = f"{prefix}layers/{kind}_{seen[kind]}" if seen[kind] else f"{prefix}layers/{kind}"
         seen[kind] += 1
         yield name, layer
@@ -96,10 +95,10 @@ def _groups(model: Layer, prefix: str = "") -> Iterator[tuple[str, Layer]]:
             yield from _groups(layer, f"{name}/")
 
 
-def _variables(h5py: ModuleType, file: Any, name: str) -> list[Any]:
+def _variables(file: Any, name: str) -> list[Any]:
     """Return the datasets 0, 1, ... of a group; none if the group does not exist."""
-    group = _group(h5py, file, name)
-    variables = [_member(h5py, group, str(place), h5py.Dataset) for place in range(len(group))]
+    group = _group(file, name)
+    variables = [_member(group, str(place), "Dataset") for place in range(len(group))]
     for data in variables:
         if data.dtype.kind != "f" or data.chunks or data.is_virtual or data.external:
             raise ValueError(
@@ -109,28 +108,28 @@ def _variables(h5py: ModuleType, file: Any, name: str) -> list[Any]:
     return variables
 
 
-def _group(h5py: ModuleType, file: Any, name: str) -> Any:
+def _group(file: Any, name: str) -> Any:
     """Return the group of a name, or an empty tuple if it does not exist."""
     for part in name.split("/"):
         if file.get(part, getlink=True) is None:
             return ()
-        file = _member(h5py, file, part, h5py.Group)
+        file = _member(file, part, "Group")
     return file
 
 
-def _member(h5py: ModuleType, group: Any, name: str, kind: type) -> Any:
+def _member(group: Any, name: str, kind: str) -> Any:
     """Return a member of a group that the file itself holds; other links may leave the file."""
-    link = group.get(name, getlink=True)
-    if not isinstance(link, h5py.HardLink) or not isinstance(group[name], kind):
-        raise ValueError(f"{group.name}/{name}: expected a {kind.__name__}, got something else.")
+    h5py, link = _h5py(), group.get(name, getlink=True)
+    if not isinstance(link, h5py.HardLink) or not isinstance(group[name], getattr(h5py, kind)):
+        raise ValueError(f"{group.name}/{name}: expected a {kind}, got something else.")
     return group[name]
 
 
-def _check_nothing_is_left(h5py: ModuleType, file: Any, model: Layer, path: PathLike) -> None:
+def _check_nothing_is_left(file: Any, model: Layer, path: PathLike) -> None:
     """Raise ValueError if the file has weights of layers that the model does not have."""
     known = {name.split("/")[1] for name, _ in _groups(model)}
-    for name in set(_group(h5py, file, "layers")) - known:
-        if _variables(h5py, file, f"layers/{name}/vars"):
+    for name in set(_group(file, "layers")) - known:
+        if _variables(file, f"layers/{name}/vars"):
             raise ValueError(
                 f"{path}: expected weights of the layers of {model.label}, got those of another "
                 f"layer, {name}. Build the same network."

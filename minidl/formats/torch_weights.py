@@ -44,18 +44,18 @@ def load(model: Model, path: PathLike) -> list[np.ndarray]:
         if "minidl" in file.metadata:
             raise ValueError(f"{path}: expected weights, got a whole model. Use models.load(path).")
         stored = [name for name in file.shapes if not name.endswith(".num_batches_tracked")]
-        names = _matched(model, stored, path)
+        names, arrays = _matched(model, stored, path), []
         for parameter in model.parameters():
-            expected = parameter.shape[:: -1 if parameter in transposed else 1]
-            name = names[parameter]
+            name, is_transposed = names[parameter], parameter in transposed
+            expected = parameter.shape[::-1] if is_transposed else parameter.shape
             if file.shapes[name] != expected or file.dtypes[name].kind != "f":
                 raise ValueError(
                     f"{path}: expected floating-point numbers of shape {expected} for "
                     f"{parameter.name}, got {name} of {file.shapes[name]} and {file.dtypes[name]}."
                 )
-        arrays = [file.read(names[parameter]) for parameter in model.parameters()]
-    pairs = zip(model.parameters(), arrays, strict=True)
-    return [array.T if parameter in transposed else array for parameter, array in pairs]
+            array = file.read(name)
+            arrays.append(array.T if is_transposed else array)
+    return arrays
 
 
 def save(model: Model, path: PathLike) -> None:

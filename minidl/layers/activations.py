@@ -19,51 +19,17 @@ def linear(x: Tensor) -> Tensor:
     return x
 
 
-def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
-    """Return x where x > 0, else alpha (exp(x) - 1)."""
-    return apply(ops.elu, x, alpha=alpha)
-
-
-def gelu(x: Tensor) -> Tensor:
-    """Return x times the normal distribution function of x."""
-    return apply(ops.gelu, x)
-
-
 def gelu_tanh(x: Tensor) -> Tensor:
-    """Return `gelu` with a tanh for the distribution function: Keras' ``approximate=True``."""
-    return apply(ops.gelu, x, approximate=True)
+    """Return `Tensor.gelu` with a tanh for the distribution function."""
+    return x.gelu(approximate=True)
 
 
-def leaky_relu(x: Tensor, negative_slope: float = 0.2) -> Tensor:
-    """Return x where x > 0, else negative_slope x."""
-    return apply(ops.leaky_relu, x, negative_slope=negative_slope)
-
-
-def silu(x: Tensor) -> Tensor:
-    """Return x times its sigmoid, also known as swish."""
-    return apply(ops.silu, x)
-
-
-def softplus(x: Tensor) -> Tensor:
-    """Return log(1 + exp(x))."""
-    return apply(ops.softplus, x)
-
-
-_BY_NAME: dict[str, Function] = {
-    "elu": elu,
-    "gelu": gelu,
-    "gelu_tanh": gelu_tanh,
-    "leaky_relu": leaky_relu,
-    "linear": linear,
-    "relu": Tensor.relu,
-    "selu": Tensor.selu,
-    "sigmoid": Tensor.sigmoid,
-    "silu": silu,
-    "softmax": Tensor.softmax,
-    "softplus": softplus,
-    "swish": silu,
-    "tanh": Tensor.tanh,
-}
+_FUNCTIONS: tuple[Any, ...] = (
+    *(Tensor.elu, Tensor.gelu, gelu_tanh, Tensor.leaky_relu, linear, Tensor.relu, Tensor.selu),
+    *(Tensor.sigmoid, Tensor.silu, Tensor.softmax, Tensor.softplus, Tensor.tanh),
+)
+_BY_NAME: dict[str, Function] = {function.__name__: function for function in _FUNCTIONS}
+_BY_NAME["swish"] = Tensor.silu
 
 
 def get(activation: str | Function | None) -> Function:
@@ -81,7 +47,7 @@ def get(activation: str | Function | None) -> Function:
     if isinstance(activation, str) and activation in _BY_NAME:
         return _BY_NAME[activation]
     raise ValueError(
-        f"activation: expected a function of a Tensor or one of {', '.join(_BY_NAME)}, "
+        f"activation: expected a function of a Tensor or one of {', '.join(sorted(_BY_NAME))}, "
         f"got {activation!r}. Choose a name, or pass a function."
     )
 
@@ -186,7 +152,7 @@ class LeakyReLU(Layer):
 
     def call(self, x: Tensor) -> Tensor:
         """Return the rectified input."""
-        return leaky_relu(x, self.negative_slope)
+        return x.leaky_relu(self.negative_slope)
 
 
 class ELU(Layer):
@@ -211,7 +177,7 @@ class ELU(Layer):
 
     def call(self, x: Tensor) -> Tensor:
         """Return the exponential linear unit of the input."""
-        return elu(x, self.alpha)
+        return x.elu(self.alpha)
 
 
 class Softmax(Layer):

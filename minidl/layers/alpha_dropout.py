@@ -1,7 +1,6 @@
 """Dropout for self-normalizing networks."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from minidl_kernels.mask_contract import threshold
@@ -11,13 +10,13 @@ from minidl import rng
 from minidl.engine import ops
 from minidl.engine.ops.functions import SELU_ALPHA, SELU_SCALE
 from minidl.engine.tensor import Tensor, apply
-from minidl.layers.random_layer import NoiseShape, RandomLayer, Rate, checked_noise_shape
+from minidl.layers.random_layer import NoiseShape, RandomLayer, Rate, RateLike, checked_noise_shape
 
 NEGATIVE_SATURATION = -SELU_SCALE * SELU_ALPHA  # the limit of selu towards minus infinity
 
 
 class AlphaDropout(RandomLayer):
-    """Drop elements to the negative saturation of selu, and keep mean and variance.
+    """Set dropped elements to the negative saturation of selu, and keep mean and variance.
 
     Klambauer et al., "Self-normalizing neural networks", NeurIPS 2017, section 3: with p = rate,
     q = 1 - p and s = -1.7581, the output is a x + b for a kept element and a s + b for a dropped
@@ -48,7 +47,7 @@ class AlphaDropout(RandomLayer):
 
     def __init__(
         self,
-        rate: float | Callable[[int], float],
+        rate: RateLike,
         noise_shape: NoiseShape | None = None,
         seed: int | None = None,
         *,

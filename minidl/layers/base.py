@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, overload
 
@@ -10,8 +9,7 @@ import numpy as np
 
 from minidl import initializers, regularizers, rng
 from minidl.alternatives import keras_defaults, missing_attribute, refuse_names
-from minidl.arguments import number_array, positive_integer, undefined
-from minidl.backend import get_backend
+from minidl.arguments import number_array, positive_integer, snake_case, undefined
 from minidl.constraints import Constraint
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor, as_tensor
@@ -123,7 +121,11 @@ class Layer(Holder):
             cls.build = _recorded(cls.build)  # type: ignore[method-assign]
 
     @keras_defaults(
-        trainable=True, dtype=(None, "float32"), activity_regularizer=None, autocast=True
+        trainable=True,
+        dtype=(None, "float32"),
+        activity_regularizer=None,
+        autocast=True,
+        input_dim=None,
     )
     def __init__(self, *, name: str | None = None, input_shape: tuple[int, ...] | None = None):
         who = type(self).__name__
@@ -137,8 +139,7 @@ class Layer(Holder):
                     f"{who}: expected input_shape to be a tuple, got {input_shape!r}. Use "
                     f"({input_shape!r},)."
                 )
-            name_of_length = f"{who}: input_shape"
-            input_shape = tuple(positive_integer(name_of_length, n) for n in input_shape)
+            input_shape = tuple(positive_integer(f"{who}: input_shape", n) for n in input_shape)
         self.name = name
         self.name_is_given = name is not None
         self.input_shape = input_shape
@@ -168,7 +169,7 @@ class Layer(Holder):
     @property
     def class_label(self) -> str:
         """The class name in snake case."""
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+        return snake_case(type(self).__name__)
 
     # -------------------------------------------------------------------- for subclasses
 
@@ -188,7 +189,7 @@ class Layer(Holder):
             raise
         self.built = True
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, /) -> Any:
         """Return the output for `x`, after `build` has run.
 
         `minidl.rng.is_training` returns the mode. A definition with a parameter `training` receives
@@ -235,7 +236,7 @@ class Layer(Holder):
             raise ValueError(
                 f"{self.label}: expected unique names of weights, got {name!r} twice. Rename one."
             )
-        placement = self.placement or Placement(get_backend("cpu"), np.dtype("float32"))
+        placement = self.placement or Placement()
         initializer = initializers.get(initializer)
         initializer.check(shape)
         seed = placement.seed if initializer.seed is None else initializer.seed
@@ -262,6 +263,14 @@ class Layer(Holder):
         parameter.regularizer = regularizers.get(regularizer)
         self._weight_names = (*self._weight_names, name)
         return parameter
+
+    def _add_weight_of(self, kind: str, name: str, shape: tuple[int, ...]) -> Parameter:
+        """Return a new weight with the attributes ``KIND_initializer`` and so on as its options."""
+        options = "initializer", "constraint", "regularizer"
+        chosen = {option: getattr(self, f"{kind}_{option}") for option in options}
+        weight = self.add_weight(name, shape, **chosen)
+        weight.in_keras = kind
+        return weight
 
     def add_loss(self, term: Tensor) -> None:
         """Add a term to the loss that `fit` minimises and that `fit` and `evaluate` report.
@@ -390,7 +399,7 @@ class Layer(Holder):
                 f"{self.label}: expected one tensor, got a list. A layer of yours whose call takes "
                 "a list sets takes_list = True."
             )
-        place = self.placement or Placement(get_backend("cpu"), np.dtype("float32"))
+        place = self.placement or Placement()
         return as_tensor(self.label, "x", x, place.backend).astype(place.dtype)
 
     def walk(self) -> "Iterator[Layer]":

@@ -44,7 +44,7 @@ class ConcreteDropout(RandomLayer):
         Of the logit, as in `add_weight`. The gradient of the rate is small beside those of weights,
         but optimizers such as Adam move all weights alike: a factor above 1 lets it keep up.
     seed, stream : int, optional
-        As of `Dropout`.
+        As in `Dropout`.
 
     Attributes
     ----------

@@ -91,13 +91,10 @@ class Dense(Layer):
                 f"shape {tuple(input_shape[1:])}. Axis 0 is the batch: {AS_BATCH}"
             )
         shape = (input_shape[-1], self.units)
-        kernel: Any = {"constraint": self.kernel_constraint, "regularizer": self.kernel_regularizer}
-        self.weight = self.add_weight("weight", shape, self.kernel_initializer, **kernel)
-        self.weight.in_keras = "kernel"
+        self.weight = self._add_weight_of("kernel", "weight", shape)
         self.bias: Parameter | None = None
         if self.use_bias:
-            bias: Any = {"constraint": self.bias_constraint, "regularizer": self.bias_regularizer}
-            self.bias = self.add_weight("bias", (self.units,), self.bias_initializer, **bias)
+            self.bias = self._add_weight_of("bias", "bias", (self.units,))
 
     @property
     def kernel(self) -> Parameter:

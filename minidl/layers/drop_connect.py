@@ -13,7 +13,7 @@ from minidl.engine.tensor import Tensor, apply
 from minidl.initializers import Initializer
 from minidl.layers.base import Layer
 from minidl.layers.dense import Dense
-from minidl.layers.random_layer import RandomLayer, Rate
+from minidl.layers.random_layer import RandomLayer, Rate, RateLike
 from minidl.regularizers import Regularizer
 
 
@@ -30,8 +30,8 @@ class DropConnect(Dense, RandomLayer):
     rate : float or callable
         The probability of being dropped, in [0, 1], or a function of the step as in `Dropout`.
     per_sample : bool
-        Whether each sample has its own mask, which takes memory for a weight per sample. Otherwise
-        all samples of a step share one, in all its micro-batches.
+        Whether each sample has its own mask. This takes the memory of the weights for each sample.
+        Otherwise, all samples of a step share one mask, in all its micro-batches.
     seed, stream
         As in `Dropout`.
     activation, use_bias, kernel_initializer, bias_initializer, kernel_constraint
@@ -60,7 +60,7 @@ class DropConnect(Dense, RandomLayer):
     def __init__(
         self,
         units: int,
-        rate: float | Callable[[int], float],
+        rate: RateLike,
         per_sample: bool = False,
         activation: str | Callable[[Tensor], Tensor] | None = None,
         use_bias: bool = True,

@@ -1,12 +1,10 @@
 """Dropout of whole branches."""
 
-from collections.abc import Callable
 from typing import Any
 
+from minidl.arguments import one_of
 from minidl.layers.dropout import Dropout
-from minidl.layers.random_layer import NoiseShape
-
-UNITS = ("sample", "step")
+from minidl.layers.random_layer import NoiseShape, RateLike
 
 
 class DropPath(Dropout):
@@ -44,7 +42,7 @@ class DropPath(Dropout):
 
     def __init__(
         self,
-        rate: float | Callable[[int], float],
+        rate: RateLike,
         per: str = "sample",
         seed: int | None = None,
         *,
@@ -52,9 +50,7 @@ class DropPath(Dropout):
         **layer_arguments: Any,
     ):
         super().__init__(rate, seed=seed, stream=stream, **layer_arguments)
-        if per not in UNITS:
-            raise ValueError(f"DropPath: expected per in {UNITS}, got {per!r}. Choose one of them.")
-        self.per = per
+        self.per = one_of("DropPath", "per", per, ("sample", "step"))
 
     def noise_shape_for(self, shape: tuple[int, ...]) -> NoiseShape:
         """Return the noise shape: one decision for each sample, or one in all."""

@@ -1,16 +1,14 @@
 """Dropout."""
 
-from collections.abc import Callable
 from typing import Any
 
 from minidl_kernels.placed import keeps_all
 
 from minidl import rng
+from minidl.arguments import one_of
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
-from minidl.layers.random_layer import NoiseShape, RandomLayer, Rate, checked_noise_shape
-
-SCALINGS = ("train", "inference")
+from minidl.layers.random_layer import NoiseShape, RandomLayer, Rate, RateLike, checked_noise_shape
 
 
 class Dropout(RandomLayer):
@@ -81,7 +79,7 @@ class Dropout(RandomLayer):
 
     def __init__(
         self,
-        rate: float | Callable[[int], float],
+        rate: RateLike,
         noise_shape: NoiseShape | None = None,
         seed: int | None = None,
         *,
@@ -90,11 +88,9 @@ class Dropout(RandomLayer):
         **layer_arguments: Any,
     ):
         super().__init__(seed=seed, stream=stream, **layer_arguments)
-        if scaling not in SCALINGS:
-            raise ValueError(f"Dropout: expected scaling to be in {SCALINGS}, got {scaling!r}.")
         self.rate = rate
         self.noise_shape = checked_noise_shape(type(self).__name__, noise_shape)
-        self.scaling = scaling
+        self.scaling = one_of("Dropout", "scaling", scaling, ("train", "inference"))
 
     def call(self, x: Tensor) -> Tensor:
         """Return `x` with dropped elements in training, scaled by `scaling`."""

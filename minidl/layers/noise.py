@@ -1,7 +1,6 @@
 """Layers of normal noise, which regularises in training."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from minidl_kernels.placed import keeps_all
@@ -10,7 +9,7 @@ from minidl import rng
 from minidl.arguments import Number
 from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
-from minidl.layers.random_layer import RandomLayer, Rate
+from minidl.layers.random_layer import RandomLayer, Rate, RateLike
 
 
 class GaussianNoise(RandomLayer):
@@ -75,7 +74,7 @@ class GaussianNoise(RandomLayer):
 
 
 class GaussianDropout(RandomLayer):
-    """Multiply by normal noise around 1 in training, and by nothing in inference.
+    """Multiply by normal noise with mean 1 in training, and return the input in inference.
 
     The result is x * (1 + sigma * n), where sigma is sqrt(rate / (1 - rate)). The factors have the
     mean and the variance of those of `Dropout`, which are 0 and 1 / (1 - rate) (Srivastava et al.,
@@ -87,9 +86,9 @@ class GaussianDropout(RandomLayer):
     ----------
     rate : float or callable
         The rate of the dropout with the same variance, in [0, 1), or a function of the training
-        step, as of `Dropout`. Unlike in Keras, 1 is rejected: sigma would be infinite.
+        step, as in `Dropout`. Unlike in Keras, 1 is rejected: sigma would be infinite.
     seed, stream : int, optional
-        As of `GaussianNoise`.
+        As in `GaussianNoise`.
 
     Attributes
     ----------
@@ -114,7 +113,7 @@ class GaussianDropout(RandomLayer):
 
     def __init__(
         self,
-        rate: float | Callable[[int], float],
+        rate: RateLike,
         seed: int | None = None,
         *,
         stream: int | None = None,

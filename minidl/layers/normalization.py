@@ -66,14 +66,10 @@ class _Normalization(Layer):
         shape = tuple(input_shape[place] for place in self.axes(len(input_shape)))
         self.gamma: Parameter | None = None
         self.beta: Parameter | None = None
-        gamma: Any = {"constraint": self.gamma_constraint, "regularizer": self.gamma_regularizer}
-        beta: Any = {"constraint": self.beta_constraint, "regularizer": self.beta_regularizer}
         if self.scale:
-            self.gamma = self.add_weight("weight", shape, self.gamma_initializer, **gamma)
-            self.gamma.in_keras = "gamma"
+            self.gamma = self._add_weight_of("gamma", "weight", shape)
         if self.center:
-            self.beta = self.add_weight("bias", shape, self.beta_initializer, **beta)
-            self.beta.in_keras = "beta"
+            self.beta = self._add_weight_of("beta", "bias", shape)
         self.weight_shape = shape
 
     def call(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minidl import rng
-from minidl.backend import Backend
+from minidl.backend import Backend, get_backend
 
 
 @dataclass
@@ -24,8 +24,8 @@ class Placement:
         Returns the initial values of the weight of a name and a shape. If None, they are drawn.
     """
 
-    backend: Backend
-    dtype: np.dtype
+    backend: Backend = field(default_factory=lambda: get_backend("cpu"))
+    dtype: np.dtype = field(default_factory=lambda: np.dtype("float32"))
     seed: int | None = None
     owner: Any = None
     weight_streams: set[int] = field(default_factory=set)

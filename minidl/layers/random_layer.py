@@ -1,6 +1,6 @@
 """Base class of the layers that draw random decisions or numbers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from minidl_kernels.mask_contract import threshold
@@ -9,6 +9,9 @@ from minidl_kernels.placed import MovingRate
 from minidl.arguments import Number, count, finite, shown_arguments, written
 from minidl.layers.base import Layer
 from minidl.rng import Address, RandomStream
+
+RateLike = float | Callable[[int], float]
+"""A number, or a function of the training step."""
 
 NoiseShape = Sequence[int | None]
 """For each axis of an input: None or its length, or 1 if its elements share their decisions."""

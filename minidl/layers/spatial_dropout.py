@@ -1,12 +1,10 @@
 """Dropout of whole feature maps."""
 
-from collections.abc import Callable
 from typing import Any
 
+from minidl.arguments import one_of
 from minidl.layers.dropout import Dropout
-from minidl.layers.random_layer import NoiseShape
-
-DATA_FORMATS = ("channels_last", "channels_first")
+from minidl.layers.random_layer import NoiseShape, RateLike
 
 
 class _SpatialDropout(Dropout):
@@ -31,7 +29,7 @@ class SpatialDropout1D(_SpatialDropout):
     """Drop whole channels of a sequence with probability `rate` in training.
 
     Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015, section
-    3.2. Inputs have shape (batch, times, channels). A mask does not depend on the number of times.
+    3.2. Inputs have shape (batch, times, channels). The length of a sequence changes no mask.
 
     Parameters
     ----------
@@ -59,7 +57,7 @@ class SpatialDropout1D(_SpatialDropout):
 
     def __init__(
         self,
-        rate: float | Callable[[int], float],
+        rate: RateLike,
         seed: int | None = None,
         *,
         stream: int | None = None,
@@ -103,7 +101,7 @@ class SpatialDropout2D(_SpatialDropout):
 
     def __init__(
         self,
-        rate: float | Callable[[int], float],
+        rate: RateLike,
         data_format: str | None = None,
         seed: int | None = None,
         *,
@@ -111,12 +109,9 @@ class SpatialDropout2D(_SpatialDropout):
         **layer_arguments: Any,
     ):
         super().__init__(rate, seed=seed, stream=stream, **layer_arguments)
-        self.data_format = DATA_FORMATS[0] if data_format is None else data_format
-        if self.data_format not in DATA_FORMATS:
-            raise ValueError(
-                f"{type(self).__name__}: expected data_format in {DATA_FORMATS}, got "
-                f"{data_format!r}. Name the place of the channels."
-            )
+        allowed = ("channels_last", "channels_first", None)
+        who = type(self).__name__
+        self.data_format = one_of(who, "data_format", data_format, allowed) or "channels_last"
 
 
 class SpatialDropout3D(SpatialDropout2D):

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from minidl import rng
-from minidl.backend import get_backend
 from minidl.engine.backward import no_grad
 from minidl.engine.parameter import Parameter
 from minidl.engine.tensor import Tensor
@@ -80,8 +79,17 @@ class Symbol:
 
     def _merged(self, operator: str, other: Any) -> Any:
         if not isinstance(other, Symbol):
-            return NotImplemented
+            return self._unsupported()
         return self.operators[operator]()([self, other])
+
+    def _unsupported(self, *_: Any) -> Any:
+        raise TypeError(
+            f"{self!r}: expected +, - or * of two symbols, got another operation. Use a layer, "
+            "such as Activation(lambda x: 2 * x)."
+        )
+
+    __radd__ = __rsub__ = __rmul__ = __truediv__ = __rtruediv__ = __pow__ = __neg__ = _unsupported
+    __matmul__ = __rmatmul__ = __getitem__ = __array_ufunc__ = _unsupported
 
 
 Symbols = Symbol | Sequence[Symbol]
@@ -140,7 +148,7 @@ def _observed(layer: Any, shapes: Sequence[Any], is_list: bool) -> Any:
     twin = copies(layer, below, kept=optimizers)
     for each in twin.walk():
         if each.placement is None:
-            each.placement = Placement(get_backend("cpu"), np.dtype("float32"), seed=0)
+            each.placement = Placement(seed=0)
         each.placement.initial_values = lambda name, shape: np.zeros(shape)
     backend, dtype = twin.placement.backend, twin.placement.dtype
     zeros = [np.zeros((1, *shape[1:]), dtype) for shape in shapes]

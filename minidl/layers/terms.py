@@ -3,13 +3,14 @@
 They are not attributes of layers, so that neither a copy nor a file of a model holds them.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
 
 from minidl.backend import Backend
 from minidl.engine.parameter import Parameter
+from minidl.engine.scope import set_inside
 from minidl.engine.tensor import Tensor
 
 Terms = list[tuple[Any, Tensor]]  # each with the layer that added it
@@ -22,15 +23,9 @@ def current() -> Terms | None:
     return _of_pass.get()
 
 
-@contextmanager
-def collected() -> Iterator[Terms]:
+def collected() -> AbstractContextManager[Terms]:
     """Collect the terms of a new forward pass, which the code inside is."""
-    terms: Terms = []
-    token = _of_pass.set(terms)
-    try:
-        yield terms
-    finally:
-        _of_pass.reset(token)
+    return set_inside(_of_pass, [])
 
 
 def checked(who: str, term: Any, backend: Backend | None) -> Tensor:

@@ -4,27 +4,21 @@ In `fit` they change together with the trained weights. So a step that is interr
 leaves neither changed, and a forward pass that belongs to no step changes nothing.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 
 from minidl.backend import Array
 from minidl.engine.parameter import Parameter
+from minidl.engine.scope import set_inside
 
 Updates = dict[Parameter, Array]  # the new values of each weight
 
 _of_step: ContextVar[Updates | None] = ContextVar("minidl updates of a step", default=None)
 
 
-@contextmanager
-def collected() -> Iterator[Updates]:
+def collected() -> AbstractContextManager[Updates]:
     """Collect what layers assign inside, instead of changing the weights."""
-    updates: Updates = {}
-    token = _of_step.set(updates)
-    try:
-        yield updates
-    finally:
-        _of_step.reset(token)
+    return set_inside(_of_step, {})
 
 
 def move(average: Parameter, values: Array, momentum: float) -> None:

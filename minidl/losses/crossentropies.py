@@ -87,15 +87,10 @@ class SparseCategoricalCrossentropy(_Crossentropy):
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless `y_true` holds one class number for each sample."""
         who, classes = "sparse_categorical_crossentropy", output_shape[-1]
-        one_each = output_shape[:-1]
-        if not (shapes_agree(y_true.shape, one_each) or shapes_agree(y_true.shape, (*one_each, 1))):
-            advice = "For one-hot targets use categorical_crossentropy."
-            if y_true.shape[:-1] == output_shape:
-                advice = "Call loss(y_true, y_pred) in this order."
-            raise ValueError(
-                f"{who}: expected one class number for each of the outputs of shape "
-                f"{output_shape}, got y of shape {y_true.shape}. {advice}"
-            )
+        advice = "For one-hot targets use categorical_crossentropy."
+        if y_true.shape[:-1] == output_shape:
+            advice = "Call loss(y_true, y_pred) in this order."
+        check_one_each(who, y_true, output_shape, advice)
         if isinstance(y_true, Tensor):
             if y_true.dtype.kind not in "iu":  # reading its values would wait for the device
                 raise ValueError(
@@ -123,6 +118,18 @@ class SparseCategoricalCrossentropy(_Crossentropy):
         """Return the loss of each sample."""
         labels = y_true.data.reshape(y_pred.shape[:-1])
         return apply(ops.sparse_cross_entropy, self._logits(y_pred), labels=labels)
+
+
+def check_one_each(
+    who: str, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...], advice: str
+) -> None:
+    """Raise ValueError unless there is one class number for each sample."""
+    one_each = output_shape[:-1]
+    if not (shapes_agree(y_true.shape, one_each) or shapes_agree(y_true.shape, (*one_each, 1))):
+        raise ValueError(
+            f"{who}: expected one class number for each of the outputs of shape {output_shape}, "
+            f"got y of shape {y_true.shape}. {advice}"
+        )
 
 
 def check_whole(who: str, y_true: np.ndarray) -> None:

@@ -120,12 +120,15 @@ def of_one_output(names: Sequence[str], metrics: Any, weighted: Any) -> list[Met
     >>> [metric.name for metric in of_one_output(["a"], {"a": "mae"}, [["mae", "mse"]])]
     ['mae', 'weighted_mae', 'mse']
     """
-    lists = list[list[Any]]()
-    for name, given in {"metrics": metrics, "weighted_metrics": weighted}.items():
-        own = unwrapped(name, names, given)
-        is_one = own is not given and not isinstance(own, list | tuple)
-        lists.append([] if own is None else as_list("compile", name, [own] if is_one else own))
-    return with_weighted(*lists)
+    own = _of_output("metrics", names, metrics)
+    return with_weighted(own, _of_output("weighted_metrics", names, weighted))
+
+
+def _of_output(name: str, names: Sequence[str], given: Any) -> list[Any]:
+    """Return the list of metrics for the only output."""
+    own = unwrapped(name, names, given)
+    is_one = own is not given and not isinstance(own, list | tuple)
+    return [] if own is None else as_list("compile", name, [own] if is_one else own)
 
 
 def _by_output(names: Sequence[str], metrics: Any) -> list[list[Any]]:

@@ -9,7 +9,7 @@ from minidl.arguments import Number, positive_integer
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
 from minidl.losses.base import SameShape, mean_of_sample, shapes_agree
-from minidl.losses.crossentropies import check_whole
+from minidl.losses.crossentropies import check_one_each, check_whole
 from minidl.metrics.base import Metric
 
 
@@ -20,13 +20,8 @@ class SparseCategoricalAccuracy(Metric):
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless there is one class number for each sample."""
-        one_each = output_shape[:-1]
-        if not (shapes_agree(y_true.shape, one_each) or shapes_agree(y_true.shape, (*one_each, 1))):
-            raise ValueError(
-                f"{self.name}: expected one class number for each of the outputs of shape "
-                f"{output_shape}, got y of shape {y_true.shape}. Use accuracy, which accepts "
-                "one-hot targets, too."
-            )
+        advice = "Use accuracy, which accepts one-hot targets, too."
+        check_one_each(self.name, y_true, output_shape, advice)
         if not isinstance(y_true, Tensor):
             check_whole(self.name, y_true)
 
@@ -60,6 +55,7 @@ def _correct(labels: Array, y_pred: Tensor) -> Tensor:
     return y_pred.like((scores.argmax(axis=-1) == labels) & ~is_nan)
 
 
+@keras_defaults(dtype=(None, "float32"))
 class _TopK(Metric):
     """Metric with a number of the largest outputs, `k`."""
 
@@ -68,7 +64,6 @@ class _TopK(Metric):
         self.k = positive_integer(f"{type(self).__name__}: k", k)
 
 
-@keras_defaults(dtype=(None, "float32"))
 class SparseTopKCategoricalAccuracy(_TopK, SparseCategoricalAccuracy):
     """Share of the samples whose class, given by its number, has one of the `k` largest outputs.
 
@@ -96,7 +91,6 @@ class SparseTopKCategoricalAccuracy(_TopK, SparseCategoricalAccuracy):
         return _among_largest(self.k, y_true.data.reshape(y_pred.shape[:-1]), y_pred)
 
 
-@keras_defaults(dtype=(None, "float32"))
 class TopKCategoricalAccuracy(_TopK, CategoricalAccuracy):
     """Share of the samples whose largest target is where one of the `k` largest outputs is.
 

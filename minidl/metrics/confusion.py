@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from minidl.alternatives import keras_defaults
-from minidl.arguments import Number, count, integer, one_of, positive_integer
+from minidl.arguments import Number, count, integer, one_of, optional, positive_integer
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
 from minidl.losses.base import SameShape, fitted
-from minidl.metrics.base import Metric
+from minidl.metrics.base import Metric, as_tensors
 
 EPSILON = 1e-7  # Keras' bound: the first and last threshold of AUC are so far outside of [0, 1]
 
@@ -27,8 +27,9 @@ class _Counts(SameShape, Metric):
         """Forget all samples."""
         self._counts = None
 
-    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> None:
-        """Add a batch."""
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Add a batch of tensors or arrays."""
+        y_true, y_pred, sample_weight = as_tensors(self.name, y_true, y_pred, sample_weight)
         self.check(y_true, y_pred.shape)
         shape, xp = y_pred.shape, y_pred.backend.xp
         columns = (-1, shape[-1] if len(shape) > 1 else 1)
@@ -69,6 +70,7 @@ def _ratio(a: Any, b: Any) -> np.ndarray:
     return np.divide(a, b, out=np.zeros_like(a), where=b != 0)
 
 
+@keras_defaults(dtype=(None, "float32"))
 class _Share(_Counts):
     """Share of the true positives among others; a subclass names the row of the others."""
 
@@ -85,8 +87,8 @@ class _Share(_Counts):
         super().__init__(name)
         self.thresholds = 0.5 if thresholds is None and top_k is None else thresholds
         who = type(self).__name__
-        self.top_k = None if top_k is None else positive_integer(f"{who}: top_k", top_k)
-        self.class_id = None if class_id is None else count(f"{who}: class_id", class_id)
+        self.top_k = optional(positive_integer, f"{who}: top_k", top_k)
+        self.class_id = optional(count, f"{who}: class_id", class_id)
 
     def check(self, y_true: np.ndarray | Tensor, output_shape: tuple[int | None, ...]) -> None:
         """Raise ValueError unless `y_true` fits the outputs, and there are enough of these."""
@@ -111,7 +113,6 @@ class _Share(_Counts):
         return _ratio(kinds[0], kinds[0] + kinds[self._others])
 
 
-@keras_defaults(dtype=(None, "float32"))
 class Precision(_Share):
     """Share of the labels that are 1 among those whose output is above a threshold.
 
@@ -141,7 +142,6 @@ class Precision(_Share):
     _others = 1  # false positives
 
 
-@keras_defaults(dtype=(None, "float32"))
 class Recall(_Share):
     """Share of the outputs above a threshold among the labels that are 1.
 
@@ -239,7 +239,7 @@ class AUC(_Counts):
     Parameters
     ----------
     num_thresholds : int
-        At least 2: so many thresholds at equal distances, from just below 0 to just above 1.
+        At least 2. The thresholds lie at equal distances, from just below 0 to just above 1.
     curve : {"ROC", "PR"}
         The curve. The area under the second is interpolated as in Davis and Goadrich, ICML 2006.
     name : str, optional
@@ -262,7 +262,7 @@ class AUC(_Counts):
         self.curve = one_of("AUC", "curve", curve, ("ROC", "PR"))
 
     def counted(self, xp: Any, y: Array, p: Array, weight: Array) -> Array:
-        """Return how many labels of 0 and of 1 have an output above so many thresholds."""
+        """Return for labels of 0 and of 1 how many outputs exceed 0, 1, 2, ... thresholds."""
         inner = np.linspace(0, 1, self.num_thresholds)[1:-1]
         limits = xp.asarray(np.concatenate([[-EPSILON], inner, [1 + EPSILON]]))
         below = xp.searchsorted(limits, xp.where(xp.isnan(p), -1.0, p).ravel())

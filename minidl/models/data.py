@@ -7,7 +7,11 @@ from typing import Any
 from minidl.arguments import number_array, positive_integer
 from minidl.batches import Samples, of_one
 from minidl.engine.scope import keeps_scopes
+from minidl.engine.tensor import Tensor
+from minidl.layers import Dense, Softmax, activations
 from minidl.layers.base import Layer
+from minidl.losses import Loss
+from minidl.losses.crossentropies import expects_probabilities
 from minidl.losses.outputs import fields
 from minidl.trainer.batch_source import BatchSource, yields_batches
 from minidl.trainer.fusion import Plan
@@ -16,6 +20,7 @@ from minidl.trainer.step import Step
 
 DEFAULT_BATCH_SIZE = 32
 WHOLE = 2**63  # a batch size above any number of samples
+NOT_PROBABILITIES = ("linear", "relu", "tanh")  # activations whose outputs are not in [0, 1]
 
 
 class DataMethods:
@@ -31,13 +36,21 @@ class DataMethods:
         return of_one(x, slice(1, None), self.input_shape)
 
     def _host_outputs(self: Any, who: str, name: str, values: Any) -> Any:
-        """Return targets or weights as one array, or as what `Samples.checked` converts."""
+        """Return targets or weights in a form that `Samples.checked` accepts."""
         # Structured arrays are only those of several outputs; others are rejected here.
         return values if fields(values) is values else number_array(who, name, values)
 
     def _planned_layers(self: Any) -> Sequence[Layer]:
         """Return the layers in the order of execution."""
         return [self]
+
+    def _is_called_as(self: Any, kind: Any) -> bool:
+        """Return whether a subclass of `kind` has defined no call of its own."""
+        return type(self).call is kind.call and type(self).__call__ is kind.__call__
+
+    def _ends(self: Any) -> Sequence[Layer]:
+        """Return the layers that compute the outputs, if they are known."""
+        return ()
 
     def _data(
         self: Any,
@@ -148,7 +161,7 @@ class DataMethods:
 
 
 def returned(values: dict[str, float], return_dict: bool) -> Any:
-    """Return what `evaluate` returns for these values."""
+    """Return values in the form of `evaluate`: by name, in a list, or the loss alone."""
     if return_dict:
         return values
     return list(values.values()) if len(values) > 1 else values["loss"]
@@ -182,6 +195,26 @@ def _refuse_steps(who: str, steps: int | None) -> None:
         raise TypeError(
             f"{who}: expected a number of steps for an iterable of batches only, got {steps!r} "
             "for arrays. Pass as many samples as you need."
+        )
+
+
+def check_activation(who: str, last: Layer, loss: Loss) -> None:
+    """Raise ValueError if a loss cannot be that of the outputs of a layer."""
+    function: Any = getattr(last, "activation", None)
+    if type(last) is Softmax:
+        function = Tensor.softmax
+    found, fitting = activations.name_of(function), getattr(loss, "activation", "softmax")
+    kind = type(loss).__name__
+    if found == fitting and getattr(loss, "from_logits", False):
+        raise ValueError(
+            f"{who}: expected logits for {kind}(from_logits=True), got {found} outputs of "
+            f"{last.label}. Leave from_logits out, or leave out the {found}."
+        )
+    is_known = type(last) is Dense and found in NOT_PROBABILITIES
+    if is_known and expects_probabilities(loss):
+        raise ValueError(
+            f"{who}: expected probabilities for {kind}, got {found} outputs of {last.label}. Use "
+            f'activation="{fitting}", or {kind}(from_logits=True).'
         )
 
 

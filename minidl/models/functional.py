@@ -2,20 +2,19 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from minidl.alternatives import keras_defaults
 from minidl.arguments import by_name, number_array
-from minidl.batches import Samples
 from minidl.engine.tensor import Tensor
 from minidl.layers import Input, Layer
 from minidl.losses.outputs import joined
 from minidl.models.graph import Graph, packed, unique_names
 from minidl.models.model import Model
-from minidl.models.sequential import check_activation
-from minidl.trainer import fusion
+from minidl.trainer.fusion import stages, through
 
 
 class Functional(Model):
@@ -105,28 +104,18 @@ class Functional(Model):
 
     def call(self, x: Tensor) -> Any:
         """Return the output, or a list of outputs; several inputs are packed in one tensor."""
-        y: Any = x
-        for stage in fusion.stages(self.graph.chain):
-            y = stage(y)
-        return y
+        return through(stages(self.graph.chain), x)
 
     def _planned_layers(self) -> Sequence[Layer]:
-        kind = type(self)  # a subclass may define its own call
-        is_plain = kind.call is Functional.call and kind.__call__ is Model.__call__
-        return self.graph.chain if is_plain else [self]
+        return self.graph.chain if self._is_called_as(Functional) else [self]
+
+    def _ends(self) -> Sequence[Layer]:
+        return self.graph.ends if self._is_called_as(Functional) else ()
 
     @property
     def output_names(self) -> list[str]:  # type: ignore[override]
         """The names of the outputs: those of the layers that return them."""
         return unique_names(layer.label for layer in self.graph.ends)
-
-    def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
-        samples = super()._checked_samples(who, x, y, weight)
-        if self._planned_layers() is self.graph.chain:
-            losses = self.loss.made_of or [self.loss]
-            for layer, loss in zip(self.graph.ends, losses, strict=True):
-                check_activation(who, layer, loss)
-        return samples
 
     def _host_outputs(self, who: str, name: str, values: Any) -> Any:
         names = self.output_names
@@ -151,26 +140,27 @@ class Functional(Model):
     def _as_input(self, x: Any) -> Tensor:
         if not isinstance(x, Mapping) and not (self.takes_list and isinstance(x, list | tuple)):
             return super()._as_input(Model._host_inputs(self, self.label, x))
-        given = by_name(self.label, "an array for each of the inputs", self.graph.names, x)
-        parts = [super(Functional, self)._as_input(part) for part in given.values()]
-        self._check_shapes(self.label, [part.shape for part in parts])
+        as_input = super()._as_input
+        parts = self._converted(self.label, x, lambda _, part: as_input(part))
         return packed(parts) if self.takes_list else parts[0]
 
-    def _check_shapes(self, who: str, shapes: Sequence[tuple[int, ...]]) -> None:
-        """Raise ValueError unless the inputs have as many samples, of the shapes of the graph."""
-        for name, shape, wanted in zip(self.graph.names, shapes, self.graph.shapes, strict=True):
-            if shape[1:] != wanted or shape[:1] != shapes[0][:1]:
+    def _converted(self, who: str, x: Any, convert: Callable[[str, Any], Any]) -> list[Any]:
+        """Return the inputs, each converted by its name and value, if their shapes fit."""
+        given = by_name(who, "an array for each of the inputs", self.graph.names, x)
+        parts = [convert(f"x[{name!r}]", part) for name, part in given.items()]
+        count = parts[0].shape[:1]
+        for name, part, wanted in zip(given, parts, self.graph.shapes, strict=True):
+            if part.shape[1:] != wanted or part.shape[:1] != count:
                 raise ValueError(
-                    f"{who}: expected {shapes[0][:1]} samples of shape {wanted} for {name}, got "
-                    f"shape {shape}."
+                    f"{who}: expected {count} samples of shape {wanted} for {name}, got shape "
+                    f"{part.shape}."
                 )
+        return parts
 
     def _host_inputs(self, who: str, x: Any) -> Any:
         if not self.takes_list and not isinstance(x, Mapping):
             return super()._host_inputs(who, x)
-        given = by_name(who, "an array for each of the inputs", self.graph.names, x)
-        arrays = [number_array(who, f"x[{name!r}]", part) for name, part in given.items()]
-        self._check_shapes(who, [array.shape for array in arrays])
+        arrays = self._converted(who, x, partial(number_array, who))
         if not self.takes_list:
             return arrays[0]
         flat = [array.reshape(len(array), -1).astype(self.dtype) for array in arrays]

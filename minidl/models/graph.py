@@ -11,7 +11,10 @@ from minidl.engine import ops
 from minidl.engine.tensor import Tensor, apply
 from minidl.layers import Input, Layer
 from minidl.layers.symbol import Call, Symbol
-from minidl.trainer import fusion
+from minidl.trainer.fusion import stages, through
+
+Numbers = Sequence[int]  # of the values in a graph
+Shapes = Sequence[tuple[int, ...]]  # of values, without the batch
 
 MAX_OUTPUTS = 1000  # of one call, so that a damaged file cannot ask for all memory
 
@@ -31,9 +34,7 @@ class Node(NamedTuple):
     def run(self, values: dict[int, Tensor]) -> None:
         """Add the results to the values by number."""
         found = [values[number] for number in self.arguments]
-        x: Any = found if self.is_list else found[0]
-        for stage in fusion.stages(self.layers):
-            x = stage(x)
+        x = through(stages(self.layers), found if self.is_list else found[0])
         values.update(zip(self.results, x if self.gives_list else [x], strict=True))
 
 
@@ -50,13 +51,7 @@ class Branches(Layer):
         The shapes of the entries, without the batch.
     """
 
-    def __init__(
-        self,
-        nodes: Sequence[Node],
-        entries: Sequence[int],
-        exits: Sequence[int],
-        shapes: Sequence[tuple[int, ...]],
-    ):
+    def __init__(self, nodes: Sequence[Node], entries: Numbers, exits: Numbers, shapes: Shapes):
         super().__init__()
         self.nodes, self.entries, self.exits = tuple(nodes), tuple(entries), tuple(exits)
         self.shapes = tuple(shapes)
@@ -81,7 +76,7 @@ def packed(tensors: Sequence[Tensor]) -> Tensor:
     return apply(ops.concatenate, *flat, axis=1)
 
 
-def _unpacked(x: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+def _unpacked(x: Tensor, shapes: Shapes) -> list[Tensor]:
     """Return the tensors that `packed` joined; with one shape, the tensor itself."""
     if len(shapes) == 1:
         return [x]
@@ -118,7 +113,7 @@ class Graph:
         inputs: Sequence[Input],
         layers: Sequence[Layer],
         calls: Sequence[Sequence[Any]],
-        outputs: Sequence[int],
+        outputs: Numbers,
     ):
         self.inputs, self.layers, self.outputs = tuple(inputs), tuple(layers), tuple(outputs)
         self.calls = [tuple(call) for call in calls]
@@ -158,11 +153,14 @@ class Graph:
         )
         for symbol in inputs:
             if not isinstance(symbol, Input):
-                raise TypeError(f"{who}: expected inputs of Input, got {symbol!r:.80}.")
+                raise TypeError(
+                    f"{who}: expected inputs of Input, got {symbol!r:.80}. Use a list of them."
+                )
         for symbol in outputs:
             if not isinstance(symbol, Symbol) or symbol.made_by is None:
                 raise TypeError(
-                    f"{who}: expected outputs that layers return for symbols, got {symbol!r:.80}."
+                    f"{who}: expected outputs that layers return for symbols, got {symbol!r:.80}. "
+                    "Use a list of them; losses, metrics and targets may go by the layers' names."
                 )
         if not inputs or not outputs or len(set(inputs)) < len(inputs):
             raise ValueError(f"{who}: expected inputs and outputs, each input once.")

@@ -96,8 +96,8 @@ class Network(Layer):
         return tuple(self.held(Layer))
 
     @property
-    def optimizer(self) -> Optimizer | None:
-        """The optimizer that `compile` chose."""
+    def optimizer(self) -> Optimizer | Any:  # None only before `compile`: editors would warn
+        """The optimizer that `compile` chose, or None."""
         return self.train_state.optimizer
 
     @property
@@ -221,7 +221,7 @@ class Network(Layer):
         registry.find("model", path).save(self, path)
 
     def check_savable(self, path: PathLike) -> None:
-        """Raise what `save` would raise for this model, and write nothing."""
+        """Raise the error that `save` would raise for this model, and write nothing."""
         registry.find("model", path).check(self)
 
     @keras_defaults(overwrite=True)
@@ -257,6 +257,7 @@ class Network(Layer):
         self.check_built()
         self.set_weights(registry.find("weights", path).load(self, path))
 
+    @keras_defaults(format="onnx")
     def export(self, path: PathLike) -> None:
         """Write the network as an ONNX file, as it computes in inference.
 

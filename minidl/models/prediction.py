@@ -65,7 +65,8 @@ class PredictMethods:
             1 (auto) shows a bar on a terminal; 0 and 2 print nothing.
         samples : int, optional
             The number of outputs with dropout to draw for each x. Each draw has an address: seed,
-            stream, number of the draw, and row in x, whatever its batches. Memory does not grow.
+            stream, number of the draw, and row in x, for any batch size. Only sums are kept, so
+            memory does not grow with the number of draws.
         return_samples : bool
             Whether the drawn outputs themselves are returned, in memory of the host.
         record : bool

@@ -6,18 +6,13 @@ from typing import Any
 
 from minidl.alternatives import keras_defaults
 from minidl.arguments import as_list
-from minidl.batches import Samples
 from minidl.engine.tensor import Tensor
-from minidl.layers import Dense, Input, Layer, Softmax, activations
+from minidl.layers import Input, Layer
 from minidl.layers.adoption import adopt
-from minidl.losses import Loss
-from minidl.losses.crossentropies import expects_probabilities
 from minidl.models.model import Model
 from minidl.storage import registry
 from minidl.storage.atomic import PathLike
-from minidl.trainer import fusion
-
-NOT_PROBABILITIES = ("linear", "relu", "tanh")  # activations whose outputs are not in [0, 1]
+from minidl.trainer.fusion import stages, through
 
 
 class Sequential(Model):
@@ -122,46 +117,18 @@ class Sequential(Model):
 
     def call(self, x: Tensor) -> Tensor:
         """Return the output of the last layer."""
-        for stage in fusion.stages(self._layers):
-            x = stage(x)
-        return x
+        return through(stages(self._layers), x)
 
     def _planned_layers(self) -> Sequence[Layer]:
-        # A subclass may define its own call.
-        kind = type(self)
-        is_plain = kind.call is Sequential.call and kind.__call__ is Model.__call__
-        return self._layers if is_plain else [self]
+        return self._layers if self._is_called_as(Sequential) else [self]
 
-    def _checked_samples(self, who: str, x: Any, y: Any, weight: Any = None) -> Samples:
-        samples = super()._checked_samples(who, x, y, weight)
-        for last in self._planned_layers()[-1:]:
-            check_activation(who, last, self.loss)
-        return samples
-
-
-def check_activation(who: str, last: Layer, loss: Loss) -> None:
-    """Raise ValueError if a loss cannot be that of the outputs of a layer."""
-    function: Any = getattr(last, "activation", None)
-    if type(last) is Softmax:
-        function = Tensor.softmax
-    found, fitting = activations.name_of(function), getattr(loss, "activation", "softmax")
-    kind = type(loss).__name__
-    if found == fitting and getattr(loss, "from_logits", False):
-        raise ValueError(
-            f"{who}: expected logits for {kind}(from_logits=True), got {found} outputs of "
-            f"{last.label}. Leave from_logits out, or leave out the {found}."
-        )
-    is_known = type(last) is Dense and found in NOT_PROBABILITIES
-    if is_known and expects_probabilities(loss):
-        raise ValueError(
-            f"{who}: expected probabilities for {kind}, got {found} outputs of {last.label}. Use "
-            f'activation="{fitting}", or {kind}(from_logits=True).'
-        )
+    def _ends(self) -> Sequence[Layer]:
+        return self._planned_layers()[-1:]
 
 
 @keras_defaults(compile=True, safe_mode=True)
 def load(path: PathLike, device: str = "cpu", *, custom_objects: Iterable[Any] = ()) -> Any:
-    """Return the model of a file that `Model.save` wrote, on any device.
+    """Load a model that `Model.save` wrote, on any device.
 
     Parameters
     ----------
@@ -171,7 +138,8 @@ def load(path: PathLike, device: str = "cpu", *, custom_objects: Iterable[Any] =
         As in `Model`.
     custom_objects : sequence of type or function
         Your own classes that the file may name: layers, losses, metrics and so on, and functions
-        that are losses or metrics. A file can use these and minidl's classes only.
+        that are losses or metrics. A file can use these and minidl's classes only. Of a dictionary,
+        as Keras takes it, the values count.
 
     Raises
     ------

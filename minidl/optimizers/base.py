@@ -12,8 +12,8 @@ from itertools import groupby
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from minidl.alternatives import RefusesMethods, Unavailable, missing_attribute
-from minidl.arguments import Number, Shown, as_list, positive_integer, undefined
+from minidl.alternatives import RefusesMethods, missing_attribute, unavailable
+from minidl.arguments import Number, Shown, as_list, optional, positive_integer, undefined
 from minidl.backend import Array, Backend
 from minidl.engine.parameter import Parameter
 from minidl.optimizers import schedules
@@ -88,7 +88,7 @@ class Optimizer(Shown, RefusesMethods):
 
     state_names: tuple[str, ...] = ()
     backend: Backend  # of the weights, known from the first update on
-    lr = Unavailable("Optimizer")
+    lr = unavailable("Optimizer", "lr")
     weight_decay: Any = Number("[0, inf)", or_none=True)
     clipnorm: Any = Number("(0, inf)", or_none=True)
     clipvalue: Any = Number("(0, inf)", or_none=True)
@@ -109,15 +109,15 @@ class Optimizer(Shown, RefusesMethods):
         self.weight_decay = weight_decay
         self.clipnorm, self.clipvalue = clipnorm, clipvalue
         self.global_clipnorm = global_clipnorm
-        who, steps = type(self).__name__, gradient_accumulation_steps
+        who = type(self).__name__
         if [clipnorm, clipvalue, global_clipnorm].count(None) < 2:
             raise ValueError(
                 f"{who}: expected at most one of clipnorm, clipvalue and global_clipnorm, got "
                 "several. Choose one."
             )
-        if steps is not None:
-            steps = positive_integer(f"{who}: gradient_accumulation_steps", steps)
-        self.gradient_accumulation_steps = steps
+        self.gradient_accumulation_steps = optional(
+            positive_integer, f"{who}: gradient_accumulation_steps", gradient_accumulation_steps
+        )
         self.undecayed = tuple(as_list(who, "undecayed", undecayed))
         self.calls = 0
         self.is_changing = False
@@ -218,9 +218,9 @@ class Optimizer(Shown, RefusesMethods):
     def numbers(
         self, ahead: int = 0, groups: Sequence[Group] = ((1.0, 1.0),)
     ) -> tuple[tuple[float, ...], ...]:
-        """Return step size and decay for the next or a later call of `update`, which `rule` takes.
+        """Return the numbers that `rule` takes in the next or a later call of `update`.
 
-        They are returned for each of the groups.
+        They are the step sizes and the decay, for each of the groups.
 
         Raises
         ------

@@ -12,7 +12,13 @@ from minidl.backend import Array
 from minidl.optimizers.base import Optimizer
 from minidl.optimizers.schedules import LearningRate
 
-KERAS_OPTIMIZER = {"use_ema": False, "ema_momentum": 0.99, "loss_scale_factor": None}
+KERAS_OPTIMIZER = {
+    "decay": None,
+    "ema_momentum": 0.99,
+    "loss_scale_factor": None,
+    "lr": None,
+    "use_ema": False,
+}
 
 
 @keras_defaults(name="SGD", **KERAS_OPTIMIZER)
@@ -239,13 +245,8 @@ class Nadam(Adam):
         self._divide(weights, step, of_square * self.state["square"], decay)
 
 
-_BY_NAME: dict[str, type[Any]] = {
-    "sgd": SGD,
-    "rmsprop": RMSprop,
-    "adam": Adam,
-    "adamw": AdamW,
-    "nadam": Nadam,
-}
+_KINDS: tuple[type[Any], ...] = (SGD, RMSprop, Adam, AdamW, Nadam)
+_BY_NAME = {kind.__name__.lower(): kind for kind in _KINDS}
 
 
 def get(optimizer: str | Optimizer) -> Optimizer:

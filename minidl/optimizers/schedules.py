@@ -161,20 +161,18 @@ class PiecewiseConstantDecay(LearningRateSchedule):
 
     def __init__(self, boundaries: Iterable[int], values: Iterable[float]):
         who = "PiecewiseConstantDecay"
-        boundaries = as_list(who, "boundaries", boundaries)
-        values = as_list(who, "values", values)
-        for boundary in boundaries:
+        self.boundaries = as_list(who, "boundaries", boundaries)
+        self.values = as_list(who, "values", values)
+        for boundary in self.boundaries:
             number(who, "boundaries", boundary, "(-inf, inf)")
-        for value in values:
+        for value in self.values:
             number(who, "values", value, "[0, inf)")
-        if len(values) != len(boundaries) + 1:
-            expected = f"{len(boundaries) + 1} values for {len(boundaries)} boundaries"
+        limits = len(self.boundaries)
+        if len(self.values) != limits + 1:
             raise ValueError(
-                f"PiecewiseConstantDecay: expected {expected}, got {len(values)}. Pass one value "
-                "more than boundaries."
+                f"{who}: expected {limits + 1} values for {limits} boundaries, got "
+                f"{len(self.values)}. Pass one value more than boundaries."
             )
-        self.boundaries = boundaries
-        self.values = values
 
     def __call__(self, step: int) -> float:
         """Return the value of the interval that holds `step`."""

@@ -1,4 +1,4 @@
-"""What the estimators for scikit-learn share: parameters, network and training."""
+"""Base class of the estimators for scikit-learn: parameters, network and training."""
 
 import math
 import warnings
@@ -65,7 +65,7 @@ _LOSSES: dict[str, type[losses.Loss]] = {
 
 
 class _Progress(callbacks.Callback):
-    """What scikit-learn does after each epoch: curves, learning rate, and when to stop.
+    """Curves, learning rate and early stopping after each epoch, as in scikit-learn.
 
     Parameters
     ----------
@@ -88,6 +88,7 @@ class _Progress(callbacks.Callback):
         self.estimator, self.rows, self.held_out = estimator, rows, held_out
         self.best, self.waited, self.is_over = -math.inf, 0, False
         self.best_weights: list[np.ndarray] | None = None
+        self.verbose = estimator.verbose
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Note the loss and the score, and stop if they no longer improve."""
@@ -96,7 +97,9 @@ class _Progress(callbacks.Callback):
         estimator.t_ += self.rows
         estimator.loss_curve_.append(loss)
         is_finite = math.isfinite(loss)
-        score = self._validation_score() if self.held_out and is_finite else -loss
+        score = -loss
+        if self.held_out and is_finite:
+            score = logs["validation_score"] = self._validation_score()
         self.waited = self.waited + 1 if score < self.best + estimator.tol else 0
         if score > self.best:
             self.best = score
@@ -104,6 +107,9 @@ class _Progress(callbacks.Callback):
         self._change_rate()
         self.is_over = self.waited > estimator.n_iter_no_change or not is_finite
         self.model.stop_training = self.is_over
+        if self.is_over and is_finite:
+            value = "validation_score" if self.held_out else "loss"
+            self.announce(f"Epoch {epoch + 1}: {value} no longer improved by tol={estimator.tol}")
 
     def _validation_score(self) -> float:
         X, _, y, *weights = self.held_out
@@ -128,7 +134,7 @@ class _Progress(callbacks.Callback):
 
 @dataclass(eq=False, repr=False)
 class MLP(BaseEstimator):
-    """What both estimators share: the parameters, the network and its training."""
+    """Base class of both estimators: the parameters, the network and its training."""
 
     hidden_layer_sizes: Any = (100,)
     activation: str = "relu"
@@ -210,7 +216,7 @@ class MLP(BaseEstimator):
         return self._decoded(self._outputs(X))
 
     def predict_uncertainty(self, X: Any, samples: int = 20) -> Uncertainty:
-        """Return mean and spread of so many outputs with dropout for each row of `X`.
+        """Return mean and spread of `samples` outputs with dropout for each row of `X`.
 
         Returns
         -------
@@ -218,7 +224,19 @@ class MLP(BaseEstimator):
             ``mean`` and ``std`` have the shape of `predict`, or of `predict_proba` for classes.
             ``predictive_entropy`` and ``mutual_information`` are there for more than two classes,
             else None.
+
+        Warns
+        -----
+        UserWarning
+            If the estimator was trained without dropout, so that the spread is 0.
         """
+        check_is_fitted(self)
+        if not any(x.rate for x in self._model.layers if isinstance(x, layers.Dropout)):
+            warnings.warn(
+                "predict_uncertainty: expected an estimator with dropout, got rates of 0, so the "
+                "spread is 0. Fit with dropout=0.5.",
+                stacklevel=2,
+            )
         drawn = self._outputs(X, samples=samples)
         mean, std = drawn.mean, drawn.std
         return drawn._replace(mean=self._columns(mean, 1 - mean), std=self._columns(std, std))
@@ -306,8 +324,9 @@ class MLP(BaseEstimator):
             stack.append(layers.Dense(shape[-1], _layer_name(self.out_activation_)))
             self._model = models.Sequential(stack, device=self.device, dtype=dtype.name, seed=seed)
             self._network, self.n_layers_, self.t_ = network, len(shape), 0
+            self.n_iter_, self.loss_ = 0, math.nan
             self.loss_curve_: list[float] = []
-            self.validation_scores_: list[float] | None = None
+            self.validation_scores_: list[float] | Any = None
         elif network != self._network:
             raise ValueError(
                 f"{type(self).__name__}: expected the network of the last fit, {self._network}, "

@@ -96,7 +96,7 @@ class BatchSource:
         self._restarts = restarts
         self._known = wanted or length_hint(iterable) or math.inf
         self.done, self.shortage = 0, ""
-        self._iterator: Iterator[Any] | None = None
+        self._batches: Iterator[Samples] = iter(())
         self._next: Samples | None = None
         self._shapes: list[Any] = []
         if not self.begin_epoch():
@@ -111,11 +111,11 @@ class BatchSource:
         if self.done and self._restarts:
             self._iterator = None  # of a generator, the new one is the generator itself
         self.done = 0
-        if self._next is None and self._iterator is not None and self._wanted:
-            self._read_ahead()
+        if self._next is None and self._wanted:
+            self._next = next(self._batches, None)
         if self._next is None:
-            self._iterator = self._new_iterator()
-            self._read_ahead()
+            self._batches = map(self._checked_batch, self._new_iterator())
+            self._next = next(self._batches, None)
         if self._next is None:
             self.shortage = (
                 f"{self._who}: expected batches for each epoch, got none after the first: the "
@@ -128,7 +128,7 @@ class BatchSource:
             batch, self._next = self._next, None
             self.done += 1
             if self.done != self._wanted:
-                self._read_ahead()
+                self._next = next(self._batches, None)
                 if self._next is None and self._wanted:
                     self.shortage = (
                         f"{self._who}: expected {self._wanted} batches in an epoch, got "
@@ -137,7 +137,7 @@ class BatchSource:
             yield batch
 
     def steps(self, size: int = 0) -> float:
-        """Return the number of batches in this epoch, whatever `size` is; inf if it is unknown."""
+        """Return the number of batches in this epoch; inf if it is unknown. `size` is ignored."""
         return self.done if self._next is None else max(self._known, self.done + 1)
 
     def _new_iterator(self) -> Iterator[Any]:
@@ -148,26 +148,24 @@ class BatchSource:
             return iter(given)
         return map(given.__getitem__, range(len(given)))
 
-    def _read_ahead(self) -> None:
-        assert self._iterator is not None, "set by begin_epoch"
-        for given in self._iterator:
-            # A list of numbers is one array; PyTorch's loaders yield lists of tensors.
-            is_list = isinstance(given, list) and any(getattr(part, "ndim", 0) for part in given)
-            parts = given if is_list or isinstance(given, tuple) else (given,)
-            if not 1 <= len(parts) <= 3:
-                wanted = "expected batches (x, y) or (x, y, sample_weight)"
-                raise ValueError(f"{self._who}: {wanted}, got {len(parts)} parts. Yield tuples.")
-            batch = self._checked(*parts)
-            held = batch.x, batch.y, batch.weight
-            shapes = [None if part is None else part.shape[1:] for part in held]
-            self._shapes = self._shapes or shapes
-            if shapes != self._shapes:
-                raise ValueError(
-                    f"{self._who}: expected x, y and weights of shapes {self._shapes} for each "
-                    f"sample, as in the first batch, got {shapes}. Make all batches alike."
-                )
-            self._next = copy.deepcopy(batch)  # a generator may fill the same arrays again
-            return
+    def _checked_batch(self, given: Any) -> Samples:
+        """Return a batch of the iterable as samples, in arrays of their own."""
+        # A list of numbers is one array; PyTorch's loaders yield lists of tensors.
+        is_list = isinstance(given, list) and any(getattr(part, "ndim", 0) for part in given)
+        parts = given if is_list or isinstance(given, tuple) else (given,)
+        if not 1 <= len(parts) <= 3:
+            wanted = "expected batches (x, y) or (x, y, sample_weight)"
+            raise ValueError(f"{self._who}: {wanted}, got {len(parts)} parts. Yield tuples.")
+        batch = self._checked(*parts)
+        held = batch.x, batch.y, batch.weight
+        shapes = [None if part is None else part.shape[1:] for part in held]
+        self._shapes = self._shapes or shapes
+        if shapes != self._shapes:
+            raise ValueError(
+                f"{self._who}: expected x, y and weights of shapes {self._shapes} for each "
+                f"sample, as in the first batch, got {shapes}. Make all batches alike."
+            )
+        return copy.deepcopy(batch)  # a generator may fill the same arrays again
 
 
 class SourceFeed(Feed):

@@ -16,10 +16,7 @@ CHANGED_BY_A_STEP = ("weights", "optimizer", "model", "random", "position")  # s
 
 def non_finite_weight(parameters: Iterable[Parameter]) -> str | None:
     """Return the name of the first weight with NaN or infinity, or None."""
-    for parameter in parameters:
-        if not _is_finite(parameter):
-            return parameter.name
-    return None
+    return next((weight.name for weight in parameters if not _is_finite(weight)), None)
 
 
 def repeat_until_failure(run: Run) -> str | None:
@@ -55,8 +52,7 @@ def _failing_layer(plan: Plan, batch: Batch, step: int) -> str | None:
     if not _is_finite(batch.x):
         return "the inputs"
     x = batch.x
-    training = rng.training(step=step)
-    with training, no_grad(), updates.collected(), terms.collected() as added:
+    with rng.training(step=step), no_grad(), updates.collected(), terms.collected() as added:
         for layer in plan.layers:
             x = layer(x)
             if not _is_finite(x):

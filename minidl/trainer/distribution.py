@@ -50,7 +50,7 @@ class Distribution:
         """Check that all workers are about to train the same."""
 
     def interrupts(self) -> Interrupts:
-        """Return what defers Ctrl-C in a run."""
+        """Return the object that defers Ctrl-C in a run."""
         return Interrupts()
 
     def step(self, state: TrainState, plan: Plan, interrupts: Interrupts) -> Step:

@@ -17,6 +17,7 @@ from minidl.regularizers import Regularizer
 from minidl.rng import RandomStream
 
 Fingerprint = list[tuple[str, Any]]  # names, each with a value that changes with what it stands for
+OF_WEIGHTS = ("requires_grad", "learning_rate_factor", "the constraint", "the regularizer")
 DESCRIBED = (Loss, Constraint, Regularizer, Metric, Optimizer, LearningRateSchedule)
 
 
@@ -36,13 +37,9 @@ def fingerprint_of(model: Any, state: Mapping[str, Any]) -> Fingerprint:
     backend = model.backend
     found: Fingerprint = []
     for parameter in model.parameters():
-        found.append((f"requires_grad of {parameter.name}", parameter.requires_grad))
-        factor = parameter.learning_rate_factor
-        found.append((f"learning_rate_factor of {parameter.name}", factor))
-        for name in ("constraint", "regularizer"):
-            found.append(
-                (f"the {name} of {parameter.name}", _value(getattr(parameter, name), backend))
-            )
+        for setting in OF_WEIGHTS:
+            value = getattr(parameter, setting.removeprefix("the "))
+            found.append((f"{setting} of {parameter.name}", _value(value, backend)))
     for layer in model.walk():
         found += _arguments(layer, layer.label, backend)
         for stream in layer.held(RandomStream):

@@ -6,7 +6,7 @@ classifier with its loss and accuracy. The results equal those of the separate o
 rounding, and the masks have the same bits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,13 @@ def stages(layers: Sequence[Layer]) -> list[Stage]:
     return found
 
 
+def through(stages: Iterable[Stage], x: Any) -> Any:
+    """Return the output of the last stage; each is called on the output of the one before it."""
+    for stage in stages:
+        x = stage(x)
+    return x
+
+
 class Plan:
     """Execution plan of a model for one data set, made once per run.
 
@@ -99,13 +106,11 @@ class Plan:
     ----------
     layers : sequence of Layer
         The layers after the feed, not fused.
-    samples : Samples or BatchSource
-        The data set.
     feed : Feed
         The source of batches, which does the work of the first layers if it can.
     loss, metrics
-        What the outputs are compared by.
-    samples : Samples
+        The loss and the metrics of the outputs.
+    samples : Samples or BatchSource
         The data set.
     columns : dict of str to int
         For each logged name its column in the sums that `compare` returns.
@@ -158,24 +163,19 @@ class Plan:
             return last
         return None
 
-    def _through_stages(self, x: Tensor) -> Tensor:
-        for stage in self._stages:
-            x = stage(x)
-        return x
-
     def compared_by(self) -> list[Any]:
-        """Return the loss and the metrics, and what they are made of."""
+        """Return the loss and the metrics, and their parts."""
         wholes = [self.loss, *self.metrics]
         return wholes + [part for whole in wholes for part in getattr(whole, "made_of", ())]
 
     def outputs(self, batch: Batch) -> Tensor:
         """Return the model's outputs for a batch of the feed."""
         with rng.batch_of(len(batch.x)), terms.collected():
-            x = self._through_stages(batch.x)
+            x = through(self._stages, batch.x)
             return x if self._classifier is None else self._classifier(x)
 
     def compare(self, batch: Batch) -> Comparison:
-        """Return the loss of a batch of the feed, and what `Totals.add` takes.
+        """Return the loss of a batch of the feed, and the arguments of `Totals.add`.
 
         The loss is the mean of the samples, plus the terms of layers and the penalties on weights.
 
@@ -188,10 +188,10 @@ class Plan:
         counts : tuple of int
             The number of values in each of the sums.
         compared : Compared or None
-            What `Totals.update_metrics` takes, if a metric is not a mean.
+            The arguments of `Totals.update_metrics`, if a metric is not a mean.
         """
         with rng.batch_of(len(batch.x)), terms.collected() as added:
-            x = self._through_stages(batch.x)
+            x = through(self._stages, batch.x)
             last = self._classifier
             if last is not None and last.is_one_op(x):
                 found = self._classify(last, x, batch)
@@ -204,7 +204,7 @@ class Plan:
         return self._with_terms(found, parts) if parts else found
 
     def _with_terms(self, found: Comparison, added: Sequence[Tensor]) -> Comparison:
-        """Add the terms of layers and the penalties on weights to what `compare` returns."""
+        """Add the terms of layers and the penalties on weights to a loss and its sum."""
         loss, sums, *others = found
         self._backend.not_recorded("layers add terms to the loss")
         for term in added:

@@ -1,6 +1,7 @@
 """Evaluation and prediction, also by Monte-Carlo dropout: works that a `Recorder` records."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from minidl import rng
 from minidl.backend import Array
 from minidl.batches import Batch
 from minidl.engine.backward import no_grad
+from minidl.engine.tensor import Tensor
 from minidl.layers.random_layer import scheduled
 from minidl.trainer.fusion import Plan
 from minidl.trainer.recorder import (
@@ -23,7 +25,7 @@ from minidl.trainer.recorder import (
 )
 from minidl.trainer.table import Numbers
 from minidl.trainer.totals import Totals
-from minidl.trainer.uncertainty import Uncertainty, joined, of_moments
+from minidl.trainer.uncertainty import joined, of_moments
 
 WORTHWHILE = 8  # batches; a recording and its trial take the time of about four
 
@@ -53,11 +55,18 @@ class _Inference(Work):
 
     @property
     def report(self) -> Recording:
-        """What became of the recordings."""
+        """The report on the recordings."""
         return self._recorder.report
 
+    @contextmanager
+    def _mode(self) -> Iterator[None]:
+        """Open a context of the device, in inference mode and without a graph."""
+        backend = self._model.backend
+        with backend.active, backend.stream(), rng.inference(), no_grad():
+            yield
+
     def _steps(self) -> list[tuple[Any, str]]:
-        """Return what a `Watch` takes for the training steps that decide rates."""
+        """Return the training steps that decide rates, as arguments of a `Watch`."""
         return [(layer.random_stream, "step") for layer in scheduled(self._model)]
 
 
@@ -76,14 +85,13 @@ class Evaluation(_Inference):
     def means(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Return the means of loss and metrics over batches of the feed, in inference mode."""
         self.totals = self._plan.new_totals()
-        backend = self._model.backend
-        with backend.active, backend.stream(), rng.inference(), no_grad():
+        with self._mode():
             for batch in batches:
                 self._recorder(batch)
         return dict(self.totals)
 
-    def counters(self) -> list[tuple[Any, str]]:
-        """Return what `run` counts on the host."""
+    def counters(self) -> list[tuple[Any, ...]]:
+        """Return the attributes that `run` counts in."""
         return [(self.totals, "_counts")]
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
@@ -100,7 +108,7 @@ class Evaluation(_Inference):
         self.totals.count(counted, times)
 
     def watch(self) -> Watch:
-        """Return what a recording relies on."""
+        """Return a watch on everything that a recording relies on."""
         plan = self._plan
         attributes = (self, "totals.sums"), (plan, "loss", "metrics")
         parts = plan.compared_by()
@@ -112,7 +120,7 @@ class Prediction(_Inference):
 
     Attributes
     ----------
-    latest : numpy.ndarray or Uncertainty
+    latest : numpy.ndarray, list of numpy.ndarray, or Uncertainty
         The outputs for the last batch.
     """
 
@@ -120,16 +128,23 @@ class Prediction(_Inference):
     who = "predict"
 
     def of(self, batches: Iterable[Batch]) -> Any:
-        """Return the outputs for all samples, in inference mode."""
-        backend = self._model.backend
-        with backend.active, backend.stream(), rng.inference(), no_grad():
-            parts = []
+        """Return the outputs for all samples on the host."""
+        parts = []
+        with self._mode():
             for batch in batches:
-                found = [backend.to_numpy(a) for a in self._recorder(batch).results.values()]
-                self.latest = found if isinstance(self._model.output_shape, list) else found[0]
-                parts.append(found)
-        outputs = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        return outputs if isinstance(self._model.output_shape, list) else outputs[0]
+                self.latest = self._outputs_of(batch)
+                parts.append(self.latest)
+        return self._joined(parts)
+
+    def _outputs_of(self, batch: Batch) -> Any:
+        results = self._recorder(batch).results.values()
+        found = [self._model.backend.to_numpy(array) for array in results]
+        return found if isinstance(self._model.output_shape, list) else found[0]
+
+    def _joined(self, parts: Sequence[Any]) -> Any:
+        if isinstance(self._model.output_shape, list):
+            return [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return np.concatenate(parts)
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Return the outputs for a batch."""
@@ -138,12 +153,14 @@ class Prediction(_Inference):
         return Done({f"output {number}": y.data for number, y in enumerate(several)})
 
     def watch(self) -> Watch:
-        """Return what a recording relies on."""
+        """Return a watch on everything that a recording relies on."""
         return Watch(self._model, *self._steps())
 
 
 class MonteCarlo(Prediction):
     """Moments of many outputs with dropout for the batches of a plan.
+
+    A sample's row among all of them is its address in each draw.
 
     Parameters
     ----------
@@ -163,25 +180,17 @@ class MonteCarlo(Prediction):
         self._moments: dict[int, tuple[Array, Array, Array]] = {}  # by the size of a batch
         super().__init__(model, plan, record, runs * draws)
 
-    def of(self, batches: Iterable[Batch]) -> Uncertainty:
-        """Return the uncertainty of the outputs for all samples.
+    def _outputs_of(self, batch: Batch) -> Any:
+        self._first_row, self._draw = batch.first_row, 0
+        while self._draw < self.repeats:
+            done = self._recorder(batch, self.repeats - self._draw)
+        shape, results = done.counted, done.results.values()
+        mean, squares, entropy = (self._model.backend.to_numpy(array) for array in results)
+        sums = entropy.reshape(shape[:-1]) if self._is_distribution else None
+        moments = mean.reshape(shape), squares.reshape(shape), sums
+        return of_moments(*moments, self.repeats, self._model.dtype)
 
-        A sample's row among all of them is its address in each draw.
-        """
-        backend, parts = self._model.backend, []
-        with backend.active, backend.stream(), no_grad():
-            for batch in batches:
-                self._first_row, self._draw = batch.first_row, 0
-                while self._draw < self.repeats:
-                    done = self._recorder(batch, self.repeats - self._draw)
-                shape = done.counted
-                mean, squares, entropy = (
-                    backend.to_numpy(array) for array in done.results.values()
-                )
-                sums = entropy.reshape(shape[:-1]) if self._is_distribution else None
-                moments = mean.reshape(shape), squares.reshape(shape), sums
-                self.latest = of_moments(*moments, self.repeats, self._model.dtype)
-                parts.append(self.latest)
+    def _joined(self, parts: Sequence[Any]) -> Any:
         return joined(parts)
 
     def numbers(self, ahead: int = 0) -> Numbers:
@@ -193,15 +202,20 @@ class MonteCarlo(Prediction):
         for ahead in range(self.repeats - self._draw):
             yield batch.start, self.numbers(ahead)
 
-    def counters(self) -> list[tuple[Any, str]]:
-        """Return what `run` counts on the host."""
+    def counters(self) -> list[tuple[Any, ...]]:
+        """Return the attributes that `run` counts in."""
         return [(self, "_draw")]
+
+    def _drawn(self, batch: Batch, numbers: Numbers) -> Tensor:
+        """Return the outputs of the next draw."""
+        with rng.monte_carlo(sample=numbers.step, row_offset=numbers.row_offset):
+            outputs = self._plan.outputs(batch)
+        self._draw += 1
+        return outputs
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Add the outputs of a draw to the moments of the batch."""
-        backend = self._model.backend
-        with rng.monte_carlo(sample=numbers.step, row_offset=numbers.row_offset):
-            outputs = self._plan.outputs(batch)
+        backend, outputs = self._model.backend, self._drawn(batch, numbers)
         self._is_distribution = outputs.logits is not None
         y = backend.widened(outputs.data)
         y = y.reshape(-1, y.shape[-1])
@@ -212,7 +226,6 @@ class MonteCarlo(Prediction):
             )
         moments = self._moments[len(batch)]
         backend.add_moments(y, numbers.step, *moments)
-        self._draw += 1
         names = "mean", "squares", "entropy"
         return Done(dict(zip(names, moments, strict=True)), outputs.shape)
 
@@ -223,22 +236,16 @@ class MonteCarlo(Prediction):
 
 
 class Draws(MonteCarlo):
-    """Many outputs with dropout for the batches of a plan: those that `MonteCarlo` adds up."""
+    """Outputs of many draws, of shape (draws, samples, ...): those that `MonteCarlo` adds up."""
 
-    def of(self, batches: Iterable[Batch]) -> Any:
-        """Return the outputs of all draws, of shape (draws, samples, ...), on the host."""
-        backend, parts = self._model.backend, []
-        with backend.active, backend.stream(), no_grad():
-            for batch in batches:
-                self._first_row, self._draw = batch.first_row, 0
-                results = (self._recorder(batch).results for _ in range(self.repeats))
-                self.latest = np.stack([backend.to_numpy(each["outputs"]) for each in results])
-                parts.append(self.latest)
+    def _outputs_of(self, batch: Batch) -> Any:
+        self._first_row, self._draw = batch.first_row, 0
+        results = (self._recorder(batch).results["outputs"] for _ in range(self.repeats))
+        return np.stack([self._model.backend.to_numpy(array) for array in results])
+
+    def _joined(self, parts: Sequence[Any]) -> Any:
         return np.concatenate(parts, axis=1)
 
     def run(self, batch: Batch, numbers: Numbers) -> Done:
         """Return the outputs of a draw."""
-        with rng.monte_carlo(sample=numbers.step, row_offset=numbers.row_offset):
-            outputs = self._plan.outputs(batch)
-        self._draw += 1
-        return Done({"outputs": outputs.data})
+        return Done({"outputs": self._drawn(batch, numbers).data})

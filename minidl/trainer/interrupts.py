@@ -2,13 +2,14 @@
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 
 class Interrupts:
-    """Deferral of signals, as a context manager around a run and a flag within it.
+    """Deferral of signals: a context manager around a run, and `held` within it.
 
     While `is_held` is True, SIGINT and SIGTERM are remembered; `release` then handles the last one.
     Otherwise they are handled at once, by the handlers that the program has installed. Without
@@ -18,17 +19,18 @@ class Interrupts:
     Attributes
     ----------
     is_held : bool
-        Whether a signal waits.
+        Whether signals wait.
 
     Examples
     --------
     >>> with Interrupts() as interrupts:
-    ...     interrupts.is_held = True
-    ...     signal.raise_signal(signal.SIGINT)
     ...     try:
-    ...         interrupts.release()
+    ...         with interrupts.held():
+    ...             signal.raise_signal(signal.SIGINT)
+    ...             print("in the update")
     ...     except KeyboardInterrupt:
     ...         print("after the update")
+    in the update
     after the update
     """
 
@@ -54,6 +56,18 @@ class Interrupts:
             self._pending = (number, frame)
         else:
             self._previous[number](number, frame)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let signals wait until the end of the outermost of these contexts."""
+        if self.is_held:
+            yield
+            return
+        self.is_held = True
+        try:
+            yield
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Handle a signal that waited, and handle further ones at once."""

@@ -5,7 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -57,7 +57,7 @@ class Run:
     Attributes
     ----------
     interrupts : Interrupts
-        What lets Ctrl-C wait.
+        Deferral of Ctrl-C.
     is_training : bool
         Whether weights that a callback sets are a part of the run: until its end.
     warnings : list of Warning
@@ -100,50 +100,55 @@ class Run:
         return self.plan.samples.steps(self.position.batch_size)
 
     def start(
-        self,
-        arguments: Mapping[str, int],
-        first_epoch: int,
-        verbose: int,
-        *,
-        is_new: bool,
-        is_resumed: bool,
+        self, arguments: Mapping[str, int], first_epoch: int, verbose: int, *, is_new: bool
     ) -> None:
         """Begin the run with `run_arguments`, and train.
 
         If a callback or another process rejects the run, the model stays as it was.
         """
-        model, state = self.model, self.state
-        before, rate, was_stopped = vars(state).copy(), state.learning_rate, model.stop_training
-        held_out = state.logged if self.validation is not None else ()
-        params: dict[str, Any] = {"epochs": self.epochs, "verbose": verbose}
-        params["metrics"] = [*state.logged, *(f"val_{name}" for name in held_out)]
+        self.model.run = self
         try:
-            model.run = self
             with closing(self.callbacks):
-                try:
+                with self._undone_on_error():
                     with self.distribution.agreed():
                         if is_new:
-                            state.begin_run(arguments, first_epoch)
+                            self.state.begin_run(arguments, first_epoch)
                         # An interrupted run that is resumed keeps a stop that was set before.
-                        if not is_resumed or state.progress.moment is None:
-                            model.stop_training = False
-                    names = "epochs", "validation_freq", "validation_batch_size"
-                    settings = {name: getattr(self, name) for name in names}
-                    self.distribution.begin(self, {**arguments, **settings})
-                    with self.distribution.agreed():
-                        steps = None if math.isinf(self.steps) else self.steps
-                        self.callbacks.begin(params | {"steps": steps})
-                except BaseException:  # this run was rejected
-                    vars(state).update(before)
-                    if state.optimizer and not state.optimizer.calls:
-                        state.optimizer.restore([], 0, {})  # a trial step may have laid it out
-                    model.stop_training = was_stopped
-                    if rate is not None:
-                        state.learning_rate = rate
-                    raise
+                        if self.state.progress.moment is None:
+                            self.model.stop_training = False
+                    self._begin(arguments, verbose)
                 self.train()
         finally:
-            model.run = None
+            self.model.run = None
+
+    @contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        """Restore model and state if the run is rejected inside."""
+        model, state = self.model, self.state
+        before, rate, was_stopped = vars(state).copy(), state.learning_rate, model.stop_training
+        try:
+            yield
+        except BaseException:
+            vars(state).update(before)
+            if state.optimizer and not state.optimizer.calls:
+                state.optimizer.restore([], 0, {})  # a trial step may have laid it out
+            model.stop_training = was_stopped
+            if rate is not None:
+                state.learning_rate = rate
+            raise
+
+    def _begin(self, arguments: Mapping[str, int], verbose: int) -> None:
+        """Compare the run with those of other processes, and call the callbacks."""
+        names = "epochs", "validation_freq", "validation_batch_size"
+        settings = {name: getattr(self, name) for name in names}
+        self.distribution.begin(self, {**arguments, **settings})
+        logged = self.state.logged
+        held_out = logged if self.validation is not None else ()
+        params: dict[str, Any] = {"epochs": self.epochs, "verbose": verbose}
+        params["metrics"] = [*logged, *(f"val_{name}" for name in held_out)]
+        with self.distribution.agreed():
+            params["steps"] = None if math.isinf(self.steps) else self.steps
+            self.callbacks.begin(params)
 
     def train(self) -> None:
         """Train until the last epoch is over, or until ``model.stop_training``."""
@@ -172,15 +177,14 @@ class Run:
                 self.distribution.check_equal(state)
                 state.end_epoch(means, callbacks.memories())
                 callbacks.notify("on_epoch_end", epoch, means)
-            self._warn_of_weights_without_gradient()
-            self._warn_of_missing_batches()
+            self._add_warnings()
             self.is_training = False
             callbacks.notify("on_train_end", self.position.epoch, logs)
             state.progress = state.progress._replace(moment=None)  # the run is complete
 
-    def _warn_of_weights_without_gradient(self) -> None:
-        optimizer = self.state.optimizer
-        assert optimizer is not None, "checked by fit"
+    def _add_warnings(self) -> None:
+        shortages = [plan.samples.shortage for plan in (self.plan, self.validation) if plan]
+        optimizer = self.step.optimizer
         if optimizer.without_gradient:
             self.warnings.append(
                 UserWarning(
@@ -190,9 +194,6 @@ class Run:
                 )
             )
             optimizer.without_gradient = {}
-
-    def _warn_of_missing_batches(self) -> None:
-        shortages = [plan.samples.shortage for plan in (self.plan, self.validation) if plan]
         self.warnings += [UserWarning(text) for text in shortages if text]
 
     def _has_epochs(self) -> bool:

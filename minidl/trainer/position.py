@@ -1,4 +1,4 @@
-"""Progress of a run, and what a resumed run must share with it."""
+"""Progress of a run, and the data and arguments that a resumed run must share with it."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple

@@ -36,7 +36,7 @@ NOT_WANTED, TOO_FEW = "record=False", "there are too few batches"  # not worth a
 
 PATIENCE = 4  # recordings in a row that a change made useless before their first replay
 
-_IN_MOTION = {"run", "stop_training", "recording"}  # attributes of models that no step reads
+_UNREAD = {"run", "stop_training", "recording"}  # attributes of models that no step reads
 
 
 class Recording(NamedTuple):
@@ -109,15 +109,15 @@ class Work:
         raise NotImplementedError
 
     def replay(self, recording: Any, counted: Any, times: int) -> None:
-        """Replay a recording of `run`, so many times, and count on the host what `run` counts."""
+        """Replay a recording of `run` a number of times, and count on the host as `run` does."""
         recording.replay(times)
 
     def watch(self) -> "Watch":
         """Return a watch on everything that a recording of `run` relies on."""
         raise NotImplementedError
 
-    def counters(self) -> list[tuple[Any, str]]:
-        """Return object and name of each attribute that `run` changes, to restore them."""
+    def counters(self) -> list[tuple[Any, ...]]:
+        """Return objects, each followed by the names of attributes that `run` changes."""
         return []
 
     def held(self) -> AbstractContextManager[Any]:
@@ -154,7 +154,7 @@ class Watch:
         self._arrays, self._arrays_before = arrays, arrays()
         self._ids = [*map(id, self._arrays_before)]
         self._weights = [(parameter, parameter.data) for parameter in model.parameters()]
-        found = [(threads, "_chosen"), (model, *(n for n in vars(model) if n not in _IN_MOTION))]
+        found = [(threads, "_chosen"), (model, *(n for n in vars(model) if n not in _UNREAD))]
         of_weight = "_requires_grad", "constraint", "regularizer", "_factor"
         found += [(parameter, *of_weight) for parameter in model.parameters()]
         found += [(stream, "own_seed", "model_seed", "number") for stream in model.streams()]
@@ -241,21 +241,20 @@ class Recorder:
         if kept is None:
             sizes = len(work.feed), size, work.repeats
             kept = _Kept(Table(self._backend, self._dtype, *sizes, work.numbers()))
-            kept.table.aim(batch, work.upcoming(batch))
+        kept.table.aim(batch, work.upcoming(batch))
+        if kept.watch is None:
             self._run_placed(kept)  # compiles the kernels that read numbers from their places
             kept.watch = work.watch()
             self._kept[size] = kept
-            return kept.done
-        kept.table.aim(batch, work.upcoming(batch))
-        if kept.is_proven:
+        elif kept.recording is None:
+            self._record(kept, batch)
+        elif not kept.is_proven:
+            self._try(kept, batch)
+        else:
             times = min(times, kept.table.left)
             work.replay(kept.recording, kept.done.counted, times)
             kept.table.advance(times)
             self._replays += times
-        elif kept.recording is None:
-            self._record(kept, batch)
-        else:
-            self._try(kept, batch)
         return kept.done
 
     def work_ahead(self, batch: Batch, most: int) -> int:
@@ -273,7 +272,8 @@ class Recorder:
     def _record(self, kept: _Kept, batch: Batch) -> None:
         """Work on a batch by ordinary code, and record it or give up."""
         work = self._work
-        before = [(thing, name, getattr(thing, name)) for thing, name in work.counters()]
+        pairs = [(thing, name) for thing, *names in work.counters() for name in names]
+        before = [(thing, name, getattr(thing, name)) for thing, name in pairs]
         try:
             with work.held():
                 recording = self._backend.record(lambda: self._run_placed(kept))

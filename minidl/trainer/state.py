@@ -6,7 +6,7 @@ resuming, the rollback after a NaN and the restoring of best weights all use the
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,11 +60,13 @@ class History:
     """
 
     def __init__(self, rows: Iterable[tuple[int, Any]] = ()):
-        self.epoch: list[int] = []
-        self.logs: list[Any] = []
-        for epoch, logs in rows:
-            self.epoch.append(epoch)
-            self.logs.append(logs)
+        pairs = list(rows)
+        self.epoch = [epoch for epoch, _ in pairs]
+        self.logs = [logs for _, logs in pairs]
+
+    def __repr__(self) -> str:
+        plural = "" if len(self.epoch) == 1 else "s"
+        return f"<History of {len(self.epoch)} epoch{plural}: {', '.join(self.history)}>"
 
     def rows(self) -> Iterator[tuple[int, Any]]:
         """Yield number and logs of each epoch."""
@@ -81,7 +83,7 @@ class History:
         points: dict[str, list[tuple[float, float]]] = {}
         for epoch, logs in self.rows():
             for name, value in logs.items():
-                with suppress(TypeError, ValueError):  # callbacks may log what is not a number
+                with suppress(TypeError, ValueError):  # callbacks may log other things
                     points.setdefault(name, []).append((epoch + 1, float(value)))
         names = dict.fromkeys(name.removeprefix("val_") for name in points)
         pairs = ({n: points.get(n, []), f"val_{n}": points.get(f"val_{n}", [])} for n in names)
@@ -206,7 +208,7 @@ class TrainState:
         return self.obstacle
 
     def fingerprint(self) -> Fingerprint:
-        """Return what a resumed run relies on; it is noted at the end of runs and of loading."""
+        """Return the fingerprint of everything that a resumed run relies on."""
         assert self.optimizer is not None, "compiled for the run"
         weights = {name: weight.data for name, weight in self._weights().items()}
         counters = {"model/step": np.array(self.step), "model/epoch": np.array(self.epoch)}
@@ -271,7 +273,7 @@ class TrainState:
         self.optimizer.learning_rate = rate
 
     def undo_broken_callback(self) -> None:
-        """Undo what an interrupted callback did to the learning rate."""
+        """Undo the change of the learning rate by an interrupted callback."""
         if self.progress.learning_rate is not None:
             self.learning_rate = self.progress.learning_rate
             self.progress = self.progress._replace(learning_rate=None)
@@ -354,20 +356,14 @@ class TrainState:
         return copies(self.state(*sections), self.model.backend)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load what `state` returned, or some of its sections; what is not named stays.
+        """Load a result of `state`, or some of its sections; the others stay.
 
         Arrays may be those of the host or of the device. In `fit`, Ctrl-C waits until
         loading is complete.
         """
         run = self.model.run
-        if run is None:
+        with nullcontext() if run is None else run.interrupts.held():
             self._load(state)
-            return
-        run.interrupts.is_held = True
-        try:
-            self._load(state)
-        finally:
-            run.interrupts.release()
 
     def _load(self, state: Mapping[str, Any]) -> None:
         for name, parameter in self._weights().items():

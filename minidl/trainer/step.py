@@ -20,7 +20,7 @@ from minidl.trainer.table import Numbers
 
 
 class Counted(NamedTuple):
-    """What a step counts on the host."""
+    """Counts of a step on the host."""
 
     values: Sequence[int]  # in each column of the totals
     streams: Sequence[RandomStream]  # that drew
@@ -56,7 +56,7 @@ class Step(Work):
         """Choose the weights to train: callbacks may freeze some between the epochs."""
         model = self.state.model
         self.trained = [p for p in model.parameters() if p.requires_grad]
-        self._streams = model.streams()
+        self.streams = model.streams()
         self._random = [layer for layer in model.walk() if isinstance(layer, RandomLayer)]
 
     @property
@@ -72,9 +72,9 @@ class Step(Work):
     def numbers(self, ahead: int = 0) -> Numbers:
         """Return the numbers of the next update, or of a later one."""
         step = rng.checked_integer("fit: step", self.state.step + ahead, 2**32)
-        updates = self.optimizer.numbers(ahead, self.optimizer.groups_of(self.trained))
+        sizes = self.optimizer.numbers(ahead, self.optimizer.groups_of(self.trained))
         rates = tuple(layer.numbers_of(layer.rate_at(step)) for layer in self._scheduled)
-        return Numbers(step, 0, updates, rates)
+        return Numbers(step, 0, sizes, rates)
 
     @property
     def _scheduled(self) -> list[RandomLayer]:
@@ -104,15 +104,15 @@ class Step(Work):
     @contextlib.contextmanager
     def drawing(self) -> Iterator[list[RandomStream]]:
         """Yield a list to which the random streams that draw inside are added at the end."""
-        before, drew = [stream.step for stream in self._streams], list[RandomStream]()
+        before, drew = [stream.step for stream in self.streams], list[RandomStream]()
         yield drew
-        steps = zip(self._streams, before, strict=True)
+        steps = zip(self.streams, before, strict=True)
         drew += [stream for stream, number in steps if stream.step != number]
 
     def backward(
         self, batch: Batch, numbers: Numbers, gradient: Tensor | None = None
     ) -> tuple[Array, Sequence[int], Compared | None]:
-        """Compute the gradients of a batch; return what `Plan.compare` does beside the loss.
+        """Compute the gradients of a batch; return sums, counts and outputs of `Plan.compare`.
 
         `gradient` is that of the loss, 1 by default.
         """
@@ -120,14 +120,13 @@ class Step(Work):
         moving = dict(zip(streams, numbers.rates, strict=True))
         place = {"step": numbers.step, "row_offset": numbers.row_offset}
         with rng.training(**place, moving=moving), updates.collected() as found:
-            loss, *others = self.plan.compare(batch)
+            loss, sums, counts, compared = self.plan.compare(batch)
         self.updates = self.kept(found)
         if gradient is not None and gradient.dtype != loss.dtype:
             loss.backend.not_recorded("the loss has a dtype of its own")
         for parameter in self.trained:
             parameter.grad = None  # a callback, or a step that was interrupted, may have left one
         loss.backward(gradient, into=self.optimizer.gradients_of(self.trained))
-        sums, counts, compared = others
         return sums, counts, compared
 
     def kept(self, found: updates.Updates) -> updates.Updates:
@@ -167,7 +166,7 @@ class Step(Work):
             state.is_torn = False
 
     def watch(self) -> Watch:
-        """Return what a recording of the step relies on."""
+        """Return a watch on everything that a recording of the step relies on."""
         optimizer = self.optimizer
         of_state, of_plan = (self.state, "optimizer", "totals.sums"), (self.plan, "loss", "metrics")
         attributes = of_state, of_plan, (self, "trained"), (optimizer, *optimizer.settings())
@@ -178,31 +177,21 @@ class Step(Work):
         """Return the arrays that recordings read and that may be replaced."""
         return [*self.optimizer.buffers.values()]
 
-    def counters(self) -> list[tuple[Any, str]]:
-        """Return what `run` counts on the host."""
-        of_state: list[tuple[Any, str]] = [
-            (self.state, name) for name in ("step", "epoch", "progress", "is_torn")
-        ]
-        of_state.append((self.state.totals, "_counts"))
-        of_optimizer = [(self.optimizer, name) for name in ("calls", "is_changing")]
-        return of_state + of_optimizer + [(stream, "step") for stream in self._streams]
+    def counters(self) -> list[tuple[Any, ...]]:
+        """Return the attributes that `run` counts in."""
+        of_state = self.state, "step", "epoch", "progress", "is_torn"
+        of_optimizer = self.optimizer, "calls", "is_changing"
+        of_streams = [(stream, "step") for stream in self.streams]
+        return [of_state, (self.state.totals, "_counts"), of_optimizer, *of_streams]
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Let Ctrl-C wait until the end of the outermost of these contexts."""
-        if self.interrupts.is_held:
-            yield
-            return
-        self.interrupts.is_held = True
-        try:
-            yield
-        finally:
-            self.interrupts.release()
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which Ctrl-C waits."""
+        return self.interrupts.held()
 
     def exchange(self) -> None:
         """Combine the gradients with those of other workers; alone, do nothing."""
 
     def recorder(self, reason: str) -> Any:
-        """Return what works on batches as `Recorder.work_ahead`; `reason` is the recorder's."""
+        """Return the recorder of this step, or an object with the same methods."""
         model = self.state.model
         return Recorder(model.backend, model.dtype, self, reason)

@@ -9,14 +9,11 @@ from minidl.engine.parameter import Parameter
 from minidl.layers.base import Layer
 
 HEADINGS = ("Layer (type)", "Output Shape", "Param #")
-NONE: Mapping[str, Any] = {}
-
-
 Columns = Mapping[str, Callable[[Layer], str]]  # cells of layers, by heading
 
 
 def summary_table(
-    name: str, layers: Sequence[Layer], parameters: Sequence[Parameter], columns: Columns = NONE
+    name: str, layers: Sequence[Layer], parameters: Sequence[Parameter], columns: Columns
 ) -> str:
     """Return the table of a model: layers, output shapes, numbers of weights, and more columns."""
     rows = _rows(layers, columns)

@@ -47,7 +47,7 @@ class Totals(Mapping[str, float]):
     >>> totals = Totals({"loss": 0, "accuracy": 1}, get_backend("cpu"))
     >>> totals.add(np.array([0.5, 3.0]), counts=(4, 4))
     >>> totals.add(np.array([2.0, 0.0]), counts=(2, 2))
-    >>> dict(totals)
+    >>> totals
     {'loss': 1.0, 'accuracy': 0.5}
     """
 
@@ -68,14 +68,17 @@ class Totals(Mapping[str, float]):
         self._columns = dict(columns)
         self._backend = backend
         self._host: list[float] | None = None  # the sums that were looked up last
-        self._counts = (0,) * (max(columns.values()) + 1)
-        begun, counts = np.zeros(len(self._counts)), list(self._counts)
+        size = max(columns.values()) + 1
+        begun, counts = np.zeros(size), [0] * size
         for name, column in columns.items():
             begun[column], counts[column] = before.get(name, (0.0, 0))
         self._counts = tuple(counts)
         with backend.active:
-            self.sums = backend.xp.empty(len(begun)) if sums is None else sums
+            self.sums = backend.xp.empty(size) if sums is None else sums
             self.sums[...] = backend.asarray(begun) if begun.any() else 0
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
     def __getitem__(self, name: str) -> float:
         if name in self._metrics:

@@ -1,7 +1,7 @@
 """Uncertainty: the spread of a network's outputs with dropout."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,17 +29,25 @@ class Uncertainty(NamedTuple):
 
     mean: np.ndarray
     std: np.ndarray
-    predictive_entropy: np.ndarray | None
-    mutual_information: np.ndarray | None
+    predictive_entropy: np.ndarray | Any  # None is left out: editors would flag each use
+    mutual_information: np.ndarray | Any
+
+    def __repr__(self) -> str:
+        """Return shapes and ranges; the arrays are the attributes."""
+        ranges = (f"{name}: {shape}, {low} to {high}" for name, shape, low, _, high in self._rows())
+        return f"Uncertainty({'; '.join(ranges)})"
 
     def _repr_html_(self) -> str:
         """Return a table of shapes and ranges, for notebooks."""
-        rows = [
+        heads = ("", "Shape", "Smallest", "Mean", "Largest")
+        return notebooks.table("Uncertainty", heads, self._rows())
+
+    def _rows(self) -> list[tuple[Any, ...]]:
+        return [
             (name, array.shape, *(f"{float(f(array)):.4g}" for f in (np.min, np.mean, np.max)))
             for name, array in self._asdict().items()
             if array is not None and array.size
         ]
-        return notebooks.table("Uncertainty", ("", "Shape", "Smallest", "Mean", "Largest"), rows)
 
 
 def of_moments(

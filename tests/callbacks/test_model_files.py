@@ -148,13 +148,48 @@ def test_verbose_callbacks_print_what_they_do(tmp_path, capsys):
     )
     assert capsys.readouterr().out.splitlines() == [
         "Epoch 1: LearningRateScheduler setting learning rate to 0.5.",
-        f"Step 3: saved {name}",
+        f"Epoch 1: loss improved to 1, saved {name}",
         "Epoch 2: LearningRateScheduler setting learning rate to 0.5.",
         "Epoch 2: ReduceLROnPlateau reducing learning rate to 0.25.",
+        "Epoch 2: loss did not improve from 1",
         "Epoch 3: LearningRateScheduler setting learning rate to 0.5.",
         "Epoch 3: ReduceLROnPlateau reducing learning rate to 0.25.",
         "Epoch 3: early stopping",
+        "Epoch 3: loss did not improve from 1",
         "Restoring model weights from the end of the best epoch: 1.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [
+        ({}, ["Epoch 1: saved {}", "Epoch 2: saved {}"]),
+        ({"save_freq": 4}, ["Step 4: saved {}"]),
+        (
+            {"save_best_only": True, "initial_value_threshold": 2.5},
+            [
+                "Epoch 1: loss did not improve from 2.5",
+                "Epoch 2: loss improved from 2.5 to 2, saved {}",
+            ],
+        ),
+        ({"save_best_only": True, "mode": "max"}, ["Epoch 1: loss improved to 3, saved {}"]),
+    ],
+)
+def test_verbose_files_name_the_epoch_or_step_and_the_value(options, lines, tmp_path, capsys):
+    name = tmp_path / "m.safetensors"
+    fit(
+        network(), Losses([3.0, 2.0]), ModelCheckpoint(name, "loss", verbose=1, **options), epochs=2
+    )
+    assert capsys.readouterr().out.splitlines()[: len(lines)] == [
+        each.format(name) for each in lines
+    ]
+
+
+def test_verbose_folder_names_the_value_of_its_best_file(tmp_path, capsys):
+    fit(network(), Losses([3.0]), ModelCheckpoint(tmp_path, "loss", verbose=1), epochs=1)
+    assert capsys.readouterr().out.splitlines() == [
+        f"Epoch 1: loss improved to 3, saved {tmp_path / 'best.safetensors'}",
+        f"Step 3: saved {tmp_path / 'step-0000000003.safetensors'}",
     ]
 
 

@@ -25,8 +25,8 @@ from minidl import callbacks, checkpoint, layers, models  # noqa: E402  the chec
 from minidl.storage.folders import STEP_FILE  # noqa: E402
 from minidl.storage.tensor_file import TensorFile  # noqa: E402
 
-RUN = ("--data", "mnist-5k", "--hidden", "24", "--epochs", "12", "--batch-size", "100")
-STEPS = 12 * 40
+RUN = ("--data", "mnist-5k", "--hidden", "24", "--epochs", "6", "--batch-size", "100")
+STEPS = 6 * 40
 EVERY = ("--checkpoint-every", "3")  # most files are written in the middle of an epoch
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "kernels")))}
 

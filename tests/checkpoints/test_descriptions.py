@@ -392,7 +392,8 @@ def test_subclasses_of_model_are_rejected(path):
 @pytest.mark.parametrize(
     ("custom_objects", "error", "message"),
     [
-        ({"Scale": Scale}, TypeError, "to be a list, got {'Scale'"),
+        (Scale, TypeError, "to be a list, got <class .*Scale"),
+        ({"Scale": Scale(1.0)}, TypeError, "expected a list of classes, got <Scale"),
         ([Scale(1.0)], TypeError, "expected a list of classes, got <Scale"),
         ([Scale, type("Scale", (Scale,), {})], ValueError, "unique names, got two named Scale"),
         ([type("Dense", (layers.Layer,), {})], ValueError, "unique names, got two named Dense"),
@@ -405,6 +406,15 @@ def test_load_rejects_custom_objects_that_are_not_classes_with_unique_names(
     with pytest.raises(error, match=f"custom_objects:? .*{message}"):
         models.load(path, custom_objects=custom_objects)
     assert models.load(path, custom_objects=[Scale, Scale]).built
+
+
+def test_load_takes_custom_objects_as_the_dictionary_of_keras(path):
+    model = models.Sequential([layers.Dense(2, input_shape=(3,)), Scale(2.0)])
+    model.save(path)
+    again = models.load(path, custom_objects={"Scale": Scale})
+    assert [type(layer) for layer in again.layers] == [layers.Dense, Scale]
+    with pytest.raises(ValueError, match=r"got 'Scale'\. Pass your own classes: custom_objects="):
+        models.load(path)
 
 
 # ------------------------------------------------------------------------------ rejected models

@@ -15,7 +15,7 @@ import pytest
 from command_runs import ROOT, environment
 
 from minidl import datasets, layers, models
-from minidl.commands import train
+from minidl.commands import report, train
 from minidl.commands.playground import command, page
 from minidl.commands.playground.network import check_network, packed_weights
 from minidl.layers import Dense, Dropout, Flatten, Rescaling
@@ -331,7 +331,8 @@ def test_command_serves_the_page_to_this_machine_until_interrupted(saved):
         assert started.wait(60) == 130
 
 
-def test_train_writes_the_page_beside_the_report(tmp_path, capsys):
+def test_train_writes_the_page_beside_the_report(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "_figures", lambda *_: ())  # figures take seconds
     run = ["--data", "mnist-5k", "--epochs", "1", "--hidden", "8", "--dropout", "0.5", "--quiet"]
     assert train.main([*run, "--out", str(tmp_path / "run")]) == 0
     path = tmp_path / "run" / "playground.html"
@@ -340,7 +341,8 @@ def test_train_writes_the_page_beside_the_report(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_train_says_why_it_writes_no_page(tmp_path, capsys):
+def test_train_says_why_it_writes_no_page(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "_figures", lambda *_: ())  # figures take seconds
     run = ["--data", "mnist-5k", "--epochs", "1", "--hidden", "8", "--dropout", "0.5", "--quiet"]
     run += ["--scaling", "inference", "--out", str(tmp_path / "run")]
     assert train.main(run) == 0

@@ -238,23 +238,35 @@ STRANGE = {
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems reject such names")
-@pytest.mark.parametrize("name", STRANGE)
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_predict_escapes_names_that_cannot_be_printed(name, encoding, saved, tmp_path):
-    path = os.path.join(os.fsencode(tmp_path), name)
-    os.replace(picture(tmp_path / "x.png"), path)
-    for model, status in ((os.fsencode(saved[0]), 0), (path, 2)):  # the name in a line, an error
-        result = subprocess.run(
-            [sys.executable, "-m", "minidl.predict", model, path],
-            env=environment(PYTHONIOENCODING=encoding),
-            capture_output=True,
-            check=False,
-        )
-        assert result.returncode == status, result.stderr
-        written = result.stdout + result.stderr
-        assert written.count(b"\n") == 2 - status // 2
-        assert b"\x1b" not in written
-        assert re.search(rb"x\\udcff|x\\x1b\[31m|gr.*\\u200b", written), written
+def test_predict_escapes_names_that_cannot_be_printed(encoding, saved, tmp_path):
+    program = """
+import sys
+from minidl import predict
+model, *paths = sys.argv[1:]
+for path in paths:
+    assert predict.main([model, path]) == 0  # the name is in a line
+    print(flush=True)
+    assert predict.main([path, path]) == 2  # and in an error
+    print(file=sys.stderr, flush=True)
+"""
+    paths = [os.path.join(os.fsencode(tmp_path), name) for name in STRANGE]
+    for path in paths:
+        os.replace(picture(tmp_path / "x.png"), path)
+    result = subprocess.run(
+        [sys.executable, "-c", program, os.fsencode(saved[0]), *paths],
+        env=environment(PYTHONIOENCODING=encoding),
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert b"\x1b" not in result.stdout + result.stderr
+    names = [rb"x\\udcff", rb"x\\x1b\[31m", rb"gr.*\\u200b"]
+    for written, lines in ((result.stdout, 2), (result.stderr, 1)):
+        parts = written.split(b"\n\n")[:-1]
+        for name, part in zip(names, parts, strict=True):
+            assert part.count(b"\n") == lines - 1
+            assert re.search(name, part), part
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems reject such names")

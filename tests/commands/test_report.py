@@ -90,7 +90,7 @@ def test_page_has_all_pictures_and_facts(page, folder):
     assert "adam, learning rate 0.001" in text
     assert f", numpy {np.__version__}, " in text
     assert f", threads {num_threads()}" in text
-    assert "the first 16 of 16 units of dense, one for each pixel" in text
+    assert "The first 16 of 16 units of the layer dense, with a weight for each pixel" in text
     assert "as in training; kept values are scaled up in training." in text
 
 

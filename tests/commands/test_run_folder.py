@@ -13,7 +13,7 @@ from minidl_kernels.threads import num_threads
 
 import minidl
 from minidl import callbacks, layers, models
-from minidl.commands import page, report, train
+from minidl.commands import machine, page, report, train, train_preparation
 from minidl.commands.run_folder import LOCK, RunFolder
 from minidl.commands.train_arguments import OUTPUT
 from minidl.storage.folders import lock_folder
@@ -99,7 +99,7 @@ def test_folder_with_a_run_is_resumed_and_takes_no_other_run(tmp_path, capsys):
 def test_page_of_a_finished_run_has_no_times(tmp_path, monkeypatch):
     pages = []
     for threads in (1, 2):
-        monkeypatch.setattr(train, "num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(machine, "num_threads", lambda threads=threads: threads)
         again = ("--out", str(tmp_path), "--resume", "latest")
         assert train.main([*SMALL, *again]) == 0
         pages.append(page_of(tmp_path)["facts"])
@@ -145,7 +145,7 @@ def test_command_of_the_folder_names_the_data_in_use(tmp_path, monkeypatch):
     def no_mirror(_):
         raise OSError("no mirror")
 
-    monkeypatch.setitem(train.LOADERS, "mnist", no_mirror)
+    monkeypatch.setitem(train_preparation.LOADERS, "mnist", no_mirror)
     monkeypatch.delenv("MINIDL_DATA", raising=False)
     assert train.main(["--hidden", "4", "--epochs", "1", "--out", str(tmp_path), "--quiet"]) == 0
     configuration = configuration_of(tmp_path)
@@ -177,6 +177,17 @@ def test_history_has_logs_of_some_epochs(tmp_path):
     model.save(tmp_path / "model.safetensors")
     history = models.load(tmp_path / "model.safetensors").history
     assert history.history["odd"] == model.history.history["odd"] == [1, 3]
+
+
+def test_run_folder_rejects_another_run_when_training_begins(tmp_path):
+    (tmp_path / "history.jsonl").write_text("older\n")
+    model = models.Sequential([layers.Dense(1, input_shape=(1,))])
+    model.compile("sgd", "mse")
+    folder = RunFolder(tmp_path, {}, is_resumed=False)
+    with pytest.raises(FileExistsError, match="expected a folder without a run"):
+        model.fit(np.ones((4, 1)), np.ones((4, 1)), callbacks=[folder], verbose=0)
+    assert model.step == 0
+    assert (tmp_path / "history.jsonl").read_text() == "older\n"
 
 
 def test_history_has_null_for_numbers_that_json_lacks(tmp_path):

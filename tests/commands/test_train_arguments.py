@@ -9,14 +9,15 @@ from command_runs import rejection
 from minidl_kernels import threads
 
 from minidl.backend.numpy_backend import NumpyBackend
-from minidl.commands import train
+from minidl.commands import predict, sweep, train, train_preparation
+from minidl.commands.playground import command as playground
 from minidl.commands.train_arguments import (
-    check_outputs,
     command_of,
-    leave_outputs_out,
     parse_arguments,
     without_outputs,
+    write_nothing,
 )
+from minidl.commands.train_preparation import check_outputs
 from minidl.storage import atomic
 
 SMALL = ("--data", "mnist-5k", "--hidden", "16", "--epochs", "2")
@@ -29,7 +30,7 @@ def no_data(monkeypatch):
     def fail(*_):
         raise AssertionError("data were read")
 
-    monkeypatch.setattr(train, "load_data", fail)
+    monkeypatch.setattr(train_preparation, "load_data", fail)
 
 
 def parsed(*arguments):
@@ -38,8 +39,8 @@ def parsed(*arguments):
 
 def test_defaults_are_the_network_of_the_notes():
     arguments = parsed()
-    model = train.build_model(arguments, (28, 28))
-    assert train.describe(model) == (
+    model = train_preparation.build_model(arguments, (28, 28))
+    assert train_preparation.describe(model) == (
         "dense 512 > dropout 0.5 > dense 256 > dropout 0.3 > dense 10 (535,818 weights)"
     )
     assert (arguments.device, arguments.epochs, arguments.batch_size) == ("cpu", 10, 128)
@@ -76,7 +77,7 @@ def test_shards_are_in_the_command_that_repeats_a_run():
 def test_further_process_writes_nothing(name):
     arguments = parsed("--out", "a", "--save", "b", "--log-json", "c", "--seed", "3")
     results = without_outputs(arguments)
-    leave_outputs_out(arguments)
+    write_nothing(arguments)
     assert (getattr(arguments, name), arguments.quiet) == (None, True)
     assert without_outputs(arguments) == results
 
@@ -84,8 +85,10 @@ def test_further_process_writes_nothing(name):
 def test_options_reach_the_network():
     options = "--hidden 8 --input-dropout 0.2 --scaling inference --max-norm 2 --seed 5"
     arguments = parsed(*options.split(), "--optimizer", "sgd", "--lr", "0.3")
-    model = train.build_model(arguments, (28, 28))
-    assert train.describe(model).startswith("dropout 0.2 > dense 8 > dropout 0.5 > dense 10")
+    model = train_preparation.build_model(arguments, (28, 28))
+    assert train_preparation.describe(model).startswith(
+        "dropout 0.2 > dense 8 > dropout 0.5 > dense 10"
+    )
     scalings = [layer.scaling for layer in model.layers if hasattr(layer, "scaling")]
     assert scalings == ["inference", "inference"]
     assert model.seed == 5
@@ -248,14 +251,20 @@ def test_train_rejects_a_folder_in_place_of_the_report(tmp_path, no_data, capsys
 def test_train_rejects_a_bad_number_of_threads(text, monkeypatch, no_data, capsys):
     monkeypatch.setattr(threads, "_chosen", None)
     monkeypatch.setenv("MINIDL_NUM_THREADS", text)
-    monkeypatch.setattr(train, "get_backend", lambda _: NumpyBackend())  # as in a new process
+    # As in a new process.
+    monkeypatch.setattr(train_preparation, "get_backend", lambda _: NumpyBackend())
     assert f"MINIDL_NUM_THREADS: expected a whole number, 1 or above, got {text!r}" in rejection(
         train, capsys, *SMALL
     )
 
 
-def test_help_has_the_exit_statuses(capsys):
-    with pytest.raises(SystemExit):
-        parsed("--help")
+@pytest.mark.parametrize(
+    ("command", "own"), [(train, ["3"]), (sweep, ["4"]), (predict, []), (playground, [])]
+)
+def test_help_has_the_exit_statuses(command, own, capsys):
+    with pytest.raises(SystemExit) as error:
+        command.main(["--help"])
+    assert error.value.code == 0
     table = capsys.readouterr().out.partition("\nexit status:\n")[2]
-    assert [line.split()[0] for line in table.splitlines()] == ["0", "1", "2", "3", "130", "143"]
+    statuses = [line.split()[0] for line in table.splitlines()]
+    assert statuses == ["0", "1", "2", *own, "130", "143"]

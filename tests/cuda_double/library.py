@@ -23,7 +23,7 @@ from cuda_double.arrays import (
 from cuda_double.capture import arrays_in, memory_of, perform, poisoned
 from cuda_double.devices import Namespace, state
 from cuda_double.runtime import cuda_namespace
-from cuda_double.signatures import bind, signature_of
+from cuda_double.signatures import binder, signature_of
 
 # Parameters that take an array and nothing else, and those that take a sequence of arrays.
 ARRAY_PARAMETERS = {"a", "a1", "arr", "array", "ary", "condition", "indices", "m", "prototype", "x"}
@@ -110,9 +110,10 @@ def _check_arrays(name: str, arguments: dict[str, Any]) -> None:
 def _function(name: str, real: Any, compute: Callable) -> Callable:
     """Return CuPy's function `name`: with the signature of `real`, computed by `compute`."""
     signature = signature_of(real)
+    bind = binder(name, signature)
 
     def function(*args: Any, **kwargs: Any) -> Any:
-        arguments = bind(name, signature, args, kwargs)
+        arguments = bind(args, kwargs)
         if name in HANDWRITTEN:
             return compute(**arguments)
         _check_arrays(name, arguments)
@@ -172,7 +173,7 @@ class Ufunc:
         self.__name__ = name
         self.nin, self.nout, self.nargs, self.types = real.nin, real.nout, real.nargs, real.types
         self._real = real
-        self._signature = signature_of(real)
+        self._bind = binder(name, signature_of(real))
         self._compute = getattr(np, name)
 
     def __repr__(self) -> str:
@@ -184,7 +185,7 @@ class Ufunc:
         raise NotImplementedError(f"the double does not compute cupy.{self.__name__}.{name}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        bind(self.__name__, self._signature, args, kwargs)
+        self._bind(args, kwargs)
         for place, value in enumerate((*args, kwargs.get("out"))):
             allowed = (ndarray, *SCALARS) if place < self.nin else (ndarray, type(None))
             if not isinstance(value, allowed):
@@ -371,9 +372,10 @@ def _read_by(convert: Callable) -> Callable:
 def _method(name: str, signature: inspect.Signature) -> Callable:
     """Return CuPy's method `name`, computed by NumPy's."""
     compute = operator.methodcaller
+    bind = binder(name, signature)
 
     def method(self: ndarray, *args: Any, **kwargs: Any) -> Any:
-        arguments = bind(name, signature, (self, *args), kwargs)
+        arguments = bind((self, *args), kwargs)
         _check_arrays(name, arguments)
         del arguments["self"]
 

@@ -21,12 +21,40 @@ def signature_of(real: Any) -> inspect.Signature | None:
         return _from_docstring(real)
 
 
-def bind(name: str, signature: inspect.Signature, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """Return the arguments by name, or raise TypeError as a call would."""
-    try:
-        return dict(signature.bind(*args, **kwargs).arguments)
-    except TypeError as error:
-        raise TypeError(f"{name}() {error}") from None
+class _Absent:
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT = _Absent()  # an argument that was left out
+
+
+def binder(name: str, signature: inspect.Signature) -> Callable[[tuple, dict], dict[str, Any]]:
+    """Return a function that returns arguments by name, or raises TypeError as a call would.
+
+    A function of the same parameters binds them ten times faster than `signature`.
+    """
+    parameters = [
+        parameter.replace(annotation=parameter.empty, default=parameter.empty)
+        if parameter.default is parameter.empty
+        else parameter.replace(annotation=parameter.empty, default=ABSENT)
+        for parameter in signature.parameters.values()
+    ]
+    names: dict[str, Any] = {"ABSENT": ABSENT}
+    exec(f"def bound{inspect.Signature(parameters)}: return locals()", names)
+    bound = names["bound"]
+
+    def bind(args: tuple, kwargs: dict) -> dict[str, Any]:
+        try:
+            found = bound(*args, **kwargs)
+        except TypeError:
+            try:  # again, since the signature has the better message
+                return dict(signature.bind(*args, **kwargs).arguments)
+            except TypeError as error:
+                raise TypeError(f"{name}() {error}") from None
+        return {name: value for name, value in found.items() if value is not ABSENT}
+
+    return bind
 
 
 def _from_docstring(real: Any) -> inspect.Signature | None:

@@ -12,7 +12,7 @@ import json
 import signal
 import sys
 
-from minidl.commands import train
+from minidl.commands import train, train_results
 from minidl.distributed import DataParallel
 
 Guard = train.callbacks.TerminateOnNaN
@@ -49,7 +49,7 @@ def result_of(case, rank):
 
 if __name__ == "__main__":
     rank = DataParallel().rank
-    train.write_report = lambda *_: ""
+    train_results.write_report = lambda *_: ""
     results = [result_of(case, rank) for case in json.loads(sys.argv[1])]
     with open(f"rank-{rank}.json", "w", encoding="utf-8") as file:
         json.dump(results, file)

@@ -23,7 +23,6 @@ needs_mpi = pytest.mark.skipif(
 # Cases for more workers: parts without samples, and all that the workers tell each other.
 FEW = "dropout shards_17 small_batches one_sample_last freezing without_gradient own_metrics"
 FEW += " validation early_stopping divergence not_a_number rates_by_callbacks"
-FEWEST = "dropout small_batches double own_metrics divergence"
 
 
 def start(workers, root, *names, threads=1):
@@ -61,10 +60,9 @@ def differences(found, expected):
     [
         ((2,), ""),
         ((3,), FEW),
-        pytest.param((8,), FEWEST, marks=pytest.mark.slow),
         pytest.param((8, 4, 3), "", marks=pytest.mark.exhaustive),
     ],
-    ids=["2", "3", "8", "all"],
+    ids=["2", "3", "all"],
 )
 def test_runs_on_several_workers_have_the_bits_of_one_process(workers, names, tmp_path):
     found = {size: start(size, tmp_path, *names.split()) for size in (*workers, 1)}

@@ -110,19 +110,24 @@ FAILURES = [
         pytest.param(*row, marks=pytest.mark.slow)
         for row in [
             ("raise-before", 0, 3, True, BROKEN),
-            ("raise-validation", 2, 3, True, BROKEN),
             ("raise-end", 0, 2, True, BROKEN),
-            ("raise-close", 1, 2, True, BROKEN),
             ("raise-thread", 0, 2, True, BROKEN),
             ("raise-guarded", 1, 2, True, BROKEN),
-            ("exit2-step", 0, 3, True, "minidl: rank {}: SystemExit: 2"),
             ("exit0-end", 2, 3, True, "minidl: rank {}: SystemExit: 0"),
-            ("exit2-after", 1, 2, True, None),
             ("_exit0-step", 1, 2, False, None),  # mpiexec of MPICH finds nothing wrong
-            ("_exit7-step", 0, 2, True, None),
-            ("kill-validation", 0, 3, True, None),
             ("twice-step", 1, 2, True, "minidl: rank {}: KeyboardInterrupt"),
             ("int-before", 1, 2, True, "minidl: rank {}: KeyboardInterrupt"),
+        ]
+    ),
+    *(  # each has its action and its moment in others
+        pytest.param(*row, marks=pytest.mark.exhaustive)
+        for row in [
+            ("raise-validation", 2, 3, True, BROKEN),
+            ("raise-close", 1, 2, True, BROKEN),
+            ("exit2-step", 0, 3, True, "minidl: rank {}: SystemExit: 2"),
+            ("exit2-after", 1, 2, True, None),
+            ("_exit7-step", 0, 2, True, None),
+            ("kill-validation", 0, 3, True, None),
             ("int-after", 1, 2, True, "minidl: rank {}: KeyboardInterrupt"),
         ]
     ),
@@ -159,7 +164,7 @@ def test_survivors_notice_a_worker_that_vanished_by_themselves(finished, tmp_pat
     ("failure", "doing"),
     [
         ("sleep-step", "after step 7"),
-        pytest.param("loop-validation", "after step 5", marks=pytest.mark.slow),
+        pytest.param("loop-validation", "after step 5", marks=pytest.mark.exhaustive),
     ],
 )
 def test_worker_that_hangs_ends_all_at_the_timeout(failure, doing, finished, tmp_path):
@@ -235,7 +240,9 @@ def test_error_of_all_leaves_workers_that_can_train_again(finished, tmp_path):
     ("failure", "rank", "workers", "line"),
     [
         ("arguments", 1, 2, "minidl: rank 1: ValueError: fit: epochs"),
-        pytest.param("locked", 0, 3, "minidl: rank 0: BlockingIOError: ", marks=pytest.mark.slow),
+        pytest.param(
+            "locked", 0, 3, "minidl: rank 0: BlockingIOError: ", marks=pytest.mark.exhaustive
+        ),
         pytest.param("raise-layer", -1, 3, "minidl: rank 0: ValueError: ", marks=pytest.mark.slow),
     ],
 )
@@ -247,14 +254,14 @@ def test_error_of_all_is_printed_once(failure, rank, workers, line, tmp_path):
 
 @needs_mpi
 @pytest.mark.slow
-def test_run_of_workers_of_which_one_is_killed_resumes_to_equal_files(tmp_path):
+def test_run_of_workers_of_which_one_is_killed_twice_resumes_to_equal_files(tmp_path):
     expected = killing_workers.finish(tmp_path / "whole")
+    folder = tmp_path / "killed"
     for moment in [(0, 2, 50, 0.004, 3), (2, 3, 120, 0.0, 1)]:
         kill = killing_workers.Kill(*moment)
-        folder = tmp_path / str(kill.step)
         killing_workers.kill(folder, kill)
         assert killing_workers.files(folder) != expected
-        assert killing_workers.finish(folder, kill.others) == expected
+    assert killing_workers.finish(folder, kill.others) == expected
 
 
 # ------------------------------------------------------------------------------ signals

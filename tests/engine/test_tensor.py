@@ -420,3 +420,11 @@ def test_unknown_device_raises():
     with pytest.raises(ValueError, match=r"device: .*'gpu'"):
         Tensor([1.0], "gpu")
     assert issubclass(DeviceError, RuntimeError)
+
+
+def test_format_of_one_element_is_that_of_its_number(device):
+    assert f"{Tensor(2.5, device):.2f}, {Tensor([3], device):4d}" == "2.50,    3"
+    several = Tensor([1.0, 2.0])
+    assert f"{several}" == repr(several)
+    with pytest.raises(ValueError, match="size 1"):
+        f"{several:.2f}"

@@ -41,7 +41,7 @@ def test_reader_reads_or_rejects_damaged_files(name):
     check_reader(name, 100)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", readers.READERS)
 def test_reader_reads_or_rejects_many_damaged_files(name):
     check_reader(name, 1_000)
@@ -154,7 +154,7 @@ def test_readers_of_arrays_read_or_reject_random_bytes(tmp_path, magic, rest):
     check_readers_of_arrays(tmp_path, magic + rest)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @MANY
 @given(MAGIC, st.binary(max_size=300))
 def test_readers_of_arrays_read_or_reject_much_random_data(tmp_path, magic, rest):
@@ -192,7 +192,7 @@ def test_load_rejects_random_descriptions(tmp_path, text):
     check_description(tmp_path, text)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @MANY
 @given(DESCRIPTIONS)
 def test_load_rejects_many_random_descriptions(tmp_path, text):

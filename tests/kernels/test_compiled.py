@@ -23,15 +23,22 @@ from compiled import CAPABILITY, compiled
 from bench import kernels as bench
 
 CAPABILITIES = ((7, 5), (8, 0), (9, 0), (12, 0))
+# Those of the tests; the oldest and the newest are slow, and one between them is exhaustive.
+MARKS = {CAPABILITY: [], (9, 0): [pytest.mark.exhaustive]}
+
+
+def marks_of(capability):
+    """Return the marks of tests for a capability."""
+    return MARKS.get(capability, [pytest.mark.slow])
 
 
 def parameters(kernels, always=()):
-    """Return builds for all capabilities; all but `CAPABILITY` and those of `always` are slow."""
+    """Return builds for all capabilities; all but `CAPABILITY` and those of `always` have marks."""
     return [
         pytest.param(
             (name, dtype, capability),
             id=f"{name}-{dtype}-cc{capability[0]}.{capability[1]}",
-            marks=[] if capability == CAPABILITY or dtype in always else [pytest.mark.slow],
+            marks=[] if dtype in always else marks_of(capability),
         )
         for name, dtype in kernels
         for capability in CAPABILITIES
@@ -44,7 +51,7 @@ EACH_BUILD = pytest.mark.parametrize("build", parameters(kernel_table.KERNELS_AN
 EACH_DROPOUT = pytest.mark.parametrize("build", parameters(DROPOUTS, always=("float32",)))
 EACH_CAPABILITY = pytest.mark.parametrize(
     "capability",
-    [pytest.param(c, marks=[] if c == CAPABILITY else [pytest.mark.slow]) for c in CAPABILITIES],
+    [pytest.param(capability, marks=marks_of(capability)) for capability in CAPABILITIES],
     ids=str,
 )
 EACH_KERNEL = pytest.mark.parametrize(

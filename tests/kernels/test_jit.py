@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,28 @@ def _run(folder, **environment):
     )
     assert done.returncode == 0, done.stderr
     return done.stderr.splitlines(), done.stdout
+
+
+class _Interrupting(numba.core.event.Listener):
+    """Listener that presses Ctrl-C when a compilation begins."""
+
+    def on_start(self, event):
+        signal.raise_signal(signal.SIGINT)
+
+    def on_end(self, event):
+        pass
+
+
+def test_ctrl_c_during_a_compilation_waits_for_its_end():
+    doubled = numba.njit(lambda x: 2 * x)
+    before = signal.getsignal(signal.SIGINT)
+    with (
+        numba.core.event.install_listener("numba:compile", _Interrupting()),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        doubled(1)
+    assert len(doubled.overloads) == 1
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.fixture

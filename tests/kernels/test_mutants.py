@@ -389,11 +389,7 @@ def build_copy(mutant, folder, capability):
     ignored = shutil.ignore_patterns("__pycache__")
     copy = Path(shutil.copytree(package, folder / package.name, ignore=ignored))
     path = copy / f"{mutant.file}.py"
-    source = path.read_text()
-    for old, new in mutant.replacements.items():
-        assert source.count(old) == 1, f"{mutant.file} holds {source.count(old)} times: {old}"
-        source = source.replace(old, new)
-    path.write_text(source)
+    path.write_text(with_mistake(mutant, path.read_text()))
     module, kernel = mutant.kernel.split(".")
     importlib.import_module(f"minidl_kernels.cuda.{module}")  # CuPy cannot be imported twice
     with mock.patch.dict(sys.modules), mock.patch.object(sys, "path", [str(folder), *sys.path]):
@@ -405,17 +401,31 @@ def build_copy(mutant, folder, capability):
     return bench.Build(mutant.kernel, "float32", capability, launched)
 
 
+def with_mistake(mutant, source):
+    """Return a source in which the texts of a mutant are replaced."""
+    for old, new in mutant.replacements.items():
+        assert source.count(old) == 1, f"{mutant.file} holds {source.count(old)} times: {old}"
+        source = source.replace(old, new)
+    return source
+
+
 def mutants():
-    """Return the mutants; all but the first of each check are slow."""
+    """Return the mutants; all but the first of each check are exhaustive."""
     checks = [mutant.check for mutant in MUTANTS]
     return [
         pytest.param(
             mutant,
             id=mutant.mistake,
-            marks=[pytest.mark.slow] if mutant.check in checks[:place] else [],
+            marks=[pytest.mark.exhaustive] if mutant.check in checks[:place] else [],
         )
         for place, mutant in enumerate(MUTANTS)
     ]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.mistake)
+def test_mistake_of_mutant_has_its_place_in_the_kernels(mutant):
+    source = (Path(minidl_kernels.__file__).parent / f"{mutant.file}.py").read_text()
+    assert with_mistake(mutant, source) != source
 
 
 @pytest.mark.parametrize("mutant", mutants())
@@ -433,7 +443,11 @@ def test_copy_without_a_mistake_is_the_same_kernel(build_of_mutant):
 
 @pytest.mark.parametrize(
     "capability",
-    [CAPABILITY, *(pytest.param(c, marks=pytest.mark.slow) for c in ((7, 5), (9, 0), (12, 0)))],
+    [
+        CAPABILITY,
+        *(pytest.param(c, marks=pytest.mark.slow) for c in ((7, 5), (12, 0))),
+        pytest.param((9, 0), marks=pytest.mark.exhaustive),
+    ],
     ids=str,
 )
 def test_machine_code_shows_mistakes_too(build_of_mutant, capability):

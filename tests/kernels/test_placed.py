@@ -151,7 +151,9 @@ def test_number_by_pointer_gives_the_bits_of_one_by_value(name, dtype):
 
 
 @needs_cuda
-@pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=str)
+@pytest.mark.parametrize(
+    "capability", [(8, 0), pytest.param((9, 0), marks=pytest.mark.exhaustive)], ids=str
+)
 @pytest.mark.parametrize("name", CALLS)
 def test_number_by_pointer_has_the_arithmetic_of_one_by_value(name, capability):
     _, by_value = by_ptx(name, "float32", lambda number, dtype: number, capability)

@@ -280,6 +280,26 @@ def test_rectifier_rejects_numbers_out_of_range(make, message):
         make()
 
 
+def test_methods_of_tensors_are_the_activations_of_their_names():
+    x = Tensor(numbers((5, 4), "float32"))
+    for name in (
+        "elu",
+        "gelu",
+        "leaky_relu",
+        "relu",
+        "selu",
+        "sigmoid",
+        "silu",
+        "softplus",
+        "tanh",
+    ):
+        assert (getattr(x, name)().numpy() == layers.Activation(name)(x).numpy()).all()
+    assert (x.elu(0.5).numpy() == layers.ELU(0.5)(x).numpy()).all()
+    assert (x.leaky_relu(0.5).numpy() == layers.LeakyReLU(0.5)(x).numpy()).all()
+    tanh = layers.Activation("gelu_tanh")(x).numpy()
+    assert (x.gelu(approximate=True).numpy() == tanh).all()
+
+
 @pytest.mark.parametrize("name", ["elu", "gelu", "gelu_tanh", "leaky_relu", "silu", "softplus"])
 def test_activation_is_saved_by_its_name(name, tmp_path):
     model = models.Sequential([layers.Dense(3, name, input_shape=(4,)), layers.ReLU(2, 0.5, 0.1)])

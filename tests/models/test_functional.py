@@ -534,3 +534,31 @@ def test_layer_of_the_user_takes_a_list(tmp_path):
     x = layers.Input((6,))
     model = Model(x, Weighted()([x, layers.Dense(6, kernel_initializer="zeros")(x)]))
     np.testing.assert_allclose(model.predict(X, verbose=0), X, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: x * 2,
+        lambda x: 2 + x,
+        lambda x: np.float32(2) - x,
+        lambda x: np.ones(3) * x,
+        lambda x: x / x,
+        lambda x: -x,
+        lambda x: x @ x,
+        lambda x: x[:, 0],
+        lambda x: np.sqrt(x),
+    ],
+)
+def test_symbol_rejects_other_operations_with_what_to_use(operation):
+    for symbol in (layers.Input((3,)), layers.Dense(3)(layers.Input((3,)))):
+        with pytest.raises(TypeError, match=r"expected \+, - or \* of two symbols.* Activation\("):
+            operation(symbol)
+
+
+def test_model_of_dictionaries_is_rejected_with_what_to_use():
+    x = layers.Input((3,))
+    with pytest.raises(TypeError, match=r"expected inputs of Input.* Use a list of them\.$"):
+        Model({"x": x}, layers.Dense(1)(x))
+    with pytest.raises(TypeError, match=r"expected outputs that layers.* Use a list of them; "):
+        Model(x, {"y": layers.Dense(1)(x)})

@@ -49,11 +49,22 @@ def _folder() -> Path:
 def _key(kernel: Any, types: tuple[Any, ...], capability: tuple[int, int]) -> str:
     """Return a hash of all that the code depends on, among it the sources of the package."""
     function = kernel.py_func
-    versions = [_version(name) for name in COMPILERS]
-    digest = hashlib.sha256(f"{function.__qualname__}{types}{capability}{versions}".encode())
-    for path in sorted(Path(function.__code__.co_filename).parents[1].rglob("*.py")):
+    sources = _sources(Path(function.__code__.co_filename).parents[1])
+    named = f"{function.__qualname__}{types}{capability}{_versions()}{sources}"
+    return hashlib.sha256(named.encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _sources(package: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
         digest.update(path.read_bytes())
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()
+
+
+@functools.cache
+def _versions() -> list[str]:
+    return [_version(name) for name in COMPILERS]
 
 
 def _version(name: str) -> str:

@@ -46,6 +46,22 @@ def test_release_without_a_signal_does_nothing():
         assert is_interrupted_by(send_sigint)
 
 
+def test_signal_in_nested_held_blocks_is_handled_after_the_outermost():
+    with Interrupts() as interrupts:
+        ended = []
+
+        def work():
+            with interrupts.held():
+                with interrupts.held():
+                    send_sigint()
+                ended.append("inner")
+            ended.append("outer")
+
+        assert is_interrupted_by(work)
+        assert ended == ["inner"]
+        assert interrupts.is_held is False
+
+
 def test_handler_of_the_user_is_called_and_restored():
     received = []
 

@@ -346,7 +346,6 @@ def test_sigint_at_the_entry_or_exit_of_a_scope_leaves_no_scope_set(name):
     "stride",
     [
         3989,
-        pytest.param(1997, marks=pytest.mark.slow),
         *(pytest.param(stride, marks=pytest.mark.exhaustive) for stride in (211, 7)),
     ],
 )

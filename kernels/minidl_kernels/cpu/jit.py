@@ -1,7 +1,9 @@
-"""Compilation of CPU kernels, their cache, and the message that they are compiled."""
+"""Compilation of CPU kernels: its cache, the message that it begins, and Ctrl-C during it."""
 
 import hashlib
 import logging
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,4 +110,39 @@ class _Announcer(event.Listener):
         pass
 
 
+class _Interrupts(event.Listener):
+    """Deferral of Ctrl-C until a kernel is compiled.
+
+    Python handles a signal that arrives in LLVM when LLVM next calls Python: in a callback of
+    llvmlite, which drops the exception. So the KeyboardInterrupt would be lost.
+    """
+
+    def __init__(self) -> None:
+        self._depth = 0  # a kernel may compile others
+        self._original: Any = None
+        self._is_pending = False
+
+    def on_start(self, event: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # which handles signals
+        self._depth += 1
+        if self._depth == 1 and callable(signal.getsignal(signal.SIGINT)):
+            self._original = signal.signal(signal.SIGINT, self._wait)
+
+    def on_end(self, event: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._depth -= 1
+        if self._depth == 0 and self._original is not None:
+            signal.signal(signal.SIGINT, self._original)
+            self._original = None
+            if self._is_pending:
+                self._is_pending = False
+                signal.raise_signal(signal.SIGINT)
+
+    def _wait(self, number: int, frame: Any) -> None:
+        self._is_pending = True
+
+
 event.register("numba:compile", _Announcer())
+event.register("numba:compile", _Interrupts())

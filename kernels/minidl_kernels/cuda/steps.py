@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 from numba import cuda
-from numba.cuda import libdevice
 from numpy import int64, uint64
 
-from minidl_kernels.cuda import launch
+from minidl_kernels.cuda import launch, scalars
 
 
 def begin(
@@ -94,5 +93,5 @@ def _add_sums(totals: Any, sums: Any, rows: Any) -> None:
     if i < uint64(totals.size):
         part = np.float64(sums[i])
         if i == uint64(0):  # rounded before it is added, as on the CPU
-            part = libdevice.dmul_rn(part, rows)
-        totals[i] = libdevice.dadd_rn(totals[i], part)
+            part = scalars.multiply(part, rows)
+        totals[i] = scalars.add(totals[i], part)

@@ -7,36 +7,30 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from minidl import datasets, models
-from minidl.backend import DeviceError
-from minidl.commands.command_line import (
-    InputError,
-    Parser,
-    check_distinct,
-    number,
-    print_line,
-    run_command,
-)
+from minidl.commands import cli
 from minidl.commands.playground.page import page_of
 from minidl.storage.atomic import check_writable, write_atomically
 
 HOST = "127.0.0.1"  # other machines cannot reach it
 EPILOG = """\
 The network is a Sequential of Dense layers with relu and Dropout, as minidl.train makes it, for
-images of 28 x 28 pixels. The page needs neither a network connection nor minidl."""
+images of 28 x 28 pixels. The page needs neither a network connection nor minidl.
+
+"""
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command's arguments; exit with one line if they are invalid."""
-    parser = Parser("minidl.playground", __doc__, EPILOG)
+    parser = cli.Parser("minidl.playground", __doc__, EPILOG + cli.exit_statuses())
     add = parser.add_argument
     add("model", metavar="MODEL", help="a file that minidl.train or model.save wrote")
     add("--out", metavar="FILE", help="write the page to this file")
     add("--serve", action="store_true", help=f"serve the page on {HOST} until Ctrl-C")
-    port = number(int, 0, 65535)
+    port = cli.number(int, 0, 65535)
     add("--port", type=port, default=8000, help="with --serve; 0 is any free port (default: 8000)")
     add(
         "--white",
-        type=number(float, 0, above=True),
+        type=cli.number(float, 0, above=True),
         metavar="VALUE",
         help="the network's input for a white pixel (default: 255 if the network has a Rescaling "
         "layer, otherwise 1)",
@@ -47,40 +41,31 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status.
-
-    0; 1 if its output is not read to the end; 2 for invalid input; 130 after Ctrl-C, which also
-    ends the server; 143 after SIGTERM.
-    """
+@cli.command("minidl.playground")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command and return its exit status; ``--help`` lists them."""
     arguments = parse_arguments(argv)
-
-    def work() -> None:
-        content = content_of(arguments)
-        if arguments.out is not None:
-            write_atomically(arguments.out, content)
-            print_line(f"{arguments.out}: {len(content):,} bytes; open it in a browser")
-        if arguments.serve:
-            serve(content, arguments.port)
-
-    return run_command("minidl.playground", work)
+    content = content_of(arguments)
+    if arguments.out is not None:
+        write_atomically(arguments.out, content)
+        cli.print_line(f"{arguments.out}: {len(content):,} bytes; open it in a browser")
+    if arguments.serve:
+        serve(content, arguments.port)
 
 
 def content_of(arguments: argparse.Namespace) -> bytes:
     """Return the page, with examples of the 1,000 test digits that come with minidl."""
     _, (x, y) = datasets.mnist_5k.load_data()
-    try:
+    with cli.input_checks():
         if arguments.out is not None:
             check_writable(arguments.out)
-            check_distinct(arguments.out, [arguments.model])
+            cli.check_distinct(arguments.out, [arguments.model])
         model = models.load(arguments.model)
-    except (ValueError, DeviceError) as error:
-        raise InputError(error) from error
     try:
         return page_of(model, x, y, white=arguments.white).encode()
     except ValueError as error:
         reason = str(error).removeprefix("playground: ")
-        raise InputError(f"{arguments.model}: {reason}") from error
+        raise cli.InputError(f"{arguments.model}: {reason}") from error
 
 
 def serve(content: bytes, port: int) -> None:
@@ -88,11 +73,11 @@ def serve(content: bytes, port: int) -> None:
     try:
         opened = PageServer((HOST, port), handler_of(content))
     except OSError as error:
-        raise InputError(
+        raise cli.InputError(
             f"--port: expected a free port, got {port}: {error.strerror}. Pass --port 0."
         ) from error
     with opened as server:
-        print_line(f"http://{HOST}:{server.server_port}/ shows the page; Ctrl-C ends it")
+        cli.print_line(f"http://{HOST}:{server.server_port}/ shows the page; Ctrl-C ends it")
         server.serve_forever()
 
 

@@ -25,21 +25,18 @@ for (const layer of network.dropouts) addLayer(layer);
 function addLayer(layer) {
   const head = make($("layers"), "div", { class: "layer" });
   layer.heading = make(head, "b");
-  const range = { type: "range", min: 0, max: 0.95, step: 0.05 };
+  const range = { type: "range", min: 0, max: 0.95, step: 0.05, value: layer.rate };
   layer.slider = make(head, "input", { ...range, "aria-label": `Dropout rate of ${layer.title}` });
-  layer.slider.value = layer.rate;
   layer.slider.oninput = () => {
     network.setRate(layer, Number(layer.slider.value));
     plan();
   };
   const columns = layer.title === "Inputs" ? SIDE : COLUMNS;
-  layer.picture = new UnitPicture(make($("layers"), "svg"), layer.units, columns);
-  const { svg } = layer.picture;
-  const slider = {
+  const svg = make($("layers"), "svg", {
     tabindex: 0, role: "slider", "aria-label": `Unit of ${layer.title}`,
     "aria-valuemin": 0, "aria-valuemax": layer.units - 1, "aria-valuenow": 0,
-  };
-  for (const [name, value] of Object.entries(slider)) svg.setAttribute(name, value);
+  });
+  layer.picture = new UnitPicture(svg, layer.units, columns);
   layer.ring = make(svg, "rect", { class: "chosen", width: 9, height: 9 });
   svg.onpointermove = svg.onclick = (event) => choose(layer, layer.picture.unitAt(event));
   svg.onkeydown = (event) => {
@@ -127,10 +124,9 @@ function showReason() {
   $("reason").textContent = reasonOf(layer, address, unit, value, state.hasInk);
   for (const other of network.dropouts) other.ring.toggleAttribute("hidden", other !== layer);
   const [x, y] = layer.picture.place(unit);
-  layer.ring.setAttribute("x", x + 0.5);
-  layer.ring.setAttribute("y", y + 0.5);
-  layer.picture.svg.setAttribute("aria-valuenow", unit);
-  layer.picture.svg.setAttribute("aria-valuetext", $("reason").textContent);
+  setAttributes(layer.ring, { x: x + 0.5, y: y + 0.5 });
+  const reading = { "aria-valuenow": unit, "aria-valuetext": $("reason").textContent };
+  setAttributes(layer.picture.svg, reading);
 }
 
 // ---- drawing ----------------------------------------------------------------

@@ -64,11 +64,7 @@ def examples(model: Model, x: np.ndarray, y: np.ndarray, white: float) -> dict[s
         "geometric": float(np.median(np.abs(whole - geometric)[rows, guesses])),
         "images": len(x),
     }
-    return {
-        "easy": _images(x, y, easy),
-        "hard": _images(x, y, order[::-1][:HARD]),
-        "gap": gap,
-    }
+    return {"easy": _images(x, y, easy), "hard": _images(x, y, order[::-1][:HARD]), "gap": gap}
 
 
 def _images(x: np.ndarray, y: np.ndarray, rows: Any) -> dict[str, Any]:

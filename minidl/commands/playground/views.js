@@ -8,9 +8,13 @@ const SHOWN = 0.0005; // smaller probabilities are not written
 function make(parent, name, attributes = {}, text = "") {
   const space = name === "svg" ? "http://www.w3.org/2000/svg" : parent.namespaceURI;
   const node = parent.appendChild(document.createElementNS(space, name));
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  setAttributes(node, attributes);
   node.textContent = text;
   return node;
+}
+
+function setAttributes(node, attributes) {
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
 }
 
 function percent(p) {
@@ -75,8 +79,7 @@ class UnitPicture {
   constructor(svg, units, columns = COLUMNS) {
     this.columns = Math.min(units, columns);
     const rows = Math.ceil(units / this.columns);
-    svg.setAttribute("viewBox", `0 0 ${10 * this.columns} ${10 * rows}`);
-    svg.setAttribute("class", "units");
+    setAttributes(svg, { class: "units", viewBox: `0 0 ${10 * this.columns} ${10 * rows}` });
     this.svg = svg;
     this.cells = Array.from({ length: units }, (_, unit) => ({ rect: make(svg, "rect"), unit }));
   }
@@ -91,8 +94,8 @@ class UnitPicture {
     if (cell.key !== key) {
       const [x, y] = this.place(unit), size = look === "dropped" ? 3 : 9;
       const inset = (10 - size) / 2;
-      const square = { x: x + inset, y: y + dy + inset, width: size, height: size, class: look };
-      for (const [name, value] of Object.entries(square)) cell.rect.setAttribute(name, value);
+      const place = { x: x + inset, y: y + dy + inset };
+      setAttributes(cell.rect, { ...place, width: size, height: size, class: look });
       cell.key = key;
     }
     if (cell.strength !== strength) cell.rect.style.opacity = cell.strength = strength;
@@ -144,18 +147,18 @@ class Chart {
   }
 
   x(network) {
-    return Chart.LEFT + ((this.width - 8 - Chart.LEFT) * (network + 0.5)) / this.samples;
+    return Chart.LEFT + ((this.right - Chart.LEFT) * (network + 0.5)) / this.samples;
   }
 
   networkAt(x) {
-    return Math.floor(((x - Chart.LEFT) / (this.width - 8 - Chart.LEFT)) * this.samples);
+    return Math.floor(((x - Chart.LEFT) / (this.right - Chart.LEFT)) * this.samples);
   }
 
   clear() {
-    this.width = this.svg.clientWidth; // read once: each reading after a change costs a layout
+    const width = this.svg.clientWidth; // read once: each reading after a change costs a layout
+    this.right = width - 8;
     this.svg.replaceChildren();
-    this.svg.setAttribute("viewBox", `0 0 ${this.width} 224`);
-    this.svg.setAttribute("aria-label", "An empty chart");
+    setAttributes(this.svg, { viewBox: `0 0 ${width} 224`, "aria-label": "An empty chart" });
   }
 
   show({ whole, thinned, top, plain, geometric }, step) {
@@ -165,7 +168,7 @@ class Chart {
     this.drawAxes(top);
     values.forEach((p, network) => this.circle("each", network, p, 2.6));
     this.line("mark", this.x(step), this.x(step), Chart.TOP, Chart.BOTTOM);
-    this.line("scaling", Chart.LEFT, this.width - 8, this.y(whole[top]), this.y(whole[top]));
+    this.line("scaling", Chart.LEFT, this.right, this.y(whole[top]), this.y(whole[top]));
     this.curve("geometric", geometric);
     this.curve("plain", plain);
     this.circle("ring", step, values[step], 6);
@@ -178,10 +181,10 @@ class Chart {
     this.text(0, 13, "start", `probability of ${top}, network by network${cut}`);
     for (const share of [0, 0.25, 0.5, 0.75, 1]) {
       const p = this.floor + (1 - this.floor) * share, y = this.y(p);
-      this.line("grid", Chart.LEFT, this.width - 8, y, y);
+      this.line("grid", Chart.LEFT, this.right, y, y);
       this.text(Chart.LEFT - 6, y + 4, "end", `${Number((100 * p).toFixed(1))} %`);
     }
-    const every = this.samples / (this.width > 500 ? 10 : 5);
+    const every = this.samples / (this.right > 500 ? 10 : 5);
     for (let network = 0; network < this.samples; network += every) {
       this.text(this.x(network), 219, "middle", network);
     }

@@ -16,15 +16,6 @@ from minidl.engine.ops.choices import *
 from minidl.engine.ops.functions import *
 from minidl.engine.ops.moments import *
 from minidl.engine.ops.networks import *
-from minidl.engine.ops.op import (
-    MADE_OF_KERNELS,
-    OPS,
-    JointVjp,
-    Op,
-    Vjp,
-    Vjps,
-    differentiable,
-    pull_back,
-)
+from minidl.engine.ops.op import MADE_OF_KERNELS, OPS, Op, Vjps, pull_back
 from minidl.engine.ops.reductions import *
 from minidl.engine.ops.shapes import *

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from minidl.backend import Array, Backend
-from minidl.engine.ops.op import Result, differentiable
+from minidl.engine.ops.op import Arrays, Result, differentiable
 
 __all__ = ["abs", "add", "divide", "matmul", "multiply", "negative", "power", "sqrt", "subtract"]
 
@@ -79,9 +79,7 @@ def matmul(backend: Backend, a: Array, b: Array) -> Result:
     """Return ``a @ b``: the product of matrices, stacks of matrices, or vectors."""
     if a.ndim == b.ndim == 2 and a.dtype == b.dtype:
 
-        def vjp(
-            g: Array, wanted: Sequence[bool], out: Sequence[Array | None]
-        ) -> Sequence[Array | None]:
+        def vjp(g: Array, wanted: Sequence[bool], out: Arrays) -> Arrays:
             return (
                 backend.matmul(g, b, transpose_b=True, out=out[0]) if wanted[0] else None,
                 backend.matmul(a, g, transpose_a=True, out=out[1]) if wanted[1] else None,

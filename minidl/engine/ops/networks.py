@@ -10,7 +10,7 @@ import numpy as np
 from minidl_kernels.mask_contract import scale as dropout_scale
 
 from minidl.backend import Array, Backend
-from minidl.engine.ops.op import JointVjp, Result, differentiable, made_of_kernels
+from minidl.engine.ops.op import Arrays, JointVjp, Result, differentiable, made_of_kernels
 from minidl.rng import Address
 
 __all__ = [
@@ -67,9 +67,7 @@ def affine_dropout(
         keep = backend.keep_factors(noise_shape, rate, address, array.dtype)
         return backend.select(array, keep, *numbers, out=out)
 
-    def vjp(
-        g: Array, wanted: Sequence[bool], out: Sequence[Array | None]
-    ) -> Sequence[Array | None]:
+    def vjp(g: Array, wanted: Sequence[bool], out: Arrays) -> Arrays:
         writes_out = has_own_shape and g.dtype in Backend.KERNEL_TYPES
         return (select(g, scale, out=out[0] if writes_out else None),)
 
@@ -157,9 +155,7 @@ def _affine_vjp(
     latter to `g_bias` if that is given.
     """
 
-    def vjp(
-        g: Array, wanted: Sequence[bool], out: Sequence[Array | None]
-    ) -> Sequence[Array | None]:
+    def vjp(g: Array, wanted: Sequence[bool], out: Arrays) -> Arrays:
         g_product, g_bias = vjp_affine(g, out[2])
         return (
             backend.matmul(g_product, weight, transpose_b=True, out=out[0]) if wanted[0] else None,

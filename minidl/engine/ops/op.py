@@ -7,7 +7,9 @@ from minidl.backend import Array
 Vjp = Callable[[Array], Array]
 """VJP of one input: takes the gradient of the value, returns the gradient of the input."""
 
-JointVjp = Callable[[Array, Sequence[bool], Sequence[Array | None]], Sequence[Array | None]]
+Arrays = Sequence[Array | None]
+
+JointVjp = Callable[[Array, Sequence[bool], Arrays], Arrays]
 """VJP of all inputs together, for operations whose gradients share work.
 
 ``vjp(g, wanted, out)`` returns one gradient for each wanted input, and None for each other one. If
@@ -17,7 +19,7 @@ JointVjp = Callable[[Array, Sequence[bool], Sequence[Array | None]], Sequence[Ar
 Vjps = tuple[Vjp, ...] | JointVjp
 
 Result = tuple[Array, Vjps]
-"""What an operation returns: its value, and how its gradient is computed."""
+"""Result of an operation: its value, and its VJPs."""
 
 Op = Callable[..., Result]
 
@@ -43,9 +45,7 @@ def made_of_kernels(op: Op) -> Op:
     return op
 
 
-def pull_back(
-    vjps: Vjps, g: Array, wanted: Sequence[bool], out: Sequence[Array | None]
-) -> Sequence[Array | None]:
+def pull_back(vjps: Vjps, g: Array, wanted: Sequence[bool], out: Arrays) -> Arrays:
     """Return the gradients of the wanted inputs of an operation, and None for the others.
 
     Parameters

@@ -2,24 +2,48 @@
 
 import argparse
 import contextlib
+import functools
 import math
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NoReturn, ParamSpec
 
 from minidl import console
+from minidl.backend import DeviceError
+from minidl.distributed import WorkerError
 from minidl.storage.atomic import PathLike
 from minidl.version import __version__
 
-EXIT_UNREAD, EXIT_BAD_INPUT, EXIT_DIVERGED = 1, 2, 3
+P = ParamSpec("P")
+
+EXIT_UNREAD, EXIT_BAD_INPUT = 1, 2
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143  # 128 + the number of the signal
+EXIT_STATUSES = {
+    0: "complete",
+    EXIT_UNREAD: "the output was not read to its end",
+    EXIT_BAD_INPUT: "invalid input, or a file that cannot be read or written",
+    EXIT_INTERRUPTED: "interrupted by Ctrl-C",
+    EXIT_TERMINATED: "interrupted by SIGTERM",
+}
 
 
 class InputError(Exception):
     """Error in the input of a command, reported in one line."""
+
+
+@contextlib.contextmanager
+def input_checks() -> Iterator[None]:
+    """Raise InputError for a ValueError, which outside of this context is a mistake of minidl."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(error) from error
+
+
+REPORTED = (InputError, DeviceError, WorkerError, ImportError, OSError, MemoryError)
 
 
 class UsageError(SystemExit):
@@ -46,11 +70,9 @@ def handled_sigterm() -> Iterator[None]:
         if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
             raise Terminated
 
-    is_usual = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if threading.current_thread() is not threading.main_thread() or not is_usual:
-        yield
-        return
-    signal.signal(signal.SIGTERM, terminate)
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
@@ -72,16 +94,10 @@ def silent() -> Iterator[None]:
         yield
 
 
-def report_interrupt(interrupt: KeyboardInterrupt, advice: str = "") -> int:
-    """Print that a command was interrupted, and return the exit status."""
-    console.write(f"interrupted{advice}", sys.stderr)
-    return EXIT_TERMINATED if isinstance(interrupt, Terminated) else EXIT_INTERRUPTED
-
-
 class Parser(argparse.ArgumentParser):
     """Argument parser with ``--version`` that reports errors in one line."""
 
-    def __init__(self, module: str, description: str | None, epilog: str | None = None):
+    def __init__(self, module: str, description: str | None, epilog: str):
         script = module.replace(".", "-")
         is_script = os.path.basename(sys.argv[0]).removesuffix(".exe") == script
         super().__init__(
@@ -100,25 +116,40 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
+def exit_statuses(own: Mapping[int, str] | None = None) -> str:
+    """Return a table of exit statuses for the help, with those that a command has of its own."""
+    meanings = sorted((EXIT_STATUSES | dict(own or {})).items())
+    return "\n".join(["exit status:", *(f"  {status:<3}  {text}" for status, text in meanings)])
+
+
 def number(
     kind: type, low: float, high: float = math.inf, *, above: bool = False
 ) -> Callable[[str], Any]:
     """Return a parser of finite numbers in [low, high], or above `low` if `above` is True."""
+    bounds = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
+    if above:
+        bounds = f"above {low}"
+    noun = "an integer" if kind is int else "a number"
 
     def parse(text: str) -> Any:
-        try:
+        with contextlib.suppress(ValueError):
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (low < value if above else low <= value) or not value <= high or value == math.inf:
-            bounds = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
-            if above:
-                bounds = f"above {low}"
-            noun = "an integer" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"expected {noun} {bounds}, got {text!r}.")
-        return value
+            if (low < value if above else low <= value) and value <= high and value < math.inf:
+                return value
+        raise argparse.ArgumentTypeError(f"expected {noun} {bounds}, got {text!r}.")
 
     return parse
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Examples
+    --------
+    >>> counted(1, "epoch"), counted(2_000, "step")
+    ('1 epoch', '2,000 steps')
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def check_distinct(path: PathLike, others: Iterable[PathLike | None]) -> None:
@@ -139,38 +170,53 @@ def print_line(text: str) -> None:
         raise failure
 
 
-def run_command(module: str, work: Callable[[], int | None], advice: str = "") -> int:
-    """Return the status of `work`, where None is 0, or that of its error or interruption.
+def command(module: str) -> Callable[[Callable[P, int | None]], Callable[P, int]]:
+    """Return a decorator: the function returns an exit status, also for errors, which it prints.
+
+    The status None is 0. An error is one line, and one for each of its notes. Notes of an
+    interruption follow the word "interrupted".
 
     Parameters
     ----------
     module : str
         The command, for its errors.
-    work : callable
-        Does the work of the command.
-    advice : str
-        Printed after an interruption.
     """
-    with handled_sigterm():
-        try:
-            return work() or 0
-        except (InputError, ImportError, OSError, MemoryError) as error:
-            return report_error(module, error)
-        except KeyboardInterrupt as interrupt:
-            return report_interrupt(interrupt, advice)
-        finally:
-            discard_unwritten()
+
+    def decorate(work: Callable[P, int | None]) -> Callable[P, int]:
+        @functools.wraps(work)
+        def run(*args: P.args, **kwargs: P.kwargs) -> int:
+            with handled_sigterm():
+                try:
+                    return work(*args, **kwargs) or 0
+                except REPORTED as error:
+                    return report_error(module, error)
+                except KeyboardInterrupt as interrupt:
+                    console.write("; ".join(["interrupted", *notes_of(interrupt)]), sys.stderr)
+                    is_sigterm = isinstance(interrupt, Terminated)
+                    return EXIT_TERMINATED if is_sigterm else EXIT_INTERRUPTED
+                finally:
+                    discard_unwritten()
+
+        return run
+
+    return decorate
 
 
 def report_error(module: str, error: Exception) -> int:
-    """Print an error in one line and return the exit status; print nothing for a closed pipe."""
+    """Print an error and return the exit status; print nothing for a closed pipe."""
     if isinstance(error, BrokenPipeError):
         return EXIT_UNREAD
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
-    console.write(f"{module}: {console.printable(text)}", sys.stderr)
+    for line in (f"{module}: {text}", *notes_of(error)):
+        console.write(console.printable(line), sys.stderr)
     return EXIT_BAD_INPUT
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """Return what `BaseException.add_note` added to an error."""
+    return getattr(error, "__notes__", [])
 
 
 def discard_unwritten() -> None:
