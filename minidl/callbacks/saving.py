@@ -289,6 +289,11 @@ class _ModelFiles(ModelCheckpoint):
         self.verbose, self.save_freq = verbose, save_freq
         if save_freq != "epoch":
             self.save_freq = positive_integer("ModelCheckpoint: save_freq", save_freq)
+            if self.monitor.startswith("val_"):
+                raise ValueError(
+                    f"ModelCheckpoint: expected a monitor that steps have, got {self.monitor!r} "
+                    f'with save_freq={save_freq}. Use "loss", or save_freq="epoch".'
+                )
             vars(self)["on_train_batch_end"] = self._save_step
 
     def on_train_begin(self, logs: Logs) -> None:

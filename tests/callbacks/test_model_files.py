@@ -105,6 +105,13 @@ def test_name_that_cannot_be_filled_in_is_rejected_before_training(name, tmp_pat
     assert model.step == 0
 
 
+def test_best_step_by_a_value_of_the_validation_is_rejected():
+    options = {"save_freq": 5, "save_weights_only": True}
+    with pytest.raises(ValueError, match=r"^ModelCheckpoint: .* steps have, got 'val_loss' with"):
+        ModelCheckpoint("best.safetensors", save_best_only=True, **options)
+    ModelCheckpoint("all.safetensors", **options)
+
+
 def test_errors_of_the_form_for_files_name_the_class_of_the_user(tmp_path):
     name = tmp_path / "m.safetensors"
     with pytest.raises(TypeError, match=r"^ModelCheckpoint: expected initial_value_threshold in"):
