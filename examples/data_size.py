@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from common import WITH, WITHOUT, arguments, classifier, digits, finish, loss_and_error, progress
 
-from minidl import optimizers
+from minidl.optimizers import schedules
 
 BATCH_SIZE = 100
 # images: (epochs, sets of images)
@@ -35,17 +35,12 @@ def main() -> None:
 
     errors: dict[str, dict[int, float]] = {"without": {}, "with": {}}
     for images, (epochs, sets) in progress(sizes.items(), "size"):
+        fall = schedules.CosineDecay(0.001, epochs * images // BATCH_SIZE)
         for name, rate in (("without", 0.0), ("with", 0.5)):
             found = []
             for number in range(sets):
-                model = classifier(
-                    [(units, rate)] * 2,
-                    device=chosen.device,
-                    seed=chosen.seed + number,
-                    learning_rate=optimizers.schedules.CosineDecay(
-                        0.001, epochs * images // BATCH_SIZE
-                    ),
-                )
+                place = {"device": chosen.device, "seed": chosen.seed + number}
+                model = classifier([(units, rate)] * 2, learning_rate=fall, **place)
                 part = slice(number * images, (number + 1) * images)
                 model.fit(x[part], y[part], batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
                 found.append(loss_and_error(model, *test)[1])

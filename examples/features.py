@@ -23,16 +23,8 @@ SHOWN = 64  # of the features, the first ones
 def autoencoder(rate: float, x: np.ndarray, epochs: int, chosen: argparse.Namespace):
     """Return a trained autoencoder with dropout on its hidden layer, and that layer as a model."""
     hidden = layers.Dense(UNITS, activation="relu")
-    model = models.Sequential(
-        [
-            layers.Input((PIXELS,)),
-            hidden,
-            layers.Dropout(rate),
-            layers.Dense(PIXELS, activation="sigmoid"),
-        ],
-        device=chosen.device,
-        seed=chosen.seed,
-    )
+    stack = [layers.Input((PIXELS,)), hidden, layers.Dropout(rate), layers.Dense(PIXELS, "sigmoid")]
+    model = models.Sequential(stack, device=chosen.device, seed=chosen.seed)
     # Small first weights, so that features show what was learned and not where it began.
     model.set_weights([0.1 * weight for weight in model.get_weights()])
     model.compile("adam", "mean_squared_error")

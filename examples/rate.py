@@ -32,6 +32,7 @@ def main() -> None:
         f"n = {units}": [units for _ in keeps],
         f"pn = {kept}": [round(kept / keep) for keep in keeps],
     }
+    fall = schedules.CosineDecay(0.001, epochs * images // BATCH_SIZE)
     figure, axes = plt.subplots(figsize=(7, 4.2))
     errors: dict[str, list[float]] = {}
     train_errors: list[float] = []
@@ -39,14 +40,8 @@ def main() -> None:
         errors[name] = []
         for keep, size in progress(list(zip(keeps, sizes, strict=True))):
             hidden = [(size, 1 - keep)] * LAYERS
-            fall = schedules.CosineDecay(0.001, epochs * images // BATCH_SIZE)
-            model = classifier(
-                hidden,
-                device=chosen.device,
-                seed=chosen.seed,
-                scaling="inference",
-                learning_rate=fall,
-            )
+            place = {"device": chosen.device, "seed": chosen.seed}
+            model = classifier(hidden, scaling="inference", learning_rate=fall, **place)
             model.fit(x[:images], y[:images], batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
             errors[name].append(loss_and_error(model, *test)[1])
             if size == units and name.startswith("n "):

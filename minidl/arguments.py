@@ -301,6 +301,8 @@ def number_array(who: str, name: str, values: Any, library: Any = np) -> Any:
         advice = "Convert it to numbers."
         if name.startswith("y") and array.size and isinstance(array.flat[0], str):
             advice = "Number all labels: classes, y = np.unique(y, return_inverse=True)."
+        elif hasattr(values, "toarray"):  # a sparse matrix
+            advice = "Pass its toarray()."
         elif "[" in name:  # a column of a table
             advice = "Leave the column out, or convert it to numbers, as pandas.get_dummies does."
         raise TypeError(

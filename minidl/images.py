@@ -153,10 +153,9 @@ def write(path: PathLike, x: np.ndarray) -> None:
     if x.dtype != np.uint8:
         low, high = float(x.min()), float(x.max())
         x = (255 * ((x - low) / (high - low or 1))).astype(np.uint8)
-    framed = np.pad(
-        x, ((0, -len(x) % min(len(x), IN_A_ROW)), (1, 1), (1, 1)), constant_values=FRAME
-    )
-    rows = framed.reshape(-1, min(len(x), IN_A_ROW), *framed.shape[1:])
+    columns = min(len(x), IN_A_ROW)
+    framed = np.pad(x, ((0, -len(x) % columns), (1, 1), (1, 1)), constant_values=FRAME)
+    rows = framed.reshape(-1, columns, *framed.shape[1:])
     page = Image.fromarray(rows.transpose(0, 2, 1, 3).reshape(len(rows) * rows.shape[2], -1))
     content = io.BytesIO()
     enlarged = page.resize((4 * page.width, 4 * page.height), Image.Resampling.NEAREST)

@@ -458,3 +458,34 @@ def test_fresh_copy_has_seen_nothing_and_shares_nothing():
     assert (metric.result(), twin.result()) == (1, 2)
     metric.load_state(twin.state())
     assert metric.result() == 2
+
+
+# ------------------------------------------------------------------------------ arrays
+
+MADE_OF_OTHERS = {"FunctionMetric", "Metric", "OutputMetric", "Weighted"}
+
+
+@pytest.mark.parametrize("name", sorted({*metrics.__all__} - {"get"} - MADE_OF_OTHERS))
+def test_arrays_count_as_tensors(name, device):
+    is_sparse, has_classes = name.startswith("Sparse"), "Categorical" in name
+    y_true = LABELS if is_sparse else ONE_HOT if has_classes else np.array([1, 0, 1, 1])
+    y_pred = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.4, 0.3], [0.2, 0.2, 0.6]])
+    y_pred = y_pred if has_classes else y_pred[:, :1]
+    results = []
+    for targets, outputs, weight in (
+        (Tensor(y_true, device), Tensor(y_pred, device), Tensor([1.0, 2.0, 3.0, 4.0], device)),
+        (y_true, Tensor(y_pred, device), np.arange(1.0, 5.0)),
+        (y_true.tolist(), y_pred, [1, 2, 3, 4]),
+    ):
+        metric = getattr(metrics, name)()
+        metric.update_state(targets, outputs)
+        metric.update_state(targets, outputs, weight)
+        results.append(metric.result())
+    np.testing.assert_allclose(results[1:], results[0], rtol=1e-12)
+
+
+def test_targets_on_another_device_are_rejected(cuda_double):
+    outputs, y_true = Tensor([[0.5]], "cuda"), Tensor([1.0])
+    for metric in (AUC(), MeanSquaredError()):
+        with pytest.raises(ValueError, match=rf"^{metric.name}: expected targets .* on cuda"):
+            metric.update_state(y_true, outputs)

@@ -1,5 +1,6 @@
 """Types that editors and mypy see, which checks this file: each is that of the value, too."""
 
+import inspect
 from typing import Any, assert_type, get_overloads
 
 import numpy as np
@@ -39,6 +40,17 @@ def test_optimizer_of_a_model_is_typed_as_set() -> None:
     model = compiled()
     model.optimizer.learning_rate = 0.5
     assert model.optimizer.learning_rate == 0.5
+
+
+def test_input_of_call_may_have_any_name_in_a_subclass() -> None:
+    _, x = inspect.signature(layers.Layer.call).parameters.values()
+    assert x.kind is x.POSITIONAL_ONLY
+
+
+def test_entropies_of_a_softmax_are_typed_as_present() -> None:
+    model = models.Sequential([layers.Dropout(0.5), layers.Dense(3, "softmax")])
+    found = model.predict(X, samples=2)
+    assert found.predictive_entropy[0] >= found.mutual_information[0] >= 0
 
 
 def test_results_are_typed_by_the_arguments() -> None:

@@ -71,8 +71,7 @@ class LearningRateScheduler(Callback):
         """Set the learning rate."""
         known = (epoch, learning_rate(self))
         returned = self.schedule(*known[: self._arguments])
-        who = "LearningRateScheduler: schedule"
-        rate = returned_rate(who, returned, f"epoch {epoch}")
+        rate = returned_rate("LearningRateScheduler: schedule", returned, f"epoch {epoch}")
         self.model.train_state.learning_rate = rate
         self.announce(f"Epoch {epoch + 1}: LearningRateScheduler setting learning rate to {rate}.")
 

@@ -65,8 +65,7 @@ class Monitor(Callback):
         """
         if self.monitor not in self.params["metrics"] and not self.params["may_log_more"]:
             raise self._unknown(self.params["metrics"])
-        rows = map(numbers, self.model.history.logs)
-        past = [row[self.monitor] for row in rows if self.monitor in row]
+        past = [numbers(logs).get(self.monitor, math.nan) for logs in self.model.history.logs]
         known = [value for value in past if not math.isnan(value)]
         self.best = max(known, key=lambda value: self.sign * value, default=None)
 

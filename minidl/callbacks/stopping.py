@@ -63,8 +63,7 @@ class EarlyStopping(Monitor):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.patience = count("EarlyStopping: patience", self.patience)
-        start = count("EarlyStopping: start_from_epoch", self.start_from_epoch)
-        self.start_from_epoch = start
+        self.start_from_epoch = count("EarlyStopping: start_from_epoch", self.start_from_epoch)
         if self.baseline is not None:
             self.baseline = number("EarlyStopping", "baseline", self.baseline, "(-inf, inf)")
 
@@ -118,8 +117,7 @@ class EarlyStopping(Monitor):
         """Load what `state` returned; a run that was stopped stays stopped."""
         super().load_state(state)
         if self.restore_best_weights:
-            weights = {name: state[name] for name in state if name.startswith("weights/")}
-            self._best_weights = weights
-            if not weights:  # a run without restoration did not keep those of its best epoch
+            self._best_weights = {n: state[n] for n in state if n.startswith("weights/")}
+            if not self._best_weights:  # the run before did not restore, and kept none
                 self.best = None
         self.model.stop_training = self.model.stop_training or self.stopped_epoch > 0

@@ -11,12 +11,7 @@ from minidl_kernels.threads import num_threads
 
 from minidl import callbacks
 from minidl.commands import cli
-from minidl.commands.train_arguments import (
-    SHARDS,
-    leave_outputs_out,
-    parse_arguments,
-    without_outputs,
-)
+from minidl.commands.train_arguments import SHARDS, parse_arguments, without_outputs, write_nothing
 from minidl.commands.train_preparation import Prepared, describe, describe_data, prepare
 from minidl.commands.train_results import finish
 from minidl.commands.watch import EventLog, Start, Watch, process_seconds
@@ -56,7 +51,7 @@ def run(argv: Sequence[str] | None, together: Distribution) -> int:
         arguments = parse_arguments(argv, __doc__)
         distribution = DataParallel(arguments.shards) if arguments.shards else together
     if distribution.rank > 0:
-        leave_outputs_out(arguments)
+        write_nothing(arguments)
     logging.basicConfig(format="%(message)s")
     for package in ("minidl", "minidl_kernels"):  # other libraries log their internals
         logging.getLogger(package).setLevel(logging.WARNING if arguments.quiet else logging.INFO)

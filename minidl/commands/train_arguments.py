@@ -8,16 +8,12 @@ from typing import Any
 
 from minidl import datasets, optimizers
 from minidl.commands import cli
-from minidl.commands.run_folder import CHECKPOINTS, PLAYGROUND, REPORT, check_no_run
+from minidl.commands.run_folder import CHECKPOINTS
 from minidl.datasets.idx_dataset import Split
 from minidl.distributed.mpi import launched_size
-from minidl.storage import registry
-from minidl.storage.atomic import check_writable
-from minidl.storage.folders import check_folder
 
 LATEST = "latest"
 HIDDEN, DROPOUT = [512, 256], [0.5, 0.3]
-CLASSES = 10
 MAX_UNITS = 2**20
 SHARDS = 8  # if several processes were started
 # The arguments that change no result: what is kept and printed, and where.
@@ -163,28 +159,7 @@ def _fit_rates(parser: cli.Parser, arguments: argparse.Namespace) -> None:
         )
 
 
-def check_outputs(arguments: argparse.Namespace) -> None:
-    """Raise ValueError or OSError if the files of the run could not be written."""
-    if arguments.log_json is not None:
-        if os.path.exists(arguments.log_json):  # it may be a device
-            open(arguments.log_json, "a", encoding="utf-8").close()
-        else:
-            check_writable(arguments.log_json)
-        cli.check_distinct(arguments.log_json, (arguments.resume, arguments.save))
-    if arguments.save is not None:
-        check_writable(arguments.save)
-        registry.find("model", arguments.save)
-    if arguments.out is not None and arguments.resume is None:
-        check_no_run(arguments.out)
-    if arguments.out is not None and os.path.isdir(arguments.out):
-        for page in (REPORT, PLAYGROUND):
-            check_writable(os.path.join(arguments.out, page))
-    for folder in (arguments.out, arguments.checkpoint_dir):
-        if folder is not None:
-            check_folder(folder)
-
-
-def leave_outputs_out(arguments: argparse.Namespace) -> None:
+def write_nothing(arguments: argparse.Namespace) -> None:
     """Write and print nothing: the first worker does."""
     arguments.out = arguments.checkpoint_dir = arguments.save = arguments.log_json = None
     arguments.quiet = True

@@ -11,21 +11,17 @@ from minidl.backend import get_backend
 from minidl.batches import Samples
 from minidl.commands import cli
 from minidl.commands.machine import environment
-from minidl.commands.run_folder import RunFolder
-from minidl.commands.train_arguments import (
-    CLASSES,
-    LATEST,
-    LOADERS,
-    check_outputs,
-    command_of,
-    without_outputs,
-)
+from minidl.commands.run_folder import PLAYGROUND, REPORT, RunFolder, check_no_run
+from minidl.commands.train_arguments import LATEST, LOADERS, command_of, without_outputs
 from minidl.datasets.idx_dataset import Split
 from minidl.formats import checkpoint
-from minidl.storage.folders import latest
+from minidl.storage import registry
+from minidl.storage.atomic import check_writable
+from minidl.storage.folders import check_folder, latest
 from minidl.trainer.distribution import Distribution
 from minidl.trainer.position import run_arguments
 
+CLASSES = 10
 OPTIONS = {  # by names in checkpoints
     "seed": "--seed",
     "training optimizer class": "--optimizer",
@@ -69,6 +65,27 @@ def prepare(arguments: argparse.Namespace, distribution: Distribution) -> Prepar
             configuration = without_outputs(arguments) | repetition
             recorders.append(RunFolder(arguments.out, configuration, is_resumed=is_resumed))
     return Prepared(model, data, notice, resumed, recorders)
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Raise ValueError or OSError if the files of the run could not be written."""
+    if arguments.log_json is not None:
+        if os.path.exists(arguments.log_json):  # it may be a device
+            open(arguments.log_json, "a", encoding="utf-8").close()
+        else:
+            check_writable(arguments.log_json)
+        cli.check_distinct(arguments.log_json, (arguments.resume, arguments.save))
+    if arguments.save is not None:
+        check_writable(arguments.save)
+        registry.find("model", arguments.save)
+    if arguments.out is not None and arguments.resume is None:
+        check_no_run(arguments.out)
+    if arguments.out is not None and os.path.isdir(arguments.out):
+        for page in (REPORT, PLAYGROUND):
+            check_writable(os.path.join(arguments.out, page))
+    for folder in (arguments.out, arguments.checkpoint_dir):
+        if folder is not None:
+            check_folder(folder)
 
 
 def load_data(name: str | None, data_dir: str | None) -> tuple[str, str, tuple[Split, Split]]:

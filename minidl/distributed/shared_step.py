@@ -66,7 +66,7 @@ class SharedStep(Step):
         self.shards, self._communicator = shards, communicator
         size = communicator.size
         self._all_owned = [owned(shards, size, rank) for rank in range(size)]
-        self._owned = self._all_owned[communicator.rank]
+        self.own_shards = self._all_owned[communicator.rank]
         self._tails: Array = None
         self._places: Updates = {}
         self._has_updated = False
@@ -121,8 +121,8 @@ class SharedStep(Step):
         found: dict[int, _Found] = {}
         self._is_known = False  # which weights have a gradient in this step
         self._work.begin(batch)
-        for shard in self._owned:
-            if shard > self._owned.start:
+        for shard in self.own_shards:
+            if shard > self.own_shards.start:
                 partial_sums.store()
             if self._part(batch, shard):
                 found[shard] = self._gradients_of(batch, shard)
@@ -233,8 +233,8 @@ class SharedStep(Step):
         shape = workers.size, max(map(len, self._all_owned)), len(sums)
         if self._tails is None or self._tails.shape != shape:
             self._tails = self.state.model.backend.xp.zeros(shape)
-        if shard in self._owned:
-            self._tails[workers.rank, shard - self._owned.start] = sums
+        if shard in self.own_shards:
+            self._tails[workers.rank, shard - self.own_shards.start] = sums
 
     def _all_outputs(self, found: Mapping[int, Outputs | None]) -> list[Outputs]:
         """Return the outputs of the shards of all workers, by shard."""
@@ -268,7 +268,7 @@ class _ShardGradients(Work):
     def begin(self, batch: Batch) -> None:
         """Begin with a batch."""
         self._batch, self._now = batch, self._step.numbers()
-        self._streams = [(stream, stream.step) for stream in self._step._streams]
+        self._streams = [(stream, stream.step) for stream in self._step.streams]
 
     def aim(self, shard: int) -> None:
         """Choose the next shard."""
@@ -298,7 +298,7 @@ class _ShardGradients(Work):
         for ahead, start in enumerate(range(whole.start, len(whole.order), len(whole))):
             rows = min(len(whole), len(whole.order) - start)
             numbers = self._step.numbers(ahead)
-            for shard in self._step._owned:
+            for shard in self._step.own_shards:
                 first, stop = self._bounds(shard, rows)
                 if stop - first == size and (ahead or shard > self._shard):
                     yield start + first, numbers._replace(row_offset=first)

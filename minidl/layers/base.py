@@ -139,8 +139,7 @@ class Layer(Holder):
                     f"{who}: expected input_shape to be a tuple, got {input_shape!r}. Use "
                     f"({input_shape!r},)."
                 )
-            name_of_length = f"{who}: input_shape"
-            input_shape = tuple(positive_integer(name_of_length, n) for n in input_shape)
+            input_shape = tuple(positive_integer(f"{who}: input_shape", n) for n in input_shape)
         self.name = name
         self.name_is_given = name is not None
         self.input_shape = input_shape
@@ -190,7 +189,7 @@ class Layer(Holder):
             raise
         self.built = True
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, /) -> Any:
         """Return the output for `x`, after `build` has run.
 
         `minidl.rng.is_training` returns the mode. A definition with a parameter `training` receives

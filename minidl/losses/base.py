@@ -97,7 +97,7 @@ class Loss(Shown, RefusesMethods):
         self.check(y_true, y_pred.shape)
         if not isinstance(y_true, Tensor):
             y_true = self.targets(y_true)
-        losses = self.per_sample(aligned(_beside(y_pred, "y_true", y_true), y_pred), y_pred)
+        losses = self.per_sample(aligned(beside("loss", y_pred, "y_true", y_true), y_pred), y_pred)
         if not isinstance(losses, Tensor):
             raise TypeError(
                 f"{source_of(self)}: expected it to return a Tensor, got a "
@@ -105,7 +105,7 @@ class Loss(Shown, RefusesMethods):
                 "gradient."
             )
         if sample_weight is not None:
-            weight = _beside(y_pred, "sample_weight", sample_weight)
+            weight = beside("loss", y_pred, "sample_weight", sample_weight)
             losses = losses * fitted("loss", weight, losses)
         if self.reduction in (None, "none"):
             return losses
@@ -154,13 +154,13 @@ def source_of(thing: Any) -> str:
     return getattr(getattr(thing, "function", None), "__name__", own)
 
 
-def _beside(y_pred: Tensor, name: str, values: Any) -> Tensor:
+def beside(who: str, y_pred: Tensor, name: str, values: Any) -> Tensor:
     """Return `values` as a tensor on the device of the outputs; tensors are not moved."""
     if not isinstance(values, Tensor):
-        return as_tensor("loss", name, values, y_pred.backend)
+        return as_tensor(who, name, values, y_pred.backend)
     if values.backend is not y_pred.backend:
         raise ValueError(
-            f"loss: expected targets and weights on {y_pred.device}, as the outputs, got "
+            f"{who}: expected targets and weights on {y_pred.device}, as the outputs, got "
             f'{values.device}. Move them with .to("{y_pred.device}").'
         )
     return values

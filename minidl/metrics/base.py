@@ -10,7 +10,7 @@ from minidl.alternatives import keras_defaults, missing_attribute
 from minidl.arguments import Shown, two_argument_function, undefined
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
-from minidl.losses.base import aligned, fitted, source_of
+from minidl.losses.base import aligned, beside, fitted, source_of
 
 
 class Metric(Shown):
@@ -29,7 +29,7 @@ class Metric(Shown):
     --------
     >>> from minidl.metrics import SparseCategoricalAccuracy
     >>> accuracy = SparseCategoricalAccuracy()
-    >>> accuracy.update_state(Tensor([0, 1]), Tensor([[0.9, 0.1], [0.8, 0.2]]))
+    >>> accuracy.update_state([0, 1], [[0.9, 0.1], [0.8, 0.2]])
     >>> accuracy.result()
     0.5
 
@@ -110,9 +110,12 @@ class Metric(Shown):
             weight = y_pred.backend.xp.broadcast_to(weight, values.shape)
             return (wide.data * weight).sum(), weight.sum()
 
-    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> None:
-        """Add a batch; `fit` passes weights to ``weighted_metrics=`` only, as Keras."""
-        total, count = self.batch_sum(y_true, y_pred, sample_weight)
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Add a batch of tensors or arrays, with the weights of the samples if there are some.
+
+        `fit` passes weights to ``weighted_metrics=`` only, as Keras.
+        """
+        total, count = self.batch_sum(*as_tensors(self.name, y_true, y_pred, sample_weight))
         self._total = total if self._total is None else self._total + total
         self._count += count
 
@@ -140,6 +143,16 @@ class Metric(Shown):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Load what `state` returned."""
         vars(self).update(state)
+
+
+def as_tensors(
+    who: str, y_true: Any, y_pred: Any, sample_weight: Any
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the arguments of `Metric.update_state`, with tensors for arrays of the host."""
+    y_pred = y_pred if isinstance(y_pred, Tensor) else Tensor(y_pred)
+    if sample_weight is not None:
+        sample_weight = beside(who, y_pred, "sample_weight", sample_weight)
+    return beside(who, y_pred, "y_true", y_true), y_pred, sample_weight
 
 
 class FunctionMetric(Metric):

@@ -9,7 +9,7 @@ from minidl.arguments import Number, count, integer, one_of, optional, positive_
 from minidl.backend import Array
 from minidl.engine.tensor import Tensor
 from minidl.losses.base import SameShape, fitted
-from minidl.metrics.base import Metric
+from minidl.metrics.base import Metric, as_tensors
 
 EPSILON = 1e-7  # Keras' bound: the first and last threshold of AUC are so far outside of [0, 1]
 
@@ -27,8 +27,9 @@ class _Counts(SameShape, Metric):
         """Forget all samples."""
         self._counts = None
 
-    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> None:
-        """Add a batch."""
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Add a batch of tensors or arrays."""
+        y_true, y_pred, sample_weight = as_tensors(self.name, y_true, y_pred, sample_weight)
         self.check(y_true, y_pred.shape)
         shape, xp = y_pred.shape, y_pred.backend.xp
         columns = (-1, shape[-1] if len(shape) > 1 else 1)

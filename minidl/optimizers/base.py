@@ -294,6 +294,8 @@ class Optimizer(Shown, RefusesMethods):
             kept = [view.copy() for view in self._views_of(without)] if without else []
             self.is_changing = True
             if self._is_due(buffers.gradients):
+                for parameter in without:  # earlier gradients do not count in the norm of all
+                    buffers.gradient_views[parameter][...] = 0
                 self._clip(buffers)
                 self._run_rule(buffers, by_group)
             for parameter in parameters:  # also while gradients are accumulated, as in Keras

@@ -324,8 +324,9 @@ class MLP(BaseEstimator):
             stack.append(layers.Dense(shape[-1], _layer_name(self.out_activation_)))
             self._model = models.Sequential(stack, device=self.device, dtype=dtype.name, seed=seed)
             self._network, self.n_layers_, self.t_ = network, len(shape), 0
+            self.n_iter_, self.loss_ = 0, math.nan
             self.loss_curve_: list[float] = []
-            self.validation_scores_: list[float] | None = None
+            self.validation_scores_: list[float] | Any = None
         elif network != self._network:
             raise ValueError(
                 f"{type(self).__name__}: expected the network of the last fit, {self._network}, "

@@ -5,7 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -106,38 +106,49 @@ class Run:
 
         If a callback or another process rejects the run, the model stays as it was.
         """
-        model, state = self.model, self.state
-        before, rate, was_stopped = vars(state).copy(), state.learning_rate, model.stop_training
-        held_out = state.logged if self.validation is not None else ()
-        params: dict[str, Any] = {"epochs": self.epochs, "verbose": verbose}
-        params["metrics"] = [*state.logged, *(f"val_{name}" for name in held_out)]
+        self.model.run = self
         try:
-            model.run = self
             with closing(self.callbacks):
-                try:
+                with self._undone_on_error():
                     with self.distribution.agreed():
                         if is_new:
-                            state.begin_run(arguments, first_epoch)
+                            self.state.begin_run(arguments, first_epoch)
                         # An interrupted run that is resumed keeps a stop that was set before.
-                        if state.progress.moment is None:
-                            model.stop_training = False
-                    names = "epochs", "validation_freq", "validation_batch_size"
-                    settings = {name: getattr(self, name) for name in names}
-                    self.distribution.begin(self, {**arguments, **settings})
-                    with self.distribution.agreed():
-                        steps = None if math.isinf(self.steps) else self.steps
-                        self.callbacks.begin(params | {"steps": steps})
-                except BaseException:  # this run was rejected
-                    vars(state).update(before)
-                    if state.optimizer and not state.optimizer.calls:
-                        state.optimizer.restore([], 0, {})  # a trial step may have laid it out
-                    model.stop_training = was_stopped
-                    if rate is not None:
-                        state.learning_rate = rate
-                    raise
+                        if self.state.progress.moment is None:
+                            self.model.stop_training = False
+                    self._begin(arguments, verbose)
                 self.train()
         finally:
-            model.run = None
+            self.model.run = None
+
+    @contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        """Restore model and state if the run is rejected inside."""
+        model, state = self.model, self.state
+        before, rate, was_stopped = vars(state).copy(), state.learning_rate, model.stop_training
+        try:
+            yield
+        except BaseException:
+            vars(state).update(before)
+            if state.optimizer and not state.optimizer.calls:
+                state.optimizer.restore([], 0, {})  # a trial step may have laid it out
+            model.stop_training = was_stopped
+            if rate is not None:
+                state.learning_rate = rate
+            raise
+
+    def _begin(self, arguments: Mapping[str, int], verbose: int) -> None:
+        """Compare the run with those of other processes, and call the callbacks."""
+        names = "epochs", "validation_freq", "validation_batch_size"
+        settings = {name: getattr(self, name) for name in names}
+        self.distribution.begin(self, {**arguments, **settings})
+        logged = self.state.logged
+        held_out = logged if self.validation is not None else ()
+        params: dict[str, Any] = {"epochs": self.epochs, "verbose": verbose}
+        params["metrics"] = [*logged, *(f"val_{name}" for name in held_out)]
+        with self.distribution.agreed():
+            params["steps"] = None if math.isinf(self.steps) else self.steps
+            self.callbacks.begin(params)
 
     def train(self) -> None:
         """Train until the last epoch is over, or until ``model.stop_training``."""

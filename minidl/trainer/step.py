@@ -56,7 +56,7 @@ class Step(Work):
         """Choose the weights to train: callbacks may freeze some between the epochs."""
         model = self.state.model
         self.trained = [p for p in model.parameters() if p.requires_grad]
-        self._streams = model.streams()
+        self.streams = model.streams()
         self._random = [layer for layer in model.walk() if isinstance(layer, RandomLayer)]
 
     @property
@@ -104,9 +104,9 @@ class Step(Work):
     @contextlib.contextmanager
     def drawing(self) -> Iterator[list[RandomStream]]:
         """Yield a list to which the random streams that draw inside are added at the end."""
-        before, drew = [stream.step for stream in self._streams], list[RandomStream]()
+        before, drew = [stream.step for stream in self.streams], list[RandomStream]()
         yield drew
-        steps = zip(self._streams, before, strict=True)
+        steps = zip(self.streams, before, strict=True)
         drew += [stream for stream, number in steps if stream.step != number]
 
     def backward(
@@ -181,7 +181,7 @@ class Step(Work):
         """Return the attributes that `run` counts in."""
         of_state = self.state, "step", "epoch", "progress", "is_torn"
         of_optimizer = self.optimizer, "calls", "is_changing"
-        of_streams = [(stream, "step") for stream in self._streams]
+        of_streams = [(stream, "step") for stream in self.streams]
         return [of_state, (self.state.totals, "_counts"), of_optimizer, *of_streams]
 
     def held(self) -> contextlib.AbstractContextManager[None]:

@@ -7,7 +7,7 @@ import pytest
 from callback_cases import WATCHED, Losses, SaveAll, Watched, curves, exceeds, fit, network
 from small_models import bits
 
-from minidl import models
+from minidl import layers, models
 from minidl.callbacks import Callback, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
 from minidl.callbacks.monitor import direction
 
@@ -17,7 +17,7 @@ def play(stopper, values, monitor="val_loss"):
 
     Return the number of epochs until it stopped, and the epoch whose weights the model then has.
     """
-    model = models.Sequential([models.sequential.Dense(2, input_shape=(3,))], seed=1)
+    model = models.Sequential([layers.Dense(2, input_shape=(3,))], seed=1)
     stopper.model, stopper.params = model, {"metrics": [monitor], "may_log_more": False}
     model.stop_training = False
     stopper.on_train_begin({})

@@ -9,14 +9,15 @@ from command_runs import rejection
 from minidl_kernels import threads
 
 from minidl.backend.numpy_backend import NumpyBackend
-from minidl.commands import train, train_preparation
+from minidl.commands import predict, sweep, train, train_preparation
+from minidl.commands.playground import command as playground
 from minidl.commands.train_arguments import (
-    check_outputs,
     command_of,
-    leave_outputs_out,
     parse_arguments,
     without_outputs,
+    write_nothing,
 )
+from minidl.commands.train_preparation import check_outputs
 from minidl.storage import atomic
 
 SMALL = ("--data", "mnist-5k", "--hidden", "16", "--epochs", "2")
@@ -76,7 +77,7 @@ def test_shards_are_in_the_command_that_repeats_a_run():
 def test_further_process_writes_nothing(name):
     arguments = parsed("--out", "a", "--save", "b", "--log-json", "c", "--seed", "3")
     results = without_outputs(arguments)
-    leave_outputs_out(arguments)
+    write_nothing(arguments)
     assert (getattr(arguments, name), arguments.quiet) == (None, True)
     assert without_outputs(arguments) == results
 
@@ -257,8 +258,13 @@ def test_train_rejects_a_bad_number_of_threads(text, monkeypatch, no_data, capsy
     )
 
 
-def test_help_has_the_exit_statuses(capsys):
-    with pytest.raises(SystemExit):
-        parsed("--help")
+@pytest.mark.parametrize(
+    ("command", "own"), [(train, ["3"]), (sweep, ["4"]), (predict, []), (playground, [])]
+)
+def test_help_has_the_exit_statuses(command, own, capsys):
+    with pytest.raises(SystemExit) as error:
+        command.main(["--help"])
+    assert error.value.code == 0
     table = capsys.readouterr().out.partition("\nexit status:\n")[2]
-    assert [line.split()[0] for line in table.splitlines()] == ["0", "1", "2", "3", "130", "143"]
+    statuses = [line.split()[0] for line in table.splitlines()]
+    assert statuses == ["0", "1", "2", *own, "130", "143"]

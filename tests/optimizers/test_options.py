@@ -176,6 +176,16 @@ def test_weight_without_a_gradient_in_a_call_keeps_its_sum():
     assert not optimizer.state["accumulated"].any()  # as in Keras, which forgets the first
 
 
+def test_earlier_gradients_of_a_weight_without_one_are_not_in_the_norm_of_all():
+    weights = [Parameter(np.zeros(1), minidl.get_backend("cpu"), n, 0) for n in ("first", "second")]
+    optimizer = SGD(1.0, gradient_accumulation_steps=2, global_clipnorm=1.0)
+    for given in (weights, weights[1:]):
+        for weight in given:
+            weight.grad = Tensor([4.0])
+        optimizer.update(weights)
+    assert [weight.item() for weight in weights] == [0, -1]
+
+
 def accumulating():
     return AdamW(lambda step: 0.01 / (1 + step), gradient_accumulation_steps=3)
 
