@@ -4,8 +4,9 @@ The source directory is the repository's root, so that links between all its pag
 they do in an editor. Nothing is fetched from the network when the site is built or read.
 """
 
-import subprocess
-import sys
+import contextlib
+import io
+from importlib import import_module
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
@@ -60,8 +61,10 @@ class CommandHelp(Directive):
 
     def run(self):
         """Return a literal block of what ``--help`` prints."""
-        command = [sys.executable, "-m", self.arguments[0], "--help"]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            import_module(self.arguments[0]).main(["--help"])
+        text = printed.getvalue()
         return [nodes.literal_block(text, text, language="text")]
 
 
