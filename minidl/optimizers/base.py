@@ -46,9 +46,8 @@ class Optimizer(Shown, RefusesMethods):
         and decay belong to this update. As in Keras, constraints hold after each call, and a
         schedule gets the number of the call. Such steps are not recorded.
     undecayed : sequence of str
-        Regular expressions. Weights in whose `keras_name` one is found are not decayed: the weights
-        of layers are ``kernel``, ``bias``, ``gamma`` and ``beta``. See also
-        `exclude_from_weight_decay`.
+        Regular expressions. Weights in whose `keras_name` (kernel, bias, gamma or beta of a layer)
+        one is found are not decayed; see also `exclude_from_weight_decay`.
 
     Attributes
     ----------
