@@ -109,7 +109,7 @@ class BatchSource:
         if self.done and hasattr(self._iterable, "on_epoch_end"):
             self._iterable.on_epoch_end()  # as Keras calls it, to shuffle
         if self.done and self._restarts:
-            self._iterator = None  # of a generator, the new one is the generator itself
+            self._batches = iter(())  # a new iterator follows; that of a generator is itself
         self.done = 0
         if self._next is None and self._wanted:
             self._next = next(self._batches, None)
