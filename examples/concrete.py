@@ -16,7 +16,7 @@ from common import CLASSES, PIXELS, arguments, digits, finish, loss_and_error, p
 from minidl import layers, models
 
 SIZES, STEPS, UNITS = (1_000, 4_000, 15_000, 60_000), 4_000, (256, 256)
-QUICK = (250, 1_000, 4_000), 600, (96, 96)
+QUICK = (250, 4_000), 400, (96, 96)
 LENGTH_SCALE = 1e-2
 FIRST_RATE, BATCH, SEEDS = 0.2, 128, 2
 STYLES = (("#0072B2", "-", "o"), ("#D55E00", "--", "s"), ("#009E73", "-.", "^"))
