@@ -149,7 +149,7 @@ class ModelCheckpoint(Monitor):
         self._saved_step = 0
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.filepath!r})"
+        return f"{type(self).__name__}({getattr(self, 'filepath', None)!r})"
 
     def on_train_begin(self, logs: Logs) -> None:
         """Check the model, lock the folder, and delete the temporary files of a killed run."""

@@ -190,7 +190,8 @@ class DataParallel(Distribution):
             yield
         except BaseException as raised:
             error = raised
-        text = None if error is None else f"{type(error).__name__}: {error}"
+        notes = getattr(error, "__notes__", ())  # as those of a failed download
+        text = None if error is None else "\n".join((f"{type(error).__name__}: {error}", *notes))
         try:
             texts = self._gather("agreement", text)
         except BaseException:

@@ -176,9 +176,12 @@ class RandomLayer(Layer):
 
     def __repr__(self) -> str:
         """Return the constructor's arguments that are not at their defaults, and the address."""
-        shown = shown_arguments(self)
-        for name in ("seed", "stream", "step"):
-            shown[name] = shown.pop(name, getattr(self, name))
+        try:
+            shown = shown_arguments(self)
+            for name in ("seed", "stream", "step"):
+                shown[name] = shown.pop(name, getattr(self, name))
+        except (AttributeError, TypeError, ValueError):  # a user's class may keep others
+            return super().__repr__()
         return written(self, shown)
 
 

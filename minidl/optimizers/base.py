@@ -105,9 +105,8 @@ class Optimizer(Shown, RefusesMethods):
         undecayed: Sequence[str] = (),
     ):
         self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.clipnorm, self.clipvalue = clipnorm, clipvalue
-        self.global_clipnorm = global_clipnorm
+        self.weight_decay, self.clipnorm = weight_decay, clipnorm
+        self.clipvalue, self.global_clipnorm = clipvalue, global_clipnorm
         who = type(self).__name__
         if [clipnorm, clipvalue, global_clipnorm].count(None) < 2:
             raise ValueError(
@@ -211,7 +210,8 @@ class Optimizer(Shown, RefusesMethods):
     def _group(self, parameter: Parameter) -> Group:
         """Return the factors of the learning rate and of the decay."""
         patterns = self.undecayed if self.weight_decay else ()
-        is_excluded = any(re.search(pattern, parameter.keras_name) for pattern in patterns)
+        is_excluded = f"^{re.escape(parameter.name)}$" in patterns  # in files of before
+        is_excluded |= any(re.search(pattern, parameter.keras_name) for pattern in patterns)
         return parameter.learning_rate_factor, float(not is_excluded)
 
     def numbers(

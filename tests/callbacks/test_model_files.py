@@ -205,3 +205,7 @@ def test_early_stopping_begins_to_count_at_start_from_epoch(start, stopped):
     stopping = EarlyStopping("loss", patience=1, start_from_epoch=start)
     fit(network(), Losses([1.0, 2.0, 3.0, 4.0]), stopping)
     assert (stopping.stopped_epoch, stopping.best_epoch) == (stopped, start)
+
+
+def test_repr_of_a_checkpoint_whose_constructor_has_not_run_names_no_path():
+    assert repr(object.__new__(ModelCheckpoint)) == "ModelCheckpoint(None)"

@@ -53,3 +53,13 @@ def test_rejected_distribution_leaves_the_threads():
     with pytest.raises(ValueError, match="shards"):
         DataParallel(shards=0)
     assert threads.num_threads() == 6
+
+
+def test_agreement_sends_the_notes_of_an_error_to_the_other_workers(monkeypatch):
+    alone, sent = DataParallel(1), []
+    monkeypatch.setattr(alone, "_gather", lambda _, text: sent.append(text) or [text])
+    error = OSError("no mirror")
+    error.add_note("first: refused")
+    with pytest.raises(OSError, match="no mirror"), alone.agreed():
+        raise error
+    assert sent == ["OSError: no mirror\nfirst: refused"]

@@ -57,26 +57,79 @@ def _run(folder, **environment):
     return done.stderr.splitlines(), done.stdout
 
 
-class _Interrupting(numba.core.event.Listener):
-    """Listener that presses Ctrl-C when a compilation begins."""
+class _Signalling(numba.core.event.Listener):
+    """Listener that sends signals to its process when a compilation begins."""
+
+    def __init__(self, *numbers):
+        self.numbers = numbers
 
     def on_start(self, event):
-        signal.raise_signal(signal.SIGINT)
+        for number in self.numbers:
+            signal.raise_signal(number)
 
     def on_end(self, event):
         pass
 
 
-def test_ctrl_c_during_a_compilation_waits_for_its_end():
+@pytest.fixture
+def handled():
+    """Handle SIGTERM by an exception, as commands do."""
+
+    def terminate(*_):
+        raise SystemExit("terminated")
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    yield terminate
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_signal_during_a_compilation_waits_for_its_end(handled, number, error):
     doubled = numba.njit(lambda x: 2 * x)
     before = signal.getsignal(signal.SIGINT)
-    with (
-        numba.core.event.install_listener("numba:compile", _Interrupting()),
-        pytest.raises(KeyboardInterrupt),
-    ):
+    listener = numba.core.event.install_listener("numba:compile", _Signalling(number))
+    with listener, pytest.raises(error):
         doubled(1)
     assert len(doubled.overloads) == 1
     assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGTERM) is handled
+
+
+def test_ctrl_c_during_a_compilation_that_fails_waits_for_its_end():
+    broken = numba.njit(lambda x: x.missing)
+    before = signal.getsignal(signal.SIGINT)
+    listener = numba.core.event.install_listener("numba:compile", _Signalling(signal.SIGINT))
+    with listener, pytest.raises(KeyboardInterrupt) as raised:
+        broken(1)
+    assert isinstance(raised.value.__context__, numba.core.errors.TypingError)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_just_before_a_compilation_leaves_the_next_one_deferred(monkeypatch):
+    registered = numba.core.event._registered
+    early = [_Signalling(signal.SIGINT), *registered["numba:compile"]]  # before ours
+    with monkeypatch.context() as patch:
+        patch.setitem(registered, "numba:compile", early)
+        with pytest.raises(KeyboardInterrupt):
+            numba.njit(lambda x: 3 * x)(1)
+    tripled = numba.njit(lambda x: 3 * x)
+    listener = numba.core.event.install_listener("numba:compile", _Signalling(signal.SIGINT))
+    with listener, pytest.raises(KeyboardInterrupt):
+        tripled(1)
+    assert len(tripled.overloads) == 1
+
+
+def test_ignored_signal_stays_ignored_during_a_compilation():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        listener = numba.core.event.install_listener("numba:compile", _Signalling(signal.SIGINT))
+        with listener:
+            assert numba.njit(lambda x: 4 * x)(1) == 4
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -161,3 +161,11 @@ def test_random_layer_alone_needs_its_own_seed():
         DropSample(0.5)(x)
     with minidl.training(step=0):
         DropSample(0.5, seed=1)(x)
+
+
+def test_random_layer_that_keeps_no_arguments_has_the_repr_of_a_layer():
+    class Mine(layers.GaussianNoise):
+        def __init__(self, strength):
+            super().__init__(strength)
+
+    assert repr(Mine(0.5)) == "<Mine mine>"

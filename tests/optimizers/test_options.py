@@ -275,6 +275,18 @@ def test_list_excludes_no_weight_whose_name_only_begins_so():
     assert [weight.item() for weight in weights] == [1.0, 0.75]
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_list_of_an_older_file_excludes_the_same_weight(place):
+    # Such files name weights as minidl does: NORMALIZATION/weight, not gamma.
+    weights = models.Sequential([layers.Dense(3, input_shape=(2,)), layers.LayerNormalization()])
+    listed = weights.parameters()[place]
+    now, before = AdamW(), AdamW(undecayed=[f"^{listed.name}$"])
+    now.exclude_from_weight_decay(var_list=[listed])
+    for optimizer in (now, before):
+        groups = [optimizer.groups_of([weight]) for weight in weights.parameters()]
+        assert groups == [[(1.0, float(n != place))] for n in range(4)]
+
+
 def test_options_are_saved_and_those_at_their_defaults_are_left_out(tmp_path):
     plain = describe(optimizers.AdamW())["arguments"]
     assert plain.keys() == {"learning_rate", "weight_decay", "beta_1", "beta_2", "epsilon"}

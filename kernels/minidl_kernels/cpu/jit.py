@@ -1,4 +1,4 @@
-"""Compilation of CPU kernels: its cache, the message that it begins, and Ctrl-C during it."""
+"""Compilation of CPU kernels: its cache, the message that it begins, and signals during it."""
 
 import hashlib
 import logging
@@ -111,7 +111,7 @@ class _Announcer(event.Listener):
 
 
 class _Interrupts(event.Listener):
-    """Deferral of Ctrl-C until a kernel is compiled.
+    """Deferral of Ctrl-C and SIGTERM until a kernel is compiled.
 
     Python handles a signal that arrives in LLVM when LLVM next calls Python: in a callback of
     llvmlite, which drops the exception. So the KeyboardInterrupt would be lost.
@@ -119,29 +119,37 @@ class _Interrupts(event.Listener):
 
     def __init__(self) -> None:
         self._depth = 0  # a kernel may compile others
-        self._original: Any = None
-        self._is_pending = False
+        self._original: dict[int, Any] = {}
+        self._pending: int | None = None
 
     def on_start(self, event: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # which handles signals
         self._depth += 1
-        if self._depth == 1 and callable(signal.getsignal(signal.SIGINT)):
-            self._original = signal.signal(signal.SIGINT, self._wait)
+        if self._depth > 1:
+            return
+        self._pending = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                self._original[number] = handler
+                signal.signal(number, self._wait)
 
     def on_end(self, event: Any) -> None:
-        if threading.current_thread() is not threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()
+        if not is_main or self._depth == 0:  # a signal came just before `on_start`
             return
         self._depth -= 1
-        if self._depth == 0 and self._original is not None:
-            signal.signal(signal.SIGINT, self._original)
-            self._original = None
-            if self._is_pending:
-                self._is_pending = False
-                signal.raise_signal(signal.SIGINT)
+        if self._depth > 0:
+            return
+        while self._original:
+            signal.signal(*self._original.popitem())
+        number, self._pending = self._pending, None
+        if number is not None:
+            signal.raise_signal(number)
 
     def _wait(self, number: int, frame: Any) -> None:
-        self._is_pending = True
+        self._pending = number
 
 
 event.register("numba:compile", _Announcer())
