@@ -374,10 +374,18 @@ def run_quick(monkeypatch, capfd):
 
 # It trains in processes that import it, so it must be the program of one.
 IN_A_PROCESS = {"same_everywhere"}
+TAKES_LONG = {"concrete", "data_size", "family", "overfitting"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(PROGRAMS) - {"paper_table"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=getattr(pytest.mark, "exhaustive" if name in TAKES_LONG else "slow")
+        )
+        for name in sorted(set(PROGRAMS) - {"paper_table"})
+    ],
+)
 def test_program_prints_numbers_draws_and_shows_its_claim(name, run_quick, tmp_path):
     run = run_process if name in IN_A_PROCESS else run_quick
     result = run(name, tmp_path / "x.png")

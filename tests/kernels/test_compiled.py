@@ -131,7 +131,7 @@ def test_address_in_an_array_gives_the_bits_of_one_in_words(dtype):
 RESULTS = bench.ROOT / "bench" / "RESULTS.md"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_results_are_those_of_this_compiler():
     results = RESULTS.read_text()
     if bench.versions() not in results:
