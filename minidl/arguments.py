@@ -48,14 +48,14 @@ def count(name: str, value: Any) -> int:
     return integer(name, value, 0, "an integer, 0 or above")
 
 
-def optional(check: Callable[[str, Any], Kind], name: str, value: Any) -> Kind | None:
-    """Return `value` as a check returns it; None stays None.
+def optional(check: Callable[..., Kind], name: str, value: Any, *bounds: Any) -> Kind | None:
+    """Return `value` as a check returns it, which may take bounds; None stays None.
 
     Examples
     --------
     >>> optional(count, "EarlyStopping: patience", None)
     """
-    return None if value is None else check(name, value)
+    return None if value is None else check(name, value, *bounds)
 
 
 def integer(name: str, value: Any, low: float = -math.inf, expected: str = "an integer") -> int:

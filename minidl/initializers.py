@@ -9,7 +9,7 @@ from minidl_kernels.checks import check_choice
 
 from minidl import rng
 from minidl.alternatives import RefusesMethods
-from minidl.arguments import Number, Shown, choose, snake_case, undefined
+from minidl.arguments import Number, Shown, choose, optional, snake_case, undefined
 
 __all__ = [
     "Constant",
@@ -43,7 +43,8 @@ class Initializer(Shown, RefusesMethods):
     is_random = False  # whether `draw` depends on the seed
 
     def __init__(self, *, seed: int | None = None):
-        self.seed = rng.integer_or_none(f"{type(self).__name__}: seed", seed, 2**64)
+        who = type(self).__name__
+        self.seed = optional(rng.checked_integer, f"{who}: seed", seed, 2**64)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError if a weight of `shape` does not fit the initializer."""

@@ -28,6 +28,7 @@ from minidl_kernels.checks import check_rate, checked_integer
 from minidl_kernels.mask_contract import Address, keep_mask, words
 from minidl_kernels.number_contract import normal, uniform, word
 
+from minidl.arguments import optional
 from minidl.engine.scope import Frame, Scope
 
 __all__ = [
@@ -55,11 +56,6 @@ CALLS_PER_STEP = 2**10
 MONTE_CARLO_STREAMS = 2**30
 ORDER_STREAM = 2**31
 WEIGHT_STREAMS = 2**31 + 1
-
-
-def integer_or_none(name: str, value: Any, stop: int) -> int | None:
-    """Return what `checked_integer` returns; None stays None."""
-    return None if value is None else checked_integer(name, value, stop)
 
 
 # ------------------------------------------------------------------------------ modes
@@ -144,8 +140,8 @@ def training(
     >>> bool((whole[2:] == second_half).all())
     True
     """
-    step = integer_or_none("training: step", step, 2**32)
-    row_offset = integer_or_none("training: row_offset", row_offset, 2**32)
+    step = optional(checked_integer, "training: step", step, 2**32)
+    row_offset = optional(checked_integer, "training: row_offset", row_offset, 2**32)
     moving = {} if moving is None else moving
     return Scope("training", _block, lambda: _Block(step, row_offset, moving=moving))
 
@@ -258,8 +254,8 @@ class RandomStream:
 
     def restore(self, *, seed: int | None, number: int | None, is_fixed: bool) -> None:
         """Set the address, which a checkpoint holds."""
-        seed = integer_or_none("RandomStream: seed", seed, 2**64)
-        number = integer_or_none("RandomStream: number", number, LAYER_STREAMS)
+        seed = optional(checked_integer, "RandomStream: seed", seed, 2**64)
+        number = optional(checked_integer, "RandomStream: number", number, LAYER_STREAMS)
         self.own_seed, self.number, self.is_fixed = seed, number, is_fixed
 
     def next_address(self, shape: tuple[int, ...], *, per_step: bool = False) -> Address:
