@@ -34,7 +34,7 @@ ALTERNATIVES: dict[str, dict[str, str]] = {
         "load": "use models.load",
         "manual_seed": SEED,
         "nn": "use layers, losses and models",
-        "ops": "use operators and methods of tensors, and functions as minidl.where",
+        "ops": "use operators and methods of tensors, and functions such as minidl.where",
         "optim": "use optimizers",
         "random": "use rng",
         "saving": FILES,

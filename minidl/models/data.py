@@ -77,7 +77,7 @@ class DataMethods:
         if not any(parameter.requires_grad for parameter in self.parameters()):
             raise ValueError(
                 f"{who}: expected weights to train, got none in {self.label}. Add a Dense layer, "
-                "or set requires_grad=True."
+                "or set layer.trainable = True."
             )
 
     def _inputs(self: Any, x: Any, steps: int | None) -> Samples | BatchSource:
