@@ -49,7 +49,7 @@ def count(name: str, value: Any) -> int:
 
 
 def optional(check: Callable[..., Kind], name: str, value: Any, *bounds: Any) -> Kind | None:
-    """Return `value` as a check returns it, which may take bounds; None stays None.
+    """Return the result of a check of `value`, such as `count`; None stays None.
 
     Examples
     --------

@@ -41,7 +41,7 @@ class Parameter(Tensor):
         self.requires_grad = True
         self.changed_at = -1
         self.name = name
-        self.in_keras: str | None = None  # NAME, if it is another one
+        self.in_keras: str | None = None  # what Keras calls NAME, if it differs
         self.stream = stream
         self.constraint: Constraint | None = None
         self.regularizer: Callable[[Tensor], Tensor] | None = None
@@ -49,7 +49,7 @@ class Parameter(Tensor):
 
     @property
     def keras_name(self) -> str:
-        """The name with the last part that it has in Keras."""
+        """The name, with the last part as Keras calls it."""
         layer, slash, name = self.name.rpartition("/")
         return f"{layer}{slash}{self.in_keras or name}"
 

@@ -104,7 +104,7 @@ class Scope:
 
 @contextmanager
 def set_inside(variable: ContextVar[Any], value: Value) -> Iterator[Value]:
-    """Set a context variable to a value inside, and to what it was before afterwards."""
+    """Set a context variable to a value inside, and restore it afterwards."""
     token = variable.set(value)
     try:
         yield value
